@@ -1,0 +1,53 @@
+# Two commands on a fresh machine (Python 3.11 to 3.13, make, pip): `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench down clean constraints
+
+# Set up: train digits, publish, deploy, ask. Again: the same, as the next version.
+demo: $(VENV)/.demo
+	@exec $(BIN)/shoal demo
+
+# All tests, on a real cluster that they start and stop.
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+# What every commit must pass: lint, format, types, the import contract.
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Shoal beside FastAPI, LitServe and Ray Serve as documented; needs wrk.
+bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
+
+down:
+	@if [ -x $(BIN)/shoal ]; then $(BIN)/shoal down; else echo "down: nothing was ever set up"; fi
+
+clean: down
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Exact versions of everything, for every supported Python and system.
+constraints:
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url \
+		--no-annotate --no-header --upgrade pyproject.toml --output-file constraints.txt
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "installing Shoal into $(VENV) (once; PyTorch and Ray are large)"
+	$(PIP) --editable '.[data]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "installing Shoal and its tools into $(VENV) (once; PyTorch and Ray are large)"
+	$(PIP) --editable '.[data,test,check]'
+	@touch $@
