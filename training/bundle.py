@@ -1,0 +1,235 @@
+"""Bundle: the one contract between training and serving.
+
+Train walk:  loop.py -> [bundle.py: save] -> registry.py
+Deploy walk: replica.py -> registry.py -> [bundle.py: load, verify]
+A folder of five files; `bundle.json` names the sha256 of the others and carries a digest of itself. Nothing in it needs
+the author's Python code, and nothing in it is a pickle.
+"""
+# Shapes: B rows of a batch (dynamic), C classes.
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, JsonValue, ValidationError
+from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
+
+from training import card
+from training.closed import Closed, one_line
+from training.errors import Mistake
+from training.recipe import Task
+from training.words import Classes, Words
+
+PROGRAM, MANIFEST, EXAMPLE, CARD = "model.pt2", "bundle.json", "example.json", "README.md"
+
+Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
+"""Tensor data types, as the Open Inference Protocol names them."""
+
+DATATYPES: dict[torch.dtype, Datatype] = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+
+
+class BundleError(Mistake):
+    """A bundle that cannot be trusted or read; the message names the file."""
+
+
+class TensorSpec(Closed):
+    """One tensor that goes in or comes out; -1 in a shape is free, and the first is the batch."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] = Field(min_length=1)
+
+
+class DatasetCard(Closed):
+    """What the model was trained on."""
+
+    source: str
+    licence: str
+    fingerprint: str = Field(description="sha256 over every row; see training.data.Dataset.fingerprint.")
+    rows: dict[str, int] = Field(description="Rows in each part: train, validation, test.")
+
+
+class Manifest(Closed):
+    """bundle.json."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    task: Task
+    summary: str = ""
+    created: datetime
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    words: Words = Field(description="How one row is put in words: the pre-processing.")
+    answer: Classes = Field(description="What the output means: the post-processing.")
+    metrics: dict[str, float] = Field({}, description="Scores on held-out rows.")
+    dataset: DatasetCard | None = None
+    recipe: dict[str, JsonValue] | None = None
+    training: dict[str, JsonValue] = Field({}, description="How the run went.")
+    git_commit: str | None = None
+    versions: dict[str, str]
+    files: dict[str, str] = Field(description="sha256 of every other file of the folder.")
+    digest: str = Field("", description="sha256 of this manifest without this line, as canonical JSON.")
+
+    def computed_digest(self) -> str:
+        """Digest of everything but the digest: it covers all files through their checksums."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"digest"}), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+class Bundle:
+    """A verified bundle in memory: its manifest, its net on a device, and its example request."""
+
+    def __init__(self, manifest: Manifest, net: nn.Module, example: dict[str, JsonValue]) -> None:
+        self.manifest, self.net, self.example = manifest, net, example
+
+
+def save(
+    folder: Path,
+    net: nn.Module,
+    *,
+    name: str,
+    task: Task,
+    inputs: Tensor,
+    words: Words,
+    labels: Sequence[str],
+    summary: str = "",
+    metrics: dict[str, float] | None = None,
+    dataset: DatasetCard | None = None,
+    recipe: dict[str, JsonValue] | None = None,
+    training: dict[str, JsonValue] | None = None,
+    git_commit: str | None = None,
+) -> Manifest:
+    """Export a trained net and write its bundle folder.
+
+    Args:
+        folder: is made; must not exist yet.
+        net: on the CPU, in eval mode; takes one tensor (B, ...), returns logits (B, C).
+        name: lower case, digits and dashes; the model's name in the registry and in URLs.
+        task: what kind of question the model answers.
+        inputs: at least two real rows, shape (B, ...), of the type that callers will send; the first is the example.
+        words: how one row is put in words.
+        labels: names of the C classes, in order.
+        summary: one sentence for the catalogue.
+        metrics: scores on held-out rows.
+        dataset: what it was trained on.
+        recipe: the Recipe as JSON.
+        training: how the run went.
+        git_commit: the commit of the recipe's code.
+
+    Raises:
+        Mistake: the net cannot be exported with a free batch dimension, or does not give (B, C) logits.
+    """
+    net = net.eval()
+    with torch.inference_mode():
+        y_BC = net(inputs)
+    if y_BC.ndim != 2 or len(y_BC) != len(inputs) or y_BC.shape[1] != len(labels):
+        raise Mistake(
+            f"the net gives shape {tuple(y_BC.shape)} for {len(inputs)} rows and {len(labels)} labels; "
+            f"it must give ({len(inputs)}, {len(labels)}): logits, one column per label"
+        )
+    folder.mkdir(parents=True)
+    torch.export.save(_export(net, inputs), folder / PROGRAM)
+    example: dict[str, JsonValue] = {"inputs": [words.example(inputs[0])]}
+    (folder / EXAMPLE).write_text(json.dumps(example, ensure_ascii=False) + "\n")
+    manifest = Manifest(
+        name=name,
+        task=task,
+        summary=summary,
+        created=datetime.now(UTC).replace(microsecond=0),
+        inputs=(TensorSpec(name="input", datatype=DATATYPES[inputs.dtype], shape=(-1, *inputs.shape[1:])),),
+        outputs=(TensorSpec(name="logits", datatype=DATATYPES[y_BC.dtype], shape=(-1, len(labels))),),
+        words=words,
+        answer=Classes(labels=tuple(labels)),
+        metrics=metrics or {},
+        dataset=dataset,
+        recipe=recipe,
+        training=training or {},
+        git_commit=git_commit,
+        versions={"torch": torch.__version__, "shoal": version("shoal"), "python": platform.python_version()},
+        files={},
+    )
+    (folder / CARD).write_text(card.render(manifest))
+    files = {file: _sha256(folder / file) for file in (PROGRAM, EXAMPLE, CARD)}
+    manifest = manifest.model_copy(update={"files": files})
+    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def verify(folder: Path, digest: str | None = None) -> Manifest:
+    """Read a bundle's manifest and check every file against it.
+
+    Args:
+        folder: the bundle.
+        digest: what the registry pinned; None where there is nothing to compare with (a bundle from elsewhere).
+
+    Raises:
+        BundleError: a file is missing, altered, not listed, or not of this format; the message names it.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no {MANIFEST}; give the folder of a bundle")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BundleError(f"{MANIFEST} is not a bundle manifest of format 1: {one_line(error)}") from error
+    if manifest.digest != manifest.computed_digest():
+        raise BundleError(f"{MANIFEST} was altered: its content does not match its digest; fetch the bundle again")
+    if digest is not None and manifest.digest != digest:
+        raise BundleError(f"{MANIFEST} has digest {manifest.digest}, the registry pinned {digest}; it was replaced")
+    # bundle.json cannot list itself; a name with a folder in it would lead outside.
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()} - {MANIFEST}
+    for name in sorted(found ^ manifest.files.keys()):
+        what = "is not listed in" if name in found else "is missing, though listed in"
+        raise BundleError(f"{name} {what} {MANIFEST}; fetch the bundle again")
+    for name, expected in manifest.files.items():
+        if (folder / name).is_symlink() or _sha256(folder / name) != expected:
+            raise BundleError(f"{name} was altered: its sha256 is not the one in {MANIFEST}; fetch the bundle again")
+    return manifest
+
+
+def load(folder: Path, digest: str | None = None, device: str = "cpu") -> Bundle:
+    """Verify a bundle and bring its net onto a device, ready to run.
+
+    Raises:
+        BundleError: see `verify`.
+    """
+    manifest = verify(folder, digest)
+    program = torch.export.load(folder / PROGRAM)
+    if device != "cpu":
+        program = move_to_device_pass(program, device)
+    example = json.loads((folder / EXAMPLE).read_text())
+    return Bundle(manifest, program.module(), example)
+
+
+def _export(net: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
+    try:
+        program = torch.export.export(net, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    except Exception as error:  # torch.export raises many unrelated types
+        reason = str(error).strip().splitlines()[0]
+        raise Mistake(f"the net cannot be exported with a free batch dimension: {reason}") from error
+    # torch.export would pickle its example inputs into the archive; ours stand in example.json.
+    program.example_inputs = None
+    return program
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Nets in the form that the literature gives them, one file each."""

@@ -1,0 +1,223 @@
+"""Recipe: what is trained, said once in a closed, frozen model.
+
+Train walk: cluster.cli train -> [recipe.py] -> run.py -> data.py -> loop.py -> bundle.py -> registry.py
+Says what; `loop` says how. A net, a data set, a loss or an augmentation is named by its Python path, so that a recipe
+is plain data: it is stored in the bundle and travels to the workers as JSON.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from training.closed import Closed, one_line
+from training.errors import Mistake
+
+
+def _as_path(value: object) -> object:
+    """Take a class or function where a Python path is wanted."""
+    return f"{value.__module__}:{value.__qualname__}" if hasattr(value, "__qualname__") else value
+
+
+PythonPath = Annotated[str, BeforeValidator(_as_path), Field(pattern=r"^[\w.]+:[\w.]+$")]
+"""`package.module:name`; a class or function given in Python is written down as its path."""
+
+Task = Literal["tabular-classification", "image-classification"]
+
+
+def load_path(path: str) -> Callable[..., Any]:
+    """Import what a Python path names.
+
+    Raises:
+        Mistake: there is no such module, or no such name in it.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise Mistake(f"{path!r} names nothing that can be imported ({error}); write it as module:name") from error
+    if not callable(found):
+        raise Mistake(f"{path!r} is a {type(found).__name__}; name a class or a function")
+    return found  # type: ignore[no-any-return]
+
+
+class Data(Closed):
+    """Where rows come from and how they are divided."""
+
+    source: PythonPath = Field(description="A function that returns a training.data.Dataset.")
+    args: dict[str, JsonValue] = Field({}, description="Keyword arguments of the source.")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the rows held out for the final score.")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rest that chooses the epoch to keep.")
+    seed: int = Field(42, ge=0, description="Seed of the stratified split.")
+
+
+class Net(Closed):
+    """The module that is trained."""
+
+    source: PythonPath = Field(description="A class or function that returns a torch.nn.Module.")
+    args: dict[str, JsonValue] = Field({}, description="Keyword arguments of the source.")
+
+
+class Loss(Closed):
+    """What is minimised: called as loss(output_BC, target_B, **args)."""
+
+    source: PythonPath = "torch.nn.functional:cross_entropy"
+    args: dict[str, JsonValue] = Field({}, description="Keyword arguments of the source.")
+
+
+class Augment(Closed):
+    """How training batches are varied: called as augment(x_B, generator, **args), never on held-out rows."""
+
+    source: PythonPath
+    args: dict[str, JsonValue] = Field({}, description="Keyword arguments of the source.")
+
+
+class Optimiser(Closed):
+    """One of torch.optim's, by its name there."""
+
+    name: str = "AdamW"
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    args: dict[str, JsonValue] = Field({}, description="Other keyword arguments, as torch.optim names them.")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = sorted(n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer")
+        if name not in known:
+            raise ValueError(f"torch.optim has no {name!r}; it has {', '.join(known)}")
+        return name
+
+
+class Schedule(Closed):
+    """How the learning rate moves over the whole run."""
+
+    name: Literal["constant", "cosine"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of all steps over which the rate rises from 0.")
+
+
+class Stop(Closed):
+    """When a run ends."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the training rows.")
+    patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better validation score.")
+
+
+class Recipe(Closed):
+    """One training run, whole."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="The model's name in the registry and in URLs.")
+    task: Task
+    summary: str = Field("", description="One sentence for the catalogue and the model card.")
+    data: Data
+    net: Net
+    loss: Loss = Loss()
+    standardise: bool = Field(
+        True, description="Centre and scale inputs by the training rows, as the first layer of the net."
+    )
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    stop: Stop = Stop()
+    augment: Augment | None = None
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Keep an exponential moving average of the weights and publish that."
+    )
+    batch_rows: int = Field(64, ge=1, description="Rows of one optimiser step, over all workers.")
+    workers: int = Field(2, ge=1, description="Data-parallel workers where `--workers` says nothing.")
+    seed: int = Field(0, ge=0, description="Seed of weights, order and augmentation.")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Recipe":
+        if self.batch_rows % self.workers:
+            raise ValueError(
+                f"batch_rows={self.batch_rows} does not divide over workers={self.workers}; "
+                "set batch_rows to a multiple of workers"
+            )
+        return self
+
+
+def builtin_names() -> list[str]:
+    """Names of the recipes that come with Shoal."""
+    folder = Path(__file__).parent / "recipes"
+    return sorted(p.stem.replace("_", "-") for p in folder.glob("*.py") if p.stem != "__init__")
+
+
+def load_recipe(name: str) -> Recipe:
+    """Find a ready recipe by name, or a user's own by the path of a Python file that binds `recipe`.
+
+    The folder of a user's file goes on sys.path, so that its net and data import under the file's own name here and,
+    because `run.train` sends the folder along, on every worker.
+
+    Raises:
+        Mistake: no such recipe or file, or it does not hold a valid Recipe.
+    """
+    if name in builtin_names():
+        module_name = f"training.recipes.{name.replace('-', '_')}"
+    elif name.endswith(".py"):
+        file = Path(name).resolve()
+        if not file.is_file():
+            raise Mistake(f"no recipe file {name!r}; give the path of a Python file that binds `recipe`")
+        module_name = file.stem
+        if not module_name.isidentifier() or importlib.util.find_spec(module_name):
+            raise Mistake(f"a recipe file cannot be called {file.name!r}: that is no free module name; rename it")
+        sys.path.insert(0, str(file.parent))
+    else:
+        raise Mistake(f"no recipe {name!r}; ready ones: {', '.join(builtin_names())}; or give a path to a .py file")
+    try:
+        recipe = importlib.import_module(module_name).recipe
+    except ValidationError as error:
+        raise Mistake(f"{name}: {one_line(error)}") from error
+    except AttributeError as error:
+        raise Mistake(f"{name} binds no `recipe`; add `recipe = Recipe(...)`") from error
+    except Exception as error:
+        raise Mistake(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(recipe, Recipe):
+        raise Mistake(f"`recipe` in {name} is a {type(recipe).__name__}; make it a training.recipe.Recipe")
+    return recipe
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Apply `key.inner=value` overrides; values are JSON where they parse as JSON, text otherwise.
+
+    Raises:
+        Mistake: no such key (the message lists those there are), or a value that the recipe's rules refuse.
+    """
+    raw = recipe.model_dump()
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise Mistake(f"--set {setting!r} has no value; write key=value, as in optimiser.lr=0.001")
+        *parents, last = path.split(".")
+        at = raw
+        free = False  # inside an `args` mapping any key may be new
+        for key in parents:
+            free = key == "args"
+            if not isinstance(at.get(key), dict):
+                raise Mistake(f"--set {path}: no key {key!r}; {_valid(at, key)}")
+            at = at[key]
+        if last not in at and not free:
+            raise Mistake(f"--set {path}: no key {last!r}; {_valid(at, last)}")
+        at[last] = _value(text)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise Mistake(f"--set: {one_line(error)}") from error
+
+
+def _valid(at: dict[str, Any], key: str) -> str:
+    named = [k + ("." if isinstance(v, dict) else "") for k, v in at.items()]
+    return f"{key!r} holds one value" if key in at else f"valid here: {', '.join(named)}"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

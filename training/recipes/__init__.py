@@ -1,0 +1,1 @@
+"""Ready recipes: each file binds one `recipe`, named like the file."""

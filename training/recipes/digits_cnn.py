@@ -1,0 +1,19 @@
+"""Handwritten digits, 28x28, by a small convolutional net."""
+
+from training.augment import random_affine
+from training.datasets import digits
+from training.nets.cnn import cnn
+from training.recipe import Augment, Data, Net, Optimiser, Recipe, Schedule, Stop
+
+recipe = Recipe(
+    name="digits-cnn",
+    task="image-classification",
+    summary="Reads one handwritten digit from a picture.",
+    data=Data(source=digits),
+    net=Net(source=cnn, args={"channels": 1, "classes": 10}),
+    augment=Augment(source=random_affine),
+    optimiser=Optimiser(name="AdamW", lr=0.004, args={"weight_decay": 0.02}),
+    schedule=Schedule(name="cosine", warmup=0.15),
+    stop=Stop(epochs=15),
+    batch_rows=128,
+)

@@ -1,0 +1,17 @@
+"""Three iris species from four measurements."""
+
+from training.datasets import iris
+from training.nets.mlp import mlp
+from training.recipe import Data, Net, Optimiser, Recipe, Schedule, Stop
+
+recipe = Recipe(
+    name="iris",
+    task="tabular-classification",
+    summary="Names the species of an iris flower from four measurements in centimetres.",
+    data=Data(source=iris),
+    net=Net(source=mlp, args={"features": 4, "hidden": [32], "classes": 3}),
+    optimiser=Optimiser(name="AdamW", lr=0.01, args={"weight_decay": 0.01}),
+    schedule=Schedule(name="cosine"),
+    stop=Stop(epochs=30),
+    batch_rows=16,
+)

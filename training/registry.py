@@ -1,0 +1,248 @@
+"""The registry: MLflow's, with what Shoal asks of it in Shoal's words.
+
+Train walk:  bundle.py -> [registry.py: publish]
+Deploy walk: deployments.apps -> [registry.py: resolve, fetch] -> bundle.py
+A version is a bundle kept as an artefact of the run that made it, pinned by the digest of its manifest. Nothing here is
+ever on a request's path.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
+
+from training import bundle, store
+from training.bundle import Manifest
+from training.errors import Mistake
+from training.settings import TrainingSettings
+
+Found = TypeVar("Found")
+
+EXPERIMENT = "shoal"
+CHAMPION = "champion"
+DIGEST_TAG = "shoal.digest"
+
+# Schema upgrades of a new store are no news to a user.
+for noisy in ("alembic", "mlflow"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One published bundle.
+
+    Attributes:
+        name: of the registered model.
+        version: 1, 2, ... in order of publication.
+        digest: of its manifest; a replica refuses any other content.
+        uri: where its folder is.
+        aliases: names that point at it now.
+        run_id: the MLflow run that made it.
+        created_s: seconds since the epoch.
+    """
+
+    name: str
+    version: int
+    digest: str
+    uri: str
+    aliases: tuple[str, ...]
+    run_id: str
+    created_s: float
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+class Registry:
+    """Runs, models, versions and aliases in one MLflow store."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        if settings.registry.startswith("sqlite:///"):
+            Path(settings.registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._cache = settings.home / "cache"
+        self._artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
+        try:
+            self._client = MlflowClient(settings.registry, settings.registry)
+            self._experiment = self._ensure_experiment()
+        except MlflowException as error:
+            raise Mistake(f"the registry at {settings.registry} does not answer: {error.message}") from error
+
+    def start_run(self, name: str, params: Mapping[str, object]) -> str:
+        """Open a run and note its parameters; returns its id."""
+        run = self._client.create_run(self._experiment, run_name=name)
+        for key, value in params.items():
+            # MLflow's limit on a parameter's length.
+            self._client.log_param(run.info.run_id, key, str(value)[:6000])
+        return str(run.info.run_id)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Note one epoch's metrics."""
+        for key, value in metrics.items():
+            self._client.log_metric(run_id, key, value, step=step)
+
+    def end_run(self, run_id: str, *, failed: bool) -> None:
+        """Close a run."""
+        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+    def publish(self, folder: Path, run_id: str | None = None) -> Version:
+        """Verify a bundle and make it the next version of the model that it names.
+
+        The version is created after the last file is in place, so that no reader finds half of it. A model's first
+        version becomes its champion.
+
+        Args:
+            folder: the bundle.
+            run_id: the run that made it; None for a bundle from elsewhere, which gets a run of its own.
+
+        Raises:
+            BundleError: the bundle is not whole.
+        """
+        manifest = bundle.verify(folder)
+        own_run = run_id is None
+        run_id = run_id or self.start_run(f"import-{manifest.name}", {"imported": True})
+        self._client.log_artifacts(run_id, str(folder), "bundle")
+        first = self._registered(manifest.name) is None
+        if first:
+            self._client.create_registered_model(manifest.name, description=manifest.summary)
+        made = self._client.create_model_version(
+            manifest.name,
+            source=f"{self._client.get_run(run_id).info.artifact_uri}/bundle",
+            run_id=run_id,
+            tags={DIGEST_TAG: manifest.digest},
+            description=manifest.summary,
+        )
+        if own_run:
+            self.log_metrics(run_id, manifest.metrics, step=0)
+            self.end_run(run_id, failed=False)
+        if first:
+            self.promote(manifest.name, int(made.version), CHAMPION)
+        return self.version(manifest.name, int(made.version))
+
+    def names(self) -> list[str]:
+        """Names of all registered models."""
+        return sorted(str(model.name) for model in _all_pages(self._client.search_registered_models))
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a model, newest first.
+
+        Raises:
+            Mistake: no model has this name.
+        """
+        model = self._registered(name)
+        if model is None:
+            raise Mistake(f"no model {name!r}; registered: {', '.join(self.names()) or 'none'}")
+        aliases = model.aliases
+        found = _all_pages(
+            lambda page_token: self._client.search_model_versions(f"name = '{name}'", page_token=page_token)
+        )
+        return sorted((_version(v, aliases) for v in found), key=lambda v: -v.version)
+
+    def version(self, name: str, number: int) -> Version:
+        """One version of a model.
+
+        Raises:
+            Mistake: the model or the version does not exist.
+        """
+        versions = self.versions(name)
+        for version in versions:
+            if version.version == number:
+                return version
+        raise Mistake(f"{name} has no version {number}; it has {', '.join(str(v.version) for v in versions)}")
+
+    def resolve(self, reference: str) -> Version:
+        """Find what `NAME`, `NAME@alias` or `NAME:version` means now; NAME is its champion, or else its newest.
+
+        Raises:
+            Mistake: it means nothing.
+        """
+        name, at, alias = reference.partition("@")
+        name, colon, number = name.partition(":")
+        if colon:
+            if at or not number.isdigit():
+                raise Mistake(f"{reference!r} is no model reference; write NAME, NAME@alias or NAME:version")
+            return self.version(name, int(number))
+        versions = self.versions(name)
+        for version in versions:
+            if (alias if at else CHAMPION) in version.aliases:
+                return version
+        if at:
+            known = sorted(a for v in versions for a in v.aliases)
+            raise Mistake(f"{name} has no alias {alias!r}; it has {', '.join(known) or 'none'}")
+        return versions[0]
+
+    def promote(self, name: str, number: int, alias: str) -> Version:
+        """Point an alias at a version."""
+        self.version(name, number)
+        try:
+            self._client.set_registered_model_alias(name, alias, str(number))
+        except MlflowException as error:
+            raise Mistake(f"{alias!r} cannot be an alias: {error.message}") from error
+        return self.version(name, number)
+
+    def fetch(self, version: Version, into: Path | None = None) -> Path:
+        """Bring a version's folder to this machine (where it is local already, that is no copy) and return its path."""
+        return store.fetch(version.uri, into or self._cache / version.digest)
+
+    def export(self, reference: str, folder: Path) -> Path:
+        """Copy a version's verified bundle to a new folder.
+
+        Raises:
+            Mistake: the folder exists already, or there is no such version.
+        """
+        if folder.exists():
+            raise Mistake(f"{folder} exists; give a folder that does not")
+        version = self.resolve(reference)
+        self.manifest(version)
+        return Path(shutil.copytree(self.fetch(version), folder))
+
+    def manifest(self, version: Version) -> Manifest:
+        """Read and check a version's manifest."""
+        return bundle.verify(self.fetch(version), version.digest)
+
+    def _registered(self, name: str) -> RegisteredModel | None:
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _ensure_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found:
+            return str(found.experiment_id)
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
+
+
+def _version(found: ModelVersion, aliases: Mapping[str, str]) -> Version:
+    return Version(
+        name=found.name,
+        version=int(found.version),
+        digest=found.tags.get(DIGEST_TAG, ""),
+        uri=found.source or "",
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(found.version))),
+        run_id=found.run_id or "",
+        created_s=(found.creation_timestamp or time.time() * 1000) / 1000,
+    )
+
+
+def _all_pages(search: Callable[..., PagedList[Found]]) -> list[Found]:
+    """Follow MLflow's page tokens to the end."""
+    found: list[Found] = []
+    token: str | None = None
+    while True:
+        page = search(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

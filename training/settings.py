@@ -1,0 +1,43 @@
+"""Training's own part of the settings: where runs, artefacts and the registry live.
+
+`cluster.settings` composes it with the other parts; `python -m training` reads it alone.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class TrainingSettings(BaseSettings):
+    """Read from `SHOAL_*` variables."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHOAL_", env_nested_delimiter="__", frozen=True, validate_default=True
+    )
+
+    home: Path = Field(Path("~/.shoal"), description="The folder that holds everything Shoal keeps on this machine.")
+    registry_uri: str = Field(
+        "",
+        description="MLflow store of runs, models and versions: a SQLAlchemy or http(s) URI. "
+        "Empty: SQLite in HOME/registry.db.",
+    )
+    artifacts_uri: str = Field(
+        "",
+        description="Where bundles and checkpoints go: a folder or an object-store URI. Empty: HOME/artifacts.",
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @property
+    def registry(self) -> str:
+        """The MLflow URI in force."""
+        return self.registry_uri or f"sqlite:///{self.home / 'registry.db'}"
+
+    @property
+    def artifacts(self) -> str:
+        """The folder or URI in force."""
+        return self.artifacts_uri or str(self.home / "artifacts")
