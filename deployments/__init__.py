@@ -1,0 +1,1 @@
+"""Shoal's serving side: Serve applications, ingress layers, codec, batching and replicas."""

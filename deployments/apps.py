@@ -1,0 +1,93 @@
+"""Applications: from what shall run to what Ray Serve takes.
+
+Deploy walk: cluster.cli deploy -> [apps.py] -> replica.py -> training.bundle
+Serve imports `model` and `control` by path on the cluster, with the arguments that the configuration carries.
+"""
+
+from typing import Any
+
+from ray.serve import Application
+
+from deployments.settings import ServingSettings
+from deployments.spec import Deployment
+
+CONTROL = "shoal.control"
+"""Name of the control application; a model's name has no dot."""
+
+# Serve's own limit, far above ours (Limits.max_queue), so that the refusal a caller sees is ours, with its reason.
+MAX_ONGOING_REQUESTS = 100_000
+
+Keys = dict[str, str]
+"""sha256 of a key -> the name of its holder."""
+
+
+def model(args: dict[str, Any]) -> Application:
+    """Bind one model's application."""
+    from deployments.replica import Replica
+
+    return Replica.bind(args["endpoint"], args["keys"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
+
+
+def control(args: dict[str, Any]) -> Application:
+    """Bind the control application."""
+    from deployments.control import Control
+
+    return Control.bind(args["keys"], args["host"])  # type: ignore[attr-defined, no-any-return]
+
+
+def serve_config(
+    deployments: list[Deployment], settings: ServingSettings, keys: Keys, host: str, port: int
+) -> dict[str, Any]:
+    """Write the whole configuration (Ray's ServeDeploySchema): what is not in it, Serve deletes."""
+    return {
+        "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 90},
+        "logging_config": {"enable_access_log": False},
+        "applications": [
+            _control_config(keys, host),
+            *(_model_config(deployment, settings, keys, host) for deployment in deployments),
+        ],
+    }
+
+
+def _control_config(keys: Keys, host: str) -> dict[str, Any]:
+    return {
+        "name": CONTROL,
+        "route_prefix": "/",
+        "import_path": "deployments.apps:control",
+        "args": {"keys": keys, "host": host},
+        "deployments": [{"name": "control", "ray_actor_options": {"num_cpus": 0}} | _UPDATES],
+    }
+
+
+def _model_config(deployment: Deployment, settings: ServingSettings, keys: Keys, host: str) -> dict[str, Any]:
+    scale = deployment.scale
+    return {
+        "name": deployment.name,
+        "route_prefix": f"/v2/models/{deployment.name}",
+        "import_path": "deployments.apps:model",
+        "args": {
+            "endpoint": deployment.endpoint.model_dump(mode="json"),
+            "keys": keys,
+            "cache": str(settings.home / "cache"),
+            "host": host,
+        },
+        "deployments": [
+            {
+                "name": "replica",
+                "ray_actor_options": {"num_cpus": scale.cpus, "num_gpus": scale.gpus},
+                "autoscaling_config": {
+                    "min_replicas": scale.min_replicas,
+                    "max_replicas": scale.max_replicas,
+                    "target_ongoing_requests": scale.target_ongoing_requests,
+                },
+            }
+            | _UPDATES
+        ],
+    }
+
+
+_UPDATES = {
+    "max_ongoing_requests": MAX_ONGOING_REQUESTS,
+    # The new replica starts before the old one stops.
+    "max_surge_percent": 100,
+}

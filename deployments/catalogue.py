@@ -1,0 +1,81 @@
+"""The catalogue: what is published, what is deployed, and how that fares. Read by the control application."""
+
+import json
+from typing import Any
+
+from ray import serve
+
+from deployments.settings import ServingSettings
+from deployments.spec import Deployment
+from deployments.state import State
+from training import bundle
+from training.bundle import Manifest
+from training.registry import Registry, Version
+
+NOT_DEPLOYED = "NOT_DEPLOYED"
+
+
+class Catalogue:
+    """Answers from the registry, the noted deployments and Serve's own status."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._registry, self._state = Registry(settings), State(settings.platform)
+        self._manifests: dict[str, tuple[Manifest, dict[str, Any]]] = {}
+
+    def deployed(self) -> dict[str, Deployment]:
+        """All noted deployments, by name."""
+        return {deployment.name: deployment for deployment in self._state.all()}
+
+    def statuses(self) -> dict[str, str]:
+        """Serve's status of each deployed model."""
+        applications = serve.status().applications
+        return {
+            name: applications[name].status.value if name in applications else "NOT_STARTED" for name in self.deployed()
+        }
+
+    def models(self) -> list[dict[str, Any]]:
+        """A line for each model."""
+        deployed, statuses = self.deployed(), self.statuses()
+        return [self._line(name, deployed, statuses) for name in self._registry.names()]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """All of one model; raises Mistake if there is none."""
+        line = self._line(name, self.deployed(), self.statuses())
+        versions = self._registry.versions(name)
+        manifest, example = self.content(versions[0])
+        return line | {
+            "versions": [
+                {"version": v.version, "aliases": v.aliases, "digest": v.digest, "run_id": v.run_id} for v in versions
+            ],
+            "manifest": manifest.model_dump(mode="json"),
+            "example": example,
+        }
+
+    def content(self, version: Version) -> tuple[Manifest, dict[str, Any]]:
+        """A version's manifest and example request; read once, since a digest's content never changes."""
+        if version.digest not in self._manifests:
+            folder = self._registry.fetch(version)
+            manifest = bundle.verify(folder, version.digest)
+            self._manifests[version.digest] = manifest, json.loads((folder / bundle.EXAMPLE).read_text())
+        return self._manifests[version.digest]
+
+    def served(self) -> list[tuple[Deployment, Manifest, dict[str, Any]]]:
+        """Each deployment with the manifest and example of the version it serves."""
+        return [
+            (deployment, *self.content(self._registry.version(name, deployment.endpoint.version)))
+            for name, deployment in self.deployed().items()
+        ]
+
+    def _line(self, name: str, deployed: dict[str, Deployment], statuses: dict[str, str]) -> dict[str, Any]:
+        versions = self._registry.versions(name)
+        manifest, _ = self.content(versions[0])
+        deployment = deployed.get(name)
+        return {
+            "name": name,
+            "task": manifest.task,
+            "summary": manifest.summary,
+            "newest": versions[0].version,
+            "aliases": {alias: v.version for v in versions for alias in v.aliases},
+            "status": statuses.get(name, NOT_DEPLOYED),
+            "deployed_version": deployment.endpoint.version if deployment else None,
+        }

@@ -1,0 +1,91 @@
+"""JSON lists to arrays, strictly: one length per axis, one type, in range, finite.
+
+Serve pickles what its class refers to, and msgspec's decoders do not pickle: that is why they live in a module.
+"""
+
+from functools import cache
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.errors import MalformedBody, NotFinite, WrongShape, WrongType
+from training.bundle import Datatype
+
+Array = NDArray[Any]
+
+NUMPY: dict[Datatype, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+
+
+@cache
+def _decoder(kind: str, depth: int) -> "msgspec.json.Decoder[Any]":
+    """A decoder of lists, `depth` deep, of the JSON type that a numpy kind takes."""
+    wanted: Any = {"b": bool, "f": float}.get(kind, int)
+    for _ in range(depth):
+        wanted = list[wanted]
+    return msgspec.json.Decoder(wanted)
+
+
+def from_json(raw: bytes | msgspec.Raw, datatype: Datatype, shape: tuple[int, ...]) -> Array:
+    """Read a JSON list, flat or nested as `shape` says, into an array of that shape.
+
+    Raises:
+        WrongShape: rows of unequal length, or another number of values than the shape has.
+        WrongType: a value of another JSON type, or out of the datatype's range.
+        NotFinite: NaN or infinity.
+    """
+    dtype = NUMPY[datatype]
+    try:
+        values = _decoder(dtype.kind, 1).decode(raw)
+    except (msgspec.ValidationError, RecursionError) as flat:
+        if len(shape) < 2:
+            raise WrongType(f"data is not a flat list of {datatype}: {_said(flat)}") from None
+        try:
+            values = _decoder(dtype.kind, len(shape)).decode(raw)
+        except (msgspec.ValidationError, RecursionError) as nested:
+            raise WrongType(
+                f"data is neither flat nor nested as its shape {list(shape)} says, in {datatype}: {_said(nested)}"
+            ) from None
+    except msgspec.DecodeError as error:
+        raise MalformedBody(f"data is not JSON: {error}") from None
+    return checked(to_array(values, datatype), shape)
+
+
+def to_array(values: list[Any], datatype: Datatype) -> Array:
+    """Turn lists of numbers into an array of one datatype; checks lengths, range and finiteness."""
+    try:
+        # The overflow of a float to infinity is told below, with the other values that are not finite.
+        with np.errstate(over="ignore"):
+            array = np.array(values, dtype=NUMPY[datatype])
+    except OverflowError:
+        raise WrongType(f"a value is out of the range of {datatype}") from None
+    except ValueError:
+        raise WrongShape("rows are of unequal length; make them all the same") from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NotFinite(f"a value is not finite in {datatype}; this model takes finite numbers only")
+    return array
+
+
+def checked(array: Array, shape: tuple[int, ...]) -> Array:
+    """Give an array its shape; a nested one must have it already."""
+    if array.ndim > 1 and array.shape != shape:
+        raise WrongShape(f"data is nested as {list(array.shape)}, its shape says {list(shape)}")
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise WrongShape(f"data has {array.size} values, its shape {list(shape)} wants another number") from None
+
+
+def _said(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

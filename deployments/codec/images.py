@@ -1,0 +1,52 @@
+"""Pictures to pixels, trusting nothing: the header is judged before a pixel is decoded."""
+# Shapes: K channels, H height, W width.
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from deployments.codec.arrays import Array
+from deployments.errors import NotAnImage, TooLarge
+from training.words import ImageWords
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+# Our own limit comes first and answers 413; Pillow's would only warn.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def from_bytes(raw: bytes, words: ImageWords, max_pixels: int) -> Array:
+    """Decode a picture to uint8 of shape (K, H, W), turned and resized to what the model takes.
+
+    Raises:
+        NotAnImage: no PNG, JPEG or WebP, or a broken one.
+        TooLarge: more pixels than the limit.
+    """
+    try:
+        image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
+    except Exception:  # Pillow's readers raise whatever a broken header leads them to
+        raise NotAnImage(f"these {len(raw)} bytes are no {', '.join(FORMATS)} picture") from None
+    if image.width * image.height > max_pixels:
+        raise TooLarge(f"a picture of {image.width}x{image.height} pixels; the limit is {max_pixels} pixels")
+    try:
+        image = ImageOps.exif_transpose(image).convert(words.mode)
+    except Exception:
+        raise NotAnImage("the picture is broken: its pixels cannot be decoded") from None
+    if image.size != (words.width, words.height):
+        image = image.resize((words.width, words.height), Image.Resampling.BILINEAR)
+    pixels = np.array(image, dtype=np.uint8)
+    return pixels[None] if words.mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def from_base64(text: str, words: ImageWords, max_pixels: int) -> Array:
+    """Decode a picture in base64, with or without a `data:` prefix; see from_bytes."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise NotAnImage("a text that is no base64; send a picture's bytes in base64") from None
+    return from_bytes(raw, words, max_pixels)

@@ -1,0 +1,158 @@
+"""Everything a caller can get wrong, each with its status and code.
+
+Never a 500: that is kept for what is ours to mend. The body is {"error": {"code", "message", "request_id"}}, and on
+Open Inference Protocol paths that protocol's own {"error": "..."}.
+"""
+
+import msgspec
+
+
+class ClientError(Exception):
+    """What a caller asked cannot be done; the message says what, the rule, and the remedy."""
+
+    status = 400
+    code = "bad_request"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class MalformedBody(ClientError):
+    """The body is not JSON, or not of the request's form."""
+
+    code = "malformed_body"
+
+
+class MissingKey(ClientError):
+    """No key was sent, or one that is not known."""
+
+    status = 401
+    code = "unauthenticated"
+    headers = ((b"www-authenticate", b'Bearer realm="shoal", Basic realm="shoal: any user, the key as password"'),)
+
+
+class NotFound(ClientError):
+    """No such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class UnknownModel(NotFound):
+    """No deployed model has this name."""
+
+    code = "unknown_model"
+
+
+class UnknownVersion(NotFound):
+    """The model is served, but not in this version."""
+
+    code = "unknown_version"
+
+
+class WrongMethod(ClientError):
+    """The path exists, for another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not answered here; use {allowed}")
+        self.headers = ((b"allow", allowed.encode()),)
+
+
+class BodyTimeout(ClientError):
+    """The caller did not finish sending in time."""
+
+    status = 408
+    code = "body_timeout"
+
+
+class TooLarge(ClientError):
+    """Body, picture or number of rows over the limit."""
+
+    status = 413
+    code = "too_large"
+
+
+class WrongContentType(ClientError):
+    """A body of a kind that this model does not read."""
+
+    status = 415
+    code = "unsupported_content_type"
+
+
+class Unprocessable(ClientError):
+    """Well-formed, but not what this model takes."""
+
+    status = 422
+    code = "unprocessable"
+
+
+class WrongShape(Unprocessable):
+    """Rows of unequal length, or of another length than the model takes."""
+
+    code = "wrong_shape"
+
+
+class WrongType(Unprocessable):
+    """Values of another type than the model takes, or out of its range."""
+
+    code = "wrong_type"
+
+
+class NotFinite(Unprocessable):
+    """NaN or infinity."""
+
+    code = "not_finite"
+
+
+class Empty(Unprocessable):
+    """A request of no rows."""
+
+    code = "empty"
+
+
+class UnknownFeature(Unprocessable):
+    """A record that lacks a feature, or has one too many."""
+
+    code = "wrong_features"
+
+
+class UnknownTensor(Unprocessable):
+    """An input or output by a name that the model does not have."""
+
+    code = "unknown_tensor"
+
+
+class NotAnImage(Unprocessable):
+    """Bytes that are no picture of a kind we read."""
+
+    code = "not_an_image"
+
+
+class QueueFull(ClientError):
+    """The replica has all the requests that it may hold."""
+
+    status = 503
+    code = "queue_full"
+    headers = ((b"retry-after", b"1"),)
+
+
+class TimedOut(ClientError):
+    """The answer took longer than request_timeout_s."""
+
+    status = 504
+    code = "timeout"
+
+
+def body(code: str, message: str, request_id: str | None) -> bytes:
+    """The design's error body."""
+    return msgspec.json.encode({"error": {"code": code, "message": message, "request_id": request_id}})
+
+
+def oip_body(message: str) -> bytes:
+    """The Open Inference Protocol's error body."""
+    return msgspec.json.encode({"error": message})

@@ -1,0 +1,1 @@
+"""Ingress layers: each an ASGI application around another, each to be left out or replaced by itself."""

@@ -1,0 +1,234 @@
+"""One OpenAPI description of the whole platform: the management paths, and each deployed model in its own words."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from deployments.catalogue import Catalogue
+from deployments.spec import Deployment
+from training.bundle import Datatype, Manifest, TensorSpec
+from training.words import ImageWords, TableWords, Words
+
+VERSION = version("shoal")
+
+Schema = dict[str, Any]
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "request_id"],
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "request_id": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_INTEGER_RANGES: dict[Datatype, tuple[int, int]] = {"UINT8": (0, 255), "INT8": (-128, 127)}
+
+
+def describe(api: FastAPI, catalogue: Catalogue) -> Schema:
+    """Describe the paths of the control application and of every deployed model."""
+    document = get_openapi(title="Shoal", version=VERSION, routes=api.routes)
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    components.setdefault("schemas", {}).update({"Error": _ERROR, "OipError": _OIP_ERROR})
+    document["security"] = [{"key": []}]
+    for path, item in document["paths"].items():
+        if path.startswith("/v2/health/"):
+            for operation in item.values():
+                operation["security"] = []
+    for deployment, manifest, example in catalogue.served():
+        document["paths"] |= model_paths(deployment, manifest, example)
+    return document
+
+
+def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> Schema:
+    """Describe one deployed model's own paths."""
+    base, tag = f"/v2/models/{manifest.name}", [f"model: {manifest.name}"]
+    about = f"{manifest.summary} Version {deployment.endpoint.version}.".strip()
+    predict = _operation(
+        f"{manifest.name}: predict",
+        about,
+        tag,
+        _predict_body(manifest, example),
+        _predictions(manifest),
+        "Error",
+    )
+    infer = _operation(
+        f"{manifest.name}: infer",
+        f"{about} Open Inference Protocol.",
+        tag,
+        {"application/json": {"schema": _infer_request(manifest)}},
+        _infer_response(manifest),
+        "OipError",
+    )
+    return {
+        f"{base}/predict": {"post": predict},
+        f"/api/v1/models/{manifest.name}/predict": {"post": predict},
+        f"{base}/infer": {"post": infer},
+        f"{base}/example": {
+            "get": _operation(f"{manifest.name}: an example request", about, tag, None, {"type": "object"}, "Error")
+        },
+        f"{base}/ready": {
+            "get": _operation(f"{manifest.name}: ready", about, tag, None, {"type": "object"}, "OipError")
+        },
+        base: {"get": _operation(f"{manifest.name}: metadata", about, tag, None, {"type": "object"}, "OipError")},
+    }
+
+
+def _operation(summary: str, about: str, tags: list[str], content: Schema | None, answer: Schema, error: str) -> Schema:
+    refused = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}}
+    operation: Schema = {
+        "summary": summary,
+        "description": about,
+        "tags": tags,
+        "responses": {
+            "200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}},
+            "4XX": {"description": "Refused; the message says what, the rule and the remedy."} | refused,
+            "503": {"description": "Too many requests at once; try again."} | refused,
+            "504": {"description": "No answer in time."} | refused,
+        },
+    }
+    if content is not None:
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _predict_body(manifest: Manifest, example: Schema) -> Schema:
+    request = {
+        "type": "object",
+        "required": ["inputs"],
+        "additionalProperties": False,
+        "properties": {
+            "inputs": {"type": "array", "minItems": 1, "items": _row(manifest.words)},
+            "top_k": {
+                "type": "integer",
+                "minimum": 1,
+                "default": 5,
+                "description": "How many labels to score.",
+            },
+        },
+    }
+    content: Schema = {"application/json": {"schema": request, "example": example}}
+    if isinstance(manifest.words, ImageWords):
+        for kind in ("image/png", "image/jpeg", "image/webp"):
+            content[kind] = {"schema": {"type": "string", "format": "binary"}}
+    return content
+
+
+def _row(words: Words) -> Schema:
+    number = {"type": "number"}
+    if isinstance(words, TableWords):
+        count = len(words.features)
+        record = {
+            "type": "object",
+            "required": list(words.features),
+            "additionalProperties": False,
+            "properties": dict.fromkeys(words.features, number),
+        }
+        return {"oneOf": [record, {"type": "array", "items": number, "minItems": count, "maxItems": count}]}
+    pixels = _nested({"type": "integer", "minimum": 0, "maximum": 255}, (words.channels, words.height, words.width))
+    picture = {"type": "string", "format": "byte", "description": "A PNG, JPEG or WebP file in base64."}
+    return {"oneOf": [picture, pixels]}
+
+
+def _predictions(manifest: Manifest) -> Schema:
+    score = {"type": "number", "minimum": 0, "maximum": 1}
+    label = {"type": "string", "enum": list(manifest.answer.labels)}
+    prediction = {
+        "type": "object",
+        "required": ["label", "score", "scores"],
+        "properties": {
+            "label": label,
+            "score": score,
+            "scores": {"type": "object", "additionalProperties": score, "propertyNames": label},
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["model", "version", "predictions"],
+        "properties": {
+            "model": {"const": manifest.name},
+            "version": {"type": "string"},
+            "predictions": {"type": "array", "items": prediction},
+        },
+    }
+
+
+def _infer_request(manifest: Manifest) -> Schema:
+    inputs = [_tensor(spec) for spec in manifest.inputs]
+    return {
+        "type": "object",
+        "required": ["inputs"],
+        "additionalProperties": False,
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": inputs[0], "minItems": 1, "maxItems": 1},
+            "outputs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {"enum": [spec.name for spec in manifest.outputs]},
+                        "parameters": {"type": "object"},
+                    },
+                },
+            },
+        },
+    }
+
+
+def _infer_response(manifest: Manifest) -> Schema:
+    return {
+        "type": "object",
+        "required": ["model_name", "model_version", "outputs"],
+        "properties": {
+            "model_name": {"const": manifest.name},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": _tensor(manifest.outputs[0])},
+        },
+    }
+
+
+def _tensor(spec: TensorSpec) -> Schema:
+    low, high = _INTEGER_RANGES.get(spec.datatype, (None, None))
+    value: Schema = {"type": "number" if spec.datatype.startswith("FP") else "integer"}
+    if low is not None:
+        value |= {"minimum": low, "maximum": high}
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"const": spec.name},
+            "datatype": {"const": spec.datatype},
+            "shape": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 1},
+                "minItems": len(spec.shape),
+                "maxItems": len(spec.shape),
+                "description": f"{list(spec.shape)}; -1 is the number of rows.",
+            },
+            "data": {
+                "description": "The values, flat in row-major order, or nested as the shape says.",
+                "anyOf": [{"type": "array", "items": value}, _nested(value, (None, *spec.shape[1:]))],
+            },
+            "parameters": {"type": "object"},
+        },
+    }
+
+
+def _nested(value: Schema, shape: tuple[int | None, ...]) -> Schema:
+    for size in reversed(shape):
+        value = {"type": "array", "items": value} | ({} if size is None else {"minItems": size, "maxItems": size})
+    return value

@@ -1,0 +1,75 @@
+"""Model replica: one bundle, one device, one forward pass at a time.
+
+Deploy walk:  deployments.apps -> [replica.py] -> training.bundle (load, verify, warm up)
+Request walk: socket -> HAProxy -> ingress.py -> [replica.py] -> codec -> batching.py -> codec -> socket
+Owns the net and its codecs; knows nothing of HTTP.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+
+from deployments import ingress
+from deployments.batching import Batcher
+from deployments.codec import oip, predict
+from deployments.confine import confine
+from deployments.errors import ClientError, body
+from deployments.layers.asgi import App
+from deployments.layers.callers import Caller
+from deployments.spec import Endpoint
+from training import bundle, store
+
+
+class Model:
+    """A loaded bundle that answers requests; what a replica is, without Ray around it."""
+
+    def __init__(self, endpoint: Endpoint, cache: Path) -> None:
+        self.endpoint = endpoint
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = store.fetch(endpoint.uri, cache / endpoint.digest)
+        loaded = bundle.load(folder, endpoint.digest, self.device)
+        self.manifest, self.example = loaded.manifest, loaded.example
+        version = str(endpoint.version)
+        self.oip = oip.Codec(self.manifest, version, endpoint.limits.max_rows)
+        self.words = predict.Codec(self.manifest, version, endpoint.limits)
+        self.metadata = oip.metadata(self.manifest, version)
+        self._batcher = Batcher(loaded.net, self.device, endpoint.limits.max_batch_rows)
+        self._batcher.warm_up(self.words.decode(predict.json_body(self.example), "application/json")[0])
+
+    async def infer(self, raw: bytes) -> bytes:
+        """Answer an Open Inference Protocol request."""
+        x, request_id = self.oip.decode(raw)
+        return self.oip.encode(await self._batcher.forward(x), request_id)
+
+    async def predict(self, raw: bytes, content_type: str) -> bytes:
+        """Answer a request in the words of the task."""
+        x, top_k = self.words.decode(raw, content_type)
+        return self.words.encode(await self._batcher.forward(x), top_k)
+
+
+@serve.deployment(name="replica")
+@serve.ingress()
+class Replica:
+    """A Model as a Serve deployment, with the ingress layers in its own process."""
+
+    def __init__(self, endpoint: dict[str, Any], keys: dict[str, str], cache: str, host: str) -> None:
+        confine(host)
+        # Without this torch would take every core for each replica.
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+        torch.set_num_threads(max(1, int(cpus)))
+        self._model = Model(Endpoint.model_validate(endpoint), Path(cache))
+        self._callers = {digest: Caller(name) for digest, name in keys.items()}
+
+    def __serve_build_asgi_app__(self) -> App:
+        """Called by Serve once, after the constructor."""
+        return ingress.model_app(self._model, self._callers)
+
+    async def predict(self, raw: bytes, content_type: str, request_id: str | None) -> tuple[int, bytes]:
+        """The call that comes through a handle; returns status and body."""
+        try:
+            return 200, await self._model.predict(raw, content_type)
+        except ClientError as error:
+            return error.status, body(error.code, error.message, request_id)

@@ -1,0 +1,52 @@
+"""Which deployments there shall be, noted in a database, so that a cluster comes back as it was."""
+
+import time
+from pathlib import Path
+
+from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
+
+from deployments.spec import Deployment
+
+_METADATA = MetaData()
+_DEPLOYMENTS = Table(
+    "deployments",
+    _METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("changed_s", Float, nullable=False),
+)
+
+
+class State:
+    """The table of deployments, in SQLite or PostgreSQL."""
+
+    def __init__(self, uri: str) -> None:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = create_engine(uri)
+        _METADATA.create_all(self._engine)
+
+    def all(self) -> list[Deployment]:
+        """All deployments, by name."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_DEPLOYMENTS.c.spec).order_by(_DEPLOYMENTS.c.name))
+            return [Deployment.model_validate_json(spec) for (spec,) in rows]
+
+    def get(self, name: str) -> Deployment | None:
+        """One deployment, or None."""
+        return next((d for d in self.all() if d.name == name), None)
+
+    def put(self, deployment: Deployment) -> None:
+        """Note a deployment, in place of what its name had."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_DEPLOYMENTS).where(_DEPLOYMENTS.c.name == deployment.name))
+            connection.execute(
+                _DEPLOYMENTS.insert().values(
+                    name=deployment.name, spec=deployment.model_dump_json(), changed_s=time.time()
+                )
+            )
+
+    def remove(self, name: str) -> None:
+        """Forget a deployment."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_DEPLOYMENTS).where(_DEPLOYMENTS.c.name == name))
