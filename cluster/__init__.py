@@ -1,0 +1,1 @@
+"""Shoal's outside: settings, command line, lifecycle, jobs."""

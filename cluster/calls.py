@@ -1,0 +1,62 @@
+"""HTTP calls that the command line makes of its own cluster, with the admin key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster import secrets
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from training.errors import Failure, Mistake
+
+PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+
+
+def client(settings: Settings, cluster: Cluster) -> httpx.Client:
+    """A client that holds the admin key."""
+    key = secrets.read(settings.home, secrets.ADMIN_KEY)
+    return httpx.Client(
+        base_url=cluster.url,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=settings.limits.request_timeout_s + 5,
+    )
+
+
+def predict(settings: Settings, cluster: Cluster, name: str, what: str) -> Any:
+    """Ask a model; `what` is a picture's or a JSON file's path, or JSON itself.
+
+    Raises:
+        Mistake: it is none of these, or the service refuses it; the message is the service's.
+        Failure: the service does not answer.
+    """
+    content, kind = _body(what)
+    try:
+        with client(settings, cluster) as http:
+            answer = http.post(f"/v2/models/{name}/predict", content=content, headers={"Content-Type": kind})
+    except httpx.TransportError as error:
+        raise Failure(f"{cluster.url} does not answer: {error}") from error
+    if answer.is_client_error:
+        said = answer.json()["error"]
+        raise Mistake(said["message"] if isinstance(said, dict) else said)
+    if answer.is_error:
+        raise Failure(f"{answer.status_code}: {answer.text}")
+    return answer.json()
+
+
+def _body(what: str) -> tuple[bytes, str]:
+    if what.lstrip().startswith(("{", "[")):
+        raw = what.encode()
+    elif Path(what).is_file():
+        kind = PICTURES.get(Path(what).suffix.lower())
+        raw = Path(what).read_bytes()
+        if kind:
+            return raw, kind
+    else:
+        raise Mistake(f'{what!r} is neither a file nor JSON; give a picture, a JSON file, or {{"inputs": [...]}}')
+    try:
+        json.loads(raw)
+    except ValueError as error:
+        raise Mistake(f"{what[:60]!r} is not JSON: {error}") from error
+    return raw, "application/json"

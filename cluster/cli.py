@@ -1,0 +1,336 @@
+"""The `shoal` command: each verb parses, calls one function, prints.
+
+Heavy imports stay inside the verbs that need them, so that `shoal --help` is instant.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from cluster import lifecycle
+from cluster.settings import Settings, fields, load_settings, masked
+from training.closed import one_line
+from training.errors import Failure, Mistake
+
+app = typer.Typer(
+    name="shoal",
+    help="Models as a service on Ray: train a PyTorch model, publish it, serve it behind one HTTP call.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="The registry: list, show, promote, import, export.", rich_markup_mode=None)
+app.add_typer(models_app, name="models", invoke_without_command=True)
+console = Console()
+
+# Typer carries its own copy of click and exports no name for what it raises when a command line is wrong.
+UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+Gpus = Annotated[bool, typer.Option("--gpus", help="Give every worker a GPU.")]
+
+
+class _Context:
+    """What the options before the verb decided."""
+
+    settings: Settings
+
+
+context = _Context()
+
+
+@app.callback()
+def options(
+    settings: Annotated[Path | None, typer.Option("--settings", help="A YAML file of settings.")] = None,
+) -> None:
+    """Take the options that come before the verb."""
+    context.settings = load_settings(settings)
+    # Before any verb imports Ray, which reads its switches as it is imported.
+    lifecycle.use_switches(context.settings)
+
+
+@app.command()
+def init() -> None:
+    """Make SHOAL_HOME and its secrets, and start nothing."""
+    from cluster import secrets
+
+    home = context.settings.home
+    for name in (secrets.ADMIN_KEY, secrets.RAY_TOKEN):
+        secrets.ensure(home, name)
+    console.print(f"ready: {home}", highlight=False)
+
+
+@app.command()
+def up(
+    autoscaling_config: Annotated[
+        Path | None, typer.Option(help="On a cloud head: the file that Ray's launcher wrote.")
+    ] = None,
+) -> None:
+    """Start a cluster on this machine, and in it whatever was deployed."""
+    settings = context.settings
+    arguments = (f"--autoscaling-config={autoscaling_config}",) if autoscaling_config else ()
+    with _working("starting Ray"):
+        cluster = lifecycle.up(settings, ray_arguments=arguments)
+    _apply(settings, cluster)
+    console.print(
+        f"up: {cluster.url}\nkey: {settings.home / 'secrets' / 'admin_key'}\nstop: shoal down",
+        highlight=False,
+    )
+
+
+@app.command()
+def join(address: Annotated[str, typer.Argument(help="HOST:PORT of the head's Ray.")]) -> None:
+    """Start a worker node on this machine for a head elsewhere."""
+    with _working(f"joining {address}"):
+        lifecycle.join(context.settings, address)
+    console.print(f"joined {address}", highlight=False)
+
+
+@app.command()
+def down() -> None:
+    """Stop the cluster of this SHOAL_HOME: every process, nothing else."""
+    with _working("stopping"):
+        stopped = lifecycle.down(context.settings)
+    console.print(f"down: {stopped} processes ended" if stopped else "down: nothing was running", highlight=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A ready recipe, or the path of a .py file that binds `recipe`.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Data-parallel workers.")] = None,
+    gpus: Gpus = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Run as a Ray job on the cluster.")] = False,
+) -> None:
+    """Train a recipe on the cluster and publish the result as the model's next version."""
+    settings = context.settings
+    if submit:
+        from cluster import jobs
+
+        jobs.submit(settings, lifecycle.require(settings), recipe, set_ or [], workers, gpus, console)
+        return
+    from cluster import training_run
+
+    outcome = training_run.here(settings, recipe, set_ or [], workers, gpus, console)
+    console.print(f"published {outcome.version}: {_scores(outcome.metrics)}", highlight=False)
+
+
+@app.command()
+def deploy(
+    reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")],
+    min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
+    max_replicas: Annotated[int | None, typer.Option(help="Replicas at the most; as many as the least.")] = None,
+    target: Annotated[float, typer.Option(help="Requests inside one replica that scaling aims at.")] = 16,
+    cpus: Annotated[float, typer.Option(help="CPUs of one replica.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs of one replica.")] = 0,
+) -> None:
+    """Serve a published version at /v2/models/NAME."""
+    from cluster import rollout
+    from deployments.spec import Scale
+
+    settings = context.settings
+    scale = Scale(
+        min_replicas=min_replicas,
+        max_replicas=min_replicas if max_replicas is None else max_replicas,
+        target_ongoing_requests=target,
+        cpus=cpus,
+        gpus=gpus,
+    )
+    cluster = lifecycle.require(settings)
+    with _working(f"deploying {reference}") as on_status:
+        made = rollout.deploy(settings, cluster, reference, scale, on_status)
+    console.print(
+        f"deployed {made.name}:{made.endpoint.version} at {cluster.url}/v2/models/{made.name}",
+        highlight=False,
+    )
+
+
+@app.command()
+def undeploy(name: str) -> None:
+    """Stop serving a model."""
+    from cluster import rollout
+
+    settings = context.settings
+    cluster = lifecycle.require(settings)
+    with _working(f"undeploying {name}") as on_status:
+        rollout.undeploy(settings, cluster, name, on_status)
+    console.print(f"undeployed {name}", highlight=False)
+
+
+@app.command()
+def status() -> None:
+    """Say what runs."""
+    from cluster import rollout
+    from deployments.state import State
+
+    settings = context.settings
+    cluster = lifecycle.find(settings)
+    if cluster is None:
+        console.print("no cluster runs; start one with `shoal up`")
+        return
+    found = rollout.statuses(settings, cluster)
+    table = _table("model", "version", "status", "replicas", "bounds")
+    for deployment in State(settings.platform).all():
+        application = found.get(deployment.name, {})
+        replicas = application.get("deployments", {}).get("replica", {}).get("replicas", [])
+        running = sum(replica["state"] == "RUNNING" for replica in replicas)
+        bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
+        state = application.get("status", "NOT_STARTED")
+        table.add_row(deployment.name, str(deployment.endpoint.version), state, str(running), bounds)
+    console.print(f"cluster: {cluster.url}  dashboard: {cluster.dashboard}", highlight=False)
+    console.print(table)
+
+
+@app.command()
+def predict(
+    name: str,
+    what: Annotated[str, typer.Argument(metavar="FILE|JSON", help="A picture, a JSON file, or JSON.")],
+) -> None:
+    """Ask a deployed model."""
+    from cluster import calls
+
+    settings = context.settings
+    answer = calls.predict(settings, lifecycle.require(settings), name, what)
+    console.print_json(json.dumps(answer))
+
+
+@app.command()
+def settings() -> None:
+    """List every setting: its type, default, value, and where that came from."""
+    found = context.settings
+    table = _table("setting", "type", "default", "value", "from", "what")
+    for key, field in fields().items():
+        kind = getattr(field.annotation, "__name__", str(field.annotation))
+        value = masked(found.leaves()[key])
+        table.add_row(key, kind, masked(field.default), value, found.origin(key), field.description or "")
+    console.print(table)
+
+
+@models_app.callback()
+def models(context_: typer.Context) -> None:
+    """List all models where no verb follows."""
+    if context_.invoked_subcommand:
+        return
+    registry = _registry()
+    table = _table("model", "newest", "aliases", "task", "scores")
+    for name in registry.names():
+        versions = registry.versions(name)
+        manifest = registry.manifest(versions[0])
+        aliases = ", ".join(f"{alias}={v.version}" for v in versions for alias in v.aliases)
+        table.add_row(name, str(versions[0].version), aliases, manifest.task, _scores(manifest.metrics))
+    console.print(table)
+
+
+@models_app.command()
+def show(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]) -> None:
+    """Show a model's versions and the card of one of them."""
+    from rich.markdown import Markdown
+
+    from training.bundle import CARD
+
+    registry = _registry()
+    version = registry.resolve(reference)
+    table = _table("version", "aliases", "digest", "run")
+    for each in registry.versions(version.name):
+        table.add_row(str(each.version), ", ".join(each.aliases), each.digest[:12], each.run_id)
+    console.print(table)
+    registry.manifest(version)
+    console.print(Markdown((registry.fetch(version) / CARD).read_text()))
+
+
+@models_app.command()
+def promote(
+    name: str, version: int, as_: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias.")]
+) -> None:
+    """Point an alias at a version."""
+    promoted = _registry().promote(name, version, as_)
+    console.print(f"{promoted} is now {as_}", highlight=False)
+
+
+@models_app.command(name="import")
+def import_(folder: Path) -> None:
+    """Publish a bundle that somebody else made."""
+    console.print(f"published {_registry().publish(folder)}", highlight=False)
+
+
+@models_app.command()
+def export(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")], folder: Path) -> None:
+    """Write a version's bundle to a new folder."""
+    console.print(f"wrote {_registry().export(reference, folder)}", highlight=False)
+
+
+@app.command()
+def demo() -> None:
+    """Walk the whole way once: train digits, publish, deploy, ask."""
+    from cluster import demo as demo_
+
+    demo_.run(context.settings, console)
+
+
+def main() -> None:
+    """Entry point: no traceback ever reaches a person."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns 0, 1 for a failure, 2 for a mistake, 130 where it was interrupted."""
+    errors = Console(stderr=True)
+
+    def say(message: str) -> None:
+        errors.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        result: Any = typer.main.get_command(app)(arguments or ["--help"], prog_name="shoal", standalone_mode=False)
+    except UsageError as error:
+        say(error.format_message())
+        return 2
+    except Mistake as error:
+        say(str(error))
+        return 2
+    except ValidationError as error:
+        say(one_line(error))
+        return 2
+    except Failure as error:
+        say(str(error))
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _registry() -> Any:
+    from training.registry import Registry
+
+    return Registry(context.settings)
+
+
+def _apply(settings: Settings, cluster: Any) -> None:
+    from cluster import rollout
+
+    with _working("starting Serve") as on_status:
+        rollout.apply(settings, cluster, on_status)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[Any]:
+    """Show that something goes on, and how far it is."""
+    with console.status(what) as shown:
+        yield lambda now: shown.update(f"{what}: {now}" if now else what)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))

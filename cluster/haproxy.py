@@ -1,0 +1,44 @@
+"""The HAProxy that Ray Serve starts, confined and never orphaned.
+
+Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does three things that Ray 2.60 has no switch
+for, then becomes the real HAProxy: it binds Ray's statistics and metrics pages, which Ray opens on every interface, to
+loopback; it answers Shoal's error body where HAProxy itself must refuse; and it asks the kernel to end HAProxy with the
+process that started it, since `ray stop` and a killed Ray leave it running and holding its ports.
+
+Called as: python haproxy.py REAL_BINARY -db -f CONFIG [...]. Standard library only: it starts at every reload.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+UNAVAILABLE = (
+    b"HTTP/1.0 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Cache-Control: no-cache\r\nConnection: close\r\n\r\n"
+    b'{"error": {"code": "unavailable", "message": "no replica can answer now; try again", "request_id": null}}\n'
+)
+
+
+def confine(config: str, error_file: Path) -> str:
+    """Rewrite Ray's HAProxy configuration; see the top of this file."""
+    config = re.sub(r"(?m)^(\s*bind) \*?:(\d+)$", r"\1 127.0.0.1:\2", config)
+    return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
+
+
+def main(binary: str, *args: str) -> None:
+    """Confine the configuration named after -f and become HAProxy."""
+    file = Path(args[args.index("-f") + 1])
+    error_file = file.with_name("unavailable.http")
+    error_file.write_bytes(UNAVAILABLE)
+    file.write_text(confine(file.read_text(), error_file))
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.execv(binary, [binary, *args])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

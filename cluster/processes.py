@@ -1,0 +1,74 @@
+"""Which processes are ours, and how they end.
+
+A process is ours if `lifecycle` marked its environment, if it holds a file open in our Ray's temp dir (Ray's workers
+overwrite their own environment), or if it descends from one of those. So a cluster can be stopped by any later command,
+however the one that started it ended, and no other Ray on the machine is ever touched.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+MARK = "SHOAL_CLUSTER_MARK"
+
+
+def owned(mark: str, temp_dir: Path) -> list[psutil.Process]:
+    """Find all living processes of one cluster, this one and its ancestors left out."""
+    mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if process.pid in mine or process.pid in found:
+            continue
+        if _marked(process, mark) or _uses(process, temp_dir):
+            found[process.pid] = process
+            for child in _quietly(lambda p=process: p.children(recursive=True)) or []:  # type: ignore[misc]
+                found[child.pid] = child
+    return [p for p in found.values() if p.pid not in mine and _alive(p)]
+
+
+def stop(mark: str, temp_dir: Path, patience_s: float = 5.0) -> int:
+    """End all processes of one cluster, politely, then not; returns how many there were."""
+    stopped = 0
+    # What a dying process started in its last moment is met on the next round.
+    for _ in range(10):
+        processes = owned(mark, temp_dir)
+        if not processes:
+            break
+        stopped += len(processes)
+        for process in processes:
+            _quietly(process.terminate)
+        _, left = psutil.wait_procs(processes, timeout=patience_s)
+        for process in left:
+            _quietly(process.kill)
+        psutil.wait_procs(left, timeout=patience_s)
+    return stopped
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    environment = _quietly(process.environ)
+    return environment is not None and environment.get(MARK) == mark
+
+
+def _uses(process: psutil.Process, temp_dir: Path) -> bool:
+    name = _quietly(lambda: process.cmdline()[0]) or ""
+    # Only Ray's own are looked at so closely: reading every process's open files takes long.
+    if not name.startswith("ray::"):
+        return False
+    files = _quietly(process.open_files) or []
+    return any(Path(f.path).is_relative_to(temp_dir) for f in files)
+
+
+def _alive(process: psutil.Process) -> bool:
+    return _quietly(process.status) not in (None, psutil.STATUS_ZOMBIE)
+
+
+def _quietly(read: Callable[[], T]) -> T | None:
+    """Read something of a process that may be gone, or not ours to look at, by now."""
+    try:
+        return read()
+    except (psutil.Error, OSError, IndexError):
+        return None

@@ -1,0 +1,124 @@
+"""Rollout: make Ray Serve run what the state says, and watch until it does.
+
+Deploy walk: cluster.cli deploy -> [rollout.py] -> deployments.apps -> deployments.replica
+Declarative, through Serve's REST API: unchanged applications keep their replicas, and one that cannot start leaves the
+old one serving.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from cluster import secrets
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from deployments.apps import CONTROL, serve_config
+from deployments.spec import Deployment, Endpoint, Scale
+from deployments.state import State
+from training.errors import Failure, Mistake
+from training.registry import Registry
+
+POLL_S = 0.2
+TIMEOUT_S = 300
+OnStatus = Callable[[str], None]
+
+
+def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, on_status: OnStatus) -> Deployment:
+    """Serve a published version; returns when it answers.
+
+    Raises:
+        Mistake: no such version.
+        Failure: its replicas do not start; what ran before runs on.
+    """
+    version = Registry(settings).resolve(reference)
+    endpoint = Endpoint(
+        name=version.name,
+        version=version.version,
+        digest=version.digest,
+        uri=version.uri,
+        limits=settings.limits,
+    )
+    deployment = Deployment(endpoint=endpoint, scale=scale)
+    state = State(settings.platform)
+    before = state.get(version.name)
+    state.put(deployment)
+    try:
+        apply(settings, cluster, on_status, only=version.name)
+    except BaseException:
+        # The next start must not find what never worked.
+        if before:
+            state.put(before)
+        else:
+            state.remove(version.name)
+        _put(settings, cluster)
+        raise
+    return deployment
+
+
+def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatus) -> None:
+    """Stop serving a model.
+
+    Raises:
+        Mistake: it is not deployed.
+    """
+    state = State(settings.platform)
+    if state.get(name) is None:
+        deployed = ", ".join(d.name for d in state.all()) or "none"
+        raise Mistake(f"{name!r} is not deployed; deployed: {deployed}")
+    state.remove(name)
+    _put(settings, cluster)
+    _wait(settings, cluster, on_status, lambda found: name not in found)
+
+
+def apply(settings: Settings, cluster: Cluster, on_status: OnStatus, only: str | None = None) -> None:
+    """Send the whole configuration and wait until `only` (or everything in it) runs."""
+    _put(settings, cluster)
+    wanted = [only] if only else [CONTROL, *(d.name for d in State(settings.platform).all())]
+    _wait(settings, cluster, on_status, lambda found: all(_running(found, name) for name in wanted))
+
+
+def statuses(settings: Settings, cluster: Cluster) -> dict[str, Any]:
+    """Serve's account of every application, as its REST API gives it."""
+    with _client(settings, cluster) as client:
+        answer = client.get("/api/serve/applications/")
+        answer.raise_for_status()
+        applications: dict[str, Any] = answer.json()["applications"]
+        return applications
+
+
+def _put(settings: Settings, cluster: Cluster) -> None:
+    keys = {secrets.fingerprint(secrets.read(settings.home, secrets.ADMIN_KEY)): "admin"}
+    config = serve_config(State(settings.platform).all(), settings, keys, settings.host, cluster.http_port)
+    with _client(settings, cluster) as client:
+        answer = client.put("/api/serve/applications/", json=config)
+    if answer.is_error:
+        raise Failure(
+            f"Ray Serve refused the configuration: {answer.status_code} {answer.text.strip().splitlines()[-1]}"
+        )
+
+
+def _running(found: dict[str, Any], name: str) -> bool:
+    application = found.get(name, {})
+    status = application.get("status", "NOT_STARTED")
+    if status == "DEPLOY_FAILED" or status == "UNHEALTHY":
+        said = [line for line in application.get("message", "").splitlines() if line.strip()]
+        raise Failure(f"{name} does not start: {said[-1].strip() if said else status}")
+    return bool(status == "RUNNING")
+
+
+def _wait(settings: Settings, cluster: Cluster, on_status: OnStatus, done: Callable[[dict[str, Any]], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        found = statuses(settings, cluster)
+        on_status(", ".join(f"{name} {found[name]['status']}" for name in sorted(found)))
+        if done(found):
+            return
+        time.sleep(POLL_S)
+    raise Failure(f"not done within {TIMEOUT_S} s; `shoal status` says where it stands")
+
+
+def _client(settings: Settings, cluster: Cluster) -> httpx.Client:
+    token = secrets.read(settings.home, secrets.RAY_TOKEN)
+    return httpx.Client(base_url=cluster.dashboard, headers={"Authorization": f"Bearer {token}"}, timeout=60)

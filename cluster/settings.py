@@ -1,0 +1,125 @@
+"""All settings as one closed model: each package's own part, and the cluster's.
+
+Where a value comes from, first wins: a `SHOAL_*` variable, the `--settings` file, the default.
+"""
+
+import os
+import re
+from functools import reduce
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
+
+from deployments.settings import ServingSettings
+from training.closed import one_line
+from training.errors import Mistake
+
+PREFIX = "SHOAL_"
+
+
+class Settings(ServingSettings):
+    """Every setting of Shoal. Serving's part, which holds training's, is inherited; the rest is how the cluster comes up."""
+
+    from_file: ClassVar[dict[str, Any]] = {}
+
+    host: str = Field(
+        "127.0.0.1",
+        description="Address that everything listens on. 127.0.0.1: this machine alone. A cluster of several nodes "
+        "needs 0.0.0.0 and a network that lets only its nodes and callers in.",
+    )
+    http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP endpoint; 0 picks a free one.")
+    dashboard_port: int = Field(8265, ge=0, le=65535, description="Port of Ray's dashboard and job API; 0: a free one.")
+    cpus: int = Field(
+        0,
+        ge=0,
+        description="CPUs that Ray may hand out on this machine; 0 means twice its cores and two more, since replicas "
+        "that wait and workers that train share them.",
+    )
+    drain_s: float = Field(2.0, ge=0, description="Seconds that a replica on its way out still takes requests.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables before the file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=cls.from_file)
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables that make a process on the cluster see these same settings."""
+        return {variable(key): str(value) for key, value in self.leaves().items()}
+
+    def leaves(self) -> dict[str, Any]:
+        """Every setting by its dotted key: `http_port`, `limits.max_rows`."""
+        return {key: reduce(getattr, key.split("."), self) for key in fields()}
+
+    def origin(self, key: str) -> str:
+        """Where a setting's value came from."""
+        if variable(key) in os.environ:
+            return variable(key)
+        try:
+            reduce(lambda at, part: at[part], key.split("."), self.from_file)
+        except (KeyError, TypeError):
+            return "default"
+        return "file"
+
+
+def fields(model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every setting's definition, by its dotted key."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in (model or Settings).model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= fields(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
+
+
+def variable(key: str) -> str:
+    """The environment variable of a dotted key."""
+    return PREFIX + key.replace(".", "__").upper()
+
+
+def masked(value: object) -> str:
+    """A value as it may be printed: a password inside a URI is hidden."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read variables and an optional YAML file.
+
+    Raises:
+        Mistake: an unknown variable or key, or a value that its rule refuses.
+    """
+    known = {variable(key) for key in fields()} | INTERNAL
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise Mistake(f"{', '.join(unknown)} is no setting of Shoal; `shoal settings` lists them all")
+    Settings.from_file = _read(file) if file else {}
+    try:
+        return Settings()
+    except (ValidationError, SettingsError) as error:
+        said = one_line(error) if isinstance(error, ValidationError) else str(error)
+        raise Mistake(f"settings: {said}") from error
+
+
+INTERNAL = {PREFIX + "CLUSTER_MARK"}
+"""Set by `cluster.lifecycle` for the processes it starts; no setting."""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise Mistake(f"settings file {file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise Mistake(f"settings file {file} holds a {type(content).__name__}; write key: value lines")
+    return content
