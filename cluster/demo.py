@@ -1,7 +1,7 @@
 """`shoal demo`: the three walks once, on real data, with nothing left out.
 
-Trains digits-cnn with two workers, publishes it, deploys that version, sends held-out pictures over HTTP, and says how to
-go on. The cluster stays up; Ctrl-C at any moment takes it down.
+Trains digits-cnn with two workers, publishes it, deploys that version, sends held-out pictures over HTTP, and says how
+to go on. The cluster stays up; Ctrl-C at any moment takes it down.
 """
 
 import statistics

@@ -15,6 +15,10 @@ import psutil
 T = TypeVar("T")
 MARK = "SHOAL_CLUSTER_MARK"
 
+# Most of Ray ends within a second of being asked. Raylet and its actors then wait for a GCS that is gone, for good; and
+# nothing that must last is theirs alone.
+TERMINATE_S, KILL_S = 1.5, 5.0
+
 
 def owned(mark: str, temp_dir: Path) -> list[psutil.Process]:
     """Find all living processes of one cluster, this one and its ancestors left out."""
@@ -30,7 +34,7 @@ def owned(mark: str, temp_dir: Path) -> list[psutil.Process]:
     return [p for p in found.values() if p.pid not in mine and _alive(p)]
 
 
-def stop(mark: str, temp_dir: Path, patience_s: float = 5.0) -> int:
+def stop(mark: str, temp_dir: Path) -> int:
     """End all processes of one cluster, politely, then not; returns how many there were."""
     stopped = 0
     # What a dying process started in its last moment is met on the next round.
@@ -41,10 +45,10 @@ def stop(mark: str, temp_dir: Path, patience_s: float = 5.0) -> int:
         stopped += len(processes)
         for process in processes:
             _quietly(process.terminate)
-        _, left = psutil.wait_procs(processes, timeout=patience_s)
+        _, left = psutil.wait_procs(processes, timeout=TERMINATE_S)
         for process in left:
             _quietly(process.kill)
-        psutil.wait_procs(left, timeout=patience_s)
+        psutil.wait_procs(left, timeout=KILL_S)
     return stopped
 
 

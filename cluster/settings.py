@@ -22,7 +22,7 @@ PREFIX = "SHOAL_"
 
 
 class Settings(ServingSettings):
-    """Every setting of Shoal. Serving's part, which holds training's, is inherited; the rest is how the cluster comes up."""
+    """Every setting of Shoal: serving's part, which holds training's, and how the cluster comes up."""
 
     from_file: ClassVar[dict[str, Any]] = {}
 

@@ -28,7 +28,7 @@ class Batcher:
         self.forward.set_max_batch_size(max_rows)  # type: ignore[attr-defined]
 
     def warm_up(self, x: Tensor) -> None:
-        """Run batches of one row and of the most rows, then decide whether a pass is worth a thread; x has shape (1, ...)."""
+        """Run small and full batches, then decide whether a pass is worth a thread; x has shape (1, ...)."""
         full = x.expand(self._max_rows, *x.shape[1:]).contiguous()
         for batch in (x, full, full):
             self._run(batch)

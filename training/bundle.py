@@ -144,8 +144,9 @@ def save(
             f"the net gives shape {tuple(y_BC.shape)} for {len(inputs)} rows and {len(labels)} labels; "
             f"it must give ({len(inputs)}, {len(labels)}): logits, one column per label"
         )
+    program = export(net, inputs)
     folder.mkdir(parents=True)
-    torch.export.save(_export(net, inputs), folder / PROGRAM)
+    torch.export.save(program, folder / PROGRAM)
     example: dict[str, JsonValue] = {"inputs": [words.example(inputs[0])]}
     (folder / EXAMPLE).write_text(json.dumps(example, ensure_ascii=False) + "\n")
     manifest = Manifest(
@@ -219,7 +220,12 @@ def load(folder: Path, digest: str | None = None, device: str = "cpu") -> Bundle
     return Bundle(manifest, program.module(), example)
 
 
-def _export(net: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
+def export(net: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
+    """Turn a net in eval mode into a program that needs none of its Python code.
+
+    Raises:
+        Mistake: it cannot be exported with a free batch dimension.
+    """
     try:
         program = torch.export.export(net, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     except Exception as error:  # torch.export raises many unrelated types

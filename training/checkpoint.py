@@ -51,7 +51,7 @@ def save(folder: Path, state: State) -> None:
     rest = {
         "groups": optimiser["param_groups"],
         "scalars": scalars,
-        "schedule": _plain(state.schedule.state_dict()),
+        "schedule": state.schedule.state_dict(),
         "progress": vars(state.progress),
     }
     (folder / "state.json").write_text(json.dumps(rest))
@@ -72,8 +72,3 @@ def restore(folder: Path, state: State) -> None:
     state.optimiser.load_state_dict({"state": slots, "param_groups": rest["groups"]})
     state.schedule.load_state_dict(rest["schedule"])
     vars(state.progress).update(rest["progress"])
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what the schedule builds again by itself (its functions)."""
-    return {key: value for key, value in state.items() if key != "lr_lambdas"}

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Empty, Queue
 
-from training import data, loop, store
+from training import bundle, data, loop, store
 from training.errors import Failure, Mistake, ShoalError
 from training.recipe import Recipe, load_path
 from training.registry import Registry, Version
@@ -117,7 +117,7 @@ def train(
 
 
 def rehearse(recipe: Recipe) -> None:
-    """Do one small step here, so that a mistake in a recipe shows at once and not on a cluster's workers.
+    """Do one small step and an export here, so that a mistake shows at once and not after hours on a cluster.
 
     Raises:
         Mistake: data, net, loss and labels do not fit together.
@@ -130,6 +130,7 @@ def rehearse(recipe: Recipe) -> None:
         x_B = loop.augmentation(recipe)(rows.inputs[:2], torch.Generator().manual_seed(0))
         load_path(recipe.loss.source)(net(x_B), target_B, **recipe.loss.args).backward()
         loop.build_optimiser(recipe, net).step()
+        bundle.export(net.eval(), rows.inputs[:2])
     except ShoalError:
         raise
     except Exception as error:  # the user's own code may raise anything

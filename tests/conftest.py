@@ -1,0 +1,134 @@
+"""What several tests share: small real bundles, and one real cluster for all that need it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from torch import nn
+
+from cluster import calls, lifecycle
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from training import bundle
+from training.bundle import Manifest
+from training.nets.mlp import mlp
+from training.words import ImageWords, TableWords
+
+# Tests bring their own SHOAL_HOME and ports: a cluster that runs on this machine is left alone.
+for name in [name for name in os.environ if name.startswith("SHOAL_")]:
+    del os.environ[name]
+
+FEATURES = ("length", "width", "height", "weight")
+Shoal = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def save_table(folder: Path, name: str = "flowers") -> Manifest:
+    torch.manual_seed(0)
+    rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
+    words = TableWords(features=FEATURES)
+    return bundle.save(
+        folder,
+        mlp(4, [8], 3),
+        name=name,
+        task="tabular-classification",
+        inputs=rows,
+        words=words,
+        labels=("a", "b", "c"),
+        summary="Tells three kinds apart.",
+    )
+
+
+def save_image(folder: Path, name: str = "pictures") -> Manifest:
+    torch.manual_seed(0)
+    rows = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(64, 2))
+    words = ImageWords(height=8, width=8, mode="L")
+    return bundle.save(
+        folder, net, name=name, task="image-classification", inputs=rows, words=words, labels=("dark", "light")
+    )
+
+
+class _Scale(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float() / 255
+
+
+@pytest.fixture
+def table_bundle(tmp_path: Path) -> Path:
+    save_table(tmp_path / "table")
+    return tmp_path / "table"
+
+
+@pytest.fixture
+def image_bundle(tmp_path: Path) -> Path:
+    save_image(tmp_path / "image")
+    return tmp_path / "image"
+
+
+def shoal_for(home: Path) -> Shoal:
+    """The command line, as a person runs it, on a SHOAL_HOME of its own and on any free ports."""
+    environment = os.environ | {"SHOAL_HOME": str(home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        extra = options.pop("env", {})
+        return subprocess.run(
+            [Path(sys.executable).parent / "shoal", *arguments],
+            env=environment | extra,  # type: ignore[operator]
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def shoal(home: Path) -> Shoal:
+    return shoal_for(home)
+
+
+@pytest.fixture(scope="session")
+def settings(home: Path) -> Settings:
+    return Settings(home=home, http_port=0, dashboard_port=0)
+
+
+@pytest.fixture(scope="session")
+def cluster(shoal: Shoal, settings: Settings) -> Iterator[Cluster]:
+    """A real cluster, up for the whole session."""
+    done = shoal("up")
+    try:
+        assert done.returncode == 0, done.stderr
+        yield lifecycle.require(settings)
+    finally:
+        shoal("down")
+
+
+@pytest.fixture(scope="session")
+def served(shoal: Shoal, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The cluster with two small models published and deployed."""
+    folder = tmp_path_factory.mktemp("bundles")
+    save_table(folder / "table")
+    save_image(folder / "image")
+    for bundle_folder, name in (("table", "flowers"), ("image", "pictures")):
+        for arguments in (("models", "import", str(folder / bundle_folder)), ("deploy", name, "--cpus", "0.5")):
+            done = shoal(*arguments)
+            assert done.returncode == 0, done.stderr
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def http(served: Cluster, settings: Settings) -> Iterator[httpx.Client]:
+    """A caller with the admin key."""
+    with calls.client(settings, served) as client:
+        yield client

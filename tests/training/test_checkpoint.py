@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from training import checkpoint
+from training.checkpoint import Progress, State
+
+
+def made(seed: int) -> State:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=0.1)
+    return State({"net": net}, optimiser, LambdaLR(optimiser, lambda step: 1 / (step + 1)), Progress())
+
+
+def step(state: State, seed: int) -> None:
+    torch.manual_seed(seed)
+    net = state.nets["net"]
+    net(torch.randn(16, 4)).square().mean().backward()
+    state.optimiser.step()
+    state.optimiser.zero_grad()
+    state.schedule.step()
+    state.progress.epoch += 1
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, first = made(0), made(0)
+    for seed in range(6):
+        step(whole, seed)
+    for seed in range(3):
+        step(first, seed)
+    checkpoint.save(tmp_path, first)
+
+    resumed = made(99)
+    checkpoint.restore(tmp_path, resumed)
+    for seed in range(resumed.progress.epoch, 6):
+        step(resumed, seed)
+
+    assert resumed.progress == whole.progress
+    expected = whole.nets["net"].state_dict()
+    for name, value in resumed.nets["net"].state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(tmp_path: Path) -> None:
+    state = made(0)
+    step(state, 0)
+
+    checkpoint.save(tmp_path, state)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.json", "state.safetensors"]

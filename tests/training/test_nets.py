@@ -1,0 +1,54 @@
+import torch
+
+from training.augment import random_affine
+from training.nets.cnn import cnn
+from training.nets.mlp import mlp
+from training.nets.standardise import Standardise
+
+
+def test_the_standardised_training_rows_have_mean_0_and_deviation_1() -> None:
+    x_NF = torch.randn(500, 3) * torch.tensor([1.0, 10.0, 0.1]) + torch.tensor([0.0, -5.0, 7.0])
+
+    y_NF = Standardise.fit(x_NF)(x_NF)
+
+    assert torch.allclose(y_NF.mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(y_NF.std(0, correction=0), torch.ones(3), atol=1e-4)
+
+
+def test_pictures_are_standardised_per_channel() -> None:
+    x = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8)
+
+    y = Standardise.fit(x)(x)
+
+    assert y.shape == x.shape
+    assert torch.allclose(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
+
+
+def test_a_constant_feature_stays_finite() -> None:
+    assert torch.isfinite(Standardise.fit(torch.ones(4, 2))(torch.ones(4, 2))).all()
+
+
+def test_nets_give_one_logit_per_class() -> None:
+    assert mlp(4, [8, 8], 3)(torch.ones(5, 4)).shape == (5, 3)
+    assert cnn(1, 10)(torch.ones(5, 1, 28, 28)).shape == (5, 10)
+
+
+def test_the_digits_net_is_as_large_as_it_says() -> None:
+    assert sum(p.numel() for p in cnn(1, 10).parameters()) == 75_706
+
+
+def test_augmentation_repeats_with_its_generator_and_varies_without() -> None:
+    x = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+
+    first, again, other = (random_affine(x, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_augmentation_of_nothing_leaves_pictures_as_they_are() -> None:
+    x = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+
+    y = random_affine(x, torch.Generator(), degrees=0, scale=0, shear=0, translate=0)
+
+    assert torch.allclose(y, x.float(), atol=1e-2)
