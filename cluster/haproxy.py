@@ -26,7 +26,8 @@ UNAVAILABLE = (
 
 def confine(config: str, error_file: Path) -> str:
     """Rewrite Ray's HAProxy configuration; see the top of this file."""
-    config = re.sub(r"(?m)^(\s*bind) \*?:(\d+)$", r"\1 127.0.0.1:\2", config)
+    config = re.sub(r"(frontend prometheus\n\s*bind) :", r"\1 127.0.0.1:", config)
+    config = re.sub(r"(listen stats\n\s*bind) \*:", r"\1 127.0.0.1:", config)
     return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
 
 

@@ -81,7 +81,7 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
     secrets.ensure(settings.home, secrets.RAY_TOKEN)
     ports = _Ports()
     cluster = Cluster(
-        gcs_port=ports.free(),
+        gcs_port=ports.wanted(settings.host, settings.ray_port, "ray_port"),
         http_port=ports.wanted(settings.host, settings.http_port, "http_port"),
         dashboard_port=ports.wanted(settings.host, settings.dashboard_port, "dashboard_port"),
         client_host=LOOPBACK if settings.host == LOOPBACK else _node_address(),

@@ -55,7 +55,11 @@ def _control_config(keys: Keys, host: str) -> dict[str, Any]:
         "route_prefix": "/",
         "import_path": "deployments.apps:control",
         "args": {"keys": keys, "host": host},
-        "deployments": [{"name": "control", "ray_actor_options": {"num_cpus": 0}} | _UPDATES],
+        # Where the registry's and the platform's databases are, if they are files.
+        "deployments": [
+            {"name": "control", "ray_actor_options": {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}}
+            | _UPDATES
+        ],
     }
 
 

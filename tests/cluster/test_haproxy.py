@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from cluster import haproxy
+
+
+def test_rays_other_pages_are_bound_to_loopback_and_the_front_door_is_left_alone() -> None:
+    config = (
+        "frontend prometheus\n    bind :9101\nfrontend http_frontend\n    bind *:8000\nlisten stats\n  bind *:8404\n"
+    )
+
+    confined = haproxy.confine(config, Path("/e"))
+
+    assert "bind 127.0.0.1:9101\n" in confined
+    assert "bind 127.0.0.1:8404\n" in confined
+    assert "bind *:8000\n" in confined
+
+
+def test_haproxys_own_refusal_has_the_designs_body() -> None:
+    config = "    errorfile 502 /ray/500.http\n    errorfile 503 /ray/500.http\n    errorfile 504 /ray/500.http\n"
+
+    confined = haproxy.confine(config, Path("/ours"))
+
+    assert confined.count("/ours") == 3
+    assert "/ray" not in confined
+
+
+def test_rays_own_template_still_has_the_lines_that_are_rewritten() -> None:
+    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE as template
+
+    assert "frontend prometheus\n    bind :{{ config.metrics_port }}\n" in template
+    assert "listen stats\n  bind *:{{ config.stats_port }}\n" in template
+    for status in (502, 503, 504):
+        assert f"errorfile {status} {{{{ config.error_file_path }}}}\n" in template

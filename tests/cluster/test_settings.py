@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import Settings, fields, load_settings, masked, variable
+from training.errors import Mistake
+
+
+def test_a_variable_wins_over_the_file_and_the_file_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("http_port: 1111\ndashboard_port: 2222\nlimits: {max_rows: 7}\n")
+    monkeypatch.setenv("SHOAL_HTTP_PORT", "3333")
+
+    settings = load_settings(file)
+
+    assert (settings.http_port, settings.dashboard_port, settings.cpus) == (3333, 2222, 0)
+    assert settings.limits.max_rows == 7
+    origins = [settings.origin(key) for key in ("http_port", "dashboard_port", "limits.max_rows", "cpus")]
+    assert origins == ["SHOAL_HTTP_PORT", "file", "file", "default"]
+
+
+def test_a_variable_reaches_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_LIMITS__MAX_ROWS", "9")
+
+    assert load_settings().limits.max_rows == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("http_prot: 1", "http_prot"),
+        ("limits: {max_row: 1}", "limits.max_row"),
+        ("http_port: 99999", "http_port.*65535.*99999"),
+        ("http_port: many", "http_port.*many"),
+        ("- a list", "holds a list"),
+        (": : :", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_key(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(content)
+
+    with pytest.raises(Mistake, match=said):
+        load_settings(file)
+
+
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_HTTP_PROT", "1")
+
+    with pytest.raises(Mistake, match="SHOAL_HTTP_PROT is no setting"):
+        load_settings()
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(field.description for field in fields().values())
+
+
+def test_the_cluster_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, http_port=0, cpus=3, drain_s=0.5)
+    for name, value in settings.as_environment().items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == settings
+
+
+def test_a_password_in_a_uri_is_masked() -> None:
+    assert masked("postgresql://shoal:hunter2@db/shoal") == "postgresql://shoal:***@db/shoal"
+    assert masked("sqlite:////home/a/registry.db") == "sqlite:////home/a/registry.db"
+
+
+def test_variables_are_named_after_their_keys() -> None:
+    assert variable("limits.max_rows") == "SHOAL_LIMITS__MAX_ROWS"

@@ -1,0 +1,211 @@
+"""How a cluster comes up and goes: nothing left behind, however it ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cluster import lifecycle, processes
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from tests.conftest import Shoal, save_table, shoal_for
+
+
+@pytest.fixture
+def own_home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    yield home
+    shoal_for(home)("down")
+
+
+def ours(home: Path) -> list[psutil.Process]:
+    return processes.owned(lifecycle.mark(home), lifecycle.temp_dir(home))
+
+
+def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
+    return {
+        (c.laddr.ip, c.laddr.port)
+        for p in found
+        for c in p.net_connections()
+        if c.status == psutil.CONN_LISTEN and isinstance(c.laddr, psutil._ntuples.addr)
+    }
+
+
+def assert_nothing_is_left(home: Path, ports: set[tuple[str, int]]) -> None:
+    assert ours(home) == []
+    assert not lifecycle.temp_dir(home).exists()
+    command_lines = [" ".join(p.cmdline()) for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE]
+    assert not [line for line in command_lines if str(lifecycle.temp_dir(home)) in line]
+    for _, port in ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, port
+
+
+def names(found: list[psutil.Process]) -> set[str]:
+    return {p.name() for p in found}
+
+
+def test_a_cluster_comes_back_with_its_deployments_and_goes_without_a_trace(own_home: Path, tmp_path: Path) -> None:
+    shoal = shoal_for(own_home)
+    save_table(tmp_path / "table")
+    assert shoal("up").returncode == 0
+    assert shoal("models", "import", str(tmp_path / "table")).returncode == 0
+    assert shoal("deploy", "flowers").returncode == 0
+    found = ours(own_home)
+    assert {"gcs_server", "raylet", "haproxy"} <= names(found)
+    ports = listening(found)
+
+    again = shoal("up")  # idempotent
+    assert again.returncode == 0
+    assert shoal("down").returncode == 0
+    assert_nothing_is_left(own_home, ports)
+    assert "nothing was running" in shoal("down").stdout
+
+    assert shoal("up").returncode == 0
+    answer = shoal("predict", "flowers", '{"inputs": [[5.1, 3.5, 1.4, 0.2]]}')
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("then", ["down", "up"])
+def test_what_a_crash_left_is_cleared_by_the_next_command(own_home: Path, then: str) -> None:
+    shoal = shoal_for(own_home)
+    assert shoal("up").returncode == 0
+    before = ours(own_home)
+    ports = listening(before)
+    # The machine's worst: GCS and raylet gone at once, the record of the cluster too.
+    for process in before:
+        if process.name() in ("gcs_server", "raylet"):
+            process.kill()
+    (own_home / "run" / "cluster.json").unlink()
+
+    done = shoal(then)
+
+    assert done.returncode == 0, done.stderr
+    assert not [p for p in before if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    if then == "down":
+        assert_nothing_is_left(own_home, ports)
+    else:
+        assert "haproxy" in names(ours(own_home))
+
+
+def test_haproxy_dies_with_whoever_started_it(own_home: Path) -> None:
+    shoal = shoal_for(own_home)
+    assert shoal("up").returncode == 0
+    found = ours(own_home)
+    (haproxy,) = [p for p in found if p.name() == "haproxy"]
+    for process in found:
+        if process.name() == "raylet":
+            process.kill()
+
+    haproxy.wait(timeout=30)
+
+
+@pytest.mark.parametrize("after_s", [0.3, 4.0, 9.0, 16.0, 30.0])
+@pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
+def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s: float, number: int) -> None:
+    environment = os.environ | {"SHOAL_HOME": str(own_home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    demo = subprocess.Popen(
+        [Path(sys.executable).parent / "shoal", "demo"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(after_s)
+    ports = listening(ours(own_home))
+    # As a terminal does: to every process of the foreground group.
+    os.killpg(demo.pid, number)
+    _, said = demo.communicate(timeout=60)
+
+    assert demo.returncode in (130, -number), said
+    assert "Traceback" not in said
+    assert_nothing_is_left(own_home, ports)
+
+
+def test_two_clusters_live_side_by_side(served: Cluster, own_home: Path, http: httpx.Client) -> None:
+    shoal = shoal_for(own_home)
+    assert shoal("up").returncode == 0
+    assert http.get("/v2/models/flowers/ready").status_code == 200
+
+    assert shoal("down").returncode == 0
+
+    assert http.get("/v2/models/flowers/ready").status_code == 200
+
+
+def addresses() -> list[str]:
+    """This machine's addresses other than loopback's."""
+    found = [a.address for card in psutil.net_if_addrs().values() for a in card]
+    return [a.partition("%")[0] for a in found if a.count(".") == 3 or a.count(":") > 1 if not a.startswith(("127.", "::1"))]
+
+
+def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, settings: Settings) -> None:
+    ports = {port for _, port in listening(ours(settings.home))}
+    assert served.http_port in ports
+    assert len(ports) > 15
+
+    reachable = []
+    for address in addresses():
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        if family == socket.AF_INET6 and address.startswith("fe80"):
+            continue
+        for port in ports:
+            with socket.socket(family) as probe:
+                probe.settimeout(0.5)
+                if probe.connect_ex((address, port)) == 0:
+                    reachable.append((address, port))
+
+    assert addresses(), "this machine has no other address: nothing is proven"
+    assert reachable == []
+
+
+def test_every_listening_port_is_bound_to_loopback(served: Cluster, settings: Settings) -> None:
+    bound = listening(ours(settings.home))
+
+    assert {ip.removeprefix("::ffff:") for ip, _ in bound} == {"127.0.0.1"}
+
+
+def test_secrets_are_their_owners_alone(served: Cluster, settings: Settings) -> None:
+    folder = settings.home / "secrets"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {f.name: f.stat().st_mode & 0o777 for f in folder.iterdir()} == {"admin_key": 0o600, "ray_token": 0o600}
+    assert lifecycle.temp_dir(settings.home).stat().st_mode & 0o777 == 0o700
+
+
+def test_the_admin_key_is_made_once(shoal: Shoal, served: Cluster, settings: Settings) -> None:
+    before = (settings.home / "secrets" / "admin_key").read_text()
+
+    assert shoal("init").returncode == 0
+    assert shoal("up").returncode == 0
+
+    assert (settings.home / "secrets" / "admin_key").read_text() == before
+
+
+def test_no_key_is_readable_in_serves_configuration(served: Cluster, settings: Settings) -> None:
+    from cluster import rollout, secrets
+
+    shown = json.dumps(rollout.statuses(settings, served))
+
+    assert secrets.read(settings.home, secrets.ADMIN_KEY) not in shown
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = shoal_for(tmp_path)("up", env={"SHOAL_HTTP_PORT": str(port)})
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: port {port} on 127.0.0.1 is taken (Address already in use); set SHOAL_HTTP_PORT to another, or 0\n"
+    )

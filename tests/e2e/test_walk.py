@@ -1,0 +1,273 @@
+"""The whole walk on a real cluster: train with two DDP workers, publish, deploy, ask; own recipes, jobs, failures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from cluster import secrets
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from tests.conftest import Shoal
+from training import bundle, data
+from training.recipe import load_recipe
+from training.registry import Registry
+from training.words import ImageWords
+
+OWN_RECIPE = '''
+"""A recipe with a net, a loss and data of its own, and a helper module beside it."""
+import torch
+from own_helper import WIDTH
+from torch import nn
+from training.data import Dataset
+from training.recipe import Data, Loss, Net, Optimiser, Recipe, Stop
+from training.words import TableWords
+
+
+class Rings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 2))
+
+    def forward(self, x):
+        return self.layers(torch.cat([x, (x * x).sum(1, keepdim=True)], 1))
+
+
+def rings(count: int) -> Dataset:
+    x = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+    return Dataset(
+        inputs=x,
+        targets=(x.norm(dim=1) > 1.2).long(),
+        labels=("inner", "outer"),
+        words=TableWords(features=("x", "y")),
+        source="drawn from a normal distribution",
+        licence="none needed",
+    )
+
+
+def half_loss(y, target):
+    return nn.functional.cross_entropy(y, target) / 2
+
+
+recipe = Recipe(
+    name="rings",
+    task="tabular-classification",
+    data=Data(source=rings, args={"count": 400}),
+    net=Net(source=Rings),
+    loss=Loss(source=half_loss),
+    optimiser=Optimiser(lr=0.02),
+    stop=Stop(epochs=8),
+    batch_rows=16,
+)
+'''
+
+
+@pytest.fixture(scope="module")
+def own_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_helper.py").write_text("WIDTH = 16\n")
+    (folder / "own_recipe.py").write_text(OWN_RECIPE)
+    return folder / "own_recipe.py"
+
+
+@pytest.fixture(scope="module")
+def registry(settings: Settings) -> Registry:
+    return Registry(settings)
+
+
+def weights(registry: Registry, reference: str) -> dict[str, torch.Tensor]:
+    folder = registry.fetch(registry.resolve(reference))
+    return dict(bundle.load(folder).net.state_dict())
+
+
+def test_digits_are_trained_published_deployed_and_read(
+    shoal: Shoal, cluster: Cluster, settings: Settings, registry: Registry
+) -> None:
+    trained = shoal("train", "digits-cnn", "--workers", "2", "--set", "stop.epochs=3")
+    assert trained.returncode == 0, trained.stderr
+    assert "digits-cnn: epoch 3/3" in trained.stdout
+    assert "published digits-cnn:1" in trained.stdout
+
+    manifest = registry.manifest(registry.resolve("digits-cnn"))
+    assert manifest.training["workers"] == 2
+    assert manifest.metrics["test_accuracy"] > 0.9
+    assert manifest.dataset is not None
+    assert manifest.dataset.rows == {"train": 3600, "validation": 400, "test": 1000}
+
+    deployed = shoal("deploy", "digits-cnn")
+    assert deployed.returncode == 0, deployed.stderr
+
+    recipe = load_recipe("digits-cnn")
+    dataset = data.load(recipe.data)
+    test = data.split(dataset, recipe.data).test
+    assert isinstance(dataset.words, ImageWords)
+    key = secrets.read(settings.home, secrets.ADMIN_KEY)
+    url = f"{cluster.url}/v2/models/digits-cnn/predict"
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
+    with httpx.Client(headers=headers) as http:
+        answers = [http.post(url, content=dataset.words.png(row)).json() for row in test.inputs[::5]]
+    right = [a["predictions"][0]["label"] == str(t) for a, t in zip(answers, test.targets[::5].tolist(), strict=True)]
+    # The same net on the same rows: HTTP may cost nothing of the accuracy.
+    served = bundle.load(registry.fetch(registry.resolve("digits-cnn"))).net
+    with torch.inference_mode():
+        expected = served(test.inputs[::5]).argmax(1) == test.targets[::5]
+    assert right == expected.tolist()
+    shoal("undeploy", "digits-cnn")
+
+
+def test_the_same_seed_and_workers_give_identical_weights(
+    shoal: Shoal, cluster: Cluster, registry: Registry
+) -> None:
+    for seed in ("5", "5", "6"):
+        done = shoal("train", "iris", "--set", f"seed={seed}", "--set", "stop.epochs=4")
+        assert done.returncode == 0, done.stderr
+
+    newest = registry.resolve("iris:3").version
+    first, again, other = (weights(registry, f"iris:{newest - back}") for back in (2, 1, 0))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_iris_reaches_its_score(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
+    done = shoal("train", "iris")
+
+    assert done.returncode == 0, done.stderr
+    newest = registry.versions("iris")[0]
+    assert registry.manifest(newest).metrics["test_accuracy"] >= 0.93
+
+
+def test_a_users_own_net_data_and_loss_travel_and_are_served(
+    shoal: Shoal, cluster: Cluster, own_recipe: Path, registry: Registry
+) -> None:
+    trained = shoal("train", str(own_recipe))
+    assert trained.returncode == 0, trained.stderr
+    assert registry.manifest(registry.resolve("rings")).metrics["test_accuracy"] > 0.8
+
+    assert shoal("deploy", "rings").returncode == 0
+    answer = shoal("predict", "rings", '{"inputs": [{"x": 0.0, "y": 0.1}, {"x": 3.0, "y": 0.0}]}')
+    assert answer.returncode == 0, answer.stderr
+    assert [p["label"] for p in json.loads(answer.stdout)["predictions"]] == ["inner", "outer"]
+    assert shoal("undeploy", "rings").returncode == 0
+
+
+def test_a_submitted_job_publishes_to_the_same_registry(
+    shoal: Shoal, cluster: Cluster, own_recipe: Path, registry: Registry
+) -> None:
+    before = registry.versions("rings")[0].version
+
+    done = shoal("train", str(own_recipe), "--submit", "--workers", "1")
+
+    assert done.returncode == 0, done.stderr
+    assert f"published rings:{before + 1}" in done.stdout
+    assert registry.manifest(registry.versions("rings")[0]).training["workers"] == 1
+
+
+def test_plain_ray_job_submit_runs_the_same_training(
+    cluster: Cluster, settings: Settings, registry: Registry
+) -> None:
+    before = registry.versions("iris")[0].version
+    ray = Path(sys.executable).parent / "ray"
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(settings.home / "secrets" / "ray_token"),
+    }
+
+    done = subprocess.run(
+        [ray, "job", "submit", "--address", cluster.dashboard, "--", "python", "-m", "training", "iris"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert registry.versions("iris")[0].version == before + 1
+
+
+def test_a_job_is_refused_without_the_clusters_token(cluster: Cluster) -> None:
+    for token in (None, "0" * 64):
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        body = {"entrypoint": "true"}
+        assert httpx.post(f"{cluster.dashboard}/api/jobs/", json=body, headers=headers).status_code in (401, 403)
+
+
+BROKEN: dict[str, tuple[str, str]] = {
+    "a net that raises": ("return self.layers(", "ZeroDivisionError"),
+    "a loss that cannot be imported": ("source=half_loss", "names nothing"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_recipe_that_cannot_run_is_one_line_and_publishes_nothing(
+    shoal: Shoal, cluster: Cluster, registry: Registry, own_recipe: Path, tmp_path: Path, case: str
+) -> None:
+    found, said = BROKEN[case]
+    broken = {"return self.layers(": "return 1 / 0 * self.layers(", "source=half_loss": 'source="own_helper:nothing"'}
+    text = own_recipe.read_text().replace(found, broken[found]).replace('name="rings"', 'name="broken"')
+    (tmp_path / "own_helper.py").write_text("WIDTH = 16\n")
+    (tmp_path / "broken_recipe.py").write_text(text)
+
+    done = shoal("train", str(tmp_path / "broken_recipe.py"))
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "broken" not in registry.names()
+
+
+def test_a_run_whose_loss_explodes_fails_with_the_remedy(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
+    before = registry.versions("iris")[0].version
+
+    done = shoal("train", "iris", "--set", "optimiser.name=SGD", "--set", "optimiser.lr=1e30")
+
+    assert done.returncode == 1
+    assert "lower optimiser.lr" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert registry.versions("iris")[0].version == before
+
+
+def application(cluster: Cluster, settings: Settings, name: str) -> dict[str, Any]:
+    from cluster import rollout
+
+    found: dict[str, Any] = rollout.statuses(settings, cluster)[name]
+    return found
+
+
+def test_a_version_that_cannot_load_leaves_the_old_one_serving(
+    shoal: Shoal, served: Cluster, settings: Settings, registry: Registry, http: httpx.Client, tmp_path: Path
+) -> None:
+    from tests.conftest import save_image
+
+    save_image(tmp_path / "second", name="flowers")
+    assert shoal("models", "import", str(tmp_path / "second")).returncode == 0
+    newest = registry.versions("flowers")[0]
+    (registry.fetch(newest) / "README.md").write_text("altered after publication")
+
+    done = shoal("deploy", str(newest))
+
+    assert done.returncode != 0
+    assert "README.md" in done.stderr
+    assert http.get("/v2/models/flowers").json()["versions"] == ["1"]
+    assert "flowers  1" in shoal("status").stdout.replace("     ", "  ").replace("    ", "  ")
+
+
+def test_scaling_bounds_change_without_new_replicas(
+    shoal: Shoal, served: Cluster, settings: Settings
+) -> None:
+    def replicas() -> set[str]:
+        found = application(served, settings, "flowers")["deployments"]["replica"]["replicas"]
+        return {r["replica_id"] for r in found if r["state"] == "RUNNING"}
+
+    before = replicas()
+    assert shoal("deploy", "flowers:1", "--min-replicas", "2", "--max-replicas", "3", "--cpus", "0.5").returncode == 0
+    during = replicas()
+    assert shoal("deploy", "flowers:1", "--cpus", "0.5").returncode == 0
+
+    assert before < during
+    assert len(during) == 2
