@@ -41,7 +41,8 @@ def serve_config(
     """Write the whole configuration (Ray's ServeDeploySchema): what is not in it, Serve deletes."""
     return {
         "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 90},
-        "logging_config": {"enable_access_log": False},
+        # Each request would otherwise make a log record, to be thrown away.
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "applications": [
             _control_config(keys, host),
             *(_model_config(deployment, settings, keys, host) for deployment in deployments),

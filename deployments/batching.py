@@ -6,16 +6,27 @@ Ray Serve's own queue, with no waiting: an idle model answers at once, a busy on
 # Shapes: B rows of one request, N rows of a batch.
 
 import asyncio
+import inspect
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from ray import serve
 from torch import Tensor, nn
 
+Forward = TypeVar("Forward", bound=Callable[..., Awaitable[list[Tensor]]])
+
 # A pass shorter than this runs on the event loop: handing it to a thread and back costs about as much (measured 0.1 ms
 # and more under load), and a loop that stalls for so little serves its other requests as well.
 INLINE_S = 0.5e-3
+
+
+def _inspected_once(function: Forward) -> Forward:
+    """Keep the signature on the function: Serve's queue asks for it at each request, and inspecting anew is slow."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
 
 
 class Batcher:
@@ -23,6 +34,9 @@ class Batcher:
 
     def __init__(self, net: nn.Module, device: str, max_rows: int) -> None:
         self._net, self._device, self._max_rows = net, device, max_rows
+        # An exported program checks its input at each call, in about the time that a small net takes. The codec has
+        # done so already, against the same shapes.
+        net._forward_pre_hooks.clear()
         self._thread = ThreadPoolExecutor(1, "forward")
         self._inline = False
         self.forward.set_max_batch_size(max_rows)  # type: ignore[attr-defined]
@@ -37,6 +51,7 @@ class Batcher:
         self._inline = time.perf_counter() - start < INLINE_S
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)
+    @_inspected_once
     async def forward(self, requests: list[Tensor]) -> list[Tensor]:
         """Stack requests of shape (B, ...), pass them through the net, and cut the output back, in order."""
         sizes = [len(x) for x in requests]

@@ -15,9 +15,9 @@ from cluster import calls, lifecycle
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from training import bundle
-from training.bundle import Manifest
+from training.bundle import About, Manifest
 from training.nets.mlp import mlp
-from training.words import ImageWords, TableWords
+from training.words import Classes, ImageWords, TableWords
 
 # Tests bring their own SHOAL_HOME and ports: a cluster that runs on this machine is left alone.
 for name in [name for name in os.environ if name.startswith("SHOAL_")]:
@@ -30,27 +30,27 @@ Shoal = Callable[..., subprocess.CompletedProcess[str]]
 def save_table(folder: Path, name: str = "flowers") -> Manifest:
     torch.manual_seed(0)
     rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
-    words = TableWords(features=FEATURES)
-    return bundle.save(
-        folder,
-        mlp(4, [8], 3),
+    about = About(
         name=name,
         task="tabular-classification",
-        inputs=rows,
-        words=words,
-        labels=("a", "b", "c"),
+        words=TableWords(features=FEATURES),
+        answer=Classes(labels=("a", "b", "c")),
         summary="Tells three kinds apart.",
     )
+    return bundle.save(folder, mlp(4, [8], 3), inputs=rows, about=about)
 
 
 def save_image(folder: Path, name: str = "pictures") -> Manifest:
     torch.manual_seed(0)
     rows = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(64, 2))
-    words = ImageWords(height=8, width=8, mode="L")
-    return bundle.save(
-        folder, net, name=name, task="image-classification", inputs=rows, words=words, labels=("dark", "light")
+    about = About(
+        name=name,
+        task="image-classification",
+        words=ImageWords(height=8, width=8, mode="L"),
+        answer=Classes(labels=("dark", "light")),
     )
+    return bundle.save(folder, net, inputs=rows, about=about)
 
 
 class _Scale(nn.Module):

@@ -10,7 +10,6 @@ the author's Python code, and nothing in it is a pickle.
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -66,23 +65,28 @@ class DatasetCard(Closed):
     rows: dict[str, int] = Field(description="Rows in each part: train, validation, test.")
 
 
-class Manifest(Closed):
-    """bundle.json."""
+class About(Closed):
+    """What the maker of a model says of it."""
 
-    format: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Its name in the registry and in URLs.")
     task: Task
-    summary: str = ""
-    created: datetime
-    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
-    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
     words: Words = Field(description="How one row is put in words: the pre-processing.")
     answer: Classes = Field(description="What the output means: the post-processing.")
+    summary: str = Field("", description="One sentence for the catalogue.")
     metrics: dict[str, float] = Field({}, description="Scores on held-out rows.")
     dataset: DatasetCard | None = None
     recipe: dict[str, JsonValue] | None = None
     training: dict[str, JsonValue] = Field({}, description="How the run went.")
-    git_commit: str | None = None
+    git_commit: str | None = Field(None, description="The commit of the recipe's code.")
+
+
+class Manifest(About):
+    """bundle.json."""
+
+    format: Literal[1] = 1
+    created: datetime
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
     versions: dict[str, str]
     files: dict[str, str] = Field(description="sha256 of every other file of the folder.")
     digest: str = Field("", description="sha256 of this manifest without this line, as canonical JSON.")
@@ -100,43 +104,19 @@ class Bundle:
         self.manifest, self.net, self.example = manifest, net, example
 
 
-def save(
-    folder: Path,
-    net: nn.Module,
-    *,
-    name: str,
-    task: Task,
-    inputs: Tensor,
-    words: Words,
-    labels: Sequence[str],
-    summary: str = "",
-    metrics: dict[str, float] | None = None,
-    dataset: DatasetCard | None = None,
-    recipe: dict[str, JsonValue] | None = None,
-    training: dict[str, JsonValue] | None = None,
-    git_commit: str | None = None,
-) -> Manifest:
+def save(folder: Path, net: nn.Module, *, inputs: Tensor, about: About) -> Manifest:
     """Export a trained net and write its bundle folder.
 
     Args:
         folder: is made; must not exist yet.
-        net: on the CPU, in eval mode; takes one tensor (B, ...), returns logits (B, C).
-        name: lower case, digits and dashes; the model's name in the registry and in URLs.
-        task: what kind of question the model answers.
+        net: on the CPU; takes one tensor (B, ...), returns logits (B, C).
         inputs: at least two real rows, shape (B, ...), of the type that callers will send; the first is the example.
-        words: how one row is put in words.
-        labels: names of the C classes, in order.
-        summary: one sentence for the catalogue.
-        metrics: scores on held-out rows.
-        dataset: what it was trained on.
-        recipe: the Recipe as JSON.
-        training: how the run went.
-        git_commit: the commit of the recipe's code.
+        about: what the card says.
 
     Raises:
         Mistake: the net cannot be exported with a free batch dimension, or does not give (B, C) logits.
     """
-    net = net.eval()
+    net, labels = net.eval(), about.answer.labels
     with torch.inference_mode():
         y_BC = net(inputs)
     if y_BC.ndim != 2 or len(y_BC) != len(inputs) or y_BC.shape[1] != len(labels):
@@ -147,22 +127,13 @@ def save(
     program = export(net, inputs)
     folder.mkdir(parents=True)
     torch.export.save(program, folder / PROGRAM)
-    example: dict[str, JsonValue] = {"inputs": [words.example(inputs[0])]}
+    example: dict[str, JsonValue] = {"inputs": [about.words.example(inputs[0])]}
     (folder / EXAMPLE).write_text(json.dumps(example, ensure_ascii=False) + "\n")
     manifest = Manifest(
-        name=name,
-        task=task,
-        summary=summary,
+        **dict(about),
         created=datetime.now(UTC).replace(microsecond=0),
         inputs=(TensorSpec(name="input", datatype=DATATYPES[inputs.dtype], shape=(-1, *inputs.shape[1:])),),
         outputs=(TensorSpec(name="logits", datatype=DATATYPES[y_BC.dtype], shape=(-1, len(labels))),),
-        words=words,
-        answer=Classes(labels=tuple(labels)),
-        metrics=metrics or {},
-        dataset=dataset,
-        recipe=recipe,
-        training=training or {},
-        git_commit=git_commit,
         versions={"torch": torch.__version__, "shoal": version("shoal"), "python": platform.python_version()},
         files={},
     )

@@ -6,6 +6,7 @@ One loop for every recipe. Knows the recipe, Ray Train and torch; nothing of the
 # Shapes: B rows of this worker's batch, C classes.
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,16 +22,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from training import bundle, checkpoint, data
 from training.data import Dataset, Rows, Splits
 from training.errors import Failure, Mistake
 from training.nets.standardise import Standardise
 from training.recipe import Recipe, load_path
+from training.words import Classes
 
 # Rows of one forward pass where no gradient is needed.
 EVALUATION_ROWS = 512
+NICENESS = 10
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -39,6 +42,8 @@ def train_worker(config: dict[str, Any]) -> None:
     Args:
         config: {"recipe": Recipe as JSON, "git_commit": str | None}; Ray Train hands it to every worker.
     """
+    # Where a machine also serves, training is what yields.
+    os.nice(NICENESS)
     recipe = Recipe.model_validate(config["recipe"])
     worker = _Worker(recipe)
     worker.resume()
@@ -103,7 +108,7 @@ class _Worker:
         self.net = build_net(recipe, self.splits.train).to(self.device)
         self.ddp = ray.train.torch.prepare_model(self.net) if self.world > 1 else self.net
         self.average = (
-            AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+            AveragedModel(self.net, multi_avg_fn=_moving_average(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay
             else None
         )
@@ -246,6 +251,25 @@ def _lr_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
     return factor
 
 
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Build an exponential moving average whose decay rises with the steps, so that a short run forgets its start.
+
+    decay_n = min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage has it.
+    """
+
+    @torch.no_grad()
+    def update(average: list[Tensor], now: list[Tensor], steps: Tensor) -> None:
+        n = float(steps)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        for old, new in zip(average, now, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, weight)
+            else:
+                old.copy_(new)
+
+    return update
+
+
 def _same_buffers(net: nn.Module) -> None:
     """Give every worker rank 0's running statistics, which are the ones that are published."""
     if dist.is_initialized():
@@ -269,16 +293,13 @@ def _checkpoint_folder(rank: int) -> Iterator[Path | None]:
 
 def _save_bundle(folder: Path, worker: _Worker, score: dict[str, float], git_commit: str | None) -> None:
     """Write the run's product: the scored net, on the CPU, with all that the card says of it."""
-    splits, dataset = worker.splits, worker.dataset
-    bundle.save(
-        folder,
-        worker.scored.cpu().eval(),
-        name=worker.recipe.name,
-        task=worker.recipe.task,
-        summary=worker.recipe.summary,
-        inputs=splits.test.inputs[:2],
+    splits, dataset, recipe = worker.splits, worker.dataset, worker.recipe
+    about = bundle.About(
+        name=recipe.name,
+        task=recipe.task,
         words=dataset.words,
-        labels=dataset.labels,
+        answer=Classes(labels=dataset.labels),
+        summary=recipe.summary,
         metrics=_prefixed("test", score),
         dataset=bundle.DatasetCard(
             source=dataset.source,
@@ -286,7 +307,8 @@ def _save_bundle(folder: Path, worker: _Worker, score: dict[str, float], git_com
             fingerprint=dataset.fingerprint(),
             rows={part: len(rows) for part, rows in vars(splits).items()},
         ),
-        recipe=worker.recipe.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         training={"workers": worker.world} | asdict(worker.progress),
         git_commit=git_commit,
     )
+    bundle.save(folder, worker.scored.cpu(), inputs=splits.test.inputs[:2], about=about)

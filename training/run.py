@@ -85,18 +85,7 @@ def train(
     run_id = registry.start_run(name, _flat(recipe.model_dump(mode="json")) | {"workers": workers, "gpus": use_gpu})
     reports = Queue(actor_options={"num_cpus": 0})
     storage = f"{settings.artifacts}/runs"
-    trainer = TorchTrainer(
-        loop.train_worker,
-        train_loop_config={"recipe": recipe.model_dump(mode="json"), "git_commit": git_commit(recipe)},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[_Forward(reports)],  # type: ignore[list-item]
-        ),
-    )
+    trainer = _trainer(recipe, name, storage, workers, use_gpu, reports)
 
     def note(metrics: dict[str, float]) -> None:
         registry.log_metrics(run_id, metrics, step=int(metrics["epoch"]))
@@ -135,6 +124,21 @@ def rehearse(recipe: Recipe) -> None:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise Mistake(f"{recipe.name} fails at its first step: {type(error).__name__}: {error}") from error
+
+
+def _trainer(recipe: Recipe, name: str, storage: str, workers: int, use_gpu: bool, reports: Queue) -> TorchTrainer:
+    return TorchTrainer(
+        loop.train_worker,
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "git_commit": git_commit(recipe)},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[_Forward(reports)],  # type: ignore[list-item]
+        ),
+    )
 
 
 def _fit(trainer: TorchTrainer, reports: Queue, note: OnReport) -> ray.train.Result:

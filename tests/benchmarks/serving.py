@@ -31,7 +31,7 @@ from rich.table import Table
 from cluster import calls, lifecycle, processes
 from cluster.settings import Settings
 from training import bundle
-from training.words import TableWords
+from training.words import Classes, TableWords
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from mlp import CLASSES, FEATURES, build
@@ -73,7 +73,8 @@ def report(found: dict[str, dict[int, list[dict[str, float]]]], arguments: argpa
     """Print medians as a table and, if asked, all as JSON."""
     medians = {
         name: {
-            c: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for c, runs in by_connections.items()
+            c: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            for c, runs in by_connections.items()
         }
         for name, by_connections in found.items()
     }
@@ -126,15 +127,13 @@ def shoal(folder: Path) -> Iterator[Path]:
 
 def save_bundle(folder: Path) -> None:
     """The net as a bundle, as anybody would make one."""
-    bundle.save(
-        folder,
-        build(),
+    about = bundle.About(
         name="mlp",
         task="tabular-classification",
-        inputs=torch.tensor([ROW, ROW]),
         words=TableWords(features=tuple(f"x{n}" for n in range(FEATURES))),
-        labels=[str(n) for n in range(CLASSES)],
+        answer=Classes(labels=tuple(str(n) for n in range(CLASSES))),
     )
+    bundle.save(folder, build(), inputs=torch.tensor([ROW, ROW]), about=about)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,9 @@ def test_haproxys_own_refusal_has_the_designs_body() -> None:
 
 
 def test_rays_own_template_still_has_the_lines_that_are_rewritten() -> None:
-    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE as template
+    from ray.serve._private import haproxy_templates
+
+    template = haproxy_templates.HAPROXY_CONFIG_TEMPLATE
 
     assert "frontend prometheus\n    bind :{{ config.metrics_port }}\n" in template
     assert "listen stats\n  bind *:{{ config.stats_port }}\n" in template

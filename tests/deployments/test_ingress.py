@@ -28,7 +28,9 @@ async def caller(table_bundle: Path, tmp_path: Path) -> AsyncIterator[httpx.Asyn
     app = ingress.model_app(Model(endpoint, tmp_path), {fingerprint(KEY): Caller("tester")})
     transport = httpx.ASGITransport(app)
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test/v2/models/flowers", headers=headers) as http:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test/v2/models/flowers", headers=headers
+    ) as http:
         yield http
 
 
@@ -77,9 +79,7 @@ async def test_an_error_has_the_designs_body_and_the_protocols_on_its_own_paths(
         ("POST", "/versions/x/infer", 404),
     ],
 )
-async def test_a_wrong_path_or_method_is_told(
-    caller: httpx.AsyncClient, method: str, path: str, status: int
-) -> None:
+async def test_a_wrong_path_or_method_is_told(caller: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     answer = await caller.request(method, path)
 
     assert answer.status_code == status

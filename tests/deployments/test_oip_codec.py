@@ -78,9 +78,7 @@ def test_the_id_comes_back_with_names_shape_and_type(codec: Codec) -> None:
         (request(data=[1e39] * 8), errors.NotFinite, "not finite"),
     ],
 )
-def test_a_wrong_request_is_told_what_is_wrong(
-    codec: Codec, raw: bytes, error: type[ClientError], said: str
-) -> None:
+def test_a_wrong_request_is_told_what_is_wrong(codec: Codec, raw: bytes, error: type[ClientError], said: str) -> None:
     with pytest.raises(error, match=said) as caught:
         codec.decode(raw)
 

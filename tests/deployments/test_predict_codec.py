@@ -138,9 +138,7 @@ def test_a_jpeg_of_another_size_and_colour_is_turned_into_what_the_model_takes(i
         (b"x", "text/plain", errors.WrongContentType),
     ],
 )
-def test_a_wrong_picture_is_told_what_is_wrong(
-    image: Codec, raw: bytes, kind: str, error: type[ClientError]
-) -> None:
+def test_a_wrong_picture_is_told_what_is_wrong(image: Codec, raw: bytes, kind: str, error: type[ClientError]) -> None:
     with pytest.raises(error):
         image.decode(raw, kind)
 
@@ -155,7 +153,12 @@ def test_a_decompression_bomb_is_refused_by_its_header_alone(image: Codec) -> No
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
     with pytest.raises(errors.TooLarge, match="50000x50000"):
         image.decode(bomb, "image/png")
@@ -185,9 +188,7 @@ JSON_VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(raw=st.binary(max_size=200) | JSON_VALUES.map(lambda v: json.dumps({"inputs": v}).encode()))
-def test_no_body_whatever_is_anything_but_rows_or_a_client_error(
-    codecs: tuple[Codec, ...], raw: bytes
-) -> None:
+def test_no_body_whatever_is_anything_but_rows_or_a_client_error(codecs: tuple[Codec, ...], raw: bytes) -> None:
     for codec in codecs:
         for kind in ("application/json", "image/png", ""):
             try:

@@ -145,7 +145,9 @@ def test_two_clusters_live_side_by_side(served: Cluster, own_home: Path, http: h
 def addresses() -> list[str]:
     """This machine's addresses other than loopback's."""
     found = [a.address for card in psutil.net_if_addrs().values() for a in card]
-    return [a.partition("%")[0] for a in found if a.count(".") == 3 or a.count(":") > 1 if not a.startswith(("127.", "::1"))]
+    return [
+        a.partition("%")[0] for a in found if a.count(".") == 3 or a.count(":") > 1 if not a.startswith(("127.", "::1"))
+    ]
 
 
 def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, settings: Settings) -> None:

@@ -181,7 +181,13 @@ WRONG: dict[str, tuple[str, str, bytes, dict[str, str], int]] = {
         JSON,
         413,
     ),
-    "a pixel out of range": ("POST", f"{PICTURES}/predict", json.dumps({"inputs": [[[256] * 8] * 8]}).encode(), JSON, 422),
+    "a pixel out of range": (
+        "POST",
+        f"{PICTURES}/predict",
+        json.dumps({"inputs": [[[256] * 8] * 8]}).encode(),
+        JSON,
+        422,
+    ),
     "a compressed body": (
         "POST",
         f"{FLOWERS}/infer",

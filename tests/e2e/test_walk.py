@@ -121,9 +121,7 @@ def test_digits_are_trained_published_deployed_and_read(
     shoal("undeploy", "digits-cnn")
 
 
-def test_the_same_seed_and_workers_give_identical_weights(
-    shoal: Shoal, cluster: Cluster, registry: Registry
-) -> None:
+def test_the_same_seed_and_workers_give_identical_weights(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
     for seed in ("5", "5", "6"):
         done = shoal("train", "iris", "--set", f"seed={seed}", "--set", "stop.epochs=4")
         assert done.returncode == 0, done.stderr
@@ -168,9 +166,7 @@ def test_a_submitted_job_publishes_to_the_same_registry(
     assert registry.manifest(registry.versions("rings")[0]).training["workers"] == 1
 
 
-def test_plain_ray_job_submit_runs_the_same_training(
-    cluster: Cluster, settings: Settings, registry: Registry
-) -> None:
+def test_plain_ray_job_submit_runs_the_same_training(cluster: Cluster, settings: Settings, registry: Registry) -> None:
     before = registry.versions("iris")[0].version
     ray = Path(sys.executable).parent / "ray"
     environment = os.environ | {
@@ -257,9 +253,7 @@ def test_a_version_that_cannot_load_leaves_the_old_one_serving(
     assert "flowers  1" in shoal("status").stdout.replace("     ", "  ").replace("    ", "  ")
 
 
-def test_scaling_bounds_change_without_new_replicas(
-    shoal: Shoal, served: Cluster, settings: Settings
-) -> None:
+def test_scaling_bounds_change_without_new_replicas(shoal: Shoal, served: Cluster, settings: Settings) -> None:
     def replicas() -> set[str]:
         found = application(served, settings, "flowers")["deployments"]["replica"]["replicas"]
         return {r["replica_id"] for r in found if r["state"] == "RUNNING"}

@@ -9,9 +9,16 @@ import torch
 from torch import nn
 
 from training import bundle
-from training.bundle import BundleError
+from training.bundle import About, BundleError
 from training.errors import Mistake
-from training.words import TableWords
+from training.words import Classes, TableWords
+
+ABOUT = About(
+    name="x",
+    task="tabular-classification",
+    words=TableWords(features=("a", "b")),
+    answer=Classes(labels=("no", "yes")),
+)
 
 
 def test_a_loaded_bundle_computes_what_the_net_computed(table_bundle: Path) -> None:
@@ -91,7 +98,7 @@ AUTHOR = """
 import torch
 from torch import nn
 from training import bundle
-from training.words import TableWords
+from training.words import Classes, TableWords
 
 class Unusual(nn.Module):
     def __init__(self):
@@ -101,8 +108,11 @@ class Unusual(nn.Module):
         return self.inner(torch.sin(x))
 
 bundle.save(
-    __import__("pathlib").Path("bundle"), Unusual(), name="unusual", task="tabular-classification",
-    inputs=torch.ones(2, 2), words=TableWords(features=("p", "q")), labels=("no", "yes"),
+    __import__("pathlib").Path("bundle"), Unusual(), inputs=torch.ones(2, 2),
+    about=bundle.About(
+        name="unusual", task="tabular-classification",
+        words=TableWords(features=("p", "q")), answer=Classes(labels=("no", "yes")),
+    ),
 )
 """
 
@@ -134,15 +144,7 @@ def test_a_bundle_loads_where_its_authors_code_cannot_be_imported(tmp_path: Path
 
 def test_a_net_of_another_output_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match=r"gives shape \(2, 5\) for 2 rows and 2 labels"):
-        bundle.save(
-            tmp_path / "b",
-            nn.Linear(3, 5),
-            name="x",
-            task="tabular-classification",
-            inputs=torch.ones(2, 3),
-            words=TableWords(features=("a", "b", "c")),
-            labels=("no", "yes"),
-        )
+        bundle.save(tmp_path / "b", nn.Linear(2, 5), inputs=torch.ones(2, 2), about=ABOUT)
 
 
 class FixedBatch(nn.Module):
@@ -152,15 +154,7 @@ class FixedBatch(nn.Module):
 
 def test_a_net_that_is_bound_to_one_batch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="free batch dimension"):
-        bundle.save(
-            tmp_path / "b",
-            FixedBatch(),
-            name="x",
-            task="tabular-classification",
-            inputs=torch.ones(2, 2),
-            words=TableWords(features=("a", "b")),
-            labels=("no", "yes"),
-        )
+        bundle.save(tmp_path / "b", FixedBatch(), inputs=torch.ones(2, 2), about=ABOUT)
     assert not (tmp_path / "b").exists()
 
 

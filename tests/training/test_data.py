@@ -105,9 +105,7 @@ def unnamed_class() -> Dataset:
 
 
 @pytest.mark.parametrize(("source", "said"), [(not_finite, "row 4"), (unnamed_class, "0..2 over 2 labels")])
-def test_rows_that_cannot_be_trained_on_are_refused(
-    monkeypatch: pytest.MonkeyPatch, source: object, said: str
-) -> None:
+def test_rows_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPatch, source: object, said: str) -> None:
     monkeypatch.setattr("training.data.load_path", lambda path: source)
 
     with pytest.raises(Mistake, match=said):

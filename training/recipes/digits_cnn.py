@@ -11,9 +11,10 @@ recipe = Recipe(
     summary="Reads one handwritten digit from a picture.",
     data=Data(source=digits),
     net=Net(source=cnn, args={"channels": 1, "classes": 10}),
-    augment=Augment(source=random_affine),
+    augment=Augment(source=random_affine, args={"degrees": 12.0, "scale": 0.15, "shear": 0.2, "translate": 2.0}),
     optimiser=Optimiser(name="AdamW", lr=0.004, args={"weight_decay": 0.02}),
     schedule=Schedule(name="cosine", warmup=0.15),
-    stop=Stop(epochs=15),
+    stop=Stop(epochs=30),
+    ema_decay=0.995,
     batch_rows=128,
 )
