@@ -3,6 +3,7 @@
 What it runs is `python -m training`, the same walk as `shoal train`.
 """
 
+import logging
 import shlex
 import time
 from pathlib import Path
@@ -35,6 +36,7 @@ def submit(
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     runtime_env: dict[str, Any] = {}
     if recipe not in builtin_names():
         file = Path(recipe)

@@ -204,6 +204,8 @@ def _ray_start(settings: Settings, arguments: list[str], ports: "_Ports") -> Non
     _write_haproxy(settings)
     environment = os.environ | _switches(settings) | settings.as_environment()
     environment[processes.MARK] = mark(settings.home)
+    # `python` in a job is the one that Shoal is installed in.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     # Ports that Ray would otherwise take at fixed numbers, where a second cluster on this machine may have them.
     for name in (
         "RAY_SERVE_HAPROXY_STATS_PORT",

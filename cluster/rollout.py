@@ -5,6 +5,7 @@ Declarative, through Serve's REST API: unchanged applications keep their replica
 old one serving.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,10 +30,13 @@ def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, o
     """Serve a published version; returns when it answers.
 
     Raises:
-        Mistake: no such version.
+        Mistake: no such version, or its bundle was damaged.
         Failure: its replicas do not start; what ran before runs on.
     """
-    version = Registry(settings).resolve(reference)
+    registry = Registry(settings)
+    version = registry.resolve(reference)
+    # A replica checks again; here a damaged bundle is told at once and by name.
+    registry.manifest(version)
     endpoint = Endpoint(
         name=version.name,
         version=version.version,
@@ -103,9 +107,17 @@ def _running(found: dict[str, Any], name: str) -> bool:
     application = found.get(name, {})
     status = application.get("status", "NOT_STARTED")
     if status == "DEPLOY_FAILED" or status == "UNHEALTHY":
-        said = [line for line in application.get("message", "").splitlines() if line.strip()]
-        raise Failure(f"{name} does not start: {said[-1].strip() if said else status}")
+        raise Failure(f"{name} does not start: {_reason(application)}")
     return bool(status == "RUNNING")
+
+
+def _reason(application: dict[str, Any]) -> str:
+    """What a replica's constructor said last, out of the traceback that Serve keeps of it."""
+    messages = [d.get("message", "") for d in application.get("deployments", {}).values()]
+    messages.append(application.get("message", ""))
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    errors = [line for line in lines if re.match(r"^[\w.]+: ", line) and "replica.py" not in line]
+    return (errors or [line for line in lines if line] or ["no reason given"])[-1]
 
 
 def _wait(settings: Settings, cluster: Cluster, on_status: OnStatus, done: Callable[[dict[str, Any]], bool]) -> None:

@@ -165,7 +165,8 @@ def load_recipe(name: str) -> Recipe:
         if not file.is_file():
             raise Mistake(f"no recipe file {name!r}; give the path of a Python file that binds `recipe`")
         module_name = file.stem
-        if not module_name.isidentifier() or importlib.util.find_spec(module_name):
+        hidden = importlib.util.find_spec(module_name) if module_name.isidentifier() else None
+        if not module_name.isidentifier() or (hidden and Path(hidden.origin or "").resolve() != file):
             raise Mistake(f"a recipe file cannot be called {file.name!r}: that is no free module name; rename it")
         sys.path.insert(0, str(file.parent))
     else:
