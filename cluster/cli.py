@@ -75,9 +75,15 @@ def up(
     """Start a cluster on this machine, and in it whatever was deployed."""
     settings = context.settings
     arguments = (f"--autoscaling-config={autoscaling_config}",) if autoscaling_config else ()
-    with _working("starting Ray"):
-        cluster = lifecycle.up(settings, ray_arguments=arguments)
-    _apply(settings, cluster)
+    lifecycle.interrupt_on_termination()
+    try:
+        with _working("starting Ray"):
+            cluster = lifecycle.up(settings, ray_arguments=arguments)
+        _apply(settings, cluster)
+    except KeyboardInterrupt:
+        # Half a cluster is of no use to anybody.
+        lifecycle.uninterrupted(lambda: lifecycle.down(settings))
+        raise
     console.print(
         f"up: {cluster.url}\nkey: {settings.home / 'secrets' / 'admin_key'}\nstop: shoal down",
         highlight=False,
@@ -128,7 +134,9 @@ def deploy(
     max_replicas: Annotated[int | None, typer.Option(help="Replicas at the most; as many as the least.")] = None,
     target: Annotated[float, typer.Option(help="Requests inside one replica that scaling aims at.")] = 16,
     cpus: Annotated[float, typer.Option(help="CPUs of one replica.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs of one replica.")] = 0,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of one replica, or a part of one; 1 where the cluster has any.")
+    ] = None,
 ) -> None:
     """Serve a published version at /v2/models/NAME."""
     from cluster import rollout
@@ -140,9 +148,11 @@ def deploy(
         max_replicas=min_replicas if max_replicas is None else max_replicas,
         target_ongoing_requests=target,
         cpus=cpus,
-        gpus=gpus,
+        gpus=gpus or 0,
     )
     cluster = lifecycle.require(settings)
+    if gpus is None and lifecycle.gpus(settings, cluster):
+        scale = scale.model_copy(update={"gpus": 1})
     with _working(f"deploying {reference}") as on_status:
         made = rollout.deploy(settings, cluster, reference, scale, on_status)
     console.print(

@@ -59,7 +59,7 @@ def mark(home: Path) -> str:
 
 
 def temp_dir(home: Path) -> Path:
-    """Ray's temp dir for this SHOAL_HOME."""
+    """The folder, outside of SHOAL_HOME for the sake of a short path, that holds Ray's temp dir and HAProxy's files."""
     return Path("/tmp") / f"shoal-{mark(home)}"
 
 
@@ -93,7 +93,8 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
         f"--dashboard-port={cluster.dashboard_port}",
         f"--dashboard-agent-listen-port={ports.free()}",
         f"--ray-client-server-port={ports.free()}",
-        f"--temp-dir={temp_dir(settings.home)}",
+        # Ray opens its temp dir to all users; within ours, which is closed, that lets nobody in.
+        f"--temp-dir={temp_dir(settings.home) / 'ray'}",
         *ray_arguments,
     ]
     _ray_start(settings, arguments, ports)
@@ -146,6 +147,17 @@ def connect(settings: Settings, cluster: Cluster, working_dir: Path | None = Non
     # A user's recipe travels to the workers with the folder that it stands in.
     runtime_env = {"working_dir": str(working_dir), "excludes": [".git", ".venv", "__pycache__"]} if working_dir else {}
     ray.init(address=cluster.ray_address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+
+
+def gpus(settings: Settings, cluster: Cluster) -> int:
+    """How many GPUs the running cluster has now."""
+    connect(settings, cluster)
+    import ray
+
+    try:
+        return int(ray.cluster_resources().get("GPU", 0))
+    finally:
+        ray.shutdown()
 
 
 def down(settings: Settings) -> int:
@@ -293,6 +305,7 @@ def _private_dir(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if not _is_ours(folder):
         raise Mistake(f"{folder} belongs to another user; remove it or choose another SHOAL_HOME")
+    folder.chmod(0o700)
 
 
 def _is_ours(folder: Path) -> bool:

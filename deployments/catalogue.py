@@ -1,9 +1,11 @@
 """The catalogue: what is published, what is deployed, and how that fares. Read by the control application."""
 
 import json
+import time
 from typing import Any
 
 from ray import serve
+from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.settings import ServingSettings
 from deployments.spec import Deployment
@@ -13,6 +15,7 @@ from training.bundle import Manifest
 from training.registry import Registry, Version
 
 NOT_DEPLOYED = "NOT_DEPLOYED"
+STATUS_S = 1.0
 
 
 class Catalogue:
@@ -20,6 +23,8 @@ class Catalogue:
 
     def __init__(self, settings: ServingSettings) -> None:
         self._registry, self._state = Registry(settings), State(settings.platform)
+        self._applications: dict[str, ApplicationStatusOverview] = {}
+        self._asked_s = float("-inf")
         self._manifests: dict[str, tuple[Manifest, dict[str, Any]]] = {}
 
     def deployed(self) -> dict[str, Deployment]:
@@ -27,8 +32,10 @@ class Catalogue:
         return {deployment.name: deployment for deployment in self._state.all()}
 
     def statuses(self) -> dict[str, str]:
-        """Serve's status of each deployed model."""
-        applications = serve.status().applications
+        """Serve's status of each deployed model, at most a second old: anybody may ask for it."""
+        if time.monotonic() - self._asked_s > STATUS_S:
+            self._applications, self._asked_s = serve.status().applications, time.monotonic()
+        applications = self._applications
         return {
             name: applications[name].status.value if name in applications else "NOT_STARTED" for name in self.deployed()
         }

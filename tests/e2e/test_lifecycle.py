@@ -109,7 +109,7 @@ def test_haproxy_dies_with_whoever_started_it(own_home: Path) -> None:
     haproxy.wait(timeout=30)
 
 
-@pytest.mark.parametrize("after_s", [0.3, 4.0, 9.0, 16.0, 30.0])
+@pytest.mark.parametrize("after_s", [0.3, 4.0, 12.0, 30.0])
 @pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
 def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s: float, number: int) -> None:
     environment = os.environ | {"SHOAL_HOME": str(own_home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
@@ -143,11 +143,14 @@ def test_two_clusters_live_side_by_side(served: Cluster, own_home: Path, http: h
 
 
 def addresses() -> list[str]:
-    """This machine's addresses other than loopback's."""
-    found = [a.address for card in psutil.net_if_addrs().values() for a in card]
-    return [
-        a.partition("%")[0] for a in found if a.count(".") == 3 or a.count(":") > 1 if not a.startswith(("127.", "::1"))
+    """This machine's addresses other than loopback's and link-local ones."""
+    found = [
+        a.address
+        for card in psutil.net_if_addrs().values()
+        for a in card
+        if a.family in (socket.AF_INET, socket.AF_INET6)
     ]
+    return [a for a in found if not a.startswith(("127.", "::1", "fe80"))]
 
 
 def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, settings: Settings) -> None:
@@ -158,8 +161,6 @@ def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, sett
     reachable = []
     for address in addresses():
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        if family == socket.AF_INET6 and address.startswith("fe80"):
-            continue
         for port in ports:
             with socket.socket(family) as probe:
                 probe.settimeout(0.5)
