@@ -113,7 +113,7 @@ def _running(found: dict[str, Any], name: str) -> bool:
 
 def _reason(application: dict[str, Any]) -> str:
     """What a replica's constructor said last, out of the traceback that Serve keeps of it."""
-    messages = [d.get("message", "") for d in application.get("deployments", {}).values()]
+    messages: list[str] = [d.get("message", "") for d in application.get("deployments", {}).values()]
     messages.append(application.get("message", ""))
     lines = [line.strip() for message in messages for line in message.splitlines()]
     errors = [line for line in lines if re.match(r"^[\w.]+: ", line) and "replica.py" not in line]
