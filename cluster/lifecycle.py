@@ -324,7 +324,9 @@ def interrupt_on_termination() -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        # What was started with nohup outlives its terminal.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def uninterrupted(work: Callable[[], object]) -> None:

@@ -26,7 +26,7 @@ def here(
             cluster = lifecycle.up(settings)
         return _run(settings, cluster, recipe, name, workers, gpus, console)
     finally:
-        lifecycle.down(settings)
+        lifecycle.uninterrupted(lambda: lifecycle.down(settings))
 
 
 def _run(settings, cluster, recipe, name, workers, gpus, console) -> Outcome:  # type: ignore[no-untyped-def]

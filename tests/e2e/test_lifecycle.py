@@ -120,6 +120,8 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A terminal's foreground; where the tests themselves run in the background, children would ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     time.sleep(after_s)
     ports = listening(ours(own_home))
