@@ -21,6 +21,7 @@ def client(settings: Settings, cluster: Cluster) -> httpx.Client:
         base_url=cluster.url,
         headers={"Authorization": f"Bearer {key}"},
         timeout=settings.limits.request_timeout_s + 5,
+        trust_env=False,  # a proxy of the environment would be sent the key
     )
 
 
@@ -37,7 +38,7 @@ def predict(settings: Settings, cluster: Cluster, name: str, what: str) -> Any:
             answer = http.post(f"/v2/models/{name}/predict", content=content, headers={"Content-Type": kind})
     except httpx.TransportError as error:
         raise Failure(f"{cluster.url} does not answer: {error}") from error
-    if answer.is_client_error:
+    if answer.is_client_error and answer.headers.get("content-type") == "application/json":
         said = answer.json()["error"]
         raise Mistake(said["message"] if isinstance(said, dict) else said)
     if answer.is_error:
@@ -45,16 +46,23 @@ def predict(settings: Settings, cluster: Cluster, name: str, what: str) -> Any:
     return answer.json()
 
 
+def _is_file(what: str) -> bool:
+    try:
+        return Path(what).is_file()
+    except OSError:  # a text too long to be a path
+        return False
+
+
 def _body(what: str) -> tuple[bytes, str]:
     if what.lstrip().startswith(("{", "[")):
         raw = what.encode()
-    elif Path(what).is_file():
+    elif _is_file(what):
         kind = PICTURES.get(Path(what).suffix.lower())
         raw = Path(what).read_bytes()
         if kind:
             return raw, kind
     else:
-        raise Mistake(f'{what!r} is neither a file nor JSON; give a picture, a JSON file, or {{"inputs": [...]}}')
+        raise Mistake(f'{what[:80]!r} is neither a file nor JSON; give a picture, a JSON file, or {{"inputs": [...]}}')
     try:
         json.loads(raw)
     except ValueError as error:

@@ -5,6 +5,7 @@ Heavy imports stay inside the verbs that need them, so that `shoal --help` is in
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import lifecycle
-from cluster.settings import Settings, fields, load_settings, masked
+from cluster.settings import Settings, fields, load_settings
 from training.closed import one_line
 from training.errors import Failure, Mistake
+from training.settings import masked
 
 app = typer.Typer(
     name="shoal",
@@ -76,14 +78,17 @@ def up(
     settings = context.settings
     arguments = (f"--autoscaling-config={autoscaling_config}",) if autoscaling_config else ()
     lifecycle.interrupt_on_termination()
-    try:
-        with _working("starting Ray"):
-            cluster = lifecycle.up(settings, ray_arguments=arguments)
-        _apply(settings, cluster)
-    except KeyboardInterrupt:
-        # Half a cluster is of no use to anybody.
-        lifecycle.uninterrupted(lambda: lifecycle.down(settings))
-        raise
+    with lifecycle.alone(settings):
+        found = lifecycle.find(settings)
+        try:
+            with _working("starting Ray"):
+                cluster = lifecycle.up(settings, ray_arguments=arguments)
+            _apply(settings, cluster)
+        except BaseException:
+            # Half a cluster is of no use to anybody; a whole one that ran before is.
+            if found is None:
+                lifecycle.uninterrupted(lambda: lifecycle.down(settings))
+            raise
     console.print(
         f"up: {cluster.url}\nkey: {settings.home / 'secrets' / 'admin_key'}\nstop: shoal down",
         highlight=False,
@@ -153,7 +158,8 @@ def deploy(
     cluster = lifecycle.require(settings)
     if gpus is None and lifecycle.gpus(settings, cluster):
         scale = scale.model_copy(update={"gpus": 1})
-    with _working(f"deploying {reference}") as on_status:
+    lifecycle.interrupt_on_termination()
+    with lifecycle.alone(settings), _working(f"deploying {reference}") as on_status:
         made = rollout.deploy(settings, cluster, reference, scale, on_status)
     console.print(
         f"deployed {made.name}:{made.endpoint.version} at {cluster.url}/v2/models/{made.name}",
@@ -168,7 +174,7 @@ def undeploy(name: str) -> None:
 
     settings = context.settings
     cluster = lifecycle.require(settings)
-    with _working(f"undeploying {name}") as on_status:
+    with lifecycle.alone(settings), _working(f"undeploying {name}") as on_status:
         rollout.undeploy(settings, cluster, name, on_status)
     console.print(f"undeployed {name}", highlight=False)
 
@@ -312,7 +318,22 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
         return 130
+    except Exception as error:
+        say(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{_kept(error)}")
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _kept(error: Exception) -> str:
+    """Keep an unforeseen error's traceback where it can be sent from; say where."""
+    try:
+        folder = context.settings.home / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "errors.log").open("a") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except (OSError, AttributeError):
+        return ""
+    return f" (a fault of Shoal's; its traceback is in {folder / 'errors.log'})"
 
 
 def _registry() -> Any:

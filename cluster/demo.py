@@ -27,11 +27,14 @@ THREADS = 8
 def run(settings: Settings, console: Console) -> None:
     """Walk; on Ctrl-C (or SIGTERM, SIGHUP) take everything down again."""
     lifecycle.interrupt_on_termination()
+    served_before = lifecycle.find(settings) is not None
     try:
         _walk(settings, console)
-    except BaseException:
-        with console.status("stopping the cluster"):
-            lifecycle.uninterrupted(lambda: lifecycle.down(settings))
+    except BaseException as error:
+        # A failure of the demo is no reason to stop what ran before it; Ctrl-C is.
+        if isinstance(error, KeyboardInterrupt) or not served_before:
+            with console.status("stopping the cluster"):
+                lifecycle.uninterrupted(lambda: lifecycle.down(settings))
         raise
 
 
@@ -40,14 +43,14 @@ def _walk(settings: Settings, console: Console) -> None:
 
     start = time.monotonic()
     console.rule(f"1/3  train {RECIPE} with Ray Train", align="left")
-    with console.status("starting a Ray cluster on this machine"):
+    with console.status("starting a Ray cluster on this machine"), lifecycle.alone(settings):
         cluster = lifecycle.up(settings)
     outcome = training_run.here(settings, RECIPE, [], None, False, console)
     accuracy = outcome.metrics["test_accuracy"]
     console.print(f"published {outcome.version}, held-out accuracy {accuracy:.4f}", highlight=False)
 
     console.rule(f"2/3  deploy {outcome.version} with Ray Serve", align="left")
-    with console.status("starting Serve") as status:
+    with lifecycle.alone(settings), console.status("starting Serve") as status:
         rollout.apply(settings, cluster, lambda now: status.update(f"starting Serve: {now}"))
         rollout.deploy(settings, cluster, str(outcome.version), Scale(), lambda now: status.update(f"deploying: {now}"))
     url = f"{cluster.url}/v2/models/{RECIPE}"

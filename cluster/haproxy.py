@@ -26,8 +26,12 @@ UNAVAILABLE = (
 
 def confine(config: str, error_file: Path) -> str:
     """Rewrite Ray's HAProxy configuration; see the top of this file."""
-    config = re.sub(r"(frontend prometheus\n\s*bind) :", r"\1 127.0.0.1:", config)
-    config = re.sub(r"(listen stats\n\s*bind) \*:", r"\1 127.0.0.1:", config)
+    for page in ("frontend prometheus", "listen stats"):
+        # Also one that was confined before: HAProxy may be started twice on one file.
+        config, found = re.subn(rf"({page}\n\s*bind) (?:\*|127\.0\.0\.1)?:", r"\1 127.0.0.1:", config)
+        if found != 1:
+            # Rather no HAProxy than one that shows its pages to everybody.
+            raise SystemExit(f"Ray's HAProxy configuration has changed: {page} was found {found} times")
     return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
 
 

@@ -4,6 +4,8 @@ The one place where the switches that Ray reads from the environment are set. `u
 worker node), `connect` attaches this process, `down` ends every process of ours and nothing else.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -14,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from cluster import haproxy, processes, secrets
 from cluster.settings import Settings
 from training.errors import Failure, Mistake
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 START_TIMEOUT_S = 120
 
 
@@ -36,6 +38,10 @@ class Cluster:
     http_port: int
     dashboard_port: int
     client_host: str
+    # What every later command must agree on: where it listens, and where the registry and its artefacts are.
+    agreed: dict[str, str]
+    # The process that brought it up for one training run alone; 0 where it serves.
+    for_run: int = 0
 
     @property
     def url(self) -> str:
@@ -63,7 +69,7 @@ def temp_dir(home: Path) -> Path:
     return Path("/tmp") / f"shoal-{mark(home)}"
 
 
-def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
+def up(settings: Settings, *, ray_arguments: tuple[str, ...] = (), for_run: bool = False) -> Cluster:
     """Start a head on this machine; if one runs already, return it.
 
     What a crashed or killed earlier start left behind is cleared first.
@@ -74,6 +80,7 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
     """
     running = find(settings)
     if running:
+        _refuse_private(running)
         return running
     down(settings)
     _private_dir(temp_dir(settings.home))
@@ -84,7 +91,9 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
         gcs_port=ports.wanted(settings.host, settings.ray_port, "ray_port"),
         http_port=ports.wanted(settings.host, settings.http_port, "http_port"),
         dashboard_port=ports.wanted(settings.host, settings.dashboard_port, "dashboard_port"),
-        client_host=LOOPBACK if settings.host == LOOPBACK else _node_address(),
+        client_host=_node_address() if settings.host == ANY else settings.host,
+        agreed=_agreed(settings),
+        for_run=os.getpid() if for_run else 0,
     )
     arguments = [
         "--head",
@@ -99,7 +108,10 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = ()) -> Cluster:
     ]
     _ray_start(settings, arguments, ports)
     _state_file(settings.home).parent.mkdir(parents=True, exist_ok=True)
-    _state_file(settings.home).write_text(json.dumps(asdict(cluster)))
+    # Whole or not at all: a reader may come at any moment, a crash too.
+    written = _state_file(settings.home).with_suffix(".new")
+    written.write_text(json.dumps(asdict(cluster)))
+    written.replace(_state_file(settings.home))
     return cluster
 
 
@@ -107,9 +119,13 @@ def join(settings: Settings, address: str) -> None:
     """Start a worker node here for the head at `address` (host:port).
 
     Raises:
-        Mistake: this machine has no copy of the head's token.
+        Mistake: this machine has no copy of the head's token, or is told to keep to itself.
         Failure: Ray does not start.
     """
+    if settings.host == LOOPBACK:
+        raise Mistake(
+            "a node that listens on 127.0.0.1 alone cannot join another; set SHOAL_HOST=0.0.0.0 here and there"
+        )
     secrets.read(settings.home, secrets.RAY_TOKEN)
     _private_dir(temp_dir(settings.home))
     _ray_start(settings, [f"--address={address}"], _Ports())
@@ -118,11 +134,20 @@ def join(settings: Settings, address: str) -> None:
 def find(settings: Settings) -> Cluster | None:
     """Find the cluster that runs from this SHOAL_HOME, if one does."""
     file = _state_file(settings.home)
-    if not file.is_file():
+    try:
+        cluster = Cluster(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    cluster = Cluster(**json.loads(file.read_text()))
     alive = any("gcs_server" in p.name() for p in processes.owned(mark(settings.home), temp_dir(settings.home)))
-    return cluster if alive and _answers(cluster.client_host, cluster.dashboard_port) else None
+    if not alive or not _answers(cluster.client_host, cluster.dashboard_port):
+        return None
+    for name, value in _agreed(settings).items():
+        if cluster.agreed.get(name) != value:
+            raise Mistake(
+                f"{name} is {value!r}, but the cluster that runs was brought up with {cluster.agreed.get(name)!r}; "
+                f"set it to that, or `shoal down` first"
+            )
+    return cluster
 
 
 def require(settings: Settings) -> Cluster:
@@ -134,7 +159,32 @@ def require(settings: Settings) -> Cluster:
     cluster = find(settings)
     if cluster is None:
         raise Mistake(f"no cluster runs from {settings.home}; start one with `shoal up`")
+    _refuse_private(cluster)
     return cluster
+
+
+def _refuse_private(cluster: Cluster) -> None:
+    if cluster.for_run:
+        raise Mistake(
+            f"a training run (process {cluster.for_run}) brought this cluster up for itself and takes it down in the end; "
+            "wait, and `shoal up` before the next one"
+        )
+
+
+def _agreed(settings: Settings) -> dict[str, str]:
+    values = settings.as_environment()
+    names = ("SHOAL_HOST", "SHOAL_REGISTRY_URI", "SHOAL_ARTIFACTS_URI", "SHOAL_PLATFORM_URI")
+    return {name: values[name] for name in names}
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """Keep other commands on this SHOAL_HOME from starting, stopping or deploying at the same time."""
+    folder = settings.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def connect(settings: Settings, cluster: Cluster, working_dir: Path | None = None) -> None:
@@ -285,6 +335,9 @@ class _Ports:
                 raise Mistake(
                     f"port {port} on {host} is taken ({error.strerror}); set SHOAL_{setting.upper()} to another, or 0"
                 ) from error
+        if port in self._given:
+            raise Mistake(f"port {port} is asked for twice; set SHOAL_{setting.upper()} to another, or 0")
+        self._given.add(port)
         return port
 
 

@@ -22,7 +22,6 @@ from training.errors import Failure, Mistake
 from training.registry import Registry
 
 POLL_S = 0.2
-TIMEOUT_S = 300
 OnStatus = Callable[[str], None]
 
 
@@ -46,18 +45,15 @@ def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, o
     )
     deployment = Deployment(endpoint=endpoint, scale=scale)
     state = State(settings.platform)
-    before = state.get(version.name)
-    state.put(deployment)
+    others = [d for d in state.all() if d.name != version.name]
     try:
-        apply(settings, cluster, on_status, only=version.name)
+        _put(settings, cluster, [*others, deployment])
+        _wait(settings, cluster, on_status, lambda found: _running(found, version.name))
     except BaseException:
-        # The next start must not find what never worked.
-        if before:
-            state.put(before)
-        else:
-            state.remove(version.name)
-        _put(settings, cluster)
+        # Back to what is noted: the next start must not find what never worked.
+        _put(settings, cluster, state.all())
         raise
+    state.put(deployment)
     return deployment
 
 
@@ -72,14 +68,15 @@ def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatu
         deployed = ", ".join(d.name for d in state.all()) or "none"
         raise Mistake(f"{name!r} is not deployed; deployed: {deployed}")
     state.remove(name)
-    _put(settings, cluster)
+    _put(settings, cluster, state.all())
     _wait(settings, cluster, on_status, lambda found: name not in found)
 
 
-def apply(settings: Settings, cluster: Cluster, on_status: OnStatus, only: str | None = None) -> None:
-    """Send the whole configuration and wait until `only` (or everything in it) runs."""
-    _put(settings, cluster)
-    wanted = [only] if only else [CONTROL, *(d.name for d in State(settings.platform).all())]
+def apply(settings: Settings, cluster: Cluster, on_status: OnStatus) -> None:
+    """Make everything run that is noted, and wait until it does."""
+    noted = State(settings.platform).all()
+    _put(settings, cluster, noted)
+    wanted = [CONTROL, *(d.name for d in noted)]
     _wait(settings, cluster, on_status, lambda found: all(_running(found, name) for name in wanted))
 
 
@@ -92,15 +89,14 @@ def statuses(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         return applications
 
 
-def _put(settings: Settings, cluster: Cluster) -> None:
+def _put(settings: Settings, cluster: Cluster, deployments: list[Deployment]) -> None:
     keys = {secrets.fingerprint(secrets.read(settings.home, secrets.ADMIN_KEY)): "admin"}
-    config = serve_config(State(settings.platform).all(), settings, keys, settings.host, cluster.http_port)
+    config = serve_config(deployments, settings, keys, settings.host, cluster.http_port)
     with _client(settings, cluster) as client:
         answer = client.put("/api/serve/applications/", json=config)
     if answer.is_error:
-        raise Failure(
-            f"Ray Serve refused the configuration: {answer.status_code} {answer.text.strip().splitlines()[-1]}"
-        )
+        said = answer.text.strip().splitlines() or ["no reason given"]
+        raise Failure(f"Ray Serve refused the configuration: {answer.status_code} {said[-1]}")
 
 
 def _running(found: dict[str, Any], name: str) -> bool:
@@ -121,16 +117,18 @@ def _reason(application: dict[str, Any]) -> str:
 
 
 def _wait(settings: Settings, cluster: Cluster, on_status: OnStatus, done: Callable[[dict[str, Any]], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + settings.deploy_timeout_s
     while time.monotonic() < deadline:
         found = statuses(settings, cluster)
         on_status(", ".join(f"{name} {found[name]['status']}" for name in sorted(found)))
         if done(found):
             return
         time.sleep(POLL_S)
-    raise Failure(f"not done within {TIMEOUT_S} s; `shoal status` says where it stands")
+    raise Failure(f"not done within {settings.deploy_timeout_s:g} s; `shoal status` says where it stands")
 
 
 def _client(settings: Settings, cluster: Cluster) -> httpx.Client:
     token = secrets.read(settings.home, secrets.RAY_TOKEN)
-    return httpx.Client(base_url=cluster.dashboard, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+    return httpx.Client(
+        base_url=cluster.dashboard, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
+    )

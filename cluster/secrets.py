@@ -1,8 +1,10 @@
 """Secrets: made once, kept in SHOAL_HOME/secrets, readable by their owner alone."""
 
+import contextlib
 import hashlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from training.errors import Mistake
@@ -16,14 +18,15 @@ def ensure(home: Path, name: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     file = folder / name
-    try:
-        # Created with its final mode: at no moment can another user open it.
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return read(home, name)
-    prefix = "shoal-" if name == ADMIN_KEY else ""
-    with os.fdopen(handle, "w") as stream:
-        stream.write(prefix + secrets.token_hex(32))
+    if not file.exists():
+        prefix = "shoal-" if name == ADMIN_KEY else ""
+        # mkstemp gives it to its owner alone; the link appears whole or not at all, and never over another's.
+        handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+        with os.fdopen(handle, "w") as stream:
+            stream.write(prefix + secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(made, file)
+        Path(made).unlink()
     return read(home, name)
 
 
@@ -38,7 +41,10 @@ def read(home: Path, name: str) -> str:
         raise Mistake(f"no {file}; run `shoal init`, which makes it")
     if file.stat().st_mode & 0o077:
         raise Mistake(f"{file} can be read by others; run `chmod 600 {file}`")
-    return file.read_text().strip()
+    secret = file.read_text().strip()
+    if not secret:
+        raise Mistake(f"{file} is empty; delete it and run `shoal init`")
+    return secret
 
 
 def fingerprint(key: str) -> str:

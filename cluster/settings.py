@@ -3,14 +3,14 @@
 Where a value comes from, first wins: a `SHOAL_*` variable, the `--settings` file, the default.
 """
 
+import ipaddress
 import os
-import re
 from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
@@ -40,7 +40,19 @@ class Settings(ServingSettings):
         description="CPUs that Ray may hand out on this machine; 0 means twice its cores and two more, since replicas "
         "that wait and workers that train share them.",
     )
+    deploy_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds that a deployment may take, with its nodes' start."
+    )
     drain_s: float = Field(2.0, ge=0, description="Seconds that a replica on its way out still takes requests.")
+
+    @field_validator("host")
+    @classmethod
+    def _an_address(cls, host: str) -> str:
+        host = "127.0.0.1" if host == "localhost" else host
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ValueError("must be an IPv4 address: 127.0.0.1, 0.0.0.0 or one of this machine's") from None
 
     @classmethod
     def settings_customise_sources(
@@ -89,11 +101,6 @@ def variable(key: str) -> str:
     return PREFIX + key.replace(".", "__").upper()
 
 
-def masked(value: object) -> str:
-    """A value as it may be printed: a password inside a URI is hidden."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))
-
-
 def load_settings(file: Path | None = None) -> Settings:
     """Read variables and an optional YAML file.
 
@@ -119,7 +126,7 @@ INTERNAL = {PREFIX + "CLUSTER_MARK"}
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Mistake(f"settings file {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise Mistake(f"settings file {file} holds a {type(content).__name__}; write key: value lines")

@@ -19,11 +19,12 @@ def here(
     recipe = override(load_recipe(name), overrides)
     cluster = lifecycle.find(settings)
     if cluster:
+        lifecycle.require(settings)
         return _run(settings, cluster, recipe, name, workers, gpus, console)
     lifecycle.interrupt_on_termination()
     try:
-        with console.status("starting Ray for this run; `shoal up` keeps one running"):
-            cluster = lifecycle.up(settings)
+        with lifecycle.alone(settings), console.status("starting Ray for this run; `shoal up` keeps one running"):
+            cluster = lifecycle.up(settings, for_run=True)
         return _run(settings, cluster, recipe, name, workers, gpus, console)
     finally:
         lifecycle.uninterrupted(lambda: lifecycle.down(settings))

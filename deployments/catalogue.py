@@ -1,5 +1,6 @@
 """The catalogue: what is published, what is deployed, and how that fares. Read by the control application."""
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from deployments.settings import ServingSettings
 from deployments.spec import Deployment
 from deployments.state import State
 from training import bundle
-from training.bundle import Manifest
+from training.bundle import BundleError, Manifest
 from training.registry import Registry, Version
 
 NOT_DEPLOYED = "NOT_DEPLOYED"
@@ -49,14 +50,14 @@ class Catalogue:
         """All of one model; raises Mistake if there is none."""
         line = self._line(name, self.deployed(), self.statuses())
         versions = self._registry.versions(name)
-        manifest, example = self.content(versions[0])
-        return line | {
-            "versions": [
-                {"version": v.version, "aliases": v.aliases, "digest": v.digest, "run_id": v.run_id} for v in versions
-            ],
-            "manifest": manifest.model_dump(mode="json"),
-            "example": example,
-        }
+        told: dict[str, Any] = {"manifest": None, "example": None}
+        if line["task"] is not None:
+            manifest, example = self.content(versions[0])
+            told = {"manifest": manifest.model_dump(mode="json"), "example": example}
+        listed = [
+            {"version": v.version, "aliases": v.aliases, "digest": v.digest, "run_id": v.run_id} for v in versions
+        ]
+        return line | told | {"versions": listed}
 
     def content(self, version: Version) -> tuple[Manifest, dict[str, Any]]:
         """A version's manifest and example request; read once, since a digest's content never changes."""
@@ -68,19 +69,24 @@ class Catalogue:
 
     def served(self) -> list[tuple[Deployment, Manifest, dict[str, Any]]]:
         """Each deployment with the manifest and example of the version it serves."""
-        return [
-            (deployment, *self.content(self._registry.version(name, deployment.endpoint.version)))
-            for name, deployment in self.deployed().items()
-        ]
+        found = []
+        for name, deployment in self.deployed().items():
+            # What is served was verified when it was loaded; what happened to the store since then is not told here.
+            with contextlib.suppress(BundleError, OSError):
+                found.append((deployment, *self.content(self._registry.version(name, deployment.endpoint.version))))
+        return found
 
     def _line(self, name: str, deployed: dict[str, Deployment], statuses: dict[str, str]) -> dict[str, Any]:
         versions = self._registry.versions(name)
-        manifest, _ = self.content(versions[0])
         deployment = deployed.get(name)
-        return {
+        try:
+            manifest, _ = self.content(versions[0])
+            told: dict[str, Any] = {"task": manifest.task, "summary": manifest.summary}
+        except (BundleError, OSError) as error:
+            # One damaged bundle shall not hide the others.
+            told = {"task": None, "summary": f"damaged: {error}"}
+        return told | {
             "name": name,
-            "task": manifest.task,
-            "summary": manifest.summary,
             "newest": versions[0].version,
             "aliases": {alias: v.version for v in versions for alias in v.aliases},
             "status": statuses.get(name, NOT_DEPLOYED),

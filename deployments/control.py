@@ -9,17 +9,20 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from deployments import openapi
 from deployments.catalogue import Catalogue
 from deployments.confine import confine
-from deployments.errors import ClientError, NotFound, UnknownModel, WrongMethod
+from deployments.errors import ClientError, NotFound, Unavailable, UnknownModel, WrongMethod
 from deployments.layers.asgi import App
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors, error_body
-from deployments.layers.limits import Bounded, read_body
+from deployments.layers.limits import Bounded, read_body, refuse_encoding
 from deployments.settings import ServingSettings
 from training.errors import Mistake
 
@@ -80,12 +83,17 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
     @api.post("/api/v1/models/{name}/predict", tags=["models"])
     async def predict(name: str, request: Request) -> Response:
         """Ask a model, at the address that stays the same however it is served."""
-        if name not in catalogue.deployed():
-            raise UnknownModel(f"no model {name!r} is deployed; deployed: {', '.join(catalogue.deployed()) or 'none'}")
+        deployed = await run_in_threadpool(catalogue.deployed)
+        if name not in deployed:
+            raise UnknownModel(f"no model {name!r} is deployed; deployed: {', '.join(deployed) or 'none'}")
+        refuse_encoding(request.scope)
         raw = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
-        handle: DeploymentHandle[Any] = serve.get_app_handle(name)
         kind = request.headers.get("content-type", "")
-        status, body = await handle.predict.remote(raw, kind, request.headers.get("x-request-id"))
+        try:
+            handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
+            status, body = await handle.predict.remote(raw, kind, request.headers.get("x-request-id"))
+        except (RayServeException, RayActorError):
+            raise Unavailable(f"no replica of {name} answers now; try again shortly") from None
         return Response(body, status, media_type="application/json")
 
     return api

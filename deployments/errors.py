@@ -1,4 +1,4 @@
-"""Everything a caller can get wrong, each with its status and code.
+"""Everything that is refused, each with its status and code: what a caller got wrong, and what is too much just now.
 
 Never a 500: that is kept for what is ours to mend. The body is {"error": {"code", "message", "request_id"}}, and on
 Open Inference Protocol paths that protocol's own {"error": "..."}.
@@ -138,6 +138,14 @@ class QueueFull(ClientError):
 
     status = 503
     code = "queue_full"
+    headers = ((b"retry-after", b"1"),)
+
+
+class Unavailable(ClientError):
+    """The model is deployed, and no replica of it answers just now."""
+
+    status = 503
+    code = "unavailable"
     headers = ((b"retry-after", b"1"),)
 
 

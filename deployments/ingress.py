@@ -12,7 +12,7 @@ from deployments.errors import NotFound, UnknownVersion, WrongContentType, Wrong
 from deployments.layers.asgi import App, Receive, Scope, Send, header, respond
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
-from deployments.layers.limits import Bounded, read_body
+from deployments.layers.limits import Bounded, read_body, refuse_encoding
 
 if TYPE_CHECKING:
     from deployments.replica import Model
@@ -65,11 +65,11 @@ class Routes:
         kind = header(scope, b"content-type")
         if kind and not kind.lower().startswith((b"application/json", b"application/x-www-form-urlencoded")):
             raise WrongContentType(f"content type {kind.decode('latin-1')!r}; send application/json")
-        _plain(scope)
+        refuse_encoding(scope)
         await respond(send, 200, await self._model.infer(await read_body(scope, receive, self._max_bytes)))
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _plain(scope)
+        refuse_encoding(scope)
         kind = header(scope, b"content-type").decode("latin-1")
         raw = await read_body(scope, receive, self._max_bytes)
         await respond(send, 200, await self._model.predict(raw, kind))
@@ -83,9 +83,3 @@ class Routes:
 
     async def _metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, self._model.metadata)
-
-
-def _plain(scope: Scope) -> None:
-    encoding = header(scope, b"content-encoding")
-    if encoding not in (b"", b"identity"):
-        raise WrongContentType(f"content encoding {encoding.decode('latin-1')!r}; send the body as it is")

@@ -1,5 +1,6 @@
 """One OpenAPI description of the whole platform: the management paths, and each deployed model in its own words."""
 
+import math
 from importlib.metadata import version
 from typing import Any
 
@@ -66,7 +67,7 @@ def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> 
         f"{manifest.name}: infer",
         f"{about} Open Inference Protocol.",
         tag,
-        {"application/json": {"schema": _infer_request(manifest)}},
+        {"application/json": {"schema": _infer_request(manifest), "example": _infer_example(manifest)}},
         _infer_response(manifest),
         "OipError",
     )
@@ -186,6 +187,13 @@ def _infer_request(manifest: Manifest) -> Schema:
             },
         },
     }
+
+
+def _infer_example(manifest: Manifest) -> Schema:
+    (spec,) = manifest.inputs
+    shape = [1, *spec.shape[1:]]
+    tensor = {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [0] * math.prod(shape)}
+    return {"inputs": [tensor]}
 
 
 def _infer_response(manifest: Manifest) -> Schema:

@@ -5,6 +5,7 @@ Request walk: socket -> HAProxy -> ingress.py -> [replica.py] -> codec -> batchi
 Owns the net and its codecs; knows nothing of HTTP.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from deployments.layers.asgi import App
 from deployments.layers.callers import Caller
 from deployments.spec import Endpoint
 from training import bundle, store
+from training.words import ImageWords
+
+# Pictures of more bytes are decoded in a thread: the event loop must not stand still for a large one.
+INLINE_BYTES = 2048
 
 
 class Model:
@@ -46,7 +51,10 @@ class Model:
 
     async def predict(self, raw: bytes, content_type: str) -> bytes:
         """Answer a request in the words of the task."""
-        x, top_k = self.words.decode(raw, content_type)
+        if len(raw) > INLINE_BYTES and isinstance(self.manifest.words, ImageWords):
+            x, top_k = await asyncio.to_thread(self.words.decode, raw, content_type)
+        else:
+            x, top_k = self.words.decode(raw, content_type)
         return self.words.encode(await self._batcher.forward(x), top_k)
 
 

@@ -16,7 +16,7 @@ class Limits(Closed):
     max_image_pixels: int = Field(
         16_000_000,
         ge=1,
-        description="Most pixels of a picture once decoded, read from its header; more gets 413.",
+        description="Most pixels, once decoded, of all pictures of a request, read from their headers; more gets 413.",
     )
     max_rows: int = Field(65_536, ge=1, description="Most rows in one request; more gets 413.")
     max_batch_rows: int = Field(64, ge=1, description="Most rows of one forward pass.")

@@ -68,3 +68,7 @@ def test_the_makefile_has_the_targets_that_are_named() -> None:
 
     assert set(re.findall(r"`make ([a-z]+)", README)) <= targets
     assert {"demo", "test"} <= targets
+
+
+def test_no_placeholder_was_left() -> None:
+    assert not re.findall(r"^[A-Z_]{6,}$", README, re.MULTILINE)

@@ -28,6 +28,8 @@ def main() -> int:
     parser.add_argument("--gpus", action="store_true", help="give every worker a GPU")
     args = parser.parse_args()
     console = Console()
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}; make it 1 or more")
     try:
         recipe = override(load_recipe(args.recipe), args.set)
         # Inside a job Ray names its own cluster; anywhere else this looks for one that runs on this machine.

@@ -10,6 +10,8 @@ the author's Python code, and nothing in it is a pickle.
 import hashlib
 import json
 import platform
+import re
+import zipfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -124,6 +126,9 @@ def save(folder: Path, net: nn.Module, *, inputs: Tensor, about: About) -> Manif
             f"the net gives shape {tuple(y_BC.shape)} for {len(inputs)} rows and {len(labels)} labels; "
             f"it must give ({len(inputs)}, {len(labels)}): logits, one column per label"
         )
+    for tensor in (inputs, y_BC):
+        if tensor.dtype not in DATATYPES:
+            raise Mistake(f"the net takes or gives {tensor.dtype}; convert to one of {', '.join(DATATYPES.values())}")
     program = export(net, inputs)
     folder.mkdir(parents=True)
     torch.export.save(program, folder / PROGRAM)
@@ -171,10 +176,42 @@ def verify(folder: Path, digest: str | None = None) -> Manifest:
     for name in sorted(found ^ manifest.files.keys()):
         what = "is not listed in" if name in found else "is missing, though listed in"
         raise BundleError(f"{name} {what} {MANIFEST}; fetch the bundle again")
+    for name in {PROGRAM, EXAMPLE, CARD} - manifest.files.keys():
+        raise BundleError(f"{name} is not listed in {MANIFEST}; a bundle has one")
     for name, expected in manifest.files.items():
         if (folder / name).is_symlink() or _sha256(folder / name) != expected:
             raise BundleError(f"{name} was altered: its sha256 is not the one in {MANIFEST}; fetch the bundle again")
+    _refuse_pickles(folder / PROGRAM)
     return manifest
+
+
+# Every kind of member that a program without pickles has. torch.export.load would unpickle some of the others (example
+# inputs, custom objects), and a bundle's checksums are its maker's own: what is not known here is refused.
+_MEMBERS = re.compile(
+    r"^[^/]+/(data/weights/(weight_\d+|[\w.]+_config\.json)|data/constants/(tensor_\d+|[\w.]+_config\.json)"
+    r"|models/model\.json|archive_format|archive_version|\.data/version|\.data/serialization_id|byteorder)$"
+)
+
+
+def _refuse_pickles(program: Path) -> None:
+    """Refuse a program that would run code while it is loaded."""
+    try:
+        with zipfile.ZipFile(program) as archive:
+            members = {m.filename: m for m in archive.infolist()}
+            configs = [json.loads(archive.read(name)) for name in members if name.endswith("_config.json")]
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise BundleError(f"{PROGRAM} is not a torch.export archive: {error}") from error
+    if not any(name.endswith("/archive_format") for name in members):
+        raise BundleError(
+            f"{PROGRAM} is not a torch.export archive of format pt2; export it with torch {torch.__version__}"
+        )
+    for name, member in members.items():
+        if not _MEMBERS.match(name) and not (name.endswith("/data/sample_inputs/model.pt") and member.file_size == 0):
+            raise BundleError(f"{PROGRAM} holds {name}, which may be a pickle; save it with training.bundle.save")
+    for config in configs:
+        for name, payload in config.get("config", {}).items():
+            if payload.get("use_pickle") is not False:
+                raise BundleError(f"{PROGRAM} holds {name} as a pickle; save it with training.bundle.save")
 
 
 def load(folder: Path, digest: str | None = None, device: str = "cpu") -> Bundle:

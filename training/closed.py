@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class Closed(BaseModel):
     """A frozen model that refuses keys it does not know: a misspelt setting is an error, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def one_line(error: ValidationError) -> str:

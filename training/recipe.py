@@ -172,13 +172,14 @@ def load_recipe(name: str) -> Recipe:
     else:
         raise Mistake(f"no recipe {name!r}; ready ones: {', '.join(builtin_names())}; or give a path to a .py file")
     try:
-        recipe = importlib.import_module(module_name).recipe
+        module = importlib.import_module(module_name)
     except ValidationError as error:
         raise Mistake(f"{name}: {one_line(error)}") from error
-    except AttributeError as error:
-        raise Mistake(f"{name} binds no `recipe`; add `recipe = Recipe(...)`") from error
     except Exception as error:
         raise Mistake(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    recipe = getattr(module, "recipe", None)
+    if recipe is None:
+        raise Mistake(f"{name} binds no `recipe`; add `recipe = Recipe(...)`")
     if not isinstance(recipe, Recipe):
         raise Mistake(f"`recipe` in {name} is a {type(recipe).__name__}; make it a training.recipe.Recipe")
     return recipe

@@ -6,8 +6,10 @@ A version is a bundle kept as an artefact of the run that made it, pinned by the
 ever on a request's path.
 """
 
+import contextlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +26,7 @@ from mlflow.store.entities.paged_list import PagedList
 from training import bundle, store
 from training.bundle import Manifest
 from training.errors import Mistake
-from training.settings import TrainingSettings
+from training.settings import TrainingSettings, masked
 
 Found = TypeVar("Found")
 
@@ -75,7 +77,9 @@ class Registry:
             self._client = MlflowClient(settings.registry, settings.registry)
             self._experiment = self._ensure_experiment()
         except MlflowException as error:
-            raise Mistake(f"the registry at {settings.registry} does not answer: {error.message}") from error
+            raise Mistake(masked(f"the registry at {settings.registry} does not answer: {error.message}")) from error
+        except ImportError as error:
+            raise Mistake(f"the registry's database needs a driver that is not installed: {error}") from error
 
     def start_run(self, name: str, params: Mapping[str, object]) -> str:
         """Open a run and note its parameters; returns its id."""
@@ -111,9 +115,10 @@ class Registry:
         own_run = run_id is None
         run_id = run_id or self.start_run(f"import-{manifest.name}", {"imported": True})
         self._client.log_artifacts(run_id, str(folder), "bundle")
-        first = self._registered(manifest.name) is None
-        if first:
-            self._client.create_registered_model(manifest.name, description=manifest.summary)
+        first = manifest.name not in self.names()
+        if self._registered(manifest.name) is None:
+            with contextlib.suppress(MlflowException):  # another run published its first version in the same moment
+                self._client.create_registered_model(manifest.name, description=manifest.summary)
         made = self._client.create_model_version(
             manifest.name,
             source=f"{self._client.get_run(run_id).info.artifact_uri}/bundle",
@@ -129,8 +134,9 @@ class Registry:
         return self.version(manifest.name, int(made.version))
 
     def names(self) -> list[str]:
-        """Names of all registered models."""
-        return sorted(str(model.name) for model in _all_pages(self._client.search_registered_models))
+        """Names of all models that have a version."""
+        versions = _all_pages(lambda page_token: self._client.search_model_versions(page_token=page_token))
+        return sorted({str(version.name) for version in versions})
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first.
@@ -139,7 +145,7 @@ class Registry:
             Mistake: no model has this name.
         """
         model = self._registered(name)
-        if model is None:
+        if model is None or name not in self.names():
             raise Mistake(f"no model {name!r}; registered: {', '.join(self.names()) or 'none'}")
         aliases = model.aliases
         found = _all_pages(
@@ -168,7 +174,7 @@ class Registry:
         name, at, alias = reference.partition("@")
         name, colon, number = name.partition(":")
         if colon:
-            if at or not number.isdigit():
+            if at or not re.fullmatch(r"[0-9]+", number):
                 raise Mistake(f"{reference!r} is no model reference; write NAME, NAME@alias or NAME:version")
             return self.version(name, int(number))
         versions = self.versions(name)

@@ -111,9 +111,10 @@ def rehearse(recipe: Recipe) -> None:
     Raises:
         Mistake: data, net, loss and labels do not fit together.
     """
-    splits = data.split(data.load(recipe.data), recipe.data)
-    rows = splits.train
     try:
+        rows = data.split(data.load(recipe.data), recipe.data).train
+        if len(rows) < recipe.batch_rows:
+            raise Mistake(f"batch_rows={recipe.batch_rows} is more than the {len(rows)} training rows; lower it")
         net = loop.build_net(recipe, rows)
         target_B = rows.targets[:2]
         x_B = loop.augmentation(recipe)(rows.inputs[:2], torch.Generator().manual_seed(0))

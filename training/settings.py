@@ -3,6 +3,7 @@
 `cluster.settings` composes it with the other parts; `python -m training` reads it alone.
 """
 
+import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -30,7 +31,10 @@ class TrainingSettings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().resolve()
+        try:
+            return home.expanduser().resolve()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
 
     @property
     def registry(self) -> str:
@@ -40,4 +44,11 @@ class TrainingSettings(BaseSettings):
     @property
     def artifacts(self) -> str:
         """The folder or URI in force."""
-        return self.artifacts_uri or str(self.home / "artifacts")
+        if "://" in self.artifacts_uri:
+            return self.artifacts_uri
+        return str(Path(self.artifacts_uri).resolve() if self.artifacts_uri else self.home / "artifacts")
+
+
+def masked(value: object) -> str:
+    """A value as it may be printed: a password inside a URI is hidden."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))

@@ -1,5 +1,8 @@
 """Folders, local or in an object store, behind one URI."""
 
+import contextlib
+import shutil
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -11,9 +14,18 @@ def fetch(uri: str, into: Path) -> Path:
     local = _local(uri)
     if local:
         return local
+    if into.exists():
+        return into
     store, path = fs.FileSystem.from_uri(uri)
-    into.mkdir(parents=True, exist_ok=True)
-    fs.copy_files(path, str(into), source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
+    into.parent.mkdir(parents=True, exist_ok=True)
+    # Rename is atomic on one filesystem: another replica sees the whole folder or none.
+    copying = Path(tempfile.mkdtemp(dir=into.parent, prefix=".copying-"))
+    try:
+        fs.copy_files(path, str(copying), source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
+        with contextlib.suppress(OSError):  # another was first
+            copying.rename(into)
+    finally:
+        shutil.rmtree(copying, ignore_errors=True)
     return into
 
 

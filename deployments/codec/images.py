@@ -18,19 +18,31 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 Image.MAX_IMAGE_PIXELS = None
 
 
-def from_bytes(raw: bytes, words: ImageWords, max_pixels: int) -> Array:
+class PixelBudget:
+    """The pixels that one request may still have decoded: many small files can hold as many as one large one."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._left = most, most
+
+    def take(self, width: int, height: int) -> None:
+        """Spend a picture's pixels; raises TooLarge where not so many are left."""
+        self._left -= width * height
+        if self._left < 0:
+            raise TooLarge(f"a picture of {width}x{height} pixels; the limit is {self._most} pixels in one request")
+
+
+def from_bytes(raw: bytes, words: ImageWords, budget: PixelBudget) -> Array:
     """Decode a picture to uint8 of shape (K, H, W), turned and resized to what the model takes.
 
     Raises:
         NotAnImage: no PNG, JPEG or WebP, or a broken one.
-        TooLarge: more pixels than the limit.
+        TooLarge: more pixels than the request has left.
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(raw), formats=FORMATS)
     except Exception:  # Pillow's readers raise whatever a broken header leads them to
         raise NotAnImage(f"these {len(raw)} bytes are no {', '.join(FORMATS)} picture") from None
-    if image.width * image.height > max_pixels:
-        raise TooLarge(f"a picture of {image.width}x{image.height} pixels; the limit is {max_pixels} pixels")
+    budget.take(image.width, image.height)
     try:
         image = ImageOps.exif_transpose(image).convert(words.mode)
     except Exception:
@@ -41,7 +53,7 @@ def from_bytes(raw: bytes, words: ImageWords, max_pixels: int) -> Array:
     return pixels[None] if words.mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def from_base64(text: str, words: ImageWords, max_pixels: int) -> Array:
+def from_base64(text: str, words: ImageWords, budget: PixelBudget) -> Array:
     """Decode a picture in base64, with or without a `data:` prefix; see from_bytes."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
@@ -49,4 +61,4 @@ def from_base64(text: str, words: ImageWords, max_pixels: int) -> Array:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise NotAnImage("a text that is no base64; send a picture's bytes in base64") from None
-    return from_bytes(raw, words, max_pixels)
+    return from_bytes(raw, words, budget)

@@ -51,6 +51,8 @@ class Codec:
         self._manifest, self._version, self._limits = manifest, version, limits
         self._words, self._labels = manifest.words, manifest.answer.labels
         self._datatype = manifest.inputs[0].datatype
+        # numpy would cut a fraction off silently.
+        self._numbers: tuple[type, ...] = (int, float) if self._datatype.startswith("FP") else (int,)
 
     def decode(self, body: bytes, content_type: str) -> tuple[Tensor, int]:
         """Read a request.
@@ -63,7 +65,7 @@ class Codec:
         """
         kind = content_type.partition(";")[0].strip().lower()
         if kind in IMAGE_TYPES and isinstance(self._words, ImageWords):
-            pixels = images.from_bytes(body, self._words, self._limits.max_image_pixels)
+            pixels = images.from_bytes(body, self._words, images.PixelBudget(self._limits.max_image_pixels))
             return torch.from_numpy(np.ascontiguousarray(pixels[None])), DEFAULT_TOP_K
         if kind not in ("application/json", ""):
             also = ", ".join(sorted(IMAGE_TYPES)) if isinstance(self._words, ImageWords) else "nothing else"
@@ -79,8 +81,11 @@ class Codec:
             raise TooLarge(f"{len(request.inputs)} rows; the limit is {self._limits.max_rows}; send several requests")
         if request.top_k < 1:
             raise WrongType(f"top_k is {request.top_k}; make it 1 or more")
-        read = self._image if isinstance(self._words, ImageWords) else self._record
-        rows = [read(item, index) for index, item in enumerate(request.inputs)]
+        budget = images.PixelBudget(self._limits.max_image_pixels)
+        if isinstance(self._words, ImageWords):
+            rows = [self._image(item, index, budget) for index, item in enumerate(request.inputs)]
+        else:
+            rows = [self._record(item, index) for index, item in enumerate(request.inputs)]
         return torch.from_numpy(np.stack(rows)), request.top_k
 
     def encode(self, y_BC: Tensor, top_k: int) -> bytes:
@@ -111,16 +116,17 @@ class Codec:
         if len(item) != len(words.features):
             raise WrongShape(f"row {index} has {len(item)} values; this model takes {len(words.features)}")
         for name, value in zip(words.features, item, strict=True):
-            if type(value) not in (int, float):
-                raise WrongType(f"row {index}: {name!r} is a {_json_type(value)}; send a number")
+            if type(value) not in self._numbers:
+                kind = "a number" if float in self._numbers else "an integer"
+                raise WrongType(f"row {index}: {name!r} is a {_json_type(value)}; send {kind}")
         return to_array(item, self._datatype)
 
-    def _image(self, item: Any, index: int) -> Array:
+    def _image(self, item: Any, index: int, budget: images.PixelBudget) -> Array:
         """One picture, in base64 or as lists of pixels; shape (K, H, W)."""
         words = self._words
         assert isinstance(words, ImageWords)
         if isinstance(item, str):
-            return images.from_base64(item, words, self._limits.max_image_pixels)
+            return images.from_base64(item, words, budget)
         if not isinstance(item, list):
             raise WrongType(f"row {index} is a {_json_type(item)}; send a picture in base64, or lists of pixels")
         _only_integers(item, index)

@@ -53,6 +53,6 @@ class Callers:
         else:
             raise MissingKey("send a key: Authorization: Bearer KEY")
         caller = self._keys.get(hashlib.sha256(key).hexdigest())
-        if caller is None:
+        if not key or caller is None:
             raise MissingKey("this key is not known; send a valid one: Authorization: Bearer KEY")
         return caller

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from deployments.errors import BodyTimeout, QueueFull, TimedOut, TooLarge
+from deployments.errors import BodyTimeout, QueueFull, TimedOut, TooLarge, WrongContentType
 from deployments.layers.asgi import App, Receive, Scope, Send, header
 from deployments.settings import Limits
 
@@ -26,6 +26,17 @@ class Bounded:
             raise TimedOut(f"no answer within {self._limits.request_timeout_s:g} s; try again, or send less") from None
         finally:
             self._inside -= 1
+
+
+def refuse_encoding(scope: Scope) -> None:
+    """Take no compressed body: a small one can hold any amount.
+
+    Raises:
+        WrongContentType: the body is encoded.
+    """
+    encoding = header(scope, b"content-encoding")
+    if encoding not in (b"", b"identity"):
+        raise WrongContentType(f"content encoding {encoding.decode('latin-1')!r}; send the body as it is")
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

@@ -1,24 +1,35 @@
 from pathlib import Path
 
+import pytest
+
 from cluster import haproxy
+
+PAGES = "frontend prometheus\n    bind :9101\nfrontend http_frontend\n    bind *:8000\nlisten stats\n  bind *:8404\n"
 
 
 def test_rays_other_pages_are_bound_to_loopback_and_the_front_door_is_left_alone() -> None:
-    config = (
-        "frontend prometheus\n    bind :9101\nfrontend http_frontend\n    bind *:8000\nlisten stats\n  bind *:8404\n"
-    )
-
-    confined = haproxy.confine(config, Path("/e"))
+    confined = haproxy.confine(PAGES, Path("/e"))
 
     assert "bind 127.0.0.1:9101\n" in confined
     assert "bind 127.0.0.1:8404\n" in confined
     assert "bind *:8000\n" in confined
 
 
+def test_a_configuration_that_was_confined_before_stays_so() -> None:
+    once = haproxy.confine(PAGES, Path("/e"))
+
+    assert haproxy.confine(once, Path("/e")) == once
+
+
+def test_a_configuration_of_another_form_is_refused_rather_than_left_open() -> None:
+    with pytest.raises(SystemExit, match="listen stats was found 0 times"):
+        haproxy.confine(PAGES.replace("listen stats", "listen statistics"), Path("/e"))
+
+
 def test_haproxys_own_refusal_has_the_designs_body() -> None:
     config = "    errorfile 502 /ray/500.http\n    errorfile 503 /ray/500.http\n    errorfile 504 /ray/500.http\n"
 
-    confined = haproxy.confine(config, Path("/ours"))
+    confined = haproxy.confine(config + PAGES, Path("/ours"))
 
     assert confined.count("/ours") == 3
     assert "/ray" not in confined

@@ -53,10 +53,11 @@ def test_the_head_has_no_gpu_and_gpu_workers_scale_from_zero(config: dict[str, A
 def test_its_commands_are_verbs_and_settings_that_exist(config: dict[str, Any]) -> None:
     known = {variable(key) for key in fields()}
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    settings = re.findall(r"--env (SHOAL_\w+)=", " ".join(config["docker"]["run_options"]))
+    assert "SHOAL_HOST" in settings
+    assert set(settings) <= known
     for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
         words = shlex.split(line)
-        settings = [w.partition("=")[0] for w in words if re.match(r"^SHOAL_\w+=", w)]
-        assert set(settings) <= known
         verb = words[words.index("shoal") + 1]
         options = {o for parameter in verbs[verb].params for o in parameter.opts}
         assert {w for w in words if w.startswith("--")} <= options

@@ -25,3 +25,17 @@ def test_a_secret_that_others_may_read_is_refused_with_the_remedy(tmp_path: Path
 def test_a_missing_secret_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="shoal init"):
         secrets.read(tmp_path, secrets.RAY_TOKEN)
+
+
+def test_an_empty_secret_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    secrets.ensure(tmp_path, secrets.ADMIN_KEY)
+    (tmp_path / "secrets" / "admin_key").write_text("")
+
+    with pytest.raises(Mistake, match="is empty; delete it"):
+        secrets.ensure(tmp_path, secrets.ADMIN_KEY)
+
+
+def test_making_a_secret_leaves_no_other_file(tmp_path: Path) -> None:
+    secrets.ensure(tmp_path, secrets.ADMIN_KEY)
+
+    assert [f.name for f in (tmp_path / "secrets").iterdir()] == ["admin_key"]

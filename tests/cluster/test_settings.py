@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import Settings, fields, load_settings, masked, variable
+from cluster.settings import Settings, fields, load_settings, variable
 from training.errors import Mistake
+from training.settings import masked
 
 
 def test_a_variable_wins_over_the_file_and_the_file_over_the_default(

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.secrets import fingerprint
 from deployments import ingress
-from deployments.layers.callers import Caller
+from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
 from deployments.layers.limits import Bounded
 from deployments.replica import Model
@@ -49,6 +49,12 @@ async def test_nothing_answers_without_a_valid_key(caller: httpx.AsyncClient, ke
 
     assert answer.status_code == 401
     assert "Bearer" in answer.headers["www-authenticate"]
+
+
+async def test_an_empty_key_lets_nobody_in_even_if_it_were_known() -> None:
+    app = Errors(Callers(slow, {fingerprint(""): Caller("nobody")}))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/api") as http:
+        assert (await http.get("/", headers={"Authorization": "Bearer "})).status_code == 401
 
 
 async def test_a_browser_may_send_the_key_as_a_password(caller: httpx.AsyncClient) -> None:

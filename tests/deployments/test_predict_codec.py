@@ -164,6 +164,14 @@ def test_a_decompression_bomb_is_refused_by_its_header_alone(image: Codec) -> No
         image.decode(bomb, "image/png")
 
 
+def test_many_pictures_share_one_budget_of_pixels(image: Codec) -> None:
+    text = base64.b64encode(png(np.zeros((60, 60), np.uint8))).decode()
+
+    image.decode(body(text, text), "application/json")
+    with pytest.raises(errors.TooLarge, match="10000 pixels in one request"):
+        image.decode(body(text, text, text), "application/json")
+
+
 def test_a_picture_is_no_content_for_a_table(table: Codec) -> None:
     with pytest.raises(errors.WrongContentType, match="nothing else"):
         table.decode(png(np.zeros((8, 8), np.uint8)), "image/png")

@@ -1,3 +1,5 @@
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -80,6 +82,63 @@ def test_an_unknown_key_in_the_manifest_is_an_error(table_bundle: Path) -> None:
     (table_bundle / "bundle.json").write_text(json.dumps(manifest | {"surprise": 1}))
 
     with pytest.raises(BundleError, match="surprise"):
+        bundle.verify(table_bundle)
+
+
+def redone(folder: Path, file: str) -> None:
+    """Do what a hostile maker can: write checksums and digest anew, so that they fit."""
+    manifest = bundle.Manifest.model_validate_json((folder / "bundle.json").read_bytes())
+    files = manifest.files | {file: hashlib.sha256((folder / file).read_bytes()).hexdigest()}
+    manifest = manifest.model_copy(update={"files": files})
+    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
+    (folder / "bundle.json").write_text(manifest.model_dump_json())
+
+
+class Payload:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("where", ["a weight", "the example inputs", "a custom object"])
+def test_a_pickle_inside_the_program_is_refused_before_it_runs(table_bundle: Path, tmp_path: Path, where: str) -> None:
+    program, evil = table_bundle / "model.pt2", tmp_path / "evil.pt2"
+    buffer = io.BytesIO()
+    torch.save(Payload(tmp_path / "ran"), buffer)
+    with zipfile.ZipFile(program) as old, zipfile.ZipFile(evil, "w") as new:
+        root = old.namelist()[0].split("/")[0]
+        for name in old.namelist():
+            content = old.read(name)
+            if where == "a weight" and name.endswith("weight_0"):
+                content = buffer.getvalue()
+            if where == "a weight" and name.endswith("weights_config.json"):
+                config = json.loads(content)
+                next(iter(config["config"].values()))["use_pickle"] = True
+                content = json.dumps(config).encode()
+            if where == "the example inputs" and name.endswith("sample_inputs/model.pt"):
+                content = buffer.getvalue()
+            new.writestr(name, content)
+        if where == "a custom object":
+            new.writestr(f"{root}/data/constants/custom_obj_0", buffer.getvalue())
+    evil.replace(program)
+    redone(table_bundle, "model.pt2")
+
+    with pytest.raises(BundleError, match=r"model\.pt2 holds .* pickle"):
+        bundle.load(table_bundle)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_manifest_that_lists_nothing_is_refused(table_bundle: Path) -> None:
+    manifest = bundle.Manifest.model_validate_json((table_bundle / "bundle.json").read_bytes())
+    manifest = manifest.model_copy(update={"files": {}})
+    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
+    for file in ("model.pt2", "example.json", "README.md"):
+        (table_bundle / file).unlink()
+    (table_bundle / "bundle.json").write_text(manifest.model_dump_json())
+
+    with pytest.raises(BundleError, match="is not listed"):
         bundle.verify(table_bundle)
 
 
