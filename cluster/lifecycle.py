@@ -166,7 +166,7 @@ def require(settings: Settings) -> Cluster:
 def _refuse_private(cluster: Cluster) -> None:
     if cluster.for_run:
         raise Mistake(
-            f"a training run (process {cluster.for_run}) brought this cluster up for itself and takes it down in the end; "
+            f"a training run (process {cluster.for_run}) brought this cluster up for itself and takes it down again; "
             "wait, and `shoal up` before the next one"
         )
 
