@@ -8,24 +8,50 @@ from deployments.settings import Limits
 
 
 class Bounded:
-    """Refuses what is over the queue's limit and gives up what takes too long."""
+    """Refuses what is over the queue's limit and gives up what takes too long.
+
+    One timer for all requests: with one for each (asyncio.timeout), setting and cancelling them took 7% of a small
+    model's time. Requests have all the same time, so the oldest is always the next one due.
+    """
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._inside = 0
+        self._deadlines: dict[asyncio.Task[None], float] = {}
+        self._late: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if self._inside >= self._limits.max_queue:
-            raise QueueFull(f"this replica holds {self._inside} requests, its limit; try again shortly")
-        self._inside += 1
+        if len(self._deadlines) >= self._limits.max_queue:
+            raise QueueFull(f"this replica holds {len(self._deadlines)} requests, its limit; try again shortly")
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        self._deadlines[task] = loop.time() + self._limits.request_timeout_s
+        if self._timer is None:
+            self._sweep(loop)
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                await self._app(scope, receive, send)
-        except TimeoutError:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise  # the caller has gone
+            task.uncancel()
             raise TimedOut(f"no answer within {self._limits.request_timeout_s:g} s; try again, or send less") from None
         finally:
-            self._inside -= 1
+            del self._deadlines[task]
+            self._late.discard(task)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what is late, and look again soon while anything is left."""
+        now = loop.time()
+        for task, deadline in self._deadlines.items():
+            if deadline > now:
+                break
+            if task not in self._late:
+                self._late.add(task)
+                task.cancel()
+        again_s = self._limits.request_timeout_s / 20
+        self._timer = loop.call_later(again_s, self._sweep, loop) if self._deadlines else None
 
 
 def refuse_encoding(scope: Scope) -> None:
