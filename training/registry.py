@@ -1,7 +1,7 @@
 """The registry: MLflow's, with what Shoal asks of it in Shoal's words.
 
 Train walk:  bundle.py -> [registry.py: publish]
-Deploy walk: deployments.apps -> [registry.py: resolve, fetch] -> bundle.py
+Deploy walk: cluster.rollout -> [registry.py: resolve] -> deployments.apps -> deployments.replica
 A version is a bundle kept as an artefact of the run that made it, pinned by the digest of its manifest. Nothing here is
 ever on a request's path.
 """
