@@ -201,7 +201,8 @@ def connect(settings: Settings, cluster: Cluster, working_dir: Path | None = Non
 
 def travelling(folder: Path) -> dict[str, Any]:
     """The runtime environment with which a recipe travels: its folder, but for hidden files (keys are among them)."""
-    return {"working_dir": str(folder), "excludes": [".*", "__pycache__"]}
+    # With ".*" the folder itself, which Ray calls ".", would stay at home too.
+    return {"working_dir": str(folder), "excludes": [".?*", "__pycache__"]}
 
 
 def gpus(settings: Settings, cluster: Cluster) -> int:
