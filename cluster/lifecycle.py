@@ -81,7 +81,7 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = (), for_run: bool
     """
     running = find(settings)
     if running:
-        _refuse_private(running)
+        refuse_private(running)
         return running
     down(settings)
     _private_dir(temp_dir(settings.home))
@@ -160,11 +160,12 @@ def require(settings: Settings) -> Cluster:
     cluster = find(settings)
     if cluster is None:
         raise Mistake(f"no cluster runs from {settings.home}; start one with `shoal up`")
-    _refuse_private(cluster)
+    refuse_private(cluster)
     return cluster
 
 
-def _refuse_private(cluster: Cluster) -> None:
+def refuse_private(cluster: Cluster) -> None:
+    """Raise Mistake if the cluster was brought up for one training run alone."""
     if cluster.for_run:
         raise Mistake(
             f"a training run (process {cluster.for_run}) brought this cluster up for itself and takes it down again; "

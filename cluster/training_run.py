@@ -19,7 +19,7 @@ def here(
     recipe = override(load_recipe(name), overrides)
     cluster = lifecycle.find(settings)
     if cluster:
-        lifecycle.require(settings)
+        lifecycle.refuse_private(cluster)
         return _run(settings, cluster, recipe, name, workers, gpus, console)
     lifecycle.interrupt_on_termination()
     try:

@@ -60,7 +60,10 @@ def test_a_recipe_of_your_own_is_valid_as_printed(tmp_path: Path, monkeypatch: p
     (tmp_path / "my_recipe.py").write_text(code)
     monkeypatch.setattr("sys.path", list(sys.path))
 
-    rehearse(load_recipe(str(tmp_path / "my_recipe.py")))
+    recipe = load_recipe(str(tmp_path / "my_recipe.py"))
+    rehearse(recipe)
+
+    assert recipe.name == "points"
 
 
 def test_the_makefile_has_the_targets_that_are_named() -> None:

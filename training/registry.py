@@ -145,13 +145,12 @@ class Registry:
             Mistake: no model has this name.
         """
         model = self._registered(name)
-        if model is None or name not in self.names():
-            raise Mistake(f"no model {name!r}; registered: {', '.join(self.names()) or 'none'}")
-        aliases = model.aliases
-        found = _all_pages(
+        found = model and _all_pages(
             lambda page_token: self._client.search_model_versions(f"name = '{name}'", page_token=page_token)
         )
-        return sorted((_version(v, aliases) for v in found), key=lambda v: -v.version)
+        if not model or not found:
+            raise Mistake(f"no model {name!r}; registered: {', '.join(self.names()) or 'none'}")
+        return sorted((_version(v, model.aliases) for v in found), key=lambda v: -v.version)
 
     def version(self, name: str, number: int) -> Version:
         """One version of a model.

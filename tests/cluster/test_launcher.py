@@ -30,7 +30,7 @@ def validated(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_rays_launcher_accepts_it(config: dict[str, Any]) -> None:
-    validated(config)
+    assert validated(config)["available_node_types"].keys() == {"head", "gpu"}
 
 
 def test_rays_launcher_would_refuse_a_misspelt_key(config: dict[str, Any]) -> None:
