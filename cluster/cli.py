@@ -6,18 +6,16 @@ Heavy imports stay inside the verbs that need them, so that `shoal --help` is in
 import json
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 
-from cluster import lifecycle
+from cluster import cli_models, cli_runs, lifecycle
 from cluster.settings import Settings, fields, load_settings
+from cluster.terminal import console, context, scores, table, working
 from training.closed import one_line
 from training.errors import Failure, Mistake
 from training.settings import masked
@@ -28,23 +26,13 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="The registry: list, show, promote, import, export.", rich_markup_mode=None)
-app.add_typer(models_app, name="models", invoke_without_command=True)
-console = Console()
+app.add_typer(cli_models.app, name="models", invoke_without_command=True)
+app.add_typer(cli_runs.app, name="runs", invoke_without_command=True)
 
 # Typer carries its own copy of click and exports no name for what it raises when a command line is wrong.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 Gpus = Annotated[bool, typer.Option("--gpus", help="Give every worker a GPU.")]
-
-
-class _Context:
-    """What the options before the verb decided."""
-
-    settings: Settings
-
-
-context = _Context()
 
 
 @app.callback()
@@ -81,7 +69,7 @@ def up(
     with lifecycle.alone(settings):
         found = lifecycle.find(settings)
         try:
-            with _working("starting Ray"):
+            with working("starting Ray"):
                 cluster = lifecycle.up(settings, ray_arguments=arguments)
             _apply(settings, cluster)
         except BaseException:
@@ -98,7 +86,7 @@ def up(
 @app.command()
 def join(address: Annotated[str, typer.Argument(help="HOST:PORT of the head's Ray.")]) -> None:
     """Start a worker node on this machine for a head elsewhere."""
-    with _working(f"joining {address}"):
+    with working(f"joining {address}"):
         lifecycle.join(context.settings, address)
     console.print(f"joined {address}", highlight=False)
 
@@ -106,30 +94,72 @@ def join(address: Annotated[str, typer.Argument(help="HOST:PORT of the head's Ra
 @app.command()
 def down() -> None:
     """Stop the cluster of this SHOAL_HOME: every process, nothing else."""
-    with _working("stopping"):
+    with working("stopping"):
         stopped = lifecycle.down(context.settings)
     console.print(f"down: {stopped} processes ended" if stopped else "down: nothing was running", highlight=False)
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A ready recipe, or the path of a .py file that binds `recipe`.")],
+    recipe: Annotated[str, typer.Argument(help="A ready recipe, or the path of a .py file that binds `recipe`.")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Data-parallel workers.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; with bounds, as many as there are.")
+    ] = None,
     gpus: Gpus = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time of a step goes.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that was interrupted, from its last checkpoint.")
+    ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Run as a Ray job on the cluster.")] = False,
 ) -> None:
     """Train a recipe on the cluster and publish the result as the model's next version."""
-    settings = context.settings
+    from training.options import Options, Workers
+
+    if bool(recipe) == bool(resume):
+        raise typer.BadParameter("name a recipe, or a run to --resume, and not both")
+    if resume and set_:
+        raise typer.BadParameter("a resumed run keeps its recipe; leave --set out")
+    bounds = Workers(bounds=workers) if workers else None
+    settings, options = context.settings, Options(workers=bounds, gpus=gpus, profile=profile)
     if submit:
         from cluster import jobs
 
-        jobs.submit(settings, lifecycle.require(settings), recipe, set_ or [], workers, gpus, console)
+        jobs.submit(settings, lifecycle.require(settings), recipe, set_ or [], options, resume, console)
         return
     from cluster import training_run
 
-    outcome = training_run.here(settings, recipe, set_ or [], workers, gpus, console)
-    console.print(f"published {outcome.version}: {_scores(outcome.metrics)}", highlight=False)
+    outcome = training_run.here(settings, recipe, set_ or [], options, console, resume=resume)
+    console.print(f"published {outcome.version}: {scores(outcome.metrics)}", highlight=False)
+    if profile:
+        from training.profile import report
+
+        console.print(report(outcome.reported))
+
+
+@app.command()
+def reproduce(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]) -> None:
+    """Train a published version's recipe again, publish nothing over it, and compare the two."""
+    from cluster import training_run
+
+    reproduced = training_run.reproduce(context.settings, reference, console)
+    shown = table("metric", str(reproduced.before), str(reproduced.after), "difference")
+    for name, old, new in reproduced.scores:
+        shown.add_row(name, f"{old:.6f}", f"{new:.6f}", f"{new - old:+.6f}")
+    console.print(shown)
+    console.print(reproduced.verdict, highlight=False)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with Shoal."""
+    from training.recipe import builtin_names, load_recipe
+
+    shown = table("recipe", "task", "what")
+    for name in builtin_names():
+        recipe = load_recipe(name)
+        shown.add_row(name, recipe.task, recipe.summary)
+    console.print(shown)
 
 
 @app.command()
@@ -159,7 +189,7 @@ def deploy(
     if gpus is None and lifecycle.gpus(settings, cluster):
         scale = scale.model_copy(update={"gpus": 1})
     lifecycle.interrupt_on_termination()
-    with lifecycle.alone(settings), _working(f"deploying {reference}") as on_status:
+    with lifecycle.alone(settings), working(f"deploying {reference}") as on_status:
         made = rollout.deploy(settings, cluster, reference, scale, on_status)
     console.print(
         f"deployed {made.name}:{made.endpoint.version} at {cluster.url}/v2/models/{made.name}",
@@ -174,7 +204,7 @@ def undeploy(name: str) -> None:
 
     settings = context.settings
     cluster = lifecycle.require(settings)
-    with lifecycle.alone(settings), _working(f"undeploying {name}") as on_status:
+    with lifecycle.alone(settings), working(f"undeploying {name}") as on_status:
         rollout.undeploy(settings, cluster, name, on_status)
     console.print(f"undeployed {name}", highlight=False)
 
@@ -191,16 +221,16 @@ def status() -> None:
         console.print("no cluster runs; start one with `shoal up`")
         return
     found = rollout.statuses(settings, cluster)
-    table = _table("model", "version", "status", "replicas", "bounds")
+    shown = table("model", "version", "status", "replicas", "bounds")
     for deployment in State(settings.platform).all():
         application = found.get(deployment.name, {})
         replicas = application.get("deployments", {}).get("replica", {}).get("replicas", [])
         running = sum(replica["state"] == "RUNNING" for replica in replicas)
         bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
         state = application.get("status", "NOT_STARTED")
-        table.add_row(deployment.name, str(deployment.endpoint.version), state, str(running), bounds)
+        shown.add_row(deployment.name, str(deployment.endpoint.version), state, str(running), bounds)
     console.print(f"cluster: {cluster.url}  dashboard: {cluster.dashboard}", highlight=False)
-    console.print(table)
+    console.print(shown)
 
 
 @app.command()
@@ -220,65 +250,12 @@ def predict(
 def settings() -> None:
     """List every setting: its type, default, value, and where that came from."""
     found = context.settings
-    table = _table("setting", "type", "default", "value", "from", "what")
+    shown = table("setting", "type", "default", "value", "from", "what")
     for key, field in fields().items():
         kind = getattr(field.annotation, "__name__", str(field.annotation))
         value = masked(found.leaves()[key])
-        table.add_row(key, kind, masked(field.default), value, found.origin(key), field.description or "")
-    console.print(table)
-
-
-@models_app.callback()
-def models(context_: typer.Context) -> None:
-    """List all models where no verb follows."""
-    if context_.invoked_subcommand:
-        return
-    registry = _registry()
-    table = _table("model", "newest", "aliases", "task", "scores")
-    for name in registry.names():
-        versions = registry.versions(name)
-        manifest = registry.manifest(versions[0])
-        aliases = ", ".join(f"{alias}={v.version}" for v in versions for alias in v.aliases)
-        table.add_row(name, str(versions[0].version), aliases, manifest.task, _scores(manifest.metrics))
-    console.print(table)
-
-
-@models_app.command()
-def show(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]) -> None:
-    """Show a model's versions and the card of one of them."""
-    from rich.markdown import Markdown
-
-    from training.bundle import CARD
-
-    registry = _registry()
-    version = registry.resolve(reference)
-    table = _table("version", "aliases", "digest", "run")
-    for each in registry.versions(version.name):
-        table.add_row(str(each.version), ", ".join(each.aliases), each.digest[:12], each.run_id)
-    console.print(table)
-    registry.manifest(version)
-    console.print(Markdown((registry.fetch(version) / CARD).read_text()))
-
-
-@models_app.command()
-def promote(
-    name: str, version: int, as_: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias.")]
-) -> None:
-    """Point an alias at a version."""
-    promoted = _registry().promote(name, version, as_)
-    console.print(f"{promoted} is now {as_}", highlight=False)
-
-
-@models_app.command(name="import")
-def import_(folder: Path) -> None:
-    """Publish a bundle that somebody else made."""
-    console.print(f"published {_registry().publish(folder)}", highlight=False)
-
-
-@models_app.command()
-def export(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")], folder: Path) -> None:
-    """Write a version's bundle to a new folder."""
-    console.print(f"wrote {_registry().export(reference, folder)}", highlight=False)
+        shown.add_row(key, kind, masked(field.default), value, found.origin(key), field.description or "")
+    console.print(shown)
 
 
 @app.command()
@@ -336,32 +313,8 @@ def _kept(error: Exception) -> str:
     return f" (a fault of Shoal's; its traceback is in {folder / 'errors.log'})"
 
 
-def _registry() -> Any:
-    from training.registry import Registry
-
-    return Registry(context.settings)
-
-
 def _apply(settings: Settings, cluster: Any) -> None:
     from cluster import rollout
 
-    with _working("starting Serve") as on_status:
+    with working("starting Serve") as on_status:
         rollout.apply(settings, cluster, on_status)
-
-
-@contextmanager
-def _working(what: str) -> Iterator[Any]:
-    """Show that something goes on, and how far it is."""
-    with console.status(what) as shown:
-        yield lambda now: shown.update(f"{what}: {now}" if now else what)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _scores(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))

@@ -40,12 +40,13 @@ def run(settings: Settings, console: Console) -> None:
 
 def _walk(settings: Settings, console: Console) -> None:
     from deployments.spec import Scale
+    from training.options import Options
 
     start = time.monotonic()
     console.rule(f"1/3  train {RECIPE} with Ray Train", align="left")
     with console.status("starting a Ray cluster on this machine"), lifecycle.alone(settings):
         cluster = lifecycle.up(settings)
-    outcome = training_run.here(settings, RECIPE, [], None, False, console)
+    outcome = training_run.here(settings, RECIPE, [], Options(), console)
     accuracy = outcome.metrics["test_accuracy"]
     console.print(f"published {outcome.version}, held-out accuracy {accuracy:.4f}", highlight=False)
 
@@ -64,15 +65,17 @@ def _walk(settings: Settings, console: Console) -> None:
 
 def _ask(settings: Settings, cluster: Cluster, console: Console) -> None:
     """Send every held-out picture as a PNG of its own; show some answers, then all in figures."""
-    from training import data
+    from torch import Tensor
+
+    from training import prepare
     from training.recipe import load_recipe
     from training.words import ImageWords
 
     recipe = load_recipe(RECIPE)
-    dataset = data.load(recipe.data)
-    test = data.split(dataset, recipe.data).test
-    words = dataset.words
+    dataset, parts, fitted = prepare.load(recipe)
+    test, words = dataset.select(parts["test"]), fitted.words
     assert isinstance(words, ImageWords)
+    assert isinstance(test.targets, Tensor)
     pictures = [words.png(row) for row in test.inputs]
     truths = [dataset.labels[target] for target in test.targets.tolist()]
     local = threading.local()

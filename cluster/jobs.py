@@ -14,6 +14,7 @@ from rich.console import Console
 from cluster.lifecycle import Cluster, travelling
 from cluster.settings import Settings
 from training.errors import Failure, Mistake
+from training.options import Options
 from training.recipe import builtin_names
 
 POLL_S = 0.5
@@ -24,8 +25,8 @@ def submit(
     cluster: Cluster,
     recipe: str,
     overrides: list[str],
-    workers: int | None,
-    gpus: bool,
+    options: Options,
+    resume: str | None,
     console: Console,
 ) -> None:
     """Submit a run, show what it prints, and return when it has published.
@@ -36,8 +37,13 @@ def submit(
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    from training.registry import Registry
+    from training.runs import Runs
+
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     runtime_env: dict[str, Any] = {}
+    if resume:
+        recipe = Runs(Registry(settings)).unfinished(resume).origin
     if recipe not in builtin_names():
         file = Path(recipe)
         if not file.is_file():
@@ -49,10 +55,9 @@ def submit(
     command = ["python", "-m", "training", recipe]
     for override in overrides:
         command += ["--set", override]
-    if workers:
-        command += ["--workers", str(workers)]
-    if gpus:
-        command.append("--gpus")
+    command += options.command_line()
+    if resume:
+        command += ["--resume", resume]
     client = JobSubmissionClient(cluster.dashboard)
     job = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env)
     console.print(f"job {job}", highlight=False)

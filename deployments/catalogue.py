@@ -12,7 +12,8 @@ from deployments.settings import ServingSettings
 from deployments.spec import Deployment
 from deployments.state import State
 from training import bundle
-from training.bundle import BundleError, Manifest
+from training.bundle import Manifest
+from training.errors import BundleError
 from training.registry import Registry, Version
 
 NOT_DEPLOYED = "NOT_DEPLOYED"

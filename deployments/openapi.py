@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from deployments import schemas
 from deployments.catalogue import Catalogue
 from deployments.spec import Deployment
 from training.bundle import Datatype, Manifest, TensorSpec
-from training.words import ImageWords, TableWords, Words
+from training.words import ImageWords
 
 VERSION = version("shoal")
 
@@ -60,7 +61,7 @@ def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> 
         about,
         tag,
         _predict_body(manifest, example),
-        _predictions(manifest),
+        schemas.answer(manifest),
         "Error",
     )
     infer = _operation(
@@ -104,64 +105,11 @@ def _operation(summary: str, about: str, tags: list[str], content: Schema | None
 
 
 def _predict_body(manifest: Manifest, example: Schema) -> Schema:
-    request = {
-        "type": "object",
-        "required": ["inputs"],
-        "additionalProperties": False,
-        "properties": {
-            "inputs": {"type": "array", "minItems": 1, "items": _row(manifest.words)},
-            "top_k": {
-                "type": "integer",
-                "minimum": 1,
-                "default": 5,
-                "description": "How many labels to score.",
-            },
-        },
-    }
-    content: Schema = {"application/json": {"schema": request, "example": example}}
+    content: Schema = {"application/json": {"schema": schemas.request(manifest), "example": example}}
     if isinstance(manifest.words, ImageWords):
         for kind in ("image/png", "image/jpeg", "image/webp"):
             content[kind] = {"schema": {"type": "string", "format": "binary"}}
     return content
-
-
-def _row(words: Words) -> Schema:
-    number = {"type": "number"}
-    if isinstance(words, TableWords):
-        count = len(words.features)
-        record = {
-            "type": "object",
-            "required": list(words.features),
-            "additionalProperties": False,
-            "properties": dict.fromkeys(words.features, number),
-        }
-        return {"oneOf": [record, {"type": "array", "items": number, "minItems": count, "maxItems": count}]}
-    pixels = _nested({"type": "integer", "minimum": 0, "maximum": 255}, (words.channels, words.height, words.width))
-    picture = {"type": "string", "format": "byte", "description": "A PNG, JPEG or WebP file in base64."}
-    return {"oneOf": [picture, pixels]}
-
-
-def _predictions(manifest: Manifest) -> Schema:
-    score = {"type": "number", "minimum": 0, "maximum": 1}
-    label = {"type": "string", "enum": list(manifest.answer.labels)}
-    prediction = {
-        "type": "object",
-        "required": ["label", "score", "scores"],
-        "properties": {
-            "label": label,
-            "score": score,
-            "scores": {"type": "object", "additionalProperties": score, "propertyNames": label},
-        },
-    }
-    return {
-        "type": "object",
-        "required": ["model", "version", "predictions"],
-        "properties": {
-            "model": {"const": manifest.name},
-            "version": {"type": "string"},
-            "predictions": {"type": "array", "items": prediction},
-        },
-    }
 
 
 def _infer_request(manifest: Manifest) -> Schema:
@@ -191,7 +139,7 @@ def _infer_request(manifest: Manifest) -> Schema:
 
 def _infer_example(manifest: Manifest) -> Schema:
     (spec,) = manifest.inputs
-    shape = [1, *spec.shape[1:]]
+    shape = [1, *(max(size, 1) for size in spec.shape[1:])]
     tensor = {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [0] * math.prod(shape)}
     return {"inputs": [tensor]}
 
@@ -204,7 +152,7 @@ def _infer_response(manifest: Manifest) -> Schema:
             "model_name": {"const": manifest.name},
             "model_version": {"type": "string"},
             "id": {"type": "string"},
-            "outputs": {"type": "array", "items": _tensor(manifest.outputs[0])},
+            "outputs": {"type": "array", "items": {"anyOf": [_tensor(spec) for spec in manifest.outputs]}},
         },
     }
 
@@ -225,18 +173,15 @@ def _tensor(spec: TensorSpec) -> Schema:
                 "items": {"type": "integer", "minimum": 1},
                 "minItems": len(spec.shape),
                 "maxItems": len(spec.shape),
-                "description": f"{list(spec.shape)}; -1 is the number of rows.",
+                "description": f"{list(spec.shape)}; the first is the number of rows; -1 is any number.",
             },
             "data": {
                 "description": "The values, flat in row-major order, or nested as the shape says.",
-                "anyOf": [{"type": "array", "items": value}, _nested(value, (None, *spec.shape[1:]))],
+                "anyOf": [
+                    {"type": "array", "items": value},
+                    schemas.nested(value, tuple(None if size < 0 else size for size in spec.shape)),
+                ],
             },
             "parameters": {"type": "object"},
         },
     }
-
-
-def _nested(value: Schema, shape: tuple[int | None, ...]) -> Schema:
-    for size in reversed(shape):
-        value = {"type": "array", "items": value} | ({} if size is None else {"minItems": size, "maxItems": size})
-    return value

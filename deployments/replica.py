@@ -18,11 +18,12 @@ from deployments.batching import Batcher
 from deployments.codec import oip, predict
 from deployments.confine import confine
 from deployments.errors import ClientError, body
+from deployments.generation import Writer, new_pictures
 from deployments.layers.asgi import App
 from deployments.layers.callers import Caller
 from deployments.spec import Endpoint
 from training import bundle, store
-from training.words import ImageWords
+from training.words import ImageWords, Picture, SeriesWords, TextWords
 
 # Pictures of more bytes are decoded in a thread: the event loop must not stand still for a large one.
 INLINE_BYTES = 2048
@@ -38,24 +39,41 @@ class Model:
         loaded = bundle.load(folder, endpoint.digest, self.device)
         self.manifest, self.example = loaded.manifest, loaded.example
         version = str(endpoint.version)
-        self.oip = oip.Codec(self.manifest, version, endpoint.limits.max_rows)
-        self.words = predict.Codec(self.manifest, version, endpoint.limits)
-        self.metadata = oip.metadata(self.manifest, version)
-        self._batcher = Batcher(loaded.net, self.device, endpoint.limits.max_batch_rows)
-        self._batcher.warm_up(self.words.decode(predict.json_body(self.example), "application/json")[0])
+        limits, manifest = endpoint.limits, self.manifest
+        self.oip = oip.Codec(manifest, version, limits.max_rows, len(loaded.tokeniser) if loaded.tokeniser else None)
+        self.words = predict.Codec(manifest, version, limits, loaded.tokeniser)
+        self.metadata = oip.metadata(manifest, version)
+        padding = manifest.words.padding if isinstance(manifest.words, TextWords | SeriesWords) else None
+        stepped = tuple(len(spec.shape) > 1 and spec.shape[1] < 0 for spec in manifest.outputs)
+        self._batcher = Batcher(loaded.net, self.device, limits.max_batch_rows, padding, stepped)
+        first = self.words.decode(predict.json_body(self.example), "application/json").x
+        assert first is not None
+        self._batcher.warm_up(first)
+        self._decoder = loaded.decoder
+        self._writer = None
+        if manifest.answer.kind == "continuation" and loaded.tokeniser and isinstance(manifest.words, TextWords):
+            self._writer = Writer(self._batcher.forward, loaded.tokeniser, manifest.words.max_tokens)
 
     async def infer(self, raw: bytes) -> bytes:
         """Answer an Open Inference Protocol request."""
-        x, request_id = self.oip.decode(raw)
-        return self.oip.encode(await self._batcher.forward(x), request_id)
+        x, request_id, wanted = self.oip.decode(raw)
+        return self.oip.encode(await self._batcher.forward(x), request_id, wanted)
 
     async def predict(self, raw: bytes, content_type: str) -> bytes:
         """Answer a request in the words of the task."""
         if len(raw) > INLINE_BYTES and isinstance(self.manifest.words, ImageWords):
-            x, top_k = await asyncio.to_thread(self.words.decode, raw, content_type)
+            asked = await asyncio.to_thread(self.words.decode, raw, content_type)
         else:
-            x, top_k = self.words.decode(raw, content_type)
-        return self.words.encode(await self._batcher.forward(x), top_k)
+            asked = self.words.decode(raw, content_type)
+        if self._writer:
+            prompts = [tokens for _, tokens in asked.known]
+            return self.words.said(await self._writer.write(prompts, asked.request))
+        if asked.x is None:
+            assert self._decoder is not None
+            assert isinstance(self.manifest.answer, Picture)
+            drawn = new_pictures(self._decoder, self.manifest.answer.latent, asked.request, self.device)
+            return self.words.said(drawn)
+        return self.words.encode(await self._batcher.forward(asked.x), asked)
 
 
 @serve.deployment(name="replica")

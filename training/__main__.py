@@ -13,9 +13,13 @@ from rich.console import Console
 
 from training.closed import one_line
 from training.errors import Failure, Mistake
+from training.options import Options, Workers
+from training.profile import report
 from training.progress import TrainingProgress
 from training.recipe import builtin_names, load_recipe, override
+from training.registry import Registry
 from training.run import train
+from training.runs import Runs
 from training.settings import TrainingSettings
 
 
@@ -24,18 +28,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("recipe", help=f"one of {', '.join(builtin_names())}, or the path of a .py file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe's key")
-    parser.add_argument("--workers", type=int, help="data-parallel workers")
+    parser.add_argument("--workers", help="data-parallel workers: N, or MIN-MAX")
     parser.add_argument("--gpus", action="store_true", help="give every worker a GPU")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run of the recipe")
     args = parser.parse_args()
-    console = Console()
-    if args.workers is not None and args.workers < 1:
-        parser.error(f"--workers is {args.workers}; make it 1 or more")
+    console, settings = Console(), TrainingSettings()
     try:
-        recipe = override(load_recipe(args.recipe), args.set)
+        workers = Workers(bounds=args.workers) if args.workers else None
+        options = Options(workers=workers, gpus=args.gpus, profile=args.profile)
+        recipe, run = override(load_recipe(args.recipe), args.set), None
+        if args.resume:
+            runs = Runs(Registry(settings))
+            run = runs.unfinished(args.resume)
+            recipe = runs.recipe(run)
         # Inside a job Ray names its own cluster; anywhere else this looks for one that runs on this machine.
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
         with TrainingProgress(recipe, console) as progress:
-            outcome = train(recipe, TrainingSettings(), workers=args.workers, gpus=args.gpus, on_report=progress.show)
+            outcome = train(recipe, settings, options=options, resume=run, origin=args.recipe, on_message=progress.show)
     except (Mistake, ConnectionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,6 +57,8 @@ def main() -> int:
         return 1
     scores = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items())
     console.print(f"published {outcome.version}: {scores}", highlight=False)
+    if args.profile:
+        console.print(report(outcome.reported))
     return 0
 
 

@@ -10,17 +10,19 @@ from torch.nn.functional import affine_grid, grid_sample
 
 def random_affine(
     x: Tensor,
+    targets: Tensor,
     generator: torch.Generator,
     *,
     degrees: float = 18.0,
     scale: float = 0.2,
     shear: float = 0.25,
     translate: float = 3.0,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Turn, scale, shear and move each picture by its own random amounts.
 
     Args:
         x: any number type, shape (B, K, H, W).
+        targets: left as they are.
         generator: where the amounts are drawn from.
         degrees: turned by up to so much either way.
         scale: each axis scaled by up to exp(scale) either way.
@@ -28,7 +30,7 @@ def random_affine(
         translate: moved by up to so many pixels along each axis.
 
     Returns:
-        float32, shape (B, K, H, W); what comes in from outside is 0.
+        float32, shape (B, K, H, W), where what comes in from outside is 0; and the targets.
     """
     rows, height, width = len(x), x.shape[2], x.shape[3]
 
@@ -43,4 +45,4 @@ def random_affine(
     theta[:, 1, 0], theta[:, 1, 1] = sin * scale_x, (sin * skew + cos) * scale_y
     theta[:, 0, 2], theta[:, 1, 2] = draw(2 * translate / width), draw(2 * translate / height)
     grid = affine_grid(theta, list(x.shape), align_corners=False)
-    return grid_sample(x.float(), grid, align_corners=False)
+    return grid_sample(x.float(), grid, align_corners=False), targets

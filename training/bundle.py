@@ -2,33 +2,33 @@
 
 Train walk:  loop.py -> [bundle.py: save] -> registry.py
 Deploy walk: replica.py -> registry.py -> [bundle.py: load, verify]
-A folder of five files; `bundle.json` names the sha256 of the others and carries a digest of itself. Nothing in it needs
-the author's Python code, and nothing in it is a pickle.
+A folder; `bundle.json` names the sha256 of the other files and carries a digest of itself. Nothing in it needs the
+author's Python code, and nothing in it is a pickle.
 """
-# Shapes: B rows of a batch (dynamic), C classes.
+# Shapes: B rows of a batch (dynamic), T steps of a row (dynamic where rows have any), C classes, Z latent numbers.
 
 import hashlib
 import json
 import platform
-import re
-import zipfile
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor, nn
-from torch.export.passes import move_to_device_pass
 
-from training import card
+from training import card, program
 from training.closed import Closed, one_line
-from training.errors import Mistake
-from training.recipe import Task
-from training.words import Classes, Words
+from training.errors import BundleError, Mistake
+from training.recipe import TaskName
+from training.tokens import Tokeniser
+from training.words import Answer, ImageWords, SeriesWords, TextWords, Words
 
 PROGRAM, MANIFEST, EXAMPLE, CARD = "model.pt2", "bundle.json", "example.json", "README.md"
+TOKENISER, DECODER = "tokenizer.json", "decoder.pt2"
 
 Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
 """Tensor data types, as the Open Inference Protocol names them."""
@@ -46,10 +46,6 @@ DATATYPES: dict[torch.dtype, Datatype] = {
 }
 
 
-class BundleError(Mistake):
-    """A bundle that cannot be trusted or read; the message names the file."""
-
-
 class TensorSpec(Closed):
     """One tensor that goes in or comes out; -1 in a shape is free, and the first is the batch."""
 
@@ -65,18 +61,50 @@ class DatasetCard(Closed):
     licence: str
     fingerprint: str = Field(description="sha256 over every row; see training.data.Dataset.fingerprint.")
     rows: dict[str, int] = Field(description="Rows in each part: train, validation, test.")
+    split: str = Field("", description="How the rows were divided.")
+    cleaned: dict[str, int] = Field({}, description="Rows dropped before that, by reason.")
+    leaks: int | None = Field(None, description="Test rows whose input stands in the training part as well.")
+
+
+class Interval(Closed):
+    """A 95% bootstrap interval over the held-out rows."""
+
+    low: float
+    high: float
+
+
+class Calibration(Closed):
+    """Expected calibration error on the held-out rows, without and with the answer's temperature."""
+
+    error_before: float
+    error_after: float
+
+
+class EnergyCard(Closed):
+    """What the run's machines drew, and what that emitted; kg_co2 is None where no country was set."""
+
+    kwh: float
+    kg_co2: float | None
+    country: str
+    how: str
 
 
 class About(Closed):
     """What the maker of a model says of it."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Its name in the registry and in URLs.")
-    task: Task
+    task: TaskName
     words: Words = Field(description="How one row is put in words: the pre-processing.")
-    answer: Classes = Field(description="What the output means: the post-processing.")
+    answer: Answer = Field(description="What the output means: the post-processing.")
     summary: str = Field("", description="One sentence for the catalogue.")
+    use: str = Field("", description="What it is for, and what it is not for.")
     metrics: dict[str, float] = Field({}, description="Scores on held-out rows.")
+    headline: str = Field("", description="The metric that stands first.")
+    intervals: dict[str, Interval] = Field({}, description="Of the headline, over the held-out rows.")
+    by_class: dict[str, dict[str, float]] = Field({}, description="Scores of each label by itself.")
+    calibration: Calibration | None = None
     dataset: DatasetCard | None = None
+    energy: EnergyCard | None = Field(None, description="None: not measured.")
     recipe: dict[str, JsonValue] | None = None
     training: dict[str, JsonValue] = Field({}, description="How the run went.")
     git_commit: str | None = Field(None, description="The commit of the recipe's code.")
@@ -85,10 +113,10 @@ class About(Closed):
 class Manifest(About):
     """bundle.json."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     created: datetime
     inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
-    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     versions: dict[str, str]
     files: dict[str, str] = Field(description="sha256 of every other file of the folder.")
     digest: str = Field("", description="sha256 of this manifest without this line, as canonical JSON.")
@@ -100,54 +128,159 @@ class Manifest(About):
 
 
 class Bundle:
-    """A verified bundle in memory: its manifest, its net on a device, and its example request."""
+    """A verified bundle in memory: its manifest, its net on a device, and what goes with them."""
 
-    def __init__(self, manifest: Manifest, net: nn.Module, example: dict[str, JsonValue]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        net: nn.Module,
+        example: dict[str, JsonValue],
+        tokeniser: Tokeniser | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
         self.manifest, self.net, self.example = manifest, net, example
+        self.tokeniser, self.decoder = tokeniser, decoder
 
 
-def save(folder: Path, net: nn.Module, *, inputs: Tensor, about: About) -> Manifest:
+def save(
+    folder: Path,
+    net: nn.Module,
+    *,
+    inputs: Tensor,
+    about: About,
+    outputs: tuple[str, ...] = ("logits",),
+    tokeniser: Tokeniser | None = None,
+    example: Any = None,
+    decoder: Callable[[Tensor], Tensor] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> Manifest:
     """Export a trained net and write its bundle folder.
 
     Args:
         folder: is made; must not exist yet.
-        net: on the CPU; takes one tensor (B, ...), returns logits (B, C).
-        inputs: at least two real rows, shape (B, ...), of the type that callers will send; the first is the example.
+        net: on the CPU; takes one tensor (B, ...) and gives what `about.answer` says.
+        inputs: at least two real rows, shape (B, ...), of the type that callers will send.
         about: what the card says.
+        outputs: names of the tensors that the net gives.
+        tokeniser: for text.
+        example: one real row in words; needed for text, else taken from `inputs`.
+        decoder: for pictures: latent numbers (B, Z) to pictures.
+        pictures: PNG files for the card, by name.
 
     Raises:
-        Mistake: the net cannot be exported with a free batch dimension, or does not give (B, C) logits.
+        Mistake: the net cannot be exported with free dimensions, or does not give what `about.answer` says.
     """
-    net, labels = net.eval(), about.answer.labels
+    net, longest = net.eval(), most_steps(about.words)
+    if longest is not None and inputs.shape[1] < 2:
+        filling = (0, 0) * (inputs.ndim - 2) + (0, 1)
+        inputs = torch.nn.functional.pad(inputs, filling, value=about.words.padding)  # type: ignore[union-attr]
     with torch.inference_mode():
-        y_BC = net(inputs)
-    if y_BC.ndim != 2 or len(y_BC) != len(inputs) or y_BC.shape[1] != len(labels):
-        raise Mistake(
-            f"the net gives shape {tuple(y_BC.shape)} for {len(inputs)} rows and {len(labels)} labels; "
-            f"it must give ({len(inputs)}, {len(labels)}): logits, one column per label"
-        )
-    for tensor in (inputs, y_BC):
-        if tensor.dtype not in DATATYPES:
-            raise Mistake(f"the net takes or gives {tensor.dtype}; convert to one of {', '.join(DATATYPES.values())}")
-    program = export(net, inputs)
+        given = net(inputs)
+    given = given if isinstance(given, tuple) else (given,)
+    described = specs(about, inputs, given, outputs, tokeniser)
+    written = program.export(net, inputs, longest)
     folder.mkdir(parents=True)
-    torch.export.save(program, folder / PROGRAM)
-    example: dict[str, JsonValue] = {"inputs": [about.words.example(inputs[0])]}
-    (folder / EXAMPLE).write_text(json.dumps(example, ensure_ascii=False) + "\n")
+    torch.export.save(written, folder / PROGRAM)
+    if tokeniser:
+        (folder / TOKENISER).write_text(tokeniser.content())
+    if decoder:
+        latent = torch.zeros(2, given[1].shape[1])
+        torch.export.save(program.export(_Function(decoder, net), latent), folder / DECODER)
+    for name, content in (pictures or {}).items():
+        (folder / name).write_bytes(content)
+    request: dict[str, JsonValue] = {"inputs": [_said(about, inputs[0], example)]}
+    (folder / EXAMPLE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
+    return _seal(folder, about, described, sorted(pictures or {}))
+
+
+def _seal(folder: Path, about: About, described: tuple[TensorSpec, ...], pictures: list[str]) -> Manifest:
+    """Write the card, then the manifest over everything."""
     manifest = Manifest(
         **dict(about),
         created=datetime.now(UTC).replace(microsecond=0),
-        inputs=(TensorSpec(name="input", datatype=DATATYPES[inputs.dtype], shape=(-1, *inputs.shape[1:])),),
-        outputs=(TensorSpec(name="logits", datatype=DATATYPES[y_BC.dtype], shape=(-1, len(labels))),),
+        inputs=(described[0],),
+        outputs=described[1:],
         versions={"torch": torch.__version__, "shoal": version("shoal"), "python": platform.python_version()},
         files={},
     )
-    (folder / CARD).write_text(card.render(manifest))
-    files = {file: _sha256(folder / file) for file in (PROGRAM, EXAMPLE, CARD)}
+    (folder / CARD).write_text(card.render(manifest, pictures))
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     manifest = manifest.model_copy(update={"files": files})
     manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+def most_steps(words: Words) -> int | None:
+    """The longest row, where rows have steps."""
+    if isinstance(words, TextWords):
+        return words.max_tokens
+    return words.max_steps if isinstance(words, SeriesWords) else None
+
+
+class _Function(nn.Module):
+    """A function of a net as a net of its own, with the same weights."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], net: nn.Module) -> None:
+        super().__init__()
+        self._net, self._function = net, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+
+def _said(about: About, row: Tensor, example: Any) -> JsonValue:
+    if isinstance(about.words, TextWords):
+        if example is None:
+            raise Mistake("a bundle for text needs `example`: one real row in words")
+        said: JsonValue = example[:80] if about.answer.kind == "continuation" else example
+        return said
+    return about.words.example(row)
+
+
+def specs(
+    about: About, inputs: Tensor, given: tuple[Tensor, ...], names: tuple[str, ...], tokeniser: Tokeniser | None
+) -> tuple[TensorSpec, ...]:
+    """Describe input and outputs, after checking that they are what words and answer say."""
+    stepped = isinstance(about.words, TextWords | SeriesWords)
+    rows, steps = len(inputs), inputs.shape[1] if stepped else 0
+    wanted = _wanted(about, rows, steps, tokeniser)
+    shapes = [tuple(tensor.shape) for tensor in given]
+    if len(shapes) != len(wanted) or any(
+        len(shape) != len(want) or any(n not in (None, got) for n, got in zip(want, shape, strict=True))
+        for shape, want in zip(shapes, wanted, strict=True)
+    ):
+        said = " and ".join(str(tuple("any" if n is None else n for n in want)) for want in wanted)
+        raise Mistake(
+            f"the net gives {' and '.join(map(str, shapes))} for {rows} rows; a model whose answer is "
+            f"{about.answer.kind} must give {said}: {(type(about.answer).__doc__ or '').strip()}"
+        )
+    described = []
+    for name, tensor in zip(("input", *names), (inputs, *given), strict=True):
+        if tensor.dtype not in DATATYPES:
+            raise Mistake(f"the net takes or gives {tensor.dtype}; convert to one of {', '.join(DATATYPES.values())}")
+        free = 2 if stepped and (name == "input" or about.answer.kind in ("spans", "continuation")) else 1
+        shape = (*[-1] * free, *tensor.shape[free:])
+        described.append(TensorSpec(name=name, datatype=DATATYPES[tensor.dtype], shape=shape))
+    return tuple(described)
+
+
+def _wanted(about: About, rows: int, steps: int, tokeniser: Tokeniser | None) -> list[tuple[int | None, ...]]:
+    """The shapes that an answer's outputs have; None for any size."""
+    answer = about.answer
+    if answer.kind == "classes":
+        return [(rows, len(answer.labels))]
+    if answer.kind == "number":
+        return [(rows, 1)]
+    if answer.kind == "spans":
+        return [(rows, steps, 1 + 2 * len(answer.types))]
+    if answer.kind == "continuation":
+        return [(rows, steps, len(tokeniser) if tokeniser else None)]
+    if answer.kind == "boxes":
+        return [(rows, None, 6)]
+    picture = about.words
+    size = (picture.channels, picture.height, picture.width) if isinstance(picture, ImageWords) else (None,) * 3
+    return [(rows, *size), (rows, answer.latent), (rows, answer.latent)]
 
 
 def verify(folder: Path, digest: str | None = None) -> Manifest:
@@ -166,7 +299,7 @@ def verify(folder: Path, digest: str | None = None) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise BundleError(f"{MANIFEST} is not a bundle manifest of format 1: {one_line(error)}") from error
+        raise BundleError(f"{MANIFEST} is not a bundle manifest of format 2: {one_line(error)}") from error
     if manifest.digest != manifest.computed_digest():
         raise BundleError(f"{MANIFEST} was altered: its content does not match its digest; fetch the bundle again")
     if digest is not None and manifest.digest != digest:
@@ -181,37 +314,9 @@ def verify(folder: Path, digest: str | None = None) -> Manifest:
     for name, expected in manifest.files.items():
         if (folder / name).is_symlink() or _sha256(folder / name) != expected:
             raise BundleError(f"{name} was altered: its sha256 is not the one in {MANIFEST}; fetch the bundle again")
-    _refuse_pickles(folder / PROGRAM)
+    for name in manifest.files.keys() & {PROGRAM, DECODER}:
+        program.refuse_pickles(folder / name)
     return manifest
-
-
-# Every kind of member that a program without pickles has. torch.export.load would unpickle some of the others (example
-# inputs, custom objects), and a bundle's checksums are its maker's own: what is not known here is refused.
-_MEMBERS = re.compile(
-    r"^[^/]+/(data/weights/(weight_\d+|[\w.]+_config\.json)|data/constants/(tensor_\d+|[\w.]+_config\.json)"
-    r"|models/model\.json|archive_format|archive_version|\.data/version|\.data/serialization_id|byteorder)$"
-)
-
-
-def _refuse_pickles(program: Path) -> None:
-    """Refuse a program that would run code while it is loaded."""
-    try:
-        with zipfile.ZipFile(program) as archive:
-            members = {m.filename: m for m in archive.infolist()}
-            configs = [json.loads(archive.read(name)) for name in members if name.endswith("_config.json")]
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise BundleError(f"{PROGRAM} is not a torch.export archive: {error}") from error
-    if not any(name.endswith("/archive_format") for name in members):
-        raise BundleError(
-            f"{PROGRAM} is not a torch.export archive of format pt2; export it with torch {torch.__version__}"
-        )
-    for name, member in members.items():
-        if not _MEMBERS.match(name) and not (name.endswith("/data/sample_inputs/model.pt") and member.file_size == 0):
-            raise BundleError(f"{PROGRAM} holds {name}, which may be a pickle; save it with training.bundle.save")
-    for config in configs:
-        for name, payload in config.get("config", {}).items():
-            if payload.get("use_pickle") is not False:
-                raise BundleError(f"{PROGRAM} holds {name} as a pickle; save it with training.bundle.save")
 
 
 def load(folder: Path, digest: str | None = None, device: str = "cpu") -> Bundle:
@@ -221,27 +326,11 @@ def load(folder: Path, digest: str | None = None, device: str = "cpu") -> Bundle
         BundleError: see `verify`.
     """
     manifest = verify(folder, digest)
-    program = torch.export.load(folder / PROGRAM)
-    if device != "cpu":
-        program = move_to_device_pass(program, device)
+    net = program.load(folder / PROGRAM, device)
     example = json.loads((folder / EXAMPLE).read_text())
-    return Bundle(manifest, program.module(), example)
-
-
-def export(net: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
-    """Turn a net in eval mode into a program that needs none of its Python code.
-
-    Raises:
-        Mistake: it cannot be exported with a free batch dimension.
-    """
-    try:
-        program = torch.export.export(net, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    except Exception as error:  # torch.export raises many unrelated types
-        reason = str(error).strip().splitlines()[0]
-        raise Mistake(f"the net cannot be exported with a free batch dimension: {reason}") from error
-    # torch.export would pickle its example inputs into the archive; ours stand in example.json.
-    program.example_inputs = None
-    return program
+    tokeniser = Tokeniser.parse((folder / TOKENISER).read_text()) if TOKENISER in manifest.files else None
+    decoder = program.load(folder / DECODER, device) if DECODER in manifest.files else None
+    return Bundle(manifest, net, example, tokeniser, decoder)
 
 
 def _sha256(file: Path) -> str:

@@ -1,38 +1,121 @@
 """The model card: README.md of a bundle, written from its manifest.
 
-After Mitchell et al., "Model Cards for Model Reporting", 2019, as far as the manifest knows.
+After Mitchell et al., "Model Cards for Model Reporting", 2019: what it is for, how it was made and judged, and how far
+that can be trusted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.bundle import Manifest, TensorSpec
 
 
-def render(manifest: Manifest) -> str:
-    """Write the card as Markdown."""
-    parts = [f"# {manifest.name}", manifest.summary or f"A model for {manifest.task.replace('-', ' ')}."]
-    parts.append(
-        "## What it takes and gives\n\n"
-        + "\n".join(f"- {_tensor(spec)}" for spec in (*manifest.inputs, *manifest.outputs))
-        + f"\n- labels: {', '.join(manifest.answer.labels)}"
-    )
-    if manifest.metrics:
-        rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items()))
-        parts.append(f"## Scores on held-out rows\n\n| metric | value |\n|---|---|\n{rows}")
-    if manifest.dataset:
-        sizes = ", ".join(f"{count} {part}" for part, count in manifest.dataset.rows.items())
-        parts.append(
-            f"## Data\n\n{manifest.dataset.source}. Licence: {manifest.dataset.licence}. Rows: {sizes}.\n\n"
-            f"Fingerprint: `{manifest.dataset.fingerprint}`"
+def render(manifest: Manifest, pictures: Sequence[str] = ()) -> str:
+    """Write the card as Markdown; pictures are the names of PNG files beside it."""
+    parts = [
+        f"# {manifest.name}",
+        manifest.summary or f"A model for {manifest.task.replace('-', ' ')}.",
+        f"## Use\n\n{manifest.use}" if manifest.use else "",
+        _shapes(manifest),
+        _scores(manifest),
+        _classes(manifest),
+        _data(manifest),
+        _trained(manifest),
+        _energy(manifest),
+        _origin(manifest),
+        "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shapes(manifest: Manifest) -> str:
+    lines = [f"- {_tensor(spec)}" for spec in (*manifest.inputs, *manifest.outputs)]
+    labels = getattr(manifest.answer, "labels", None) or getattr(manifest.answer, "types", None)
+    if labels:
+        lines.append(f"- labels: {', '.join(labels)}")
+    return "## What it takes and gives\n\n" + "\n".join(lines)
+
+
+def _scores(manifest: Manifest) -> str:
+    if not manifest.metrics:
+        return ""
+    rows = []
+    for name, value in sorted(manifest.metrics.items(), key=lambda item: (item[0] != manifest.headline, item[0])):
+        span = manifest.intervals.get(name)
+        rows.append(f"| {name} | {value:.4f} | {f'{span.low:.4f} to {span.high:.4f}' if span else ''} |")
+    table = "| metric | value | 95% interval (bootstrap over the held-out rows) |\n|---|---|---|\n" + "\n".join(rows)
+    found = manifest.calibration
+    if found:
+        temperature = getattr(manifest.answer, "temperature", 1.0)
+        table += (
+            f"\n\nCalibration error {found.error_before:.4f}, and {found.error_after:.4f} with the temperature "
+            f"{temperature:.3f} that was fitted on the validation rows and that served scores are made with."
         )
+    return f"## Scores on held-out rows\n\n{table}"
+
+
+def _classes(manifest: Manifest) -> str:
+    if not manifest.by_class:
+        return ""
+    names = list(next(iter(manifest.by_class.values())))
+    head = f"| label | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}\n"
+    rows = [
+        f"| {label} | " + " | ".join(f"{scores[n]:.0f}" if n == "rows" else f"{scores[n]:.4f}" for n in names) + " |"
+        for label, scores in manifest.by_class.items()
+    ]
+    return "## Each label\n\n" + head + "\n".join(rows)
+
+
+def _data(manifest: Manifest) -> str:
+    dataset = manifest.dataset
+    if not dataset:
+        return ""
+    sizes = ", ".join(f"{count} {part}" for part, count in dataset.rows.items())
+    lines = [f"{dataset.source}. Licence: {dataset.licence}. Rows: {sizes}."]
+    if dataset.split:
+        lines.append(f"Split: {dataset.split}.")
+    if dataset.cleaned:
+        dropped = ", ".join(f"{count} {why}" for why, count in dataset.cleaned.items())
+        lines.append(f"Dropped before the split: {dropped}.")
+    if dataset.leaks is not None:
+        lines.append(f"Test rows whose input stands in the training part as well: {dataset.leaks}.")
+    return "## Data\n\n" + " ".join(lines) + f"\n\nFingerprint: `{dataset.fingerprint}`"
+
+
+def _trained(manifest: Manifest) -> str:
+    if not manifest.training:
+        return ""
+    return "## Training\n\n" + ", ".join(f"{key} {value}" for key, value in manifest.training.items()) + "."
+
+
+def _energy(manifest: Manifest) -> str:
+    if not manifest.training:
+        return ""
+    used = manifest.energy
+    if used is None:
+        return "## Energy\n\nNot measured."
+    carbon = (
+        f"about {used.kg_co2 * 1000:.2f} g of CO2 at the mean of {used.country}'s grid"
+        if used.kg_co2 is not None
+        else "CO2 not estimated (SHOAL_COUNTRY was not set)"
+    )
+    return f"## Energy\n\n{used.kwh * 1000:.3f} Wh ({used.how}), {carbon}; by codecarbon, for the whole machine."
+
+
+def _origin(manifest: Manifest) -> str:
     made = [f"Made {manifest.created:%Y-%m-%d} with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items())]
     if manifest.git_commit:
         made.append(f"from commit `{manifest.git_commit}`")
-    parts.append("## Origin\n\n" + " ".join(made) + ". The whole recipe stands in bundle.json.")
-    return "\n\n".join(parts) + "\n"
+    text = "## Origin\n\n" + " ".join(made) + "."
+    if manifest.recipe:
+        text += (
+            f" The whole recipe stands in bundle.json; `shoal reproduce {manifest.name}:VERSION` trains it again and "
+            "compares."
+        )
+    return text
 
 
 def _tensor(spec: TensorSpec) -> str:

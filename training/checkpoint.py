@@ -1,74 +1,160 @@
 """Checkpoints without pickle: tensors in safetensors, everything else in JSON.
 
-Holds net, averaged net, optimiser, schedule and position. There is no random state to keep: every draw of the loop is
-seeded by (recipe seed, epoch, rank), so the position says it all.
+Holds nets, optimiser, schedule and position. There is no random state to keep: every draw of the loop is seeded by
+(recipe seed, epoch, step, rank), so the position says it all. A snapshot is taken while training stands still, which is
+a copy in memory; files are written and carried to the store while it goes on.
 """
 
 import json
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray.train
+from ray.train import Checkpoint
+from ray.train.v2.api.report_config import CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from training import parallel
+from training.errors import Failure
+
+TENSORS, REST = "state.safetensors", "state.json"
+
 
 @dataclass
 class Progress:
-    """How far a run is, and the best it has seen."""
+    """How far a run is, and the best it has seen.
+
+    Attributes:
+        epoch: epochs that are done.
+        step: steps that are done of the one after.
+        steps: optimiser steps in all.
+        seconds: spent in training.
+        loss_sum: of the rows of this epoch so far.
+        rows: of this epoch so far.
+        best_score: of a validation.
+        best_epoch: where that was, from 1.
+        history: the metrics of each epoch.
+        stopped: why the run is over; empty while it goes on.
+    """
 
     epoch: int = 0
-    best_score: float = float("-inf")
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    rows: int = 0
+    best_score: float | None = None
     best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a resumed run must find as it was."""
+    """Everything that a resumed run must find as it was; `best` is a whole state dict, empty before the first."""
 
     nets: dict[str, nn.Module]
+    best: dict[str, Tensor]
     optimiser: Optimizer
     schedule: LRScheduler
     progress: Progress
 
 
-def save(folder: Path, state: State) -> None:
-    """Write `state.safetensors` and `state.json` into a folder that nobody reads yet."""
-    tensors: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class Snapshot:
+    """A State copied to memory of its own."""
+
+    tensors: dict[str, Tensor]
+    rest: str
+
+
+def snapshot(state: State) -> Snapshot:
+    """Copy a state; all workers must ask for it, since a sharded net is put together for it."""
+    tensors: dict[str, Tensor] = {f"best/{key}": value for key, value in state.best.items()}
     for name, net in state.nets.items():
-        tensors |= {f"{name}/{key}": value.detach().clone().contiguous() for key, value in net.state_dict().items()}
+        tensors |= {f"{name}/{key}": value for key, value in parallel.copied(net).items()}
     optimiser = state.optimiser.state_dict()
     scalars: dict[str, dict[str, Any]] = {}
     for index, slots in optimiser["state"].items():
         for slot, value in slots.items():
             if isinstance(value, Tensor):
-                tensors[f"optimiser/{index}/{slot}"] = value.detach().clone().contiguous()
+                tensors[f"optimiser/{index}/{slot}"] = parallel.whole(value.detach()).cpu().clone()
             else:
                 scalars.setdefault(str(index), {})[slot] = value
-    save_file(tensors, folder / "state.safetensors")
     rest = {
         "groups": optimiser["param_groups"],
         "scalars": scalars,
         "schedule": state.schedule.state_dict(),
         "progress": vars(state.progress),
     }
-    (folder / "state.json").write_text(json.dumps(rest))
+    return Snapshot(tensors, json.dumps(rest))
+
+
+def write(folder: Path, taken: Snapshot) -> None:
+    """Write a snapshot's two files."""
+    save_file({key: value.contiguous() for key, value in taken.tensors.items()}, folder / TENSORS)
+    (folder / REST).write_text(taken.rest)
 
 
 def restore(folder: Path, state: State) -> None:
-    """Bring nets, optimiser, schedule and progress back to what `save` saw; shapes and names must be the same."""
-    tensors = load_file(folder / "state.safetensors")
-    rest = json.loads((folder / "state.json").read_text())
+    """Bring everything back to what `snapshot` saw; shapes and names must be the same, the number of workers not."""
+    tensors = load_file(folder / TENSORS)
+    rest = json.loads((folder / REST).read_text())
     for name, net in state.nets.items():
-        prefix = f"{name}/"
-        net.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        parallel.load(net, _below(f"{name}/", tensors))
+    state.best.update(_below("best/", tensors))
     slots: dict[int, dict[str, Any]] = {int(index): dict(found) for index, found in rest["scalars"].items()}
-    for key, value in tensors.items():
-        if key.startswith("optimiser/"):
-            _, index, slot = key.split("/")
-            slots.setdefault(int(index), {})[slot] = value
+    weights = [weight for group in state.optimiser.param_groups for weight in group["params"]]
+    for key, value in _below("optimiser/", tensors).items():
+        index, slot = key.split("/")
+        slots.setdefault(int(index), {})[slot] = parallel.like(value, weights[int(index)])
     state.optimiser.load_state_dict({"state": slots, "param_groups": rest["groups"]})
     state.schedule.load_state_dict(rest["schedule"])
     vars(state.progress).update(rest["progress"])
+
+
+def report(metrics: dict[str, Any], taken: Snapshot, rank: int, *, run: str) -> None:
+    """Report to Ray Train, with a checkpoint that is written and stored while training goes on.
+
+    A checkpoint counts only once all of it is stored; one that cannot be stored ends the run, with what was kept
+    before as it was.
+    """
+    if rank:
+        ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        return
+    # Ray Train gives each worker a working folder inside its own temp dir.
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd()))
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=_storing(taken, run),
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def _storing(taken: Snapshot, run: str) -> Callable[[Checkpoint, str], Checkpoint]:
+    storage = ray.train.get_context().get_storage()
+
+    def store(local: Checkpoint, name: str) -> Checkpoint:
+        try:
+            write(Path(local.path), taken)
+            kept: Checkpoint = storage.persist_current_checkpoint(local, name)
+        except Exception as error:
+            raise Failure(
+                f"a checkpoint cannot be stored in {storage.experiment_fs_path}: {error}; earlier ones are kept: make "
+                f"room or mend the store, then go on with `shoal train --resume {run}`"
+            ) from error
+        return kept
+
+    return store
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

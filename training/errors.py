@@ -13,5 +13,9 @@ class Mistake(ShoalError):
     """What was asked for cannot be: a name, a value or a file is wrong."""
 
 
+class BundleError(Mistake):
+    """A bundle that cannot be trusted or read; the message names the file."""
+
+
 class Failure(ShoalError):
     """What was asked for was right and did not work."""

@@ -1,55 +1,99 @@
-"""What a person sees while a run trains: a bar on a terminal, a line per epoch anywhere else."""
+"""What a person sees while a run trains: a live picture on a terminal, a line per epoch anywhere else."""
 
+import time
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
+from training import tasks
 from training.recipe import Recipe
+
+# A worker that says nothing for so long is shown as silent.
+SILENT_S = 5.0
 
 
 class TrainingProgress:
-    """Shows each report of a run; use as a context manager."""
+    """Shows each message of a run; use as a context manager."""
 
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self._recipe, self._console = recipe, console
+        self._metric = tasks.kind_of(recipe).metric
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[scores]}"),
+            TextColumn("steps  {task.fields[scores]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(f"{recipe.name}: starting workers", total=recipe.stop.epochs, scores="")
+        self._task = self._bar.add_task(f"{recipe.name}: starting workers", total=None, scores="")
+        self._workers: dict[int, dict[str, Any]] = {}
+        self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4)
+        self._scores = ""
 
     def __enter__(self) -> "TrainingProgress":
-        self._bar.__enter__()
+        if self._console.is_terminal:
+            self._live.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.__exit__(kind, error, trace)
+        if self._console.is_terminal:
+            self._live.__exit__(kind, error, trace)
 
-    def show(self, metrics: dict[str, float]) -> None:
-        """Take one report of the loop."""
-        epoch = int(metrics["epoch"])
-        if "loss" in metrics:
-            scores = f"loss {metrics['loss']:.4f}  validation accuracy {metrics['validation_accuracy']:.4f}"
-        else:
-            scores = f"held-out accuracy {metrics['test_accuracy']:.4f}"
-        self._bar.update(self._task, description=f"{self._recipe.name}: epoch", completed=epoch, scores=scores)
-        if not self._console.is_terminal:
-            self._console.print(
-                f"{self._recipe.name}: epoch {epoch}/{self._recipe.stop.epochs}  {scores}", highlight=False
+    def show(self, message: dict[str, Any]) -> None:
+        """Take one message of training.run."""
+        kind = message["kind"]
+        if kind in ("started", "beat"):
+            self._workers[message["rank"]] = message
+        if kind == "started" and message["rank"] == 0:
+            self._workers = {rank: last for rank, last in self._workers.items() if rank < message["world"]}
+            if message["step"]:
+                self._say(f"goes on from step {message['step']} with {message['world']} workers")
+        elif kind == "beat" and message["rank"] == 0:
+            self._bar.update(
+                self._task,
+                description=f"{self._recipe.name}: epoch {int(message['epoch']) + 1}/{self._recipe.stop.epochs}",
+                completed=message["step"],
+                total=message["steps"],
+                scores=f"loss {message['loss']:.4f}  {message['rows_per_s']:.0f} samples/s  {self._scores}",
             )
+        elif kind == "died":
+            self._say(f"worker {message['rank']} died ({message['why']}); its run goes on from the last checkpoint")
+        elif kind == "waiting":
+            free = ", ".join(f"{amount:g} {name}" for name, amount in message["free"].items() if name in ("CPU", "GPU"))
+            self._say(f"waiting for workers to be placed; free in the cluster: {free or 'no CPU'}")
+        elif kind == "report":
+            self._report(message["metrics"])
+
+    def _report(self, metrics: dict[str, Any]) -> None:
+        epoch, validation, test = metrics.get("epoch"), f"validation_{self._metric}", f"test_{self._metric}"
+        if test in metrics:
+            self._say(f"held-out {self._name} {metrics[test]:.4f}, best epoch {metrics['best_epoch']}")
+        elif validation in metrics:
+            self._scores = f"validation {self._name} {metrics[validation]:.4f}"
+            if not self._console.is_terminal:
+                self._say(f"epoch {epoch}/{self._recipe.stop.epochs}  loss {metrics['loss']:.4f}  {self._scores}")
+
+    @property
+    def _name(self) -> str:
+        return self._metric.replace("_", " ")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{self._recipe.name}: {text}", highlight=False, markup=False)
+
+    def _picture(self) -> Group:
+        line = Text()
+        for rank, last in sorted(self._workers.items()):
+            silent = time.time() - last["at_s"]
+            line.append(f"  worker {rank}: ")
+            if silent > SILENT_S:
+                line.append(f"silent for {silent:.0f} s", "yellow")
+            else:
+                line.append(f"{last.get('rows_per_s', 0):.0f} rows/s", "green")
+        return Group(self._bar, line)

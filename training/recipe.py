@@ -28,7 +28,19 @@ def _as_path(value: object) -> object:
 PythonPath = Annotated[str, BeforeValidator(_as_path), Field(pattern=r"^[\w.]+:[\w.]+$")]
 """`package.module:name`; a class or function given in Python is written down as its path."""
 
-Task = Literal["tabular-classification", "image-classification"]
+TaskName = Literal[
+    "tabular-classification",
+    "tabular-regression",
+    "image-classification",
+    "text-classification",
+    "audio-classification",
+    "time-series-forecasting",
+    "token-classification",
+    "text-generation",
+    "image-generation",
+    "object-detection",
+]
+"""Tasks, as the Hugging Face hub names them."""
 
 
 def load_path(path: str) -> Callable[..., Any]:
@@ -59,6 +71,29 @@ class Data(Closed):
     seed: int = Field(42, ge=0, description="Seed of the stratified split.")
 
 
+class Clean(Closed):
+    """What is done to rows before they are divided, so that no row stands on both sides of a split."""
+
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="Equal rows are kept once; equal inputs with different targets, not at all."
+    )
+    missing: Literal["refuse", "drop", "mean"] = Field(
+        "refuse",
+        description="A missing number (NaN) ends the run, drops its row, or takes the mean of the training rows; "
+        "only after `mean` may a caller leave a feature out (null).",
+    )
+
+
+class Tokens(Closed):
+    """How text becomes numbers; fitted on the training rows and kept in the bundle as tokenizer.json."""
+
+    kind: Literal["characters", "words", "bpe"] = "characters"
+    vocabulary: int = Field(8192, ge=4, description="Most tokens, with padding and unknown.")
+    min_count: int = Field(1, ge=1, description="Rarer characters or words are unknown; not for BPE.")
+    lowercase: bool = Field(False, description="Fold case first; not for text generation.")
+    max_tokens: int = Field(512, ge=2, description="A longer text is cut in training, and refused in serving.")
+
+
 class Net(Closed):
     """The module that is trained."""
 
@@ -67,14 +102,14 @@ class Net(Closed):
 
 
 class Loss(Closed):
-    """What is minimised: called as loss(output_BC, target_B, **args)."""
+    """What is minimised: called as loss(output, targets, **args), a mean over rows."""
 
-    source: PythonPath = "torch.nn.functional:cross_entropy"
+    source: PythonPath
     args: dict[str, JsonValue] = Field({}, description="Keyword arguments of the source.")
 
 
 class Augment(Closed):
-    """How training batches are varied: called as augment(x_B, generator, **args), never on held-out rows."""
+    """How training batches are varied, never held-out rows: augment(x_B, targets_B, generator, **args) -> both."""
 
     source: PythonPath
     args: dict[str, JsonValue] = Field({}, description="Keyword arguments of the source.")
@@ -104,42 +139,73 @@ class Schedule(Closed):
 
 
 class Stop(Closed):
-    """When a run ends."""
+    """When a run ends: at whichever comes first."""
 
     epochs: int = Field(10, ge=1, description="Passes over the training rows.")
-    patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better validation score.")
+    steps: int | None = Field(None, ge=1, description="Optimiser steps; the schedule ends there too.")
+    seconds: float | None = Field(None, gt=0, description="Time budget of the training itself.")
+    loss: float | None = Field(None, description="An epoch's mean training loss that is low enough.")
+    score: float | None = Field(
+        None, description="A validation score, in the task's first metric, that is good enough."
+    )
+    patience: int | None = Field(None, ge=1, description="Epochs without a better validation score.")
+
+
+class Checkpoints(Closed):
+    """What a run can go on from when something dies."""
+
+    keep: int = Field(2, ge=1, description="So many of the best by validation score are kept, and always the last.")
+    every_s: float = Field(
+        60.0, gt=0, description="Inside an epoch longer than this, a checkpoint so often; and at the end of each epoch."
+    )
 
 
 class Recipe(Closed):
     """One training run, whole."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="The model's name in the registry and in URLs.")
-    task: Task
+    task: TaskName
     summary: str = Field("", description="One sentence for the catalogue and the model card.")
+    use: str = Field("", description="What the model is for and what it is not for, for the model card.")
     data: Data
+    clean: Clean = Clean()
+    tokens: Tokens | None = Field(None, description="For text: how it becomes numbers.")
     net: Net
-    loss: Loss = Loss()
+    loss: Loss | None = Field(None, description="None: what the task's literature minimises.")
     standardise: bool = Field(
-        True, description="Centre and scale inputs by the training rows, as the first layer of the net."
+        True, description="Centre and scale numbers by the training rows, as the first layer of the net."
     )
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     stop: Stop = Stop()
+    checkpoints: Checkpoints = Checkpoints()
     augment: Augment | None = None
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Keep an exponential moving average of the weights and publish that."
     )
+    clip: float | None = Field(None, gt=0, description="Gradients are scaled down to this norm where theirs is larger.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: torch.autocast around forward and loss.")
+    compile: bool = Field(False, description="torch.compile the net; needs a C++ compiler on every worker.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="fsdp: weights, gradients and optimiser state are sharded over the workers (FSDP2)."
+    )
     batch_rows: int = Field(64, ge=1, description="Rows of one optimiser step, over all workers.")
+    accumulate: int = Field(1, ge=1, description="Forward passes that one step's rows are cut into on each worker.")
     workers: int = Field(2, ge=1, description="Data-parallel workers where `--workers` says nothing.")
-    seed: int = Field(0, ge=0, description="Seed of weights, order and augmentation.")
+    seed: int = Field(0, ge=0, description="Seed of weights, order, dropout and augmentation.")
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "Recipe":
-        if self.batch_rows % self.workers:
+    def _fits(self) -> "Recipe":
+        if self.batch_rows < self.workers * self.accumulate:
             raise ValueError(
-                f"batch_rows={self.batch_rows} does not divide over workers={self.workers}; "
-                "set batch_rows to a multiple of workers"
+                f"batch_rows={self.batch_rows} is less than workers={self.workers} times accumulate={self.accumulate}; "
+                "every forward pass needs a row"
             )
+        if self.parallel == "fsdp" and (self.ema_decay or self.compile):
+            raise ValueError("parallel=fsdp goes with neither ema_decay nor compile; leave them out")
+        text = self.task in ("text-classification", "token-classification", "text-generation")
+        if text != (self.tokens is not None):
+            raise ValueError(f"task {self.task} {'needs `tokens`' if text else 'takes no `tokens`'}")
         return self
 
 

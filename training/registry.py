@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
@@ -33,6 +34,8 @@ Found = TypeVar("Found")
 EXPERIMENT = "shoal"
 CHAMPION = "champion"
 DIGEST_TAG = "shoal.digest"
+ORIGIN_TAG = "shoal.origin"
+RECIPE = "recipe.json"
 
 # Schema upgrades of a new store are no news to a user.
 for noisy in ("alembic", "mlflow"):
@@ -72,31 +75,41 @@ class Registry:
         if settings.registry.startswith("sqlite:///"):
             Path(settings.registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._cache = settings.home / "cache"
+        # Where runs keep their checkpoints until they have published.
+        self.run_storage = f"{settings.artifacts}/runs"
         self._artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
         try:
-            self._client = MlflowClient(settings.registry, settings.registry)
-            self._experiment = self._ensure_experiment()
+            self.client = MlflowClient(settings.registry, settings.registry)
+            self.experiment = self._ensure_experiment()
         except MlflowException as error:
             raise Mistake(masked(f"the registry at {settings.registry} does not answer: {error.message}")) from error
         except ImportError as error:
             raise Mistake(f"the registry's database needs a driver that is not installed: {error}") from error
 
-    def start_run(self, name: str, params: Mapping[str, object]) -> str:
-        """Open a run and note its parameters; returns its id."""
-        run = self._client.create_run(self._experiment, run_name=name)
-        for key, value in params.items():
-            # MLflow's limit on a parameter's length.
-            self._client.log_param(run.info.run_id, key, str(value)[:6000])
-        return str(run.info.run_id)
+    def start_run(
+        self, name: str, params: Mapping[str, object], *, recipe: Mapping[str, object] | None = None, origin: str = ""
+    ) -> str:
+        """Open a run and note its parameters, and its whole recipe where it has one; returns its id."""
+        run = self.client.create_run(self.experiment, run_name=name, tags={ORIGIN_TAG: origin} if origin else None)
+        run_id = str(run.info.run_id)
+        # MLflow's limit on a parameter's length.
+        self.client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+        if recipe is not None:
+            self.client.log_dict(run_id, dict(recipe), RECIPE)
+        return run_id
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """Note one epoch's metrics."""
-        for key, value in metrics.items():
-            self._client.log_metric(run_id, key, value, step=step)
+        now_ms = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(key, value, now_ms, step) for key, value in metrics.items()])
 
-    def end_run(self, run_id: str, *, failed: bool) -> None:
+    def reopen_run(self, run_id: str) -> None:
+        """Mark a run that had ended as running again."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Close a run."""
-        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        self.client.set_terminated(run_id, status)
 
     def publish(self, folder: Path, run_id: str | None = None) -> Version:
         """Verify a bundle and make it the next version of the model that it names.
@@ -114,28 +127,28 @@ class Registry:
         manifest = bundle.verify(folder)
         own_run = run_id is None
         run_id = run_id or self.start_run(f"import-{manifest.name}", {"imported": True})
-        self._client.log_artifacts(run_id, str(folder), "bundle")
+        self.client.log_artifacts(run_id, str(folder), "bundle")
         first = manifest.name not in self.names()
         if self._registered(manifest.name) is None:
             with contextlib.suppress(MlflowException):  # another run published its first version in the same moment
-                self._client.create_registered_model(manifest.name, description=manifest.summary)
-        made = self._client.create_model_version(
+                self.client.create_registered_model(manifest.name, description=manifest.summary)
+        made = self.client.create_model_version(
             manifest.name,
-            source=f"{self._client.get_run(run_id).info.artifact_uri}/bundle",
+            source=f"{self.client.get_run(run_id).info.artifact_uri}/bundle",
             run_id=run_id,
             tags={DIGEST_TAG: manifest.digest},
             description=manifest.summary,
         )
         if own_run:
             self.log_metrics(run_id, manifest.metrics, step=0)
-            self.end_run(run_id, failed=False)
+            self.end_run(run_id, "FINISHED")
         if first:
             self.promote(manifest.name, int(made.version), CHAMPION)
         return self.version(manifest.name, int(made.version))
 
     def names(self) -> list[str]:
         """Names of all models that have a version."""
-        versions = _all_pages(lambda page_token: self._client.search_model_versions(page_token=page_token))
+        versions = _all_pages(lambda page_token: self.client.search_model_versions(page_token=page_token))
         return sorted({str(version.name) for version in versions})
 
     def versions(self, name: str) -> list[Version]:
@@ -146,7 +159,7 @@ class Registry:
         """
         model = self._registered(name)
         found = model and _all_pages(
-            lambda page_token: self._client.search_model_versions(f"name = '{name}'", page_token=page_token)
+            lambda page_token: self.client.search_model_versions(f"name = '{name}'", page_token=page_token)
         )
         if not model or not found:
             raise Mistake(f"no model {name!r}; registered: {', '.join(self.names()) or 'none'}")
@@ -189,7 +202,7 @@ class Registry:
         """Point an alias at a version."""
         self.version(name, number)
         try:
-            self._client.set_registered_model_alias(name, alias, str(number))
+            self.client.set_registered_model_alias(name, alias, str(number))
         except MlflowException as error:
             raise Mistake(f"{alias!r} cannot be an alias: {error.message}") from error
         return self.version(name, number)
@@ -216,17 +229,17 @@ class Registry:
 
     def _registered(self, name: str) -> RegisteredModel | None:
         try:
-            return self._client.get_registered_model(name)
+            return self.client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
 
     def _ensure_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(EXPERIMENT)
+        found = self.client.get_experiment_by_name(EXPERIMENT)
         if found:
             return str(found.experiment_id)
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
 
 
 def _version(found: ModelVersion, aliases: Mapping[str, str]) -> Version:

@@ -28,6 +28,12 @@ class TrainingSettings(BaseSettings):
         description="Where bundles and checkpoints go: a folder or an object-store URI. Empty: HOME/artifacts.",
     )
 
+    country: str = Field(
+        "",
+        pattern="^([A-Z]{3})?$",
+        description="ISO 3166 code of three letters, as DEU, whose grid estimates a run's CO2. Empty: not estimated.",
+    )
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:

@@ -6,24 +6,49 @@ Declared by the data set, carried inside the bundle, applied by `deployments.cod
 
 import base64
 import io
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
 from PIL import Image
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 from torch import Tensor
 
 from training.closed import Closed
 
 
+class Feature(Closed):
+    """One column of a table: a number, or one of named levels, which the net gets as its place among them."""
+
+    name: str
+    levels: tuple[str, ...] | None = Field(None, min_length=2, description="None for a number.")
+
+
+def _named(feature: object) -> object:
+    """Take a bare name for a number."""
+    return Feature(name=feature) if isinstance(feature, str) else feature
+
+
 class TableWords(Closed):
-    """A row of numbers, by feature name or in this order."""
+    """A row of numbers and levels, by feature name or in this order; float32 of shape (F,)."""
 
     kind: Literal["table"] = "table"
-    features: tuple[str, ...] = Field(min_length=1)
+    features: tuple[Annotated[Feature, BeforeValidator(_named)], ...] = Field(min_length=1)
+    missing: bool = Field(False, description="Whether a feature may be left out (null); the net gets NaN.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features' names, in order."""
+        return tuple(feature.name for feature in self.features)
 
     def example(self, row: Tensor) -> JsonValue:
         """Say one row of shape (F,) by feature name."""
-        return dict(zip(self.features, (round(value, 6) for value in row.tolist()), strict=True))
+        said: dict[str, JsonValue] = {}
+        for feature, value in zip(self.features, row.tolist(), strict=True):
+            if math.isnan(value):
+                said[feature.name] = None
+            else:
+                said[feature.name] = feature.levels[int(value)] if feature.levels else round(value, 6)
+        return said
 
 
 class ImageWords(Closed):
@@ -51,11 +76,78 @@ class ImageWords(Closed):
         return base64.b64encode(self.png(row)).decode()
 
 
-Words = Annotated[TableWords | ImageWords, Field(discriminator="kind")]
+class TextWords(Closed):
+    """A text; as tokens of tokenizer.json, int64 of shape (T,), where 0 fills up shorter rows of a batch."""
+
+    kind: Literal["text"] = "text"
+    max_tokens: int = Field(ge=2)
+    predicate: bool = Field(False, description='Whether a row is {"text", "predicate": [start, end]} instead.')
+
+    padding: ClassVar[int] = 0
+
+
+class SeriesWords(Closed):
+    """A row of steps in time, each a list of numbers in this order; float32 of shape (T, F); NaN fills up."""
+
+    kind: Literal["series"] = "series"
+    features: tuple[str, ...] = Field(min_length=1)
+    max_steps: int = Field(ge=1)
+
+    padding: ClassVar[float] = math.nan
+
+    def example(self, row: Tensor) -> JsonValue:
+        """Say one row of shape (T, F) as lists, without the filling."""
+        steps: JsonValue = [[round(value, 6) for value in step] for step in row[~row.isnan().any(1)].tolist()]
+        return steps
+
+
+Words = Annotated[TableWords | ImageWords | TextWords | SeriesWords, Field(discriminator="kind")]
+"""What a person sends; `predict` takes a list of them."""
 
 
 class Classes(Closed):
-    """The output's columns are logits, one per label; scores are their softmax."""
+    """Output (B, C): logits, one per label; scores are softmax(logits / temperature)."""
 
     kind: Literal["classes"] = "classes"
     labels: tuple[str, ...] = Field(min_length=2)
+    temperature: float = Field(
+        1.0, gt=0, description="Fitted on the validation rows (Guo et al., 2017), so that a score is a probability."
+    )
+
+
+class Number(Closed):
+    """Output (B, 1): one number a row, in the target's own unit."""
+
+    kind: Literal["number"] = "number"
+    name: str
+
+
+class Spans(Closed):
+    """Output (B, T, 1 + 2K): a logit for O, then for B- and I- of each of K types, at each token."""
+
+    kind: Literal["spans"] = "spans"
+    types: tuple[str, ...] = Field(min_length=1)
+
+
+class Continuation(Closed):
+    """Output (B, T, V): logits of the next token after each; a text is continued token by token."""
+
+    kind: Literal["continuation"] = "continuation"
+
+
+class Boxes(Closed):
+    """Output (B, K, 6): x1, y1, x2, y2 in pixels of the net's picture, score and label number; best first."""
+
+    kind: Literal["boxes"] = "boxes"
+    labels: tuple[str, ...] = Field(min_length=1)
+
+
+class Picture(Closed):
+    """Outputs: the reconstructed picture (B, K, H, W) in 0..1, mean and log-variance of its latent code (B, Z)."""
+
+    kind: Literal["picture"] = "picture"
+    latent: int = Field(ge=1)
+
+
+Answer = Annotated[Classes | Number | Spans | Continuation | Boxes | Picture, Field(discriminator="kind")]
+"""What comes back, and what the net's outputs mean."""

@@ -31,8 +31,8 @@ class PixelBudget:
             raise TooLarge(f"a picture of {width}x{height} pixels; the limit is {self._most} pixels in one request")
 
 
-def from_bytes(raw: bytes, words: ImageWords, budget: PixelBudget) -> Array:
-    """Decode a picture to uint8 of shape (K, H, W), turned and resized to what the model takes.
+def from_bytes(raw: bytes, words: ImageWords, budget: PixelBudget) -> tuple[Array, tuple[int, int]]:
+    """Decode a picture to uint8 of shape (K, H, W), turned and resized to what the model takes; and its own size.
 
     Raises:
         NotAnImage: no PNG, JPEG or WebP, or a broken one.
@@ -47,13 +47,14 @@ def from_bytes(raw: bytes, words: ImageWords, budget: PixelBudget) -> Array:
         image = ImageOps.exif_transpose(image).convert(words.mode)
     except Exception:
         raise NotAnImage("the picture is broken: its pixels cannot be decoded") from None
-    if image.size != (words.width, words.height):
+    size = image.size
+    if size != (words.width, words.height):
         image = image.resize((words.width, words.height), Image.Resampling.BILINEAR)
     pixels = np.array(image, dtype=np.uint8)
-    return pixels[None] if words.mode == "L" else pixels.transpose(2, 0, 1)
+    return (pixels[None] if words.mode == "L" else pixels.transpose(2, 0, 1)), size
 
 
-def from_base64(text: str, words: ImageWords, budget: PixelBudget) -> Array:
+def from_base64(text: str, words: ImageWords, budget: PixelBudget) -> tuple[Array, tuple[int, int]]:
     """Decode a picture in base64, with or without a `data:` prefix; see from_bytes."""
     if text.startswith("data:"):
         text = text.partition(",")[2]

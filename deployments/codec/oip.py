@@ -42,15 +42,19 @@ _ENCODER = msgspec.json.Encoder()
 class Codec:
     """Reads and writes `infer` bodies for one model version."""
 
-    def __init__(self, manifest: Manifest, version: str, max_rows: int) -> None:
-        self._input, self._output = manifest.inputs[0], manifest.outputs[0]
+    def __init__(self, manifest: Manifest, version: str, max_rows: int, vocabulary: int | None = None) -> None:
+        """Take a manifest; `vocabulary` is the number of tokens there are, for text."""
+        self._input, self._outputs = manifest.inputs[0], manifest.outputs
+        words = manifest.words
+        self._most_steps = int(getattr(words, "max_tokens", 0) or getattr(words, "max_steps", 0))
+        self._vocabulary = vocabulary
         self._name, self._version, self._max_rows = manifest.name, version, max_rows
 
-    def decode(self, body: bytes) -> tuple[Tensor, str | None]:
+    def decode(self, body: bytes) -> tuple[Tensor, str | None, set[str]]:
         """Read a request.
 
         Returns:
-            The input tensor, shape (B, ...), and the caller's id, if any.
+            The input tensor, shape (B, ...), the caller's id, if any, and the names of the outputs that it wants.
 
         Raises:
             ClientError: one of many; see deployments.errors.
@@ -60,26 +64,30 @@ class Codec:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise MalformedBody(f"the body is not an inference request: {said}") from None
+        names = [spec.name for spec in self._outputs]
         for output in request.outputs or ():
-            if output.name != self._output.name:
-                raise UnknownTensor(f"no output {output.name!r}; this model gives {self._output.name!r}")
+            if output.name not in names:
+                raise UnknownTensor(f"no output {output.name!r}; this model gives {', '.join(map(repr, names))}")
+        wanted = {output.name for output in request.outputs or ()} or set(names)
         if len(request.inputs) != 1 or request.inputs[0].name != self._input.name:
-            names = ", ".join(repr(i.name) for i in request.inputs) or "none"
-            raise UnknownTensor(f"inputs {names}; this model takes one, {self._input.name!r}")
-        return torch.from_numpy(self._read(request.inputs[0])), request.id
+            sent = ", ".join(repr(i.name) for i in request.inputs) or "none"
+            raise UnknownTensor(f"inputs {sent}; this model takes one, {self._input.name!r}")
+        return torch.from_numpy(self._read(request.inputs[0])), request.id, wanted
 
-    def encode(self, y: Tensor, request_id: str | None) -> bytes:
-        """Write an answer: y has shape (B, ...)."""
+    def encode(self, outputs: tuple[Tensor, ...], request_id: str | None, wanted: set[str]) -> bytes:
+        """Write an answer from what the net gives, each of shape (B, ...)."""
         answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if request_id is not None:
             answer["id"] = request_id
         answer["outputs"] = [
             {
-                "name": self._output.name,
+                "name": spec.name,
                 "shape": list(y.shape),
                 "datatype": DATATYPES[y.dtype],
                 "data": y.flatten().tolist(),
             }
+            for spec, y in zip(self._outputs, outputs, strict=True)
+            if spec.name in wanted
         ]
         return _ENCODER.encode(answer)
 
@@ -92,9 +100,14 @@ class Codec:
             raise WrongShape(f"input {spec.name!r} has shape {list(shape)}; this model takes {list(spec.shape)}")
         if shape[0] < 1:
             raise Empty(f"input {spec.name!r} has {shape[0]} rows; send one at least")
+        if len(shape) > 1 and spec.shape[1] < 0 and not 1 <= shape[1] <= self._most_steps:
+            raise WrongShape(f"input {spec.name!r} has {shape[1]} steps; this model takes 1 to {self._most_steps}")
         if shape[0] > self._max_rows:
             raise TooLarge(f"{shape[0]} rows in one request; the limit is {self._max_rows}; send several requests")
-        return from_json(sent.data, spec.datatype, shape)
+        array = from_json(sent.data, spec.datatype, shape)
+        if self._vocabulary is not None and (array.min() < 0 or array.max() >= self._vocabulary):
+            raise WrongType(f"input {spec.name!r} has a token that is not 0 to {self._vocabulary - 1}")
+        return array
 
 
 def metadata(manifest: Manifest, version: str) -> bytes:

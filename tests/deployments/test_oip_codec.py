@@ -27,17 +27,17 @@ def request(**changes: Any) -> bytes:
 
 
 def test_flat_and_nested_data_are_the_same_tensor(codec: Codec) -> None:
-    flat, _ = codec.decode(request())
-    nested, _ = codec.decode(request(data=[[1, 2, 3, 4], [5.5, 6, 7, 8]]))
+    flat, _, _ = codec.decode(request())
+    nested, _, _ = codec.decode(request(data=[[1, 2, 3, 4], [5.5, 6, 7, 8]]))
 
     assert torch.equal(flat, torch.tensor([[1, 2, 3, 4], [5.5, 6, 7, 8]]))
     assert torch.equal(flat, nested)
 
 
 def test_the_id_comes_back_with_names_shape_and_type(codec: Codec) -> None:
-    _, request_id = codec.decode(json.dumps(json.loads(request()) | {"id": "abc"}).encode())
+    _, request_id, wanted = codec.decode(json.dumps(json.loads(request()) | {"id": "abc"}).encode())
 
-    answer = json.loads(codec.encode(torch.tensor([[1.5, 2.0, 3.0]]), request_id))
+    answer = json.loads(codec.encode((torch.tensor([[1.5, 2.0, 3.0]]),), request_id, wanted))
 
     assert answer == {
         "model_name": "flowers",

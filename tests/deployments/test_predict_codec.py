@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deployments import errors
-from deployments.codec.predict import Codec
+from deployments.codec.answers import OfClasses
+from deployments.codec.predict import Asked, Codec
 from deployments.errors import ClientError
 from deployments.settings import Limits
 from training import bundle
@@ -43,7 +44,7 @@ def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 def test_a_record_by_name_and_a_list_in_order_are_the_same_row(table: Codec) -> None:
     shuffled = dict(reversed(ROW.items()))
 
-    x, _ = table.decode(body(ROW, list(ROW.values()), shuffled), "application/json")
+    x = table.decode(body(ROW, list(ROW.values()), shuffled), "application/json").x
 
     assert x.dtype == torch.float32
     assert torch.equal(x, torch.tensor([[5.1, 3.5, 1.4, 0.2]] * 3))
@@ -101,17 +102,17 @@ def test_a_pictures_bytes_its_base64_and_its_pixels_are_the_same_row(image: Code
     Image.fromarray(pixels).save(out, kind, lossless=True)
     text = base64.b64encode(out.getvalue()).decode()
 
-    direct, _ = image.decode(out.getvalue(), f"image/{kind.lower()}")
-    by_text, _ = image.decode(
+    direct = image.decode(out.getvalue(), f"image/{kind.lower()}").x
+    by_text = image.decode(
         body(text, f"data:image/png;base64,{text}", pixels.tolist(), [pixels.tolist()]), "application/json"
-    )
+    ).x
 
     assert torch.equal(direct, torch.from_numpy(pixels)[None, None])
     assert torch.equal(by_text, direct.expand(4, 1, 8, 8))
 
 
 def test_a_jpeg_of_another_size_and_colour_is_turned_into_what_the_model_takes(image: Codec) -> None:
-    x, _ = image.decode(png(np.full((32, 20, 3), 200, np.uint8), "JPEG"), "image/jpeg")
+    x = image.decode(png(np.full((32, 20, 3), 200, np.uint8), "JPEG"), "image/jpeg").x
 
     assert x.shape == (1, 1, 8, 8)
     assert x.dtype == torch.uint8
@@ -178,7 +179,7 @@ def test_a_picture_is_no_content_for_a_table(table: Codec) -> None:
 
 
 def test_an_answer_names_the_best_label_and_the_scores_of_the_best_k(table: Codec) -> None:
-    answer = json.loads(table.encode(torch.tensor([[0.0, 2.0, 1.0]]), top_k=2))
+    answer = json.loads(table.encode((torch.tensor([[0.0, 2.0, 1.0]]),), Asked(None, [None], OfClasses([], top_k=2))))
 
     (prediction,) = answer["predictions"]
     assert (answer["model"], answer["version"]) == ("flowers", "1")
@@ -200,7 +201,7 @@ def test_no_body_whatever_is_anything_but_rows_or_a_client_error(codecs: tuple[C
     for codec in codecs:
         for kind in ("application/json", "image/png", ""):
             try:
-                x, _ = codec.decode(raw, kind)
+                x = codec.decode(raw, kind).x
             except ClientError:
                 continue
             assert len(x) >= 1

@@ -12,7 +12,7 @@ def made(seed: int) -> State:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.1)
-    return State({"net": net}, optimiser, LambdaLR(optimiser, lambda step: 1 / (step + 1)), Progress())
+    return State({"net": net}, {}, optimiser, LambdaLR(optimiser, lambda step: 1 / (step + 1)), Progress())
 
 
 def step(state: State, seed: int) -> None:
@@ -31,7 +31,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
         step(whole, seed)
     for seed in range(3):
         step(first, seed)
-    checkpoint.save(tmp_path, first)
+    first.best.update(whole.nets["net"].state_dict())
+    checkpoint.write(tmp_path, checkpoint.snapshot(first))
 
     resumed = made(99)
     checkpoint.restore(tmp_path, resumed)
@@ -39,6 +40,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
         step(resumed, seed)
 
     assert resumed.progress == whole.progress
+    assert resumed.best.keys() == first.best.keys()
     expected = whole.nets["net"].state_dict()
     for name, value in resumed.nets["net"].state_dict().items():
         assert torch.equal(value, expected[name]), name
@@ -48,6 +50,6 @@ def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(tmp_path: Path) -
     state = made(0)
     step(state, 0)
 
-    checkpoint.save(tmp_path, state)
+    checkpoint.write(tmp_path, checkpoint.snapshot(state))
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.json", "state.safetensors"]

@@ -3,10 +3,12 @@ import dataclasses
 import pytest
 import torch
 
-from training import datasets
-from training.data import Dataset, Rows, batches, load, split
+from training.data import PARTS, Dataset, clean, divide, leaks, load
+from training.datasets.digits import digits
+from training.datasets.tables import iris
 from training.errors import Mistake
-from training.recipe import Data
+from training.prepare import Rows, batches
+from training.recipe import Clean, Data
 from training.words import TableWords
 
 
@@ -24,34 +26,71 @@ def numbered(per_class: int) -> Dataset:
 
 
 def test_no_row_is_in_two_parts_and_none_is_lost() -> None:
-    parts = split(numbered(50), Data(source="a:b"))
+    parts = divide(numbered(50), Data(source="a:b"))
 
-    seen = [set(rows.inputs.flatten().tolist()) for rows in (parts.train, parts.validation, parts.test)]
+    seen = [set(parts[part].tolist()) for part in PARTS]
     assert [len(s) for s in seen] == [108, 12, 30]
     assert set.union(*seen) == set(range(150))
 
 
 def test_every_part_holds_the_classes_in_the_same_proportion() -> None:
-    parts = split(numbered(50), Data(source="a:b"))
+    dataset = numbered(50)
 
-    for rows in (parts.train, parts.validation, parts.test):
-        assert len(set(rows.targets.bincount().tolist())) == 1
+    for rows in divide(dataset, Data(source="a:b")).values():
+        assert len(set(dataset.targets[rows].bincount().tolist())) == 1
 
 
 def test_the_seed_alone_decides_the_split() -> None:
-    first, again = (split(numbered(50), Data(source="a:b", seed=1)) for _ in range(2))
-    other = split(numbered(50), Data(source="a:b", seed=2))
+    first, again = (divide(numbered(50), Data(source="a:b", seed=1)) for _ in range(2))
+    other = divide(numbered(50), Data(source="a:b", seed=2))
 
-    assert torch.equal(first.test.inputs, again.test.inputs)
-    assert not torch.equal(first.test.inputs, other.test.inputs)
+    assert torch.equal(first["test"], again["test"])
+    assert not torch.equal(first["test"], other["test"])
+
+
+def test_rows_that_the_data_set_holds_out_are_the_test_part_whatever_the_seed() -> None:
+    dataset = dataclasses.replace(numbered(50), held_out=torch.arange(120, 150))
+
+    parts = divide(dataset, Data(source="a:b", seed=7))
+
+    assert parts["test"].tolist() == list(range(120, 150))
+    assert max(parts["train"].max(), parts["validation"].max()) < 120
+
+
+def test_a_row_that_comes_twice_is_kept_once_and_one_with_two_labels_not_at_all() -> None:
+    texts = ["good", "bad", " good ", "odd", "odd", "fine"]
+    dataset = Dataset(inputs=texts, targets=torch.tensor([1, 0, 1, 0, 1, 1]), labels=("no", "yes"))
+
+    kept = clean(dataset, Clean())
+
+    assert kept.inputs == ["good", "bad", "fine"]
+    assert kept.targets.tolist() == [1, 0, 1]
+    assert kept.cleaned == {"duplicates": 1, "contradictory": 2}
+    assert clean(dataset, Clean(duplicates="keep")).inputs == texts
+
+
+def test_a_naive_split_of_duplicates_leaks_and_the_cleaned_one_does_not() -> None:
+    texts = [f"text {i // 4}" for i in range(200)]
+    dataset = Dataset(inputs=texts, targets=torch.tensor([i // 4 % 2 for i in range(200)]), labels=("no", "yes"))
+    data = Data(source="a:b")
+
+    assert leaks(dataset, divide(dataset, data)) > 30
+    cleaned = clean(dataset, Clean())
+    assert leaks(cleaned, divide(cleaned, data)) == 0
+
+
+def test_equal_inputs_with_unequal_numbers_are_measurements_and_stay() -> None:
+    dataset = Dataset(inputs=torch.ones(3, 2), targets=torch.tensor([1.0, 2.0, 2.0]))
+
+    assert clean(dataset, Clean()).targets.tolist() == [1.0, 2.0]
 
 
 def test_a_class_too_small_for_three_parts_is_named() -> None:
     with pytest.raises(Mistake, match="class 'a' has 2 rows"):
-        split(numbered(2), Data(source="a:b"))
+        divide(numbered(2), Data(source="a:b"))
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_workers_share_each_step_and_see_no_row_twice_in_an_epoch(world: int) -> None:
     dataset = numbered(50)
     rows = Rows(dataset.inputs, dataset.targets)
@@ -59,7 +98,7 @@ def test_workers_share_each_step_and_see_no_row_twice_in_an_epoch(world: int) ->
     seen = [
         number
         for rank in range(world)
-        for batch in batches(rows, batch_rows=16, seed=0, epoch=3, rank=rank, world=world)
+        for batch in batches(rows, batch_rows=16, seed=0, epoch=3, rank=rank, world=world, skip=0)
         for number in batch.inputs.flatten().tolist()
     ]
 
@@ -70,11 +109,35 @@ def test_the_rows_of_a_step_do_not_depend_on_how_many_workers_share_it() -> None
     dataset = numbered(50)
     rows = Rows(dataset.inputs, dataset.targets)
 
-    def step(world: int) -> list[float]:
-        first = [next(iter(batches(rows, batch_rows=16, seed=0, epoch=0, rank=r, world=world))) for r in range(world)]
-        return [n for batch in first for n in batch.inputs.flatten().tolist()]
+    def step(world: int) -> set[float]:
+        shares = [batches(rows, batch_rows=16, seed=0, epoch=0, rank=r, world=world, skip=0) for r in range(world)]
+        return {n for share in shares for n in next(share).inputs.flatten().tolist()}
 
-    assert step(1) == step(2) == step(4)
+    assert step(1) == step(2) == step(3) == step(4)
+
+
+def test_an_epoch_that_is_entered_half_way_goes_on_where_it_was() -> None:
+    dataset = numbered(50)
+    rows = Rows(dataset.inputs, dataset.targets)
+
+    def epoch(skip: int) -> list[list[float]]:
+        found = batches(rows, batch_rows=16, seed=0, epoch=2, rank=1, world=2, skip=skip)
+        return [batch.inputs.flatten().tolist() for batch in found]
+
+    assert epoch(skip=5) == epoch(skip=0)[5:]
+
+
+def test_rows_of_like_length_share_a_step_and_are_no_longer_than_their_longest() -> None:
+    lengths = torch.randint(1, 100, (3200,), generator=torch.Generator().manual_seed(0))
+    inputs = (torch.arange(100)[None] < lengths[:, None]).long()
+    rows = Rows(inputs, torch.zeros(3200), lengths)
+
+    found = list(batches(rows, batch_rows=32, seed=0, epoch=0, rank=0, world=1, skip=0))
+
+    assert sum(len(batch) for batch in found) == 3200
+    filled = sum(batch.inputs.numel() - int(batch.inputs.sum()) for batch in found)
+    assert filled / sum(batch.inputs.numel() for batch in found) < 0.05
+    assert all(batch.inputs.shape[1] == batch.lengths.max() for batch in found)
 
 
 def test_the_fingerprint_changes_with_a_single_value() -> None:
@@ -84,9 +147,7 @@ def test_the_fingerprint_changes_with_a_single_value() -> None:
     assert dataset.fingerprint() == numbered(50).fingerprint() != changed.fingerprint()
 
 
-@pytest.mark.parametrize(
-    ("source", "rows", "labels"), [(datasets.digits, 5000, 10), (datasets.iris, 150, 3)], ids=["digits", "iris"]
-)
+@pytest.mark.parametrize(("source", "rows", "labels"), [(digits, 5000, 10), (iris, 150, 3)], ids=["digits", "iris"])
 def test_the_packaged_sets_are_those_we_know(source: object, rows: int, labels: int) -> None:
     dataset = load(Data(source=source))  # type: ignore[arg-type]
 
@@ -94,17 +155,43 @@ def test_the_packaged_sets_are_those_we_know(source: object, rows: int, labels: 
     assert dataset.targets.bincount().tolist() == [rows // labels] * labels
 
 
-def not_finite() -> Dataset:
+def test_a_missing_number_is_refused_dropped_or_left_for_the_mean() -> None:
     dataset = numbered(5)
     dataset.inputs[4] = float("nan")
-    return dataset
+
+    with pytest.raises(Mistake, match=r"row 4 has a value that is missing.*clean\.missing"):
+        clean(dataset, Clean())
+    assert clean(dataset, Clean(missing="drop")).cleaned == {"missing": 1}
+    assert len(clean(dataset, Clean(missing="mean"))) == 15
+
+
+class ThreeMethods:
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor([float(index), 1.0]), index % 2
+
+    def about(self) -> dict[str, object]:
+        return {"labels": ("even", "odd"), "words": TableWords(features=("n", "one")), "source": "counted"}
+
+
+def test_an_object_with_three_methods_is_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.data.load_path", lambda path: ThreeMethods)
+
+    dataset = load(Data(source="a:b"))
+
+    assert dataset.inputs.shape == (20, 2)
+    assert dataset.targets.tolist() == [0, 1] * 10
 
 
 def unnamed_class() -> Dataset:
     return dataclasses.replace(numbered(5), labels=("a", "b"))
 
 
-@pytest.mark.parametrize(("source", "said"), [(not_finite, "row 4"), (unnamed_class, "0..2 over 2 labels")])
+@pytest.mark.parametrize(
+    ("source", "said"), [(unnamed_class, "0..2 over 2 labels"), (lambda: 3, "return a training.data.Dataset")]
+)
 def test_rows_that_cannot_be_trained_on_are_refused(monkeypatch: pytest.MonkeyPatch, source: object, said: str) -> None:
     monkeypatch.setattr("training.data.load_path", lambda path: source)
 

@@ -3,7 +3,7 @@ import torch
 from training.augment import random_affine
 from training.nets.cnn import cnn
 from training.nets.mlp import mlp
-from training.nets.standardise import Standardise
+from training.nets.standardise import Columns, Standardise
 
 
 def test_the_standardised_training_rows_have_mean_0_and_deviation_1() -> None:
@@ -28,6 +28,28 @@ def test_a_constant_feature_stays_finite() -> None:
     assert torch.isfinite(Standardise.fit(torch.ones(4, 2))(torch.ones(4, 2))).all()
 
 
+def test_a_missing_number_takes_the_mean_and_a_level_a_column_of_its_own() -> None:
+    x_NF = torch.tensor([[1.0, 0.0], [3.0, 2.0], [2.0, 1.0], [torch.nan, torch.nan]])
+
+    columns = Columns.fit(x_NF, [None, 3], fill=True)
+    y = columns(x_NF)
+
+    assert columns.width == 4
+    assert y[3].tolist() == [0, 0, 0, 0]
+    assert y[:3, 1:].tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    assert torch.allclose(y[:3, 0].mean(), torch.tensor(0.0), atol=1e-6)
+
+
+def test_steps_that_fill_up_a_series_stay_what_they_are() -> None:
+    x = torch.randn(50, 6, 2) * 3 + 1
+    x[:, 4:] = torch.nan
+
+    y = Standardise.fit(x, axis=2)(x)
+
+    assert y[:, 4:].isnan().all()
+    assert torch.allclose(y[:, :4].mean((0, 1)), torch.zeros(2), atol=1e-4)
+
+
 def test_nets_give_one_logit_per_class() -> None:
     assert mlp(4, [8, 8], 3)(torch.ones(5, 4)).shape == (5, 3)
     assert cnn(1, 10)(torch.ones(5, 1, 28, 28)).shape == (5, 10)
@@ -40,7 +62,7 @@ def test_the_digits_net_is_as_large_as_it_says() -> None:
 def test_augmentation_repeats_with_its_generator_and_varies_without() -> None:
     x = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
 
-    first, again, other = (random_affine(x, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (random_affine(x, x, torch.Generator().manual_seed(seed))[0] for seed in (0, 0, 1))
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -49,6 +71,6 @@ def test_augmentation_repeats_with_its_generator_and_varies_without() -> None:
 def test_augmentation_of_nothing_leaves_pictures_as_they_are() -> None:
     x = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
 
-    y = random_affine(x, torch.Generator(), degrees=0, scale=0, shear=0, translate=0)
+    y, _ = random_affine(x, x, torch.Generator(), degrees=0, scale=0, shear=0, translate=0)
 
     assert torch.allclose(y, x.float(), atol=1e-2)

@@ -94,7 +94,7 @@ def test_runs_keep_parameters_and_a_metric_per_epoch(registry: Registry, tmp_pat
     run = registry.start_run("a-run", {"optimiser.lr": 0.1})
     for epoch, loss in enumerate((2.0, 1.0), start=1):
         registry.log_metrics(run, {"loss": loss}, step=epoch)
-    registry.end_run(run, failed=False)
+    registry.end_run(run, "FINISHED")
 
     # Read as any MLflow client does: from the store itself.
     with sqlite3.connect(tmp_path / "home" / "registry.db") as store:

@@ -1,7 +1,7 @@
 """Handwritten digits, 28x28, by a small convolutional net."""
 
 from training.augment import random_affine
-from training.datasets import digits
+from training.datasets.digits import digits
 from training.nets.cnn import cnn
 from training.recipe import Augment, Data, Net, Optimiser, Recipe, Schedule, Stop
 

@@ -1,6 +1,6 @@
 """Three iris species from four measurements."""
 
-from training.datasets import iris
+from training.datasets.tables import iris
 from training.nets.mlp import mlp
 from training.recipe import Data, Net, Optimiser, Recipe, Schedule, Stop
 

@@ -1,0 +1,186 @@
+"""A person's words to the net's rows: records, pictures, texts, series; one file for all that can be sent.
+
+What turns a text into tokens and a level into a number is the bundle's own, the same as in training.
+"""
+# Shapes: F features, K channels, H height, W width, T steps.
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deployments.codec import images
+from deployments.codec.arrays import Array, to_array
+from deployments.errors import TooLarge, UnknownFeature, WrongShape, WrongType
+from deployments.settings import Limits
+from training import prepare
+from training.bundle import Datatype, Manifest
+from training.tokens import Encoded, Tokeniser
+from training.words import Feature, ImageWords, SeriesWords, TableWords, TextWords
+
+
+class Reader:
+    """Reads items of one model's kind; an item's number is for messages only."""
+
+    def __init__(self, manifest: Manifest, limits: Limits, tokeniser: Tokeniser | None) -> None:
+        self.words, self._limits, self._tokeniser = manifest.words, limits, tokeniser
+        self._datatype: Datatype = manifest.inputs[0].datatype
+        self._cut = manifest.answer.kind == "continuation"
+
+    def read(self, items: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Turn items into one tensor, shape (B, ...), and what the answer to each must know of it.
+
+        Raises:
+            ClientError: an item is not what the model takes.
+        """
+        words = self.words
+        if isinstance(words, TextWords):
+            tokens = [self._text(item, index, words) for index, item in enumerate(items)]
+            rows = [torch.tensor(each.ids) for each in tokens]
+            return prepare.padded(rows, words.padding)[0], list(zip(items, tokens, strict=True))
+        if isinstance(words, SeriesWords):
+            series = [torch.from_numpy(self._series(item, index, words)) for index, item in enumerate(items)]
+            return prepare.padded(series, words.padding)[0], [None] * len(items)
+        if isinstance(words, ImageWords):
+            budget = images.PixelBudget(self._limits.max_image_pixels)
+            found = [self._picture(item, index, budget, words) for index, item in enumerate(items)]
+            return torch.from_numpy(np.stack([pixels for pixels, _ in found])), [size for _, size in found]
+        numbers = [self._record(item, index, words) for index, item in enumerate(items)]
+        return torch.from_numpy(np.stack(numbers)), [None] * len(items)
+
+    def picture(self, raw: bytes) -> tuple[Tensor, list[Any]]:
+        """Read a picture's own bytes as a request of one row."""
+        assert isinstance(self.words, ImageWords)
+        pixels, size = images.from_bytes(raw, self.words, images.PixelBudget(self._limits.max_image_pixels))
+        return torch.from_numpy(np.ascontiguousarray(pixels[None])), [size]
+
+    def _record(self, item: Any, index: int, words: TableWords) -> Array:
+        """One row of a table, by name or in order; shape (F,)."""
+        names = words.names
+        if isinstance(item, dict):
+            missing = [] if words.missing else [name for name in names if name not in item]
+            extra = [name for name in item if name not in names]
+            if missing or extra:
+                raise UnknownFeature(
+                    f"row {index}: missing {missing or 'none'}, unknown {extra or 'none'}; "
+                    f"this model takes {list(names)}"
+                )
+            item = [item.get(name) for name in names]
+        if not isinstance(item, list):
+            raise WrongType(f"row {index} is a {json_type(item)}; send an object by feature name, or a list")
+        if len(item) != len(names):
+            raise WrongShape(f"row {index} has {len(item)} values; this model takes {len(names)}")
+        if not words.missing and not any(feature.levels for feature in words.features):
+            return self._numbers(item, names, index)
+        row = [self._value(*pair, index, words.missing) for pair in zip(words.features, item, strict=True)]
+        return np.array(row, dtype=np.float32)
+
+    def _numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
+        # numpy would cut a fraction off silently.
+        fractions = self._datatype.startswith("FP")
+        for name, value in zip(names, item, strict=True):
+            if type(value) is not int and not (fractions and type(value) is float):
+                kind = "a number" if fractions else "an integer"
+                raise WrongType(f"row {index}: {name!r} is a {json_type(value)}; send {kind}")
+        return to_array(item, self._datatype)
+
+    def _value(self, feature: Feature, value: Any, index: int, missing: bool) -> float:
+        """One feature as the net gets it: a number, a level's place, NaN where it is missing."""
+        if value is None and missing:
+            return math.nan
+        if feature.levels:
+            if value not in feature.levels:
+                raise WrongType(f"row {index}: {feature.name!r} is {value!r}; it is one of {list(feature.levels)}")
+            return float(feature.levels.index(value))
+        if type(value) not in (int, float):
+            raise WrongType(f"row {index}: {feature.name!r} is a {json_type(value)}; send a number")
+        return float(to_array([value], self._datatype)[0])
+
+    def _picture(
+        self, item: Any, index: int, budget: images.PixelBudget, words: ImageWords
+    ) -> tuple[Array, tuple[int, int]]:
+        """One picture, in base64 or as lists of pixels; shape (K, H, W), and its width and height as sent."""
+        if isinstance(item, str):
+            return images.from_base64(item, words, budget)
+        if not isinstance(item, list):
+            raise WrongType(f"row {index} is a {json_type(item)}; send a picture in base64, or lists of pixels")
+        _only_integers(item, index)
+        array = to_array(item, self._datatype)
+        grey, full = (words.height, words.width), (words.channels, words.height, words.width)
+        if array.shape != full and not (words.channels == 1 and array.shape == grey):
+            raise WrongShape(f"row {index} has shape {list(array.shape)}; this model takes {list(full)}")
+        return array.reshape(full), (words.width, words.height)
+
+    def _text(self, item: Any, index: int, words: TextWords) -> Encoded:
+        """One text, or one with a marked predicate, as tokens."""
+        assert self._tokeniser is not None
+        if words.predicate:
+            _check_marked(item, index)
+        elif not isinstance(item, str):
+            raise WrongType(f"row {index} is a {json_type(item)}; send a text")
+        tokens = prepare.tokenise(self._tokeniser, item)
+        if self._cut:
+            # What comes next depends on the end of what came before.
+            return Encoded(tokens.ids[-words.max_tokens :] or [1], tokens.offsets[-words.max_tokens :] or [(0, 0)])
+        if len(tokens.ids) > words.max_tokens:
+            raise TooLarge(
+                f"row {index} has {len(tokens.ids)} tokens; the limit is {words.max_tokens}; send it in parts"
+            )
+        return prepare.cut(tokens, words.max_tokens)
+
+    def _series(self, item: Any, index: int, words: SeriesWords) -> Array:
+        """One series of steps; shape (T, F)."""
+        if not isinstance(item, list) or not item:
+            raise WrongType(f"row {index} is {json_type(item)} or empty; send a list of steps")
+        single = len(words.features) == 1
+        steps = [[step] if single and not isinstance(step, list) else step for step in item]
+        for place, step in enumerate(steps):
+            if not isinstance(step, list) or any(type(value) not in (int, float) for value in step):
+                raise WrongType(
+                    f"row {index}: step {place} is no list of numbers; send one for each of {words.features}"
+                )
+        if len(steps) > words.max_steps:
+            raise TooLarge(f"row {index} has {len(steps)} steps; the limit is {words.max_steps}; send the last ones")
+        array = to_array(steps, self._datatype)
+        if array.shape != (len(steps), len(words.features)):
+            raise WrongShape(f"row {index} has steps of {array.shape[1]} numbers; this model takes {words.features}")
+        return array
+
+
+def _check_marked(item: Any, index: int) -> None:
+    form = 'send {"text": "...", "predicate": [start, end]}, in characters'
+    if not isinstance(item, dict) or item.keys() != {"text", "predicate"} or not isinstance(item["text"], str):
+        raise WrongType(f"row {index} is no text with a predicate; {form}")
+    place = item["predicate"]
+    if not isinstance(place, list) or len(place) != 2 or any(type(value) is not int for value in place):
+        raise WrongType(f"row {index}: predicate is {place!r}; {form}")
+    if not 0 <= place[0] < place[1] <= len(item["text"]):
+        raise WrongShape(
+            f"row {index}: predicate {place} is not inside a text of {len(item['text'])} characters; {form}"
+        )
+
+
+def _only_integers(item: Any, index: int) -> None:
+    """Numpy would take a boolean, a text of digits or a fraction for a pixel."""
+    pending = [item]
+    while pending:
+        for value in pending.pop():
+            if type(value) is list:
+                pending.append(value)
+            elif type(value) is not int:
+                raise WrongType(f"row {index} has a {json_type(value)} among its pixels; send integers 0 to 255")
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls a value's type."""
+    names: dict[type, str] = {
+        dict: "object",
+        list: "list",
+        str: "text",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+    }
+    return names.get(type(value), "null")

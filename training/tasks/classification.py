@@ -1,0 +1,95 @@
+"""Classification: one of C labels for each row, whatever the row is."""
+# Shapes: N rows, B rows of a batch, C classes; facts are the target, then C logits.
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.functional import classification as metrics
+
+from training.prepare import Rows
+from training.tasks.base import Outputs, Task
+from training.words import Classes
+
+
+class TwoLogits(nn.Module):
+    """Publish a net of one logit as one of two: softmax([0, y]) is [1 - sigmoid(y), sigmoid(y)]."""
+
+    def forward(self, y_B1: Tensor) -> Tensor:
+        """Shape (B, 1); the same in training, (B, 2) afterwards."""
+        return y_B1 if self.training else torch.cat([torch.zeros_like(y_B1), y_B1], 1)
+
+
+class Classification(Task):
+    """Cross-entropy over C logits; binary cross-entropy where the net gives one logit for two labels."""
+
+    metric = "accuracy"
+
+    @property
+    def _binary(self) -> bool:
+        return len(self.labels) == 2 and self.recipe.net.args.get("classes") == 1
+
+    def back(self, train: Rows) -> nn.Module | None:
+        """Two logits from one."""
+        return TwoLogits() if self._binary else None
+
+    def loss(self, output: Outputs, batch: Rows) -> Tensor:
+        """As in Task; a binary loss gets targets of the output's shape and type."""
+        if self._chosen and self._binary and isinstance(output, Tensor):
+            return self._chosen(output, batch.targets[:, None].to(output.dtype), **self._chosen_args)
+        return super().loss(output, batch)
+
+    def default_loss(self, output: Outputs, batch: Rows) -> Tensor:
+        """Cross-entropy, binary or over all classes."""
+        assert isinstance(output, Tensor)
+        if self._binary:
+            return F.binary_cross_entropy_with_logits(output, batch.targets[:, None].to(output.dtype))
+        return F.cross_entropy(output, batch.targets)
+
+    def facts(self, net: nn.Module, output: Outputs, batch: Rows) -> Tensor:
+        """Target and logits."""
+        assert isinstance(output, Tensor)
+        return torch.cat([batch.targets[:, None].float(), output.float()], 1)
+
+    def scores(self, facts_NK: Tensor) -> dict[str, float]:
+        """Accuracy and cross-entropy."""
+        target_N, y_NC = target_and_logits(facts_NK)
+        return {
+            "accuracy": (y_NC.argmax(1) == target_N).float().mean().item(),
+            "cross_entropy": F.cross_entropy(y_NC, target_N).item(),
+        }
+
+    def full_scores(self, facts_NK: Tensor) -> dict[str, float]:
+        """Adds precision, recall and F1, averaged over the classes, and the area under the ROC curve (one vs rest)."""
+        target_N, y_NC = target_and_logits(facts_NK)
+        classes = len(self.labels)
+        averaged = {
+            "precision": metrics.multiclass_precision(y_NC, target_N, classes, "macro"),
+            "recall": metrics.multiclass_recall(y_NC, target_N, classes, "macro"),
+            "f1": metrics.multiclass_f1_score(y_NC, target_N, classes, "macro"),
+            "roc_auc": metrics.multiclass_auroc(y_NC.softmax(1), target_N, classes, "macro"),
+        }
+        return self.scores(facts_NK) | {name: value.item() for name, value in averaged.items()}
+
+    def by_class(self, facts_NK: Tensor) -> dict[str, dict[str, float]]:
+        """Precision, recall and F1 of each label."""
+        target_N, y_NC = target_and_logits(facts_NK)
+        classes = len(self.labels)
+        found = {
+            "precision": metrics.multiclass_precision(y_NC, target_N, classes, "none"),
+            "recall": metrics.multiclass_recall(y_NC, target_N, classes, "none"),
+            "f1": metrics.multiclass_f1_score(y_NC, target_N, classes, "none"),
+            "rows": torch.bincount(target_N, minlength=classes).float(),
+        }
+        return {
+            label: {name: values[index].item() for name, values in found.items()}
+            for index, label in enumerate(self.labels)
+        }
+
+    def answer(self) -> Classes:
+        """Labels."""
+        return Classes(labels=self.labels)
+
+
+def target_and_logits(facts_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Take facts apart: targets int64 (N,), logits (N, C)."""
+    return facts_NK[:, 0].long(), facts_NK[:, 1:]

@@ -1,0 +1,46 @@
+"""Image generation by an autoencoder: a picture is its own target."""
+# Shapes: B pictures of a batch, Z latent numbers; facts are the negative ELBO and its two terms, in nats.
+
+import torch
+from torch import Tensor, nn
+
+from training import prepare
+from training.data import Dataset
+from training.nets.vae import elbo_terms
+from training.prepare import Rows
+from training.tasks.base import Outputs, Task
+from training.words import Picture
+
+
+class Generation(Task):
+    """The evidence lower bound (Kingma, Welling, 2014), one sample of the code for each picture."""
+
+    metric = "negative_elbo"
+    higher = False
+    outputs = ("reconstruction", "mean", "log_variance")
+
+    def rows(self, dataset: Dataset) -> Rows:
+        """Targets are the inputs."""
+        inputs, lengths, _ = prepare.encode(self.fitted, dataset)
+        return Rows(inputs, inputs, lengths)
+
+    def default_loss(self, output: Outputs, batch: Rows) -> Tensor:
+        """Negative ELBO."""
+        reconstruction_B, divergence_B = elbo_terms(output, batch.inputs)  # type: ignore[arg-type]
+        return (reconstruction_B + divergence_B).mean()
+
+    def facts(self, net: nn.Module, output: Outputs, batch: Rows) -> Tensor:
+        """The negative ELBO, its reconstruction term and its divergence."""
+        # The same noise for every batch and every run: two nets are compared on equal terms.
+        sampled = net.sampled(batch.inputs, torch.Generator().manual_seed(0))  # type: ignore[operator]
+        reconstruction_B, divergence_B = elbo_terms(sampled, batch.inputs)
+        return torch.stack([reconstruction_B + divergence_B, reconstruction_B, divergence_B], 1).float()
+
+    def scores(self, facts_NK: Tensor) -> dict[str, float]:
+        """Means over the pictures, in nats."""
+        elbo, reconstruction, divergence = facts_NK.double().mean(0).tolist()
+        return {"negative_elbo": elbo, "reconstruction": reconstruction, "divergence": divergence}
+
+    def answer(self) -> Picture:
+        """A picture and its code."""
+        return Picture(latent=int(str(self.recipe.net.args["latent"])))
