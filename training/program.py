@@ -6,6 +6,7 @@ A program needs none of its author's Python code to run. Knows nothing of what t
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ def export(net: nn.Module, inputs: Tensor, most_steps: int | None = None) -> tor
     if most_steps is not None:
         free[1] = torch.export.Dim("time", min=2, max=max(most_steps, 3))
     try:
-        with _recurrences_whole():
+        with _recurrences_whole(), warnings.catch_warnings():
+            # Recurrences keep their weights in a list beside the module, which nothing here assigns anew.
+            warnings.filterwarnings("ignore", message=".*_flat_weights.* were assigned during export", module=".*")
             program = torch.export.export(net, (inputs,), dynamic_shapes=(free,))
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines()[0]

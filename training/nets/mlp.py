@@ -6,9 +6,14 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(features: int, hidden: Sequence[int], classes: int, dropout: float = 0.0) -> nn.Sequential:
-    """Build features -> hidden[0] -> ... -> classes; input float32 (B, features), output logits (B, classes)."""
-    layers: list[nn.Module] = []
+def mlp(
+    features: int, hidden: Sequence[int], classes: int, dropout: float = 0.0, flatten: bool = False
+) -> nn.Sequential:
+    """Build features -> hidden[0] -> ... -> classes; input float32 (B, features), output logits (B, classes).
+
+    With `flatten` the input may be a picture (B, K, H, W) of as many numbers.
+    """
+    layers: list[nn.Module] = [nn.Flatten()] if flatten else []
     for wide, narrow in pairwise([features, *hidden]):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
         if dropout:

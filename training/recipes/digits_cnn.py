@@ -9,6 +9,7 @@ recipe = Recipe(
     name="digits-cnn",
     task="image-classification",
     summary="Reads one handwritten digit from a picture.",
+    use="One centred digit, light on dark. Not for pages, photographs or several digits at once: see digits-detect.",
     data=Data(source=digits),
     net=Net(source=cnn, args={"channels": 1, "classes": 10}),
     augment=Augment(source=random_affine, args={"degrees": 12.0, "scale": 0.15, "shear": 0.2, "translate": 2.0}),

@@ -57,7 +57,7 @@ class Tagging(Task):
         """F1, precision and recall over all types, and cross-entropy per token."""
         counts = facts_NK[:, 2:].double().sum(0).reshape(-1, 3).sum(0)
         nats, tokens = facts_NK[:, :2].double().sum(0).tolist()
-        return {f"span_{name}": value for name, value in _f1(*counts.tolist()).items()} | {
+        return {f"span_{name}": value for name, value in f1(*counts.tolist()).items()} | {
             "cross_entropy": nats / max(tokens, 1)
         }
 
@@ -65,7 +65,7 @@ class Tagging(Task):
         """F1, precision and recall of each type."""
         counts_K3 = facts_NK[:, 2:].double().sum(0).reshape(-1, 3).tolist()
         return {
-            label: _f1(*counts) | {"rows": counts[0] + counts[2]}
+            label: f1(*counts) | {"rows": counts[0] + counts[2]}
             for label, counts in zip(self.labels, counts_K3, strict=True)
         }
 
@@ -88,7 +88,8 @@ class Tagging(Task):
         return set(spans_of(tags, places, self.labels))
 
 
-def _f1(hits: float, false_alarms: float, misses: float) -> dict[str, float]:
+def f1(hits: float, false_alarms: float, misses: float) -> dict[str, float]:
+    """F1, precision and recall of counted spans; 0 where there is nothing to count."""
     return {
         "f1": 2 * hits / max(2 * hits + false_alarms + misses, 1),
         "precision": hits / max(hits + false_alarms, 1),
