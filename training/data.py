@@ -7,6 +7,7 @@ Rows are still as their source gave them: texts, pictures, records. Knows nothin
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -119,15 +120,20 @@ def divide(dataset: Dataset, data: Data) -> dict[str, Tensor]:
     Raises:
         Mistake: a class has too few rows to stand in all three parts.
     """
-    rng = np.random.default_rng(data.seed)
     targets = dataset.targets
     classes = targets.numpy() if isinstance(targets, Tensor) and targets.dtype == torch.int64 else None
     held = set() if dataset.held_out is None else set(dataset.held_out.tolist())
     free = np.array([row for row in range(len(dataset)) if row not in held])
     parts: dict[str, list[Any]] = {part: [] for part in PARTS}
+    rng = np.random.default_rng(data.seed)
     for label in range(len(dataset.labels)) if classes is not None else [None]:
-        rows = rng.permutation(free if label is None or classes is None else free[classes[free] == label])
-        n_test = 0 if held else round(len(rows) * data.test_fraction)
+        if label is None or classes is None:
+            # The test rows of scikit-learn's train_test_split for the same seed: published scores are comparable.
+            rows = free[np.random.RandomState(data.seed).permutation(len(free))]
+            n_test = 0 if held else math.ceil(len(rows) * data.test_fraction)
+        else:
+            rows = rng.permutation(free[classes[free] == label])
+            n_test = 0 if held else round(len(rows) * data.test_fraction)
         n_validation = max(round((len(rows) - n_test) * data.validation_fraction), int(label is None))
         cuts = dict(zip(("test", "validation", "train"), np.split(rows, [n_test, n_test + n_validation]), strict=True))
         if any(len(cut) == 0 for part, cut in cuts.items() if part != "test" or not held):

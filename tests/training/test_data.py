@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from sklearn.model_selection import train_test_split
 
 from training.data import PARTS, Dataset, clean, divide, leaks, load
 from training.datasets.digits import digits
@@ -46,6 +47,14 @@ def test_the_seed_alone_decides_the_split() -> None:
 
     assert torch.equal(first["test"], again["test"])
     assert not torch.equal(first["test"], other["test"])
+
+
+def test_numbers_are_divided_as_scikit_learn_does_for_the_same_seed() -> None:
+    dataset = Dataset(inputs=torch.arange(442.0)[:, None], targets=torch.arange(442.0))
+
+    parts = divide(dataset, Data(source="a:b", seed=42))
+
+    assert set(parts["test"].tolist()) == set(train_test_split(range(442), test_size=0.2, random_state=42)[1])
 
 
 def test_rows_that_the_data_set_holds_out_are_the_test_part_whatever_the_seed() -> None:

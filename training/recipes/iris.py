@@ -14,5 +14,6 @@ recipe = Recipe(
     optimiser=Optimiser(name="AdamW", lr=0.01, args={"weight_decay": 0.01}),
     schedule=Schedule(name="cosine"),
     stop=Stop(epochs=30),
+    ema_decay=0.99,
     batch_rows=16,
 )
