@@ -72,7 +72,7 @@ def row(words: Words) -> Schema:
     if isinstance(words, SeriesWords):
         step = nested(_NUMBER, (len(words.features),)) | {"description": ", ".join(words.features)}
         return {"type": "array", "minItems": 1, "maxItems": words.max_steps, "items": step}
-    text = {"type": "string", "description": f"At most {words.max_tokens} tokens."}
+    text = {"type": "string", "description": f"Read up to {words.max_tokens} tokens."}
     if not words.predicate:
         return text
     place = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}

@@ -5,11 +5,11 @@ import base64
 import binascii
 import io
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deployments.codec.arrays import Array
 from deployments.errors import NotAnImage, TooLarge
+from training import pictures
 from training.words import ImageWords
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -44,14 +44,10 @@ def from_bytes(raw: bytes, words: ImageWords, budget: PixelBudget) -> tuple[Arra
         raise NotAnImage(f"these {len(raw)} bytes are no {', '.join(FORMATS)} picture") from None
     budget.take(image.width, image.height)
     try:
-        image = ImageOps.exif_transpose(image).convert(words.mode)
+        image = pictures.upright(image, words.mode)
     except Exception:
         raise NotAnImage("the picture is broken: its pixels cannot be decoded") from None
-    size = image.size
-    if size != (words.width, words.height):
-        image = image.resize((words.width, words.height), Image.Resampling.BILINEAR)
-    pixels = np.array(image, dtype=np.uint8)
-    return (pixels[None] if words.mode == "L" else pixels.transpose(2, 0, 1)), size
+    return pictures.pixels(image, words.height, words.width), image.size
 
 
 def from_base64(text: str, words: ImageWords, budget: PixelBudget) -> tuple[Array, tuple[int, int]]:

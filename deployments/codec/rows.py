@@ -27,7 +27,7 @@ class Reader:
     def __init__(self, manifest: Manifest, limits: Limits, tokeniser: Tokeniser | None) -> None:
         self.words, self._limits, self._tokeniser = manifest.words, limits, tokeniser
         self._datatype: Datatype = manifest.inputs[0].datatype
-        self._cut = manifest.answer.kind == "continuation"
+        self._answer = manifest.answer.kind
 
     def read(self, items: list[Any]) -> tuple[Tensor, list[Any]]:
         """Turn items into one tensor, shape (B, ...), and what the answer to each must know of it.
@@ -121,10 +121,11 @@ class Reader:
         elif not isinstance(item, str):
             raise WrongType(f"row {index} is a {json_type(item)}; send a text")
         tokens = prepare.tokenise(self._tokeniser, item)
-        if self._cut:
+        if self._answer == "continuation":
             # What comes next depends on the end of what came before.
             return Encoded(tokens.ids[-words.max_tokens :] or [1], tokens.offsets[-words.max_tokens :] or [(0, 0)])
-        if len(tokens.ids) > words.max_tokens:
+        # A label can be told from the beginning, as in training; spans of what was cut off cannot.
+        if self._answer == "spans" and len(tokens.ids) > words.max_tokens:
             raise TooLarge(
                 f"row {index} has {len(tokens.ids)} tokens; the limit is {words.max_tokens}; send it in parts"
             )

@@ -76,6 +76,13 @@ def test_texts_of_any_language_become_the_tokens_that_training_saw(text: Codec) 
     assert asked.x.tolist() == [[*TOKENISER.encode("很好").ids, 0, 0, 0], TOKENISER.encode("这本书很好").ids]
 
 
+def test_a_long_text_is_read_as_far_as_training_read_one(text: Codec) -> None:
+    asked = text.decode(body("很" * 9), "application/json")
+
+    assert asked.x is not None
+    assert asked.x.shape == (1, 8)
+
+
 def test_a_text_of_nothing_known_or_of_nothing_is_one_unknown_token(text: Codec) -> None:
     asked = text.decode(body("", "☃"), "application/json")
 
@@ -87,7 +94,7 @@ def test_a_text_of_nothing_known_or_of_nothing_is_one_unknown_token(text: Codec)
     ("model", "raw", "error", "said"),
     [
         ("text", body(3), errors.WrongType, "row 0 is a number; send a text"),
-        ("text", body("好", "很" * 9), errors.TooLarge, "row 1 has 9 tokens; the limit is 8"),
+        ("marked", body({"text": "a " * 15, "predicate": [0, 1]}), errors.TooLarge, "17 tokens; the limit is 16"),
         ("text", body("好", top_k=0), errors.WrongType, "top_k is 0"),
         ("text", body("好", max_tokens=4), errors.MalformedBody, "max_tokens"),
         ("marked", body("She gave"), errors.WrongType, "no text with a predicate"),

@@ -1,0 +1,80 @@
+"""Bag of n-grams: fastText's classifier (Joulin et al., 2017), its n-grams hashed inside the net.
+
+The net takes token ids as every other text net does: over characters it is a bag of character n-grams, over words one
+of word n-grams. In training whole n-grams are dropped (Iyyer et al., 2015), which keeps rare ones from being learnt
+by heart.
+"""
+# Shapes: B rows, T tokens, G n-grams of all orders, D width of an embedding, C classes.
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+PRIME = 1_000_003
+
+
+def gram_rows(x_BT: Tensor, order: int, vocabulary: int, buckets: int) -> Tensor:
+    """Say which row of a table of (vocabulary + buckets) rows belongs to the n-gram that begins at each token.
+
+    A single token has its own row, longer n-grams share the `buckets` rows after them, as in fastText.
+
+    Returns:
+        int64, shape (B, T); 0, the row of padding, where the n-gram would reach past the end of the text.
+    """
+    if order == 1:
+        return x_BT
+    tokens = x_BT.shape[1]
+    padded = nn.functional.pad(x_BT, (0, order - 1))
+    hash_BT = x_BT
+    for k in range(1, order):
+        # The remainder at each step keeps the product within int64 for n-grams of any order.
+        hash_BT = (hash_BT * PRIME + padded[:, k : k + tokens]) % buckets
+    # Padding comes last: where an n-gram's last token is not padding, none is.
+    return torch.where(padded[:, order - 1 :] != 0, vocabulary + hash_BT, 0)
+
+
+class Bag(nn.Module):
+    """Mean of the embeddings of all n-grams, then one linear layer.
+
+    Args:
+        vocabulary: tokens, padding and "unknown" among them.
+        classes: C.
+        orders: lengths of the n-grams.
+        buckets: rows that the n-grams longer than one share.
+        dim: D.
+        dropout: share of the n-grams that is dropped in training.
+    """
+
+    def __init__(
+        self, vocabulary: int, classes: int, orders: Sequence[int], buckets: int, dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.orders, self.buckets, self.dropout = vocabulary, tuple(orders), buckets, dropout
+        self.table = nn.Embedding(vocabulary + buckets, dim, padding_idx=0)
+        # As in fastText: an n-gram that was never met must say next to nothing.
+        nn.init.uniform_(self.table.weight[1:], -1 / dim, 1 / dim)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, x_BT: Tensor) -> Tensor:
+        """Classify token ids int64 (B, T), 0 for padding; logits (B, C)."""
+        grams = [gram_rows(x_BT, order, self.vocabulary, self.buckets) for order in self.orders]
+        rows_BG = torch.cat(grams, dim=1)
+        if self.training:
+            rows_BG = rows_BG * (torch.rand(rows_BG.shape, device=rows_BG.device) >= self.dropout)
+        n_B1 = (rows_BG != 0).sum(1, keepdim=True).clamp(min=1)
+        mean_BD = self.table(rows_BG).sum(1) / n_B1  # nn.EmbeddingBag would do, were its batches free in an export
+        logits_BC: Tensor = self.head(mean_BD)
+        return logits_BC
+
+
+def bag(
+    vocabulary: int,
+    classes: int,
+    orders: Sequence[int] = (1, 2, 3),
+    buckets: int = 65_536,
+    dim: int = 32,
+    dropout: float = 0.3,
+) -> Bag:
+    """Build a bag of n-grams."""
+    return Bag(vocabulary, classes, orders, buckets, dim, dropout)
