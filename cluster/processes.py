@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import psutil
 
+from training.errors import Failure
+
 T = TypeVar("T")
 MARK = "SHOAL_CLUSTER_MARK"
 
@@ -35,7 +37,11 @@ def owned(mark: str, temp_dir: Path) -> list[psutil.Process]:
 
 
 def stop(mark: str, temp_dir: Path) -> int:
-    """End all processes of one cluster, politely, then not; returns how many there were."""
+    """End all processes of one cluster, politely, then not; returns how many there were.
+
+    Raises:
+        Failure: some do not end; the message names them.
+    """
     stopped = 0
     # What a dying process started in its last moment is met on the next round.
     for _ in range(10):
@@ -49,6 +55,10 @@ def stop(mark: str, temp_dir: Path) -> int:
         for process in left:
             _quietly(process.kill)
         psutil.wait_procs(left, timeout=KILL_S)
+    left = owned(mark, temp_dir)
+    if left:
+        names = ", ".join(f"{process.pid} ({_quietly(process.name)}, {_quietly(process.status)})" for process in left)
+        raise Failure(f"these processes of the cluster do not end: {names}; end them, then `shoal down` again")
     return stopped
 
 

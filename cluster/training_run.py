@@ -11,6 +11,7 @@ from rich.console import Console
 from cluster import lifecycle
 from cluster.settings import Settings
 from training.options import Options
+from training.recipe import Recipe
 from training.registry import Version
 from training.run import Outcome
 
@@ -61,7 +62,7 @@ def here(
         with TrainingProgress(recipe, console) as progress:
             return train(recipe, settings, options=options, resume=run, origin=origin, on_message=progress.show)
 
-    return _on_a_cluster(settings, origin, console, go)
+    return _on_a_cluster(settings, origin, _rows(recipe), console, go)
 
 
 def reproduce(settings: Settings, reference: str, console: Console) -> Reproduced:
@@ -79,28 +80,38 @@ def reproduce(settings: Settings, reference: str, console: Console) -> Reproduce
         with TrainingProgress(recipe, console) as progress:
             return train(recipe, settings, options=options, origin=origin, on_message=progress.show)
 
-    outcome = _on_a_cluster(settings, origin, console, go)
+    outcome = _on_a_cluster(settings, origin, _rows(recipe), console, go)
     scores, verdict = compare(registry, before, outcome.version)
     return Reproduced(before, outcome.version, scores, verdict)
 
 
-def _on_a_cluster(settings: Settings, origin: str, console: Console, go: Callable[[], Made]) -> Made:
+def _rows(recipe: Recipe) -> tuple[Path, ...]:
+    """Files that a recipe reads where they are: they do not travel with it."""
+    path = getattr(recipe.data, "path", None)
+    return (Path(path),) if path and "://" not in path else ()
+
+
+def _on_a_cluster(
+    settings: Settings, origin: str, rows: tuple[Path, ...], console: Console, go: Callable[[], Made]
+) -> Made:
     """Do it on the cluster that runs, or on one that is up for it alone."""
     lifecycle.interrupt_on_termination()
     cluster = lifecycle.find(settings)
     if cluster:
         lifecycle.refuse_private(cluster)
-        return _connected(settings, cluster, origin, go)
+        return _connected(settings, cluster, origin, rows, go)
     try:
         with lifecycle.alone(settings), console.status("starting Ray for this run; `shoal up` keeps one running"):
             cluster = lifecycle.up(settings, for_run=True)
-        return _connected(settings, cluster, origin, go)
+        return _connected(settings, cluster, origin, rows, go)
     finally:
         lifecycle.uninterrupted(lambda: lifecycle.down(settings))
 
 
-def _connected(settings: Settings, cluster: lifecycle.Cluster, origin: str, go: Callable[[], Made]) -> Made:
-    lifecycle.connect(settings, cluster, Path(origin).parent if origin.endswith(".py") else None)
+def _connected(
+    settings: Settings, cluster: lifecycle.Cluster, origin: str, rows: tuple[Path, ...], go: Callable[[], Made]
+) -> Made:
+    lifecycle.connect(settings, cluster, Path(origin).parent if origin.endswith(".py") else None, leave=rows)
     import ray
 
     try:

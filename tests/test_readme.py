@@ -54,7 +54,7 @@ def test_bringing_your_own_model_works_as_printed(tmp_path: Path) -> None:
 
 def test_a_recipe_of_your_own_is_valid_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from training.recipe import load_recipe
-    from training.run import rehearse
+    from training.rehearsal import rehearse
 
     (code,) = [block for block in blocks("python") if "recipe = Recipe" in block]
     (tmp_path / "my_recipe.py").write_text(code)

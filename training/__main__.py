@@ -5,6 +5,7 @@ The same walk as `shoal train`, in a process that Ray started on the cluster. Ex
 
 import argparse
 import logging
+import signal
 import sys
 
 import ray
@@ -44,6 +45,8 @@ def main() -> int:
             recipe = runs.recipe(run)
         # Inside a job Ray names its own cluster; anywhere else this looks for one that runs on this machine.
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        # `ray job stop` ends a run so; its record then says that it was stopped. Ray has a handler of its own there.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with TrainingProgress(recipe, console) as progress:
             outcome = train(recipe, settings, options=options, resume=run, origin=args.recipe, on_message=progress.show)
     except (Mistake, ConnectionError) as error:
@@ -55,6 +58,9 @@ def main() -> int:
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     scores = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items())
     console.print(f"published {outcome.version}: {scores}", highlight=False)
     if args.profile:

@@ -5,8 +5,13 @@ Holds nets, optimiser, schedule and position. There is no random state to keep: 
 a copy in memory; files are written and carried to the store while it goes on.
 """
 
+import contextlib
 import json
+import math
+import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +29,11 @@ from training import parallel
 from training.errors import Failure
 
 TENSORS, REST = "state.safetensors", "state.json"
+# What Ray Train orders checkpoints by, the higher the better: it holds neither for what has no score, nor, once it has
+# been written down and read again, for what is no finite number.
+ORDER = "order"
+# A store that is slower than the epochs holds training up; snapshots that wait for it would fill the memory.
+_storing_one = threading.Semaphore(1)
 
 
 @dataclass
@@ -37,6 +47,7 @@ class Progress:
         seconds: spent in training.
         loss_sum: of the rows of this epoch so far.
         rows: of this epoch so far.
+        first_loss: the run's first, which tells whether a later one has exploded.
         best_score: of a validation.
         best_epoch: where that was, from 1.
         history: the metrics of each epoch.
@@ -49,6 +60,7 @@ class Progress:
     seconds: float = 0.0
     loss_sum: float = 0.0
     rows: int = 0
+    first_loss: float | None = None
     best_score: float | None = None
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -119,6 +131,12 @@ def restore(folder: Path, state: State) -> None:
     vars(state.progress).update(rest["progress"])
 
 
+def order(score: float | None, *, higher: bool) -> dict[str, float]:
+    """Where a checkpoint stands among the others, as one more metric; without a score, last."""
+    found = (score if higher else -score) if score is not None and math.isfinite(score) else -sys.float_info.max
+    return {ORDER: found}
+
+
 def report(metrics: dict[str, Any], taken: Snapshot, rank: int, *, run: str) -> None:
     """Report to Ray Train, with a checkpoint that is written and stored while training goes on.
 
@@ -128,29 +146,48 @@ def report(metrics: dict[str, Any], taken: Snapshot, rank: int, *, run: str) -> 
     if rank:
         ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
         return
+    _storing_one.acquire()
     # Ray Train gives each worker a working folder inside its own temp dir.
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd()))
     ray.train.report(
         metrics,
         checkpoint=Checkpoint.from_directory(str(folder)),
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=_storing(taken, run),
+        checkpoint_upload_fn=_storing(run, lambda: write(folder, taken)),
         delete_local_checkpoint_after_upload=True,
     )
 
 
-def _storing(taken: Snapshot, run: str) -> Callable[[Checkpoint, str], Checkpoint]:
+def report_last(metrics: dict[str, Any], folder: Path, *, run: str) -> None:
+    """Report a folder that is written already, and wait until it is stored; rank 0 alone."""
+    _storing_one.acquire()
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        checkpoint_upload_fn=_storing(run, lambda: None),
+    )
+
+
+def _storing(run: str, write_files: Callable[[], None]) -> Callable[[Checkpoint, str], Checkpoint]:
     storage = ray.train.get_context().get_storage()
 
     def store(local: Checkpoint, name: str) -> Checkpoint:
+        place = local.path
         try:
-            write(Path(local.path), taken)
+            write_files()
+            place = storage.experiment_fs_path
             kept: Checkpoint = storage.persist_current_checkpoint(local, name)
         except Exception as error:
+            # Half of it would take room from what is whole.
+            shutil.rmtree(local.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                storage.storage_filesystem.delete_dir(storage.build_checkpoint_path_from_name(name))
             raise Failure(
-                f"a checkpoint cannot be stored in {storage.experiment_fs_path}: {error}; earlier ones are kept: make "
-                f"room or mend the store, then go on with `shoal train --resume {run}`"
+                f"a checkpoint cannot be stored in {place}: {' '.join(str(error).split())}; earlier ones are kept: "
+                f"make room or mend the store, then go on with `shoal train --resume {run}`"
             ) from error
+        finally:
+            _storing_one.release()
         return kept
 
     return store

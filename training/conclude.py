@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import Checkpoint
 from torch import Tensor
 
-from training import bundle, checkpoint, confidence, data, plots
+from training import bundle, checkpoint, confidence, data
 from training.bundle import Calibration, Interval
 from training.energy import Energy
+from training.survey import Surveyed
 from training.tasks.classification import target_and_logits
 from training.tasks.detection import Detection
 from training.words import Answer, Classes
@@ -31,6 +31,7 @@ def conclude(worker: Worker, config: Mapping[str, Any], energy: Energy) -> None:
     progress = worker.progress
     last = progress.history[-1] if progress.history else {}
     metrics: dict[str, Any] = last | prefixed("test", scores) | {"best_epoch": progress.best_epoch}
+    metrics |= checkpoint.order(progress.best_score, higher=worker.task.higher)
     taken = checkpoint.snapshot(worker.state)
     if worker.rank:
         ray.train.report(metrics)
@@ -43,7 +44,7 @@ def conclude(worker: Worker, config: Mapping[str, Any], energy: Energy) -> None:
         checkpoint.write(folder, taken)
         about = _about(worker, config, scores, (validation, test)).model_copy(update={"energy": used})
         _save(folder / "bundle", worker, about, test)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(name))
+        checkpoint.report_last(metrics, folder, run=config["run"])
 
 
 def prefixed(prefix: str, scores: Mapping[str, float]) -> dict[str, float]:
@@ -96,6 +97,8 @@ def _about(
 
 def _split(worker: Worker) -> str:
     data_, dataset = worker.recipe.data, worker.dataset
+    if isinstance(dataset, Surveyed):
+        return dataset.split
     if dataset.held_out is not None:
         return f"test rows named by the data set; validation {data_.validation_fraction:.0%} of the rest, at random"
     how = "stratified by class" if isinstance(worker.task.answer(), Classes) else "at random"
@@ -117,6 +120,9 @@ def _calibrated(answer: Answer, validation: Tensor, test: Tensor) -> tuple[Answe
 
 
 def _save(folder: Path, worker: Worker, about: bundle.About, test: Tensor) -> None:
+    # Matplotlib, which takes a second to import: not before the first step.
+    from training import plots
+
     net, task = worker.published(), worker.task
     rows = worker.parts["test"].select(slice(0, plots.SAMPLES))
     decode = getattr(net, "decode", None)

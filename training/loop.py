@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+from ray.train import Checkpoint
 
-from training import checkpoint, conclude
+from training import checkpoint, conclude, failures
 from training.energy import Energy
 from training.messages import Messages
 from training.phases import Phases
@@ -26,21 +27,24 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: {"recipe": Recipe as JSON, "run": the run's name, "git_commit": str | None, "profile": bool, "country":
-            str, "messages": queue to the driver}; Ray Train hands it to every worker.
+            str, "messages": queue to the driver, "survey": reference to that of the files or None, "last": where to
+            find the checkpoint to begin at, if Ray Train knows of none}; Ray Train hands it to every worker.
     """
     # Where a machine also serves, training is what yields.
     os.nice(NICENESS)
     context = ray.train.get_context()
     recipe = Recipe.model_validate(config["recipe"])
-    phases = Phases(on=config["profile"])
-    worker = Worker(recipe, context.get_world_rank(), context.get_world_size(), phases)
-    loop = _Loop(worker, config["run"], Messages(config["messages"], worker.rank))
-    with Energy(config["country"], rank=worker.rank) as energy:
-        loop.resume()
-        while not worker.progress.stopped:
-            loop.train_epoch()
-            loop.close_epoch()
-    conclude.conclude(worker, config, energy)
+    progress, phases = checkpoint.Progress(), Phases(on=config["profile"])
+    with failures.judged(lambda: progress.steps, config["run"]):
+        survey = ray.get(config["survey"]) if config["survey"] else None
+        worker = Worker(recipe, context.get_world_rank(), context.get_world_size(), phases, progress, survey)
+        loop = _Loop(worker, config["run"], Messages(config["messages"], worker.rank))
+        with Energy(config["country"], rank=worker.rank) as energy:
+            loop.resume(config["last"])
+            while not progress.stopped:
+                loop.train_epoch()
+                loop.close_epoch()
+        conclude.conclude(worker, config, energy)
 
 
 class _Loop:
@@ -48,13 +52,13 @@ class _Loop:
 
     def __init__(self, worker: Worker, run: str, messages: Messages) -> None:
         self.worker, self.progress, self.run, self.messages = worker, worker.progress, run, messages
-        self._pulse = Pulse(worker.recipe.optimiser.lr)
+        self._pulse = Pulse(worker.recipe.optimiser.lr, worker.progress)
         # Training seconds at the last checkpoint.
         self._kept_at = 0.0
 
-    def resume(self) -> None:
-        """Go on from the last checkpoint, if this run has one."""
-        last = ray.train.get_checkpoint()
+    def resume(self, before: str | None) -> None:
+        """Go on from the last checkpoint, if this run has one, else from the one `before` it began."""
+        last = ray.train.get_checkpoint() or (Checkpoint(before) if before else None)
         if last:
             with last.as_directory() as folder:
                 checkpoint.restore(Path(folder), self.worker.state)
@@ -91,13 +95,16 @@ class _Loop:
         progress.stopped = progress.stopped or self._reason(loss, scores[worker.task.metric])
         if progress.epoch >= stop.epochs and not progress.stopped:
             progress.stopped = "epochs"
-        self._keep(metrics)
+        self._keep(metrics, scores[worker.task.metric])
 
     def _reason(self, loss: float, score: float) -> str:
         """Why the run is over after this epoch; empty if it is not."""
         progress, stop = self.progress, self.worker.recipe.stop
         if stop.steps is not None and progress.steps >= stop.steps:
             return "steps"
+        # Within an epoch of less than a second nobody looks up.
+        if stop.seconds is not None and progress.seconds >= stop.seconds:
+            return "seconds"
         if stop.loss is not None and loss <= stop.loss:
             return "loss"
         if stop.score is not None and (score >= stop.score if self.worker.task.higher else score <= stop.score):
@@ -113,7 +120,9 @@ class _Loop:
         if recipe.stop.seconds is not None and progress.seconds >= recipe.stop.seconds:
             progress.stopped = "seconds"
         elif beat.preempted or progress.seconds - self._kept_at >= recipe.checkpoints.every_s:
-            self._keep({"epoch": progress.epoch, "step": progress.steps})
+            if beat.preempted:
+                self.messages.put("notice", step=progress.steps)
+            self._keep({"epoch": progress.epoch, "step": progress.steps}, score=None)
 
     def _note(self, beat: Beat) -> None:
         progress = self.progress
@@ -130,10 +139,11 @@ class _Loop:
                 rows_per_s=beat.rows / max(beat.seconds, 1e-9),
             )
 
-    def _keep(self, metrics: dict[str, float]) -> None:
+    def _keep(self, metrics: dict[str, float], score: float | None) -> None:
         self._kept_at = self.progress.seconds
         with self.worker.phases.phase("checkpoint"):
             taken = checkpoint.snapshot(self.worker.state)
+            metrics = metrics | checkpoint.order(score, higher=self.worker.task.higher)
             checkpoint.report(metrics, taken, self.worker.rank, run=self.run)
 
     def _seed(self) -> int:

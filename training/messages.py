@@ -6,6 +6,11 @@ from typing import Any
 import ray
 from ray.util.queue import Queue
 
+from training.errors import Mistake
+
+# Ray takes a moment to notice that a driver was killed.
+GONE_S = 10.0
+
 
 class Messages:
     """One worker's end of the queue; a message that cannot be sent is not worth a run."""
@@ -19,9 +24,25 @@ class Messages:
         self._queue.actor.put_nowait.remote(message)  # type: ignore[attr-defined]
 
 
-def inbox() -> Queue:
-    """The driver's end; takes no CPU of its own from the workers."""
-    return Queue(actor_options={"num_cpus": 0})
+def inbox(run: str) -> Queue:
+    """The driver's end; takes no CPU of its own from the workers, and goes when the driver does.
+
+    Raises:
+        Mistake: the run has one already: another driver is at work on it.
+    """
+    until_s = time.monotonic() + GONE_S
+    while True:
+        try:
+            return Queue(actor_options={"num_cpus": 0, "name": run, "namespace": "shoal-runs"})
+        except ray.exceptions.ActorAlreadyExistsError:
+            if time.monotonic() > until_s:
+                raise Mistake(f"run {run} still runs on this cluster; stop it first, or wait") from None
+            time.sleep(0.5)
+
+
+def hush() -> None:
+    """Keep Ray from printing a paragraph about each worker that dies, whose end the driver tells in a line."""
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def drained(queue: Queue) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from training import tasks
+from training.failures import how_to_go_on
 from training.recipe import Recipe
 
 # A worker that says nothing for so long is shown as silent.
@@ -54,7 +55,7 @@ class TrainingProgress:
         if kind == "started" and message["rank"] == 0:
             self._workers = {rank: last for rank, last in self._workers.items() if rank < message["world"]}
             if message["step"]:
-                self._say(f"goes on from step {message['step']} with {message['world']} workers")
+                self._say(f"goes on from step {message['step']} with {message['world']} worker(s)")
         elif kind == "beat" and message["rank"] == 0:
             self._bar.update(
                 self._task,
@@ -63,19 +64,32 @@ class TrainingProgress:
                 total=message["steps"],
                 scores=f"loss {message['loss']:.4f}  {message['rows_per_s']:.0f} samples/s  {self._scores}",
             )
+        elif kind == "reading":
+            self._reading(message["rows"], message["done"])
         elif kind == "died":
             self._say(f"worker {message['rank']} died ({message['why']}); its run goes on from the last checkpoint")
         elif kind == "waiting":
-            free = ", ".join(f"{amount:g} {name}" for name, amount in message["free"].items() if name in ("CPU", "GPU"))
-            self._say(f"waiting for workers to be placed; free in the cluster: {free or 'no CPU'}")
+            what, wanted, free = message["what"], message["wanted"], message["free"]
+            self._say(f"waits for room: a {what} for each of {wanted} worker(s), {free:g} free in the cluster")
+        elif kind == "notice" and message["rank"] == 0:
+            self._say(f"a machine will be taken away; keeps a checkpoint at step {message['step']}")
+        elif kind == "interrupted":
+            self._say(f"interrupted; {how_to_go_on(message['run'])}")
         elif kind == "report":
             self._report(message["metrics"])
+
+    def _reading(self, rows: int, done: bool) -> None:
+        name = self._recipe.name
+        now = "starting workers" if done else f"{rows:,} rows checked"
+        self._bar.update(self._task, description=f"{name}: {now}")
+        if done:
+            self._say(f"{rows:,} rows in files, all checked")
 
     def _report(self, metrics: dict[str, Any]) -> None:
         epoch, validation, test = metrics.get("epoch"), f"validation_{self._metric}", f"test_{self._metric}"
         if test in metrics:
             self._say(f"held-out {self._name} {metrics[test]:.4f}, best epoch {metrics['best_epoch']}")
-        elif validation in metrics:
+        elif validation in metrics and "step" not in metrics:
             self._scores = f"validation {self._name} {metrics[validation]:.4f}"
             if not self._console.is_terminal:
                 self._say(f"epoch {epoch}/{self._recipe.stop.epochs}  loss {metrics['loss']:.4f}  {self._scores}")

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.checkpoint import Progress
 from training.errors import Failure
 
 BEAT_S = 1.0
@@ -44,13 +45,12 @@ class Beat:
 class Pulse:
     """Collects a worker's steps, and decides when to look up."""
 
-    def __init__(self, lr: float) -> None:
-        self._lr = lr
+    def __init__(self, lr: float, progress: Progress) -> None:
+        self._lr, self._progress = lr, progress
         self._stride, self._beats = 1, 0
         self._losses: list[Tensor] = []
         self._rows: list[int] = []
         self._since_s = time.perf_counter()
-        self._first: float | None = None
 
     def start(self) -> None:
         """Begin to count time; what went before was no training."""
@@ -75,7 +75,9 @@ class Pulse:
         rows, count = torch.tensor(self._rows, dtype=torch.float64), len(self._losses)
         bad = (~torch.isfinite(losses)).nonzero().flatten()
         first_bad = step - count + int(bad[0]) + 1 if len(bad) else math.inf
-        seconds = time.perf_counter() - self._since_s
+        now_s = time.perf_counter()
+        # What a beat itself takes, and what is done at it, is of the time until the next one.
+        seconds, self._since_s = now_s - self._since_s, now_s
         sums = torch.tensor([float((losses * rows).sum()), float(rows.sum()), seconds, 1.0], dtype=torch.float64)
         lowest = torch.tensor([first_bad], dtype=torch.float64)
         if dist.is_initialized():
@@ -90,14 +92,15 @@ class Pulse:
             self._stride = max(1, min(MOST_STEPS, int(BEAT_S * count / max(seconds, 1e-6))))
         self._beats += 1
         preempted = self._beats % PREEMPTION_BEATS == 0 and ray.train.get_preemption_info() is not None
-        self._losses, self._rows, self._since_s = [], [], time.perf_counter()
+        self._losses, self._rows = [], []
         return Beat(loss_sum, int(all_rows), seconds, preempted)
 
     def _judge(self, mean: float, first_bad: float, step: int) -> None:
         remedy = f"try a lower optimiser.lr (now {self._lr:g}), schedule.warmup, or clip=1.0"
         if math.isfinite(first_bad):
             raise Failure(f"the loss is no finite number at step {int(first_bad)}; {remedy}")
-        if self._first is None:
-            self._first = mean
-        elif mean > EXPLODED * max(self._first, 1e-3):
-            raise Failure(f"the loss exploded from {self._first:.4g} to {mean:.4g} by step {step}; {remedy}")
+        first = self._progress.first_loss
+        if first is None:
+            self._progress.first_loss = mean
+        elif mean > EXPLODED * max(first, 1e-3):
+            raise Failure(f"the loss exploded from {first:.4g} to {mean:.4g} by step {step}; {remedy}")

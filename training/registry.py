@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
-from training import bundle, store
+from training import bundle, driver, store
 from training.bundle import Manifest
 from training.errors import Mistake
 from training.settings import TrainingSettings, masked
@@ -35,6 +36,7 @@ EXPERIMENT = "shoal"
 CHAMPION = "champion"
 DIGEST_TAG = "shoal.digest"
 ORIGIN_TAG = "shoal.origin"
+DRIVER_TAG = "shoal.driver"
 RECIPE = "recipe.json"
 
 # Schema upgrades of a new store are no news to a user.
@@ -90,7 +92,8 @@ class Registry:
         self, name: str, params: Mapping[str, object], *, recipe: Mapping[str, object] | None = None, origin: str = ""
     ) -> str:
         """Open a run and note its parameters, and its whole recipe where it has one; returns its id."""
-        run = self.client.create_run(self.experiment, run_name=name, tags={ORIGIN_TAG: origin} if origin else None)
+        tags = {DRIVER_TAG: driver.this()} | ({ORIGIN_TAG: origin} if origin else {})
+        run = self.client.create_run(self.experiment, run_name=name, tags=tags)
         run_id = str(run.info.run_id)
         # MLflow's limit on a parameter's length.
         self.client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
@@ -104,7 +107,8 @@ class Registry:
         self.client.log_batch(run_id, metrics=[Metric(key, value, now_ms, step) for key, value in metrics.items()])
 
     def reopen_run(self, run_id: str) -> None:
-        """Mark a run that had ended as running again."""
+        """Mark a run that had ended as running again, driven by this process."""
+        self.client.set_tag(run_id, DRIVER_TAG, driver.this())
         self.client.update_run(run_id, status="RUNNING")
 
     def end_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:

@@ -9,7 +9,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,26 +19,24 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.util.queue import Queue
 
-from training import loop, messages, store, tasks
+from training import checkpoint, loop, messages, recovery, store, survey
 from training.errors import Failure, Mistake, ShoalError
-from training.options import Options
-from training.recipe import Recipe, load_path
+from training.failures import Judge, first_line, how_to_go_on, root_cause
+from training.options import Options, Workers
+from training.placement import Placement
+from training.recipe import Files, Recipe, load_path
 from training.registry import Registry, Version
 from training.rehearsal import rehearse
 from training.runs import Run
 from training.settings import TrainingSettings
+from training.survey import Survey
 
-# A worker that dies (node lost, out of memory) is replaced so many times. A mistake or a loss that explodes would come
-# again: it ends the run at once.
-MAX_FAILURES = 3
 # How long an elastic run waits between looks at the cluster.
 RESIZE_S = 10.0
 POLL_S = 0.2
-WAITING_S = 15.0
 
 OnMessage = Callable[[dict[str, Any]], None]
 
@@ -49,23 +48,6 @@ class Outcome:
     version: Version
     metrics: dict[str, float]
     reported: dict[str, float]
-
-
-class _Forward(UserCallback):
-    """In Ray Train's controller: passes rank 0's reports on, and ends a run that trying again cannot mend."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
-        self._queue.put({"kind": "report", "rank": 0, "at_s": time.time(), "metrics": metrics[0]})
-
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        for rank, raised in sorted(worker_exceptions.items()):
-            error = getattr(raised, "_base_exc", raised)
-            if isinstance(error, ShoalError):
-                raise error
-            self._queue.put({"kind": "died", "rank": rank, "at_s": time.time(), "why": _first_line(error)})
 
 
 def train(
@@ -85,65 +67,112 @@ def train(
         options: how to run it.
         resume: an earlier run of this recipe, which goes on from its last checkpoint.
         origin: how the recipe was named, so that a resumed run finds it again.
-        on_message: called in this thread with what workers tell: started, beat, report, died, waiting.
+        on_message: called in this thread with what there is to tell: reading, started, beat, notice, report, died,
+            waiting, interrupted.
 
     Raises:
         Mistake: the recipe cannot run.
         Failure: the run ended without a bundle.
     """
-    rehearse(recipe)
+    surveyed = _surveyed(recipe, on_message)
+    rehearse(recipe, surveyed)
     options = options or Options()
-    scaling = _scaling(recipe, options)
+    scaling = _scaling(recipe, options, resume)
     registry = Registry(settings)
-    name, run_id = _opened(registry, recipe, scaling, resume, origin)
-    queue = messages.inbox()
-    config = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run": name,
-        "git_commit": git_commit(recipe),
-        "profile": options.profile,
-        "country": settings.country,
-        "messages": queue,
-    }
-    trainer = _trainer(recipe, config, scaling, registry.run_storage, queue)
+    name = resume.name if resume else _new_name(recipe)
+    messages.hush()
+    queue = messages.inbox(name)
+    last = recovery.last_checkpoint(registry.run_storage, name) if resume else None
+    run_id = _opened(registry, name, recipe, scaling, resume, origin)
+    config = _config(recipe, settings, options, surveyed) | {"run": name, "messages": queue, "last": last}
+    trainer = _trainer(recipe, config, scaling, registry.run_storage, surveyed)
 
     def note(message: dict[str, Any]) -> None:
         if message["kind"] == "report" and "epoch" in message["metrics"] and "step" not in message["metrics"]:
             registry.log_metrics(run_id, _numbers(message["metrics"]), step=int(message["metrics"]["epoch"]))
         on_message(message)
 
-    try:
-        result = _fit(trainer, queue, note)
+    with _ending(registry, run_id, name, on_message):
+        result = _fit(trainer, queue, Placement(scaling), note)
         if result.checkpoint is None or result.metrics is None:
             raise Failure(f"run {name} ended without a checkpoint; its record is in the registry as {run_id}")
         with result.checkpoint.as_directory() as folder:
-            version = registry.publish(Path(folder) / "bundle", run_id)
-    except BaseException as error:
-        registry.end_run(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    registry.end_run(run_id, "FINISHED")
+            version = _published(registry, Path(folder) / "bundle", run_id, name)
     store.delete(f"{registry.run_storage}/{name}")
     numbers = _numbers(result.metrics)
     return Outcome(version, {k: v for k, v in numbers.items() if k.startswith("test_")}, numbers)
 
 
+def _new_name(recipe: Recipe) -> str:
+    return f"{recipe.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
 def _opened(
-    registry: Registry, recipe: Recipe, scaling: ScalingConfig, resume: Run | None, origin: str
-) -> tuple[str, str]:
-    """Note a new run, or an old one again; returns its name and id."""
+    registry: Registry, name: str, recipe: Recipe, scaling: ScalingConfig, resume: Run | None, origin: str
+) -> str:
+    """Note a new run, or an old one again; returns its id."""
     if resume:
         registry.reopen_run(resume.run_id)
-        return resume.name, resume.run_id
-    name = f"{recipe.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        return resume.run_id
     plain = recipe.model_dump(mode="json")
-    params = _flat(plain) | {"workers": scaling.num_workers}
-    return name, registry.start_run(name, params, recipe=plain, origin=origin)
+    params = _flat(plain) | {"workers": Workers(bounds=(scaling.min_workers, scaling.max_workers))}
+    return registry.start_run(name, params, recipe=plain, origin=origin)
 
 
-def _scaling(recipe: Recipe, options: Options) -> ScalingConfig:
-    """How many workers, on what: one per GPU where there are any, else the recipe's number on CPUs."""
+def _surveyed(recipe: Recipe, on_message: OnMessage) -> Survey | None:
+    """Read files once, where the recipe's data is files."""
+    if not isinstance(recipe.data, Files):
+        return None
+
+    def on_rows(rows: int, done: bool = False) -> None:
+        on_message({"kind": "reading", "rank": 0, "at_s": time.time(), "rows": rows, "done": done})
+
+    found = survey.survey(recipe, recipe.data, on_rows)
+    on_rows(sum(found.rows.values()), done=True)
+    return found
+
+
+def _config(recipe: Recipe, settings: TrainingSettings, options: Options, surveyed: Survey | None) -> dict[str, Any]:
+    """What workers are told, beside where they find each other."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "git_commit": git_commit(recipe),
+        "profile": options.profile,
+        "country": settings.country,
+        # Once in the object store, however many workers there are.
+        "survey": ray.put(surveyed) if surveyed else None,
+    }
+
+
+@contextmanager
+def _ending(registry: Registry, run_id: str, name: str, on_message: OnMessage) -> Iterator[None]:
+    """Note how a run ends."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        registry.end_run(run_id, "KILLED")
+        on_message({"kind": "interrupted", "rank": 0, "at_s": time.time(), "run": name})
+        raise
+    except BaseException:
+        registry.end_run(run_id, "FAILED")
+        raise
+    registry.end_run(run_id, "FINISHED")
+
+
+def _published(registry: Registry, folder: Path, run_id: str, name: str) -> Version:
+    try:
+        return registry.publish(folder, run_id)
+    except OSError as error:
+        raise Failure(
+            f"the bundle cannot be stored: {error}; make room or mend the store, then {how_to_go_on(name)}"
+        ) from error
+
+
+def _scaling(recipe: Recipe, options: Options, resume: Run | None) -> ScalingConfig:
+    """How many workers, on what: as many as a resumed run had, one per GPU where there are any, or the recipe's."""
+    workers = options.workers or (Workers(bounds=resume.params["workers"]) if resume else None)
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    low, high = options.workers.bounds if options.workers else (gpus or recipe.workers,) * 2
+    low, high = workers.bounds if workers else (gpus or recipe.workers,) * 2
     if recipe.batch_rows < high * recipe.accumulate:
         raise Mistake(f"batch_rows={recipe.batch_rows} leaves {high} workers without a row; raise it or take fewer")
     return ScalingConfig(
@@ -154,9 +183,9 @@ def _scaling(recipe: Recipe, options: Options) -> ScalingConfig:
 
 
 def _trainer(
-    recipe: Recipe, config: dict[str, Any], scaling: ScalingConfig, storage: str, queue: Queue
+    recipe: Recipe, config: dict[str, Any], scaling: ScalingConfig, storage: str, surveyed: Survey | None
 ) -> TorchTrainer:
-    task = tasks.kind_of(recipe)
+    rows: Any = {"train": survey.stream(surveyed, recipe.seed, scaling.max_workers)} if surveyed else None
     return TorchTrainer(
         loop.train_worker,
         train_loop_config=config,
@@ -164,18 +193,19 @@ def _trainer(
         run_config=RunConfig(  # type: ignore[arg-type]
             name=config["run"],
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            # Without end: Judge says when it is enough.
+            failure_config=FailureConfig(max_failures=-1),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=recipe.checkpoints.keep,
-                checkpoint_score_attribute=f"validation_{task.metric}",
-                checkpoint_score_order="max" if task.higher else "min",
+                checkpoint_score_attribute=checkpoint.ORDER,
             ),
-            callbacks=[_Forward(queue)],
+            callbacks=[Judge(config["messages"], config["run"])],
         ),
+        datasets=rows,
     )
 
 
-def _fit(trainer: TorchTrainer, queue: Queue, note: OnMessage) -> ray.train.Result:
+def _fit(trainer: TorchTrainer, queue: Queue, placement: Placement, note: OnMessage) -> ray.train.Result:
     """Train in a thread of its own, so that this one can show progress and be interrupted."""
     results: list[ray.train.Result] = []
     errors: list[BaseException] = []
@@ -188,50 +218,23 @@ def _fit(trainer: TorchTrainer, queue: Queue, note: OnMessage) -> ray.train.Resu
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    heard_s = time.monotonic()
-    started = False
     while thread.is_alive():
         thread.join(POLL_S)
         for message in messages.drained(queue):
-            started, heard_s = True, time.monotonic()
+            placement.hear(message)
             note(message)
-        if not started and time.monotonic() - heard_s > WAITING_S:
-            heard_s = time.monotonic()
-            note({"kind": "waiting", "rank": 0, "at_s": time.time(), "free": ray.available_resources()})
+        waiting = placement.waiting()
+        if waiting:
+            note(waiting)
     for message in messages.drained(queue):
         note(message)
     if errors:
-        cause = _root_cause(errors[0])
+        cause = root_cause(errors[0])
         if isinstance(cause, ShoalError):
             raise Failure(f"training failed: {cause}") from errors[0]
-        name = trainer.run_config.name
-        raise Failure(
-            f"training failed: {type(cause).__name__}: {_first_line(cause)}; "
-            f"go on from its last checkpoint with `shoal train --resume {name}`"
-        ) from errors[0]
+        remedy = how_to_go_on(str(trainer.run_config.name))
+        raise Failure(f"training failed: {type(cause).__name__}: {first_line(cause)}; {remedy}") from errors[0]
     return results[0]
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Find what a worker said, under the layers that Ray wraps around it."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        error = next(iter(failures.values()))
-    while True:
-        inner = (
-            getattr(error, "controller_failure", None)
-            or getattr(error, "_base_exc", None)
-            or getattr(error, "cause", None)
-            or error.__cause__
-        )
-        if not isinstance(inner, BaseException) or isinstance(error, ShoalError):
-            return error
-        error = inner
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
 
 
 def git_commit(recipe: Recipe) -> str | None:
@@ -249,7 +252,7 @@ def git_commit(recipe: Recipe) -> str | None:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    return {k: value for k, value in metrics.items() if isinstance(value, int | float) and k != checkpoint.ORDER}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Runs: what was trained, how it went, and what can go on; read from the registry's store."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlflow.entities import Run as Kept
 
-from training import store, tasks
+from training import driver, store, tasks
 from training.errors import Mistake
 from training.recipe import Recipe
-from training.registry import ORIGIN_TAG, RECIPE, Registry
+from training.registry import DRIVER_TAG, ORIGIN_TAG, RECIPE, Registry
 
 # MLflow gives no more at once.
 MOST = 1000
@@ -23,12 +24,13 @@ class Run:
     Attributes:
         run_id: MLflow's.
         name: what people call it by.
-        status: RUNNING, FINISHED, FAILED or KILLED.
+        status: RUNNING, FINISHED, FAILED or KILLED; a run whose driver is gone from this machine was killed.
         started_s: seconds since the epoch.
         seconds: how long it took; None while it runs.
         params: the recipe, flat.
         metrics: the last of each.
         origin: how its recipe was named on the command line.
+        driver: the process that drives it, or did last.
     """
 
     run_id: str
@@ -39,6 +41,7 @@ class Run:
     params: dict[str, str]
     metrics: dict[str, float]
     origin: str
+    driver: str
 
     @property
     def score(self) -> str:
@@ -85,9 +88,13 @@ class Runs:
         """The run that is to go on.
 
         Raises:
-            Mistake: it has finished.
+            Mistake: it has finished, or still runs on this machine. Of another machine's driver nothing is known here;
+                `messages.inbox` refuses a second one on the same cluster.
         """
         run = self.find(reference)
+        number = driver.living(run.driver) if run.status == "RUNNING" and run.driver else None
+        if number and number != os.getpid():
+            raise Mistake(f"run {run.name} still runs, driven by process {number}; stop it first, or wait")
         if run.status == "FINISHED":
             raise Mistake(f"run {run.name} has finished and published; train its recipe again for a new version")
         return run
@@ -122,14 +129,15 @@ class Runs:
 
 
 def _run(kept: Kept) -> Run:
-    info = kept.info
+    info, driven_by = kept.info, kept.data.tags.get(DRIVER_TAG, "")
     return Run(
         run_id=info.run_id,
         name=info.run_name,
-        status=info.status,
+        status="KILLED" if info.status == "RUNNING" and driver.gone(driven_by) else info.status,
         started_s=info.start_time / 1000,
         seconds=(info.end_time - info.start_time) / 1000 if info.end_time else None,
         params=dict(kept.data.params),
         metrics=dict(kept.data.metrics),
         origin=kept.data.tags.get(ORIGIN_TAG, ""),
+        driver=driven_by,
     )

@@ -31,9 +31,14 @@ def fetch(uri: str, into: Path) -> Path:
 
 def delete(uri: str) -> None:
     """Remove the folder at `uri` and all that is in it."""
-    local = _local(uri)
-    store, path = (fs.LocalFileSystem(), str(local)) if local else fs.FileSystem.from_uri(uri)
+    store, path = filesystem(uri)
     store.delete_dir(path)
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """What reads and writes there, and the path that it takes."""
+    local = _local(uri)
+    return (fs.LocalFileSystem(), str(local)) if local else fs.FileSystem.from_uri(uri)
 
 
 def _local(uri: str) -> Path | None:

@@ -6,6 +6,7 @@ Train walk: prepare.py, assemble.py -> [worker.py] -> loop.py
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import ray.train.torch
@@ -13,46 +14,58 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from training import assemble, checkpoint, parallel, prepare, tasks
-from training.feed import Feed, MemoryFeed
+from training.average import Average
+from training.feed import Feed, MemoryFeed, StreamFeed
 from training.parallel import local_gradients
 from training.phases import Phases
 from training.prepare import Rows
 from training.recipe import Recipe, load_path
+from training.survey import Survey
 from training.tasks.base import Task
 
 
 class Worker:
     """The state of one worker: the same on all of them but for the rows that each sees."""
 
-    def __init__(self, recipe: Recipe, rank: int, world: int, phases: Phases) -> None:
-        self.recipe, self.rank, self.world, self.phases = recipe, rank, world, phases
+    def __init__(
+        self,
+        recipe: Recipe,
+        rank: int,
+        world: int,
+        phases: Phases,
+        progress: checkpoint.Progress,
+        survey: Survey | None = None,
+    ) -> None:
+        self.recipe, self.rank, self.world, self.phases, self.progress = recipe, rank, world, phases, progress
         self.device = ray.train.torch.get_device()
-        self.dataset, self.index, fitted = prepare.load(recipe)
+        self.dataset, self.index, fitted = prepare.load(recipe, survey)
         self.task: Task = tasks.task_of(recipe, self.dataset, fitted)
         self.parts = {part: self.task.rows(self.dataset.select(index)) for part, index in self.index.items()}
-        self.feed: Feed = MemoryFeed(recipe, self.parts, rank, world)
+        self.feed: Feed = (
+            StreamFeed(recipe, self.task, survey, self.parts, rank, world)
+            if survey
+            else MemoryFeed(recipe, self.parts, rank, world)
+        )
         self.augment = augmentation(recipe)
+        self._generator = torch.Generator()
 
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Every new tensor would be filled before it is written, to find those who read it sooner; a tenth of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(recipe.seed)
         self.net = assemble.build_net(recipe, self.task, self.parts["train"]).to(self.device)
         self._trained = parallel.spread(recipe, self.net)
         phases.watch(self._trained)
         if recipe.compile:
             self._trained = torch.compile(self._trained)  # type: ignore[assignment]
-        self.average = (
-            AveragedModel(self.net, multi_avg_fn=_moving_average(recipe.ema_decay), use_buffers=True)
-            if recipe.ema_decay
-            else None
-        )
+        self._trained.train()
+        self.average = Average(self.net, recipe.ema_decay) if recipe.ema_decay else None
         # Weights of the best epoch so far, whole, in this process's memory; what is published in the end.
         self.best: dict[str, Tensor] = {}
         self.optimiser = assemble.build_optimiser(recipe, self.net)
         self.schedule = LambdaLR(self.optimiser, _lr_factor(recipe, self.steps))
-        self.progress = checkpoint.Progress()
 
     @property
     def steps(self) -> int:
@@ -78,11 +91,12 @@ class Worker:
 
     def step(self, batch: Rows, seed: int) -> Tensor:
         """Make one optimiser step with this worker's share of its rows; returns their mean loss."""
-        # A seed of its own for each step: a resumed run draws what the uninterrupted one would have drawn.
-        torch.manual_seed(seed)
-        self._trained.train()
+        self._draw_from(seed)
+        # Only where an evaluation came between: in a small net, to tell every layer costs as much as one.
+        if not self.net.training:
+            self._trained.train()
         with self.phases.phase("data"):
-            x_B, targets_B = self.augment(batch.inputs, batch.targets, torch.Generator().manual_seed(seed + 1))
+            x_B, targets_B = self.augment(batch.inputs, batch.targets, self._generator.manual_seed(seed + 1))
             batch = Rows(x_B, targets_B, batch.lengths, batch.weights)
         pieces = [batch] if self.recipe.accumulate == 1 else _cut(batch, self.recipe.accumulate)
         total = torch.zeros((), device=self.device)
@@ -103,7 +117,7 @@ class Worker:
             self.optimiser.zero_grad(set_to_none=True)
             self.schedule.step()
             if self.average:
-                self.average.update_parameters(self.net)
+                self.average.update()
         return total
 
     @torch.no_grad()
@@ -140,8 +154,19 @@ class Worker:
             return rows
         return Rows(*(None if t is None else t.to(self.device) for t in vars(rows).values()))  # type: ignore[arg-type]
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+    def _draw_from(self, seed: int) -> None:
+        """Seed what dropout draws from, anew for each step: a resumed run draws what an uninterrupted one would have.
+
+        torch.manual_seed would remember where it was called from, each time, where there are no GPUs.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.recipe.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 def augmentation(recipe: Recipe) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]:
@@ -168,25 +193,6 @@ def _lr_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
     return factor
-
-
-def _moving_average(decay: float) -> Callable[..., None]:
-    """Build an exponential moving average whose decay rises with the steps, so that a short run forgets its start.
-
-    decay_n = min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage has it.
-    """
-
-    @torch.no_grad()
-    def update(average: list[Tensor], now: list[Tensor], steps: Tensor) -> None:
-        n = float(steps)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        for old, new in zip(average, now, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new, weight)
-            else:
-                old.copy_(new)
-
-    return update
 
 
 def _same_buffers(net: nn.Module) -> None:

@@ -17,9 +17,10 @@ from cluster import secrets
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, save_table
-from training import bundle, data
+from training import bundle, prepare
 from training.recipe import load_recipe
 from training.registry import Registry
+from training.runs import Runs
 from training.words import ImageWords
 
 OWN_RECIPE = '''
@@ -110,8 +111,9 @@ def test_digits_are_trained_published_deployed_and_read(
     assert deployed.returncode == 0, deployed.stderr
 
     recipe = load_recipe("digits-cnn")
-    dataset = data.load(recipe.data)
-    test = data.split(dataset, recipe.data).test
+    dataset, parts, _ = prepare.load(recipe)
+    test = dataset.select(parts["test"])
+    assert isinstance(test.targets, torch.Tensor)
     assert isinstance(dataset.words, ImageWords)
     key = secrets.read(settings.home, secrets.ADMIN_KEY)
     url = f"{cluster.url}/v2/models/digits-cnn/predict"
@@ -138,11 +140,42 @@ def test_the_same_seed_and_workers_give_identical_weights(shoal: Shoal, cluster:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_iris_reaches_its_score(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
-    done = shoal("train", "iris")
+def test_iris_reaches_its_score_and_its_card_can_be_trusted(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
+    done = shoal("train", "iris", "--profile", env={"SHOAL_COUNTRY": "DEU"})
 
     assert done.returncode == 0, done.stderr
-    assert registry.manifest(registry.versions("iris")[0]).metrics["test_accuracy"] >= 0.93
+    assert "all-reduce (inside backward)" in done.stdout
+    manifest = registry.manifest(registry.versions("iris")[0])
+    assert manifest.metrics["test_accuracy"] >= 0.93
+    assert manifest.dataset is not None
+    assert manifest.dataset.cleaned == {"duplicates": 1}
+    span = manifest.intervals["test_accuracy"]
+    assert span.low <= manifest.metrics["test_accuracy"] <= span.high
+    assert manifest.by_class.keys() == {"setosa", "versicolor", "virginica"}
+    card = shoal("models", "show", "iris").stdout
+    assert "Calibration error" in card
+    assert "not measured" in card.lower() or "grid" in card
+
+
+def test_runs_are_listed_and_two_of_them_compared(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
+    newest_, older = (run.name for run in Runs(registry).all()[:2])
+
+    listed = shoal("runs", env={"COLUMNS": "300"})
+    compared = shoal("runs", "compare", older, newest_, env={"COLUMNS": "300"})
+
+    assert newest_ in listed.stdout
+    assert re.search(r"iris-\S+ +FINISHED .* test accuracy [01]\.\d{4}", listed.stdout)
+    assert re.search(r"stop\.epochs +4 +30", compared.stdout)
+    assert "test_accuracy" in compared.stdout
+    assert shoal("runs", "delete", newest_).returncode == 2, "a finished run leaves no checkpoints"
+
+
+def test_a_version_is_reproduced_bit_for_bit(shoal: Shoal, cluster: Cluster, registry: Registry) -> None:
+    done = shoal("reproduce", "iris")
+
+    assert done.returncode == 0, done.stderr
+    assert "every weight is the same, bit for bit" in done.stdout
+    assert "+0.000000" in done.stdout
 
 
 def test_a_users_own_net_data_and_loss_travel_and_are_served(
@@ -201,7 +234,7 @@ def test_a_job_is_refused_without_the_clusters_token(cluster: Cluster) -> None:
 BROKEN: dict[str, tuple[str, str]] = {
     "a net that raises": ("return self.layers(", "ZeroDivisionError"),
     "a loss that cannot be imported": ("source=half_loss", "names nothing"),
-    "a net of too many columns": ("nn.Linear(WIDTH, 2)", "one column per label"),
+    "a net of too many columns": ("nn.Linear(WIDTH, 2)", "must give (2, 2)"),
     "data that cannot be read": ("x = torch.randn(", "FileNotFoundError"),
 }
 

@@ -1,0 +1,38 @@
+"""What `shoal train` does on the cluster that runs, told as the torchrun peer tells it: JSON lines, one per beat.
+
+shoal_run.py RECIPE SECONDS [KEY=VALUE ...]
+"""
+
+import json
+import sys
+from typing import Any
+
+from cluster import lifecycle
+from cluster.settings import load_settings
+from training.recipe import load_recipe, override
+
+
+def main(name: str, seconds: str, overrides: list[str]) -> None:
+    """Train until the time is up."""
+    settings = load_settings()
+    lifecycle.use_switches(settings)
+    recipe = override(load_recipe(name), [*overrides, f"stop.seconds={seconds}"])
+    lifecycle.connect(settings, lifecycle.require(settings))
+    from training.run import train
+
+    step = 0
+
+    def tell(message: dict[str, Any]) -> None:
+        nonlocal step
+        if message["kind"] == "beat" and message["rank"] == 0:
+            rows = (message["step"] - step) * recipe.batch_rows
+            step = message["step"]
+            kind = "first step" if step == 1 else "steps"
+            told = {"kind": kind, "at_s": message["at_s"], "rows": rows, "seconds": rows / message["rows_per_s"]}
+            print(json.dumps(told | {"epoch": message["epoch"]}), flush=True)
+
+    train(recipe, settings, on_message=tell)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -1,0 +1,123 @@
+"""Machines that come and go while a run trains; here they are several raylets of one machine."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import lifecycle, processes
+from cluster.lifecycle import Cluster
+from cluster.ports import Ports
+from cluster.settings import Settings
+from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
+from training.registry import Registry
+
+NOTICE_S = 20
+
+
+class Nodes:
+    """A cluster whose head has room for one worker, and nodes that have room for one more."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings(home=home, http_port=0, dashboard_port=0, cpus=1)
+        self.cluster: Cluster = lifecycle.up(self.settings)
+
+    def add(self) -> psutil.Process:
+        """Start a node; returns its raylet."""
+        before, ports = self._raylets(), Ports()
+        arguments = [f"--address={self.cluster.ray_address}", f"--dashboard-agent-listen-port={ports.free()}"]
+        lifecycle._ray_start(self.settings, arguments, ports)
+        (made,) = [process for process in self._raylets() if process not in before]
+        return made
+
+    def kill(self, raylet: psutil.Process) -> None:
+        """Take a node away with all that runs on it, as when its power fails."""
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
+
+    def announce(self, raylet: psutil.Process) -> float:
+        """Tell Ray that a node will be taken away; returns when, in seconds since the epoch."""
+        (named,) = [word for word in raylet.cmdline() if word.startswith("--node_id=")]
+        command = ["drain-node", f"--address={self.cluster.ray_address}", f"--node-id={named.partition('=')[2]}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+        command += [f"--deadline-remaining-seconds={NOTICE_S}"]
+        environment = os.environ | lifecycle._switches(self.settings)
+        subprocess.run([Path(sys.executable).parent / "ray", *command], env=environment, check=True, timeout=60)
+        return time.time() + NOTICE_S
+
+    def _raylets(self) -> list[psutil.Process]:
+        found = processes.owned(lifecycle.mark(self.settings.home), lifecycle.temp_dir(self.settings.home))
+        return [process for process in found if process.name() == "raylet"]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    home = tmp_path_factory.mktemp("nodes")
+    try:
+        yield Nodes(home)
+    finally:
+        lifecycle.down(Settings(home=home))
+
+
+@pytest.fixture
+def run(nodes: Nodes, tmp_path: Path) -> Iterator[SlowRun]:
+    made = SlowRun(nodes.settings.home, tmp_path)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.process.terminate()
+        made.process.wait(60)
+
+
+def test_a_run_outlives_a_machine_and_the_weights_are_the_same(nodes: Nodes, run: SlowRun) -> None:
+    registry = Registry(nodes.settings)
+    node = nodes.add()
+    run.pace(0)
+    run.start()
+    assert run.end() == 0, run.complaint
+    whole = weights(registry)
+
+    run.pace(0.02)
+    run.start()
+    run.at(75)
+    nodes.kill(node)
+    run.wait_for("waits for room: a CPU for each of 2 worker(s), 1 free in the cluster")
+    spare = nodes.add()
+
+    assert run.end() == 0, run.complaint
+    nodes.kill(spare)
+    assert len(run.resumed_at) == 1
+    assert 0 < run.resumed_at[0] <= 76
+    assert "died (its machine is gone)" in run.said
+    assert same(weights(registry), whole)
+
+
+def test_a_run_grows_with_the_cluster_and_keeps_a_checkpoint_before_a_machine_goes(nodes: Nodes, run: SlowRun) -> None:
+    run.pace(0.2)
+    run.start("--workers", "1-2", "--set", "checkpoints.every_s=3600")
+    run.at(5)
+    node = nodes.add()
+    run.at(0, rank=1)
+
+    until_s = nodes.announce(node)
+    run.wait_for("a machine will be taken away; keeps a checkpoint at step")
+    (at,) = re.findall(r"keeps a checkpoint at step (\d+)", run.said)
+    while int(at) not in run.steps_kept():
+        assert time.time() < until_s, "no checkpoint before the machine went"
+        time.sleep(0.1)
+    time.sleep(max(0.0, until_s - time.time()))
+    nodes.kill(node)
+    run.wait_for("with 1 worker(s)")
+    run.pace(0)
+
+    assert run.end() == 0, run.complaint
+    manifest = Registry(nodes.settings).manifest(Registry(nodes.settings).versions("slow")[0])
+    assert int(re.findall(r"goes on from step (\d+) with 1 worker", run.said)[-1]) >= int(at)
+    # However many workers there were, each step saw as many rows.
+    assert manifest.training["steps"] == EPOCHS * STEPS_PER_EPOCH
+    assert manifest.training["workers"] == 1
