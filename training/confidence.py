@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 DRAWS = 1000
 BINS = 15
@@ -49,5 +48,8 @@ def fit_temperature(y_NC: Tensor, target_N: Tensor) -> float:
 
 def calibration_error(y_NC: Tensor, target_N: Tensor, temperature: float) -> float:
     """Expected calibration error: how far scores are from shares of right answers, on average over rows."""
+    # Brings scipy and matplotlib with it: not before a worker's first step.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     scores = (y_NC / temperature).softmax(1)
     return float(multiclass_calibration_error(scores, target_N, y_NC.shape[1], n_bins=BINS))

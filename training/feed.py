@@ -3,13 +3,22 @@
 Train walk: prepare.py -> [feed.py] -> loop.py
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import ray.train
+import torch
+from torch import Tensor
 
 from training import prepare
-from training.errors import Mistake
+from training.errors import Failure, Mistake
 from training.prepare import Rows
-from training.recipe import Recipe
+from training.recipe import Files, Recipe
+from training.survey import Survey, said
+from training.tasks.base import Task
 
 # Rows of one forward pass where no gradient is needed; of long rows fewer, so many numbers together.
 EVALUATION_ROWS = 512
@@ -58,11 +67,108 @@ class MemoryFeed:
 
     def held_out(self, part: str) -> Iterator[Rows]:
         """See Feed."""
-        rows = self._parts[part]
-        size = max(1, min(EVALUATION_ROWS, EVALUATION_NUMBERS // max(1, rows.inputs[0].numel())))
-        for start in range(self._rank * size, len(rows), self._world * size):
-            yield rows.select(slice(start, start + size))
+        return _share(self._parts[part], self._rank, self._world)
 
     def sizes(self) -> dict[str, int]:
         """See Feed."""
         return {part: len(rows) for part, rows in self._parts.items()}
+
+
+class StreamFeed:
+    """Training rows streamed from files, and held-out rows of which every worker holds what the survey kept.
+
+    Each worker gets as many rows as any other, and what order they come in is another one in every epoch and every run.
+    So an epoch that was interrupted cannot go on with the rows it had not seen: the steps that it lacks are made with
+    rows drawn anew.
+    """
+
+    def __init__(
+        self, recipe: Recipe, task: Task, survey: Survey, parts: dict[str, Rows], rank: int, world: int
+    ) -> None:
+        self._task, self._survey, self._parts, self._rank, self._world = task, survey, parts, rank, world
+        self._seed, self._files = recipe.seed, recipe.data
+        # As a step's rows are dealt out one by one; the first worker has most.
+        shares = [len(range(r, recipe.batch_rows, world)) for r in range(world)]
+        self._batch_rows = shares[rank]
+        if not self._batch_rows:
+            raise Mistake(f"batch_rows={recipe.batch_rows} leaves {world} workers without a row; raise it")
+        self.steps_per_epoch = survey.rows["train"] // world // shares[0]
+        if not self.steps_per_epoch:
+            raise Mistake(
+                f"batch_rows={recipe.batch_rows} is more than the {survey.rows['train']} training rows; lower it"
+            )
+
+    def train(self, epoch: int, skip: int) -> Iterator[Rows]:
+        """See Feed; the steps before `skip` are not made again.
+
+        Raises:
+            ShoalError: a file cannot be read any more, or is not what it was.
+        """
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
+        # Of rows of unequal length many are drawn at once, so that those of like length can share a step.
+        window = self._batch_rows * (prepare.BUCKET if self._parts["train"].lengths is not None else 1)
+        shard = ray.train.get_dataset_shard("train")
+        stream = shard.iter_torch_batches(
+            batch_size=window,
+            collate_fn=self._rows,
+            local_shuffle_buffer_size=max(window, self._shuffled()),
+            local_shuffle_seed=self._seed * 100_003 + epoch,
+        )
+        left = self.steps_per_epoch - skip
+        try:
+            with closing(iter(stream)) as windows:
+                while left > 0:
+                    rows = next(windows, None)
+                    if rows is None:
+                        raise Failure(
+                            "the files hold fewer rows than when the run began; leave them alone, train again"
+                        )
+                    for index in self._steps(rows, generator)[:left]:
+                        left -= 1
+                        yield rows.select(index)
+        except ray.exceptions.RayError as error:
+            raise said(error) or error from None
+
+    def held_out(self, part: str) -> Iterator[Rows]:
+        """See Feed."""
+        return _share(self._parts[part], self._rank, self._world)
+
+    def sizes(self) -> dict[str, int]:
+        """See Feed; all rows of the files."""
+        return dict(self._survey.rows)
+
+    def _rows(self, batch: Mapping[str, Any]) -> Rows:
+        """Turn what was streamed into tensors; in a thread beside the one that trains."""
+        inputs = batch["inputs"]
+        texts = inputs.dtype == object
+        dataset = replace(
+            self._survey.dataset,
+            inputs=list(inputs) if texts else _tensor(inputs),
+            targets=_tensor(batch["targets"]),
+        )
+        return self._task.rows(dataset)
+
+    def _steps(self, rows: Rows, generator: torch.Generator) -> Tensor:
+        """The numbers of the rows of each step."""
+        count = len(rows) // self._batch_rows
+        steps = torch.arange(count * self._batch_rows).reshape(count, self._batch_rows)
+        return steps if rows.lengths is None else prepare.bucketed(steps, rows.lengths, generator)
+
+    def _shuffled(self) -> int:
+        """Rows among which the next is drawn."""
+        assert isinstance(self._files, Files)
+        held = self._survey.dataset.inputs
+        size = held.nbytes if isinstance(held, Tensor) else sum(len(text.encode()) for text in held)
+        return min(self._files.shuffle_rows, int(self._files.shuffle_bytes * len(held) / max(1, size)))
+
+
+def _share(rows: Rows, rank: int, world: int) -> Iterator[Rows]:
+    """A worker's share of held-out rows."""
+    size = max(1, min(EVALUATION_ROWS, EVALUATION_NUMBERS // max(1, rows.inputs[0].numel())))
+    for start in range(rank * size, len(rows), world * size):
+        yield rows.select(slice(start, start + size))
+
+
+def _tensor(values: Any) -> Tensor:
+    # What comes straight out of the object store may not be written to.
+    return torch.from_numpy(np.require(values, requirements="W"))

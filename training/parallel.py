@@ -30,13 +30,15 @@ def spread(recipe: Recipe, net: nn.Module) -> nn.Module:
             fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
         return net
-    wrapped: nn.Module = ray.train.torch.prepare_model(net)
+    # Gradients are written where they are sent from, which saves a copy of them all.
+    wrapped: nn.Module = ray.train.torch.prepare_model(net, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
     return wrapped
 
 
 @contextmanager
 def local_gradients(net: nn.Module, wanted: bool) -> Iterator[None]:
     """Keep gradients on this worker for now, because another forward pass of the same step follows."""
+    net = getattr(net, "_orig_mod", net)  # what torch.compile wrapped
     if isinstance(net, FSDPModule):
         net.set_requires_gradient_sync(not wanted)
         yield

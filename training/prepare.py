@@ -7,7 +7,7 @@ What is fitted here goes into the bundle (words, tokenizer.json, the net's first
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from training import data
 from training.data import Dataset
 from training.errors import Mistake
-from training.recipe import Recipe
+from training.recipe import Data, Recipe
 from training.tokens import Encoded, Tokeniser
 from training.words import SeriesWords, TableWords, TextWords, Words
+
+if TYPE_CHECKING:
+    from training.survey import Survey
 
 # Batches of rows of like length are cut from so many shuffled batches at a time.
 BUCKET = 50
@@ -134,12 +137,12 @@ def batches(rows: Rows, *, batch_rows: int, seed: int, epoch: int, rank: int, wo
     order = torch.randperm(len(rows), generator=generator)
     steps = order[: len(rows) // batch_rows * batch_rows].reshape(-1, batch_rows)
     if rows.lengths is not None:
-        steps = _bucketed(steps, rows.lengths, generator)
+        steps = bucketed(steps, rows.lengths, generator)
     for index in steps[skip:]:
         yield rows.select(index[rank::world])
 
 
-def _bucketed(steps: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
+def bucketed(steps: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
     """Put rows of like length into the same step: less filling, the same shuffling but within a bucket."""
     sorted_steps = []
     for bucket in steps.split(BUCKET):
@@ -149,8 +152,11 @@ def _bucketed(steps: Tensor, lengths: Tensor, generator: torch.Generator) -> Ten
     return torch.cat(sorted_steps)
 
 
-def load(recipe: Recipe) -> tuple[Dataset, dict[str, Tensor], Fitted]:
-    """Load, clean, divide and fit: everything up to the tensors."""
+def load(recipe: Recipe, survey: "Survey | None" = None) -> tuple[Dataset, dict[str, Tensor], Fitted]:
+    """Load, clean, divide and fit: everything up to the tensors; of rows in files their survey did the first three."""
+    if survey:
+        return survey.dataset, survey.parts, fit(recipe, survey.dataset, survey.parts["train"])
+    assert isinstance(recipe.data, Data)
     dataset = data.clean(data.load(recipe.data), recipe.clean)
     parts = data.divide(dataset, recipe.data)
     return dataset, parts, fit(recipe, dataset, parts["train"])

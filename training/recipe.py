@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from training.closed import Closed, one_line
 from training.errors import Mistake
@@ -71,6 +80,70 @@ class Data(Closed):
     seed: int = Field(42, ge=0, description="Seed of the stratified split.")
 
 
+def _as_place(path: object) -> object:
+    """Make a path absolute, since a run may go on from another folder than it began in; a URI stays as it is."""
+    if isinstance(path, Path) or (isinstance(path, str) and path and "://" not in path):
+        return str(Path(path).expanduser().resolve())
+    return path
+
+
+class Files(Closed):
+    """Rows in files, more than fit in memory: every epoch streams them from where they are, to all workers.
+
+    A hash of a row's content decides its part, so that equal rows stand in the same one; none is dropped for being
+    there twice. Rows are checked once, before training, and an error names file, row and column.
+    """
+
+    path: Annotated[str, BeforeValidator(_as_place)] = Field(
+        min_length=1, description="A file, a folder with all that is below it, or the URI of either in an object store."
+    )
+    format: Literal["parquet", "csv", "jsonl", "images"] = Field(
+        description="csv: with a header; jsonl: an object a line; images: a folder for each class."
+    )
+    target: str | None = Field(None, description="The column that is learnt; for images the folder's name is.")
+    features: tuple[str, ...] = Field(
+        (), description="Columns of a table; empty: all but the target. A column of texts becomes a category."
+    )
+    text: str | None = Field(None, description="For text: its column.")
+    height: int | None = Field(None, ge=1, le=4096, description="Pictures are resized to this.")
+    width: int | None = Field(None, ge=1, le=4096, description="And this.")
+    mode: Literal["L", "RGB"] = Field("RGB", description="Pictures in grey, or in colour.")
+    source: str = Field("", description="Where the rows are from, for the model card; empty: the path.")
+    licence: str = Field("not stated", description="Under what terms, for the model card.")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the rows held out for the final score.")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the rest that chooses the epoch to keep.")
+    seed: int = Field(42, ge=0, description="Seed of the split.")
+    sample_rows: int = Field(
+        50_000,
+        ge=2,
+        description="Most rows of each part held in memory: those that scores are computed on, and those of the "
+        "training part that preparation is fitted on.",
+    )
+    sample_bytes: int = Field(2**27, ge=2**10, description="And most bytes of each part.")
+    shuffle_rows: int = Field(10_000, ge=1, description="Rows of each worker among which the next one is drawn.")
+    shuffle_bytes: int = Field(2**26, ge=1, description="And most bytes of those.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Files":
+        if self.format == "images":
+            if not (self.height and self.width):
+                raise ValueError("pictures need height and width; a net takes one size")
+            if self.target or self.features or self.text:
+                raise ValueError("pictures have no columns: leave target, features and text out")
+        elif not self.target:
+            raise ValueError("name the column that is learnt: target")
+        elif self.text and self.features:
+            raise ValueError("a row is a text or a list of features; leave one of them out")
+        if self.target and self.target in (self.text, *self.features):
+            raise ValueError(f"target {self.target!r} is among what it is to be told from; take it out")
+        return self
+
+
+def _kind_of_data(value: object) -> str:
+    """Tell the two apart, so that an error speaks of the one that was meant."""
+    return "files" if isinstance(value, Files) or (isinstance(value, dict) and "path" in value) else "rows"
+
+
 class Clean(Closed):
     """What is done to rows before they are divided, so that no row stands on both sides of a split."""
 
@@ -91,7 +164,7 @@ class Tokens(Closed):
     vocabulary: int = Field(8192, ge=4, description="Most tokens, with padding and unknown.")
     min_count: int = Field(1, ge=1, description="Rarer characters or words are unknown; not for BPE.")
     lowercase: bool = Field(False, description="Fold case first; not for text generation.")
-    max_tokens: int = Field(512, ge=2, description="A longer text is cut in training, and refused in serving.")
+    max_tokens: int = Field(512, ge=2, description="A longer text is read so far; for spans, serving refuses it.")
 
 
 class Net(Closed):
@@ -167,7 +240,7 @@ class Recipe(Closed):
     task: TaskName
     summary: str = Field("", description="One sentence for the catalogue and the model card.")
     use: str = Field("", description="What the model is for and what it is not for, for the model card.")
-    data: Data
+    data: Annotated[Annotated[Data, Tag("rows")] | Annotated[Files, Tag("files")], Discriminator(_kind_of_data)]
     clean: Clean = Clean()
     tokens: Tokens | None = Field(None, description="For text: how it becomes numbers.")
     net: Net
@@ -206,6 +279,12 @@ class Recipe(Closed):
         text = self.task in ("text-classification", "token-classification", "text-generation")
         if text != (self.tokens is not None):
             raise ValueError(f"task {self.task} {'needs `tokens`' if text else 'takes no `tokens`'}")
+        if isinstance(self.data, Files):
+            takes: tuple[str, ...] = ("tabular-classification", "tabular-regression")
+            if self.data.format == "images" or self.data.text:
+                takes = ("text-classification",) if self.data.text else ("image-classification",)
+            if self.task not in takes:
+                raise ValueError(f"task {self.task} does not go with these files; they are for {' or '.join(takes)}")
         return self
 
 

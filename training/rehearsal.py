@@ -9,20 +9,25 @@ from training import assemble, bundle, prepare, program, tasks
 from training.errors import Mistake, ShoalError
 from training.prepare import Rows
 from training.recipe import Recipe
+from training.survey import Survey
 from training.words import SeriesWords, TextWords
 from training.worker import augmentation
 
 ROWS = 64
 
 
-def rehearse(recipe: Recipe) -> None:
+def rehearse(recipe: Recipe, survey: Survey | None = None) -> None:
     """Take a recipe once through everything that does not need the cluster.
+
+    Args:
+        recipe: what is to be trained.
+        survey: of its files, where its data is files.
 
     Raises:
         Mistake: data, net, loss and task do not fit together.
     """
     try:
-        dataset, parts, fitted = prepare.load(recipe)
+        dataset, parts, fitted = prepare.load(recipe, survey)
         task = tasks.task_of(recipe, dataset, fitted)
         if len(parts["train"]) < recipe.batch_rows and recipe.task != "text-generation":
             raise Mistake(

@@ -4,7 +4,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional import classification as metrics
 
 from training.prepare import Rows
 from training.tasks.base import Outputs, Task
@@ -60,6 +59,9 @@ class Classification(Task):
 
     def full_scores(self, facts_NK: Tensor) -> dict[str, float]:
         """Adds precision, recall and F1, averaged over the classes, and the area under the ROC curve (one vs rest)."""
+        # Brings scipy and matplotlib with it: not before a worker's first step.
+        from torchmetrics.functional import classification as metrics
+
         target_N, y_NC = target_and_logits(facts_NK)
         classes = len(self.labels)
         averaged = {
@@ -72,6 +74,8 @@ class Classification(Task):
 
     def by_class(self, facts_NK: Tensor) -> dict[str, dict[str, float]]:
         """Precision, recall and F1 of each label."""
+        from torchmetrics.functional import classification as metrics
+
         target_N, y_NC = target_and_logits(facts_NK)
         classes = len(self.labels)
         found = {

@@ -4,7 +4,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional import regression as metrics
 
 from training.prepare import Rows
 from training.tasks.base import Outputs, Task
@@ -66,6 +65,9 @@ class Regression(Task):
 
     def scores(self, facts_NK: Tensor) -> dict[str, float]:
         """R2, mean absolute error and root of the mean squared error."""
+        # Brings scipy and matplotlib with it: not before a worker's first step.
+        from torchmetrics.functional import regression as metrics
+
         target_N, y_N = facts_NK[:, 0], facts_NK[:, 1]
         found = {
             "r2": metrics.r2_score(y_N, target_N).item() if len(target_N) > 1 else float("nan"),

@@ -1,0 +1,235 @@
+"""Survey: one pass over all files before training, on the cluster, and the stream of their rows in training.
+
+Train walk: run.py -> [survey.py] -> passes.py, then rehearsal.py and, in every epoch, feed.py
+Every row is checked and counted; what preparation, scores and the card need of the rows is kept, little as it is.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data import DataContext, ExecutionResources, RandomSeedConfig
+from torch import Tensor
+
+from training import passes
+from training.columns import PARTS, Column, Reader, in_order, told
+from training.data import Dataset
+from training.errors import Mistake, ShoalError
+from training.files import FOLDER, PIXELS, Source, Unit
+from training.passes import Sample, Tally
+from training.place import Place
+from training.recipe import Files, Recipe
+from training.words import Feature, ImageWords, TableWords, Words
+
+# Rows that were read and wait for a worker, in the object stores of the cluster, for each worker.
+STREAM_BYTES = 2**27
+BLOCK_BYTES = 2**22
+# Units beyond so many share their tasks.
+MOST_BLOCKS = 1000
+
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Surveyed(Dataset):
+    """The rows of files that are held in memory, which stand for all of them.
+
+    Attributes:
+        content: fingerprint of all rows, in whatever order and files they stand.
+        split: how rows were divided, and which of them are held, for the card.
+    """
+
+    content: str = ""
+    split: str = ""
+
+    def fingerprint(self) -> str:
+        """Of all rows, not only of those that are held."""
+        return self.content
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the files.
+
+    Attributes:
+        dataset: the rows that are held.
+        parts: the part of each of these.
+        rows: how many rows each part has in the files.
+        reader: how rows are read, with the levels of every category.
+        units: what is read.
+    """
+
+    dataset: Surveyed
+    parts: dict[str, Tensor]
+    rows: dict[str, int]
+    reader: Reader
+    units: list[Unit]
+
+
+def survey(recipe: Recipe, files: Files, on_rows: OnRows = lambda rows: None) -> Survey:
+    """Read everything once.
+
+    Args:
+        recipe: what is trained.
+        files: its data.
+        on_rows: called with the number of rows that have been read so far.
+
+    Raises:
+        Mistake: a file, column or value is not as it must be.
+    """
+    reader, units, expected = plan(recipe, files)
+    test, validation = files.test_fraction, (1 - files.test_fraction) * files.validation_fraction
+    shares = (1 - test - validation, validation, test)
+    sample = Sample(rows=files.sample_rows, bytes_=files.sample_bytes, shares=shares, expected=expected)
+    tally = Tally(reader, sample)
+    read = _of_units(units, workers=2).map_batches(
+        partial(passes.tallied, reader=reader, sample=sample), batch_size=None
+    )
+    try:
+        pieces: Any
+        for pieces in read.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for piece in pieces.to_pylist():
+                tally.take(piece)
+            on_rows(sum(tally.counts[part] for part in PARTS))
+    except Exception as error:
+        raise said(error) or error from None
+    return _concluded(files, reader, units, tally)
+
+
+def stream(found: Survey, seed: int, workers: int) -> ray.data.Dataset:
+    """The training rows, in units whose order is new in every epoch; at most `workers` take a share each."""
+    ordered = _of_units(found.units, workers).randomize_block_order(seed=RandomSeedConfig(seed=seed))
+    return ordered.map_batches(partial(passes.training_rows, reader=found.reader), batch_size=None)
+
+
+def said(error: BaseException) -> ShoalError | None:
+    """What one of our own errors said in a task, without what Ray Data puts around it and adds to it."""
+    at: BaseException | None = error
+    while at is not None:
+        inner = getattr(at, "cause", None) or at.__cause__
+        if isinstance(at, ShoalError) and not isinstance(at, ray.exceptions.RayError):
+            return type(at)(str(at).splitlines()[0])
+        at = inner
+    return None
+
+
+def plan(recipe: Recipe, files: Files) -> tuple[Reader, list[Unit], int | None]:
+    """Find the files and tell what their columns are; returns that, the units, and the number of rows if it is known.
+
+    Raises:
+        Mistake: there are no such files or columns.
+    """
+    source = Source(
+        folder=files.path,
+        format=files.format,
+        height=files.height or 0,
+        width=files.width or 0,
+        mode=files.mode,
+    )
+    if files.format == "images":
+        inputs: tuple[Column, ...] = (Column(name=PIXELS, kind="pixels"),)
+        target = Column(name=FOLDER, kind="label")
+    else:
+        file, schema = source.head()
+        assert files.target is not None  # as Files has it
+        Place(file=file).require([files.target], schema.names)
+        target = told(schema, [files.target], file)[0]
+        target = target.model_copy(update={"kind": "number" if recipe.task == "tabular-regression" else "label"})
+        if files.text:
+            Place(file=file).require([files.text], schema.names)
+            inputs = (Column(name=files.text, kind="text"),)
+        else:
+            others = [name for name in schema.names if name != files.target]
+            inputs = told(schema, files.features or others, file)
+    if not inputs:
+        raise Mistake(f"{files.path} holds no column but the target {files.target!r}; there is nothing to tell it from")
+    reader = Reader(
+        source=source,
+        inputs=inputs,
+        target=target,
+        missing=recipe.clean.missing,
+        test=files.test_fraction,
+        validation=files.validation_fraction,
+        seed=files.seed,
+    )
+    return reader, *source.units(files.seed)
+
+
+def _of_units(units: list[Unit], workers: int) -> ray.data.Dataset:
+    """Units as rows of a Ray Data set, one to a task; what is read of them may not fill the memory."""
+    context = DataContext.get_current()
+    # This process shows its own progress, and says in one line what was wrong.
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.log_internal_stack_trace = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    rows = [{"unit": unit.model_dump_json()} for unit in units]
+    found = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS))
+    found.context.target_max_block_size = BLOCK_BYTES
+    limits = ExecutionResources.for_limits(object_store_memory=STREAM_BYTES * workers)
+    found.context.execution_options.resource_limits = limits
+    return found
+
+
+def _concluded(files: Files, reader: Reader, units: list[Unit], tally: Tally) -> Survey:
+    counts = {part: tally.counts[part] for part in PARTS}
+    if not all(counts.values()):
+        have = ", ".join(f"{part} {count}" for part, count in counts.items())
+        raise Mistake(f"{files.path} has too few rows for three parts ({have}); add rows or change data.test_fraction")
+    for name, levels in tally.levels.items():
+        if len(levels) < 2:
+            only = next(iter(levels), "nothing")
+            raise Mistake(f"column {name!r} holds {only!r} in every row, which tells nothing; leave it out or mend it")
+    levelled = reader.model_copy(
+        update={
+            "inputs": tuple(_levelled(column, tally.levels) for column in reader.inputs),
+            "target": _levelled(reader.target, tally.levels),
+        }
+    )
+    tables = [tally.sampled(part) for part in PARTS]
+    starts = np.cumsum([0, *map(len, tables)]).tolist()
+    index = {part: torch.arange(starts[i], starts[i + 1]) for i, part in enumerate(PARTS)}
+    encoded = levelled.encode(pa.concat_tables(tables))
+    inputs = encoded["inputs"]
+    dataset = Surveyed(
+        inputs=torch.from_numpy(inputs.copy()) if isinstance(inputs, np.ndarray) else inputs.to_pylist(),
+        targets=torch.from_numpy(encoded["targets"].copy()),
+        labels=levelled.target.levels or (files.target or "",),
+        words=_words(files, levelled),
+        source=files.source or files.path,
+        licence=files.licence,
+        cleaned={"missing": tally.counts["dropped"]} if tally.counts["dropped"] else {},
+        content=f"{tally.fingerprint:016x}",
+        split=_split(files, counts, {part: len(rows) for part, rows in index.items()}),
+    )
+    return Survey(dataset, index, counts, levelled, units)
+
+
+def _levelled(column: Column, levels: Mapping[str, set[str]]) -> Column:
+    return column.model_copy(update={"levels": in_order(levels[column.name])}) if column.name in levels else column
+
+
+def _words(files: Files, reader: Reader) -> Words | None:
+    if files.text:
+        return None
+    if files.format == "images":
+        assert files.height is not None  # as Files has it
+        assert files.width is not None
+        return ImageWords(height=files.height, width=files.width, mode=files.mode)
+    return TableWords(features=tuple(Feature(name=column.name, levels=column.levels) for column in reader.inputs))
+
+
+def _split(files: Files, rows: Mapping[str, int], held: Mapping[str, int]) -> str:
+    how = (
+        f"by a hash of each row's content, so that equal rows stand in one part, seed {files.seed}: "
+        f"test {files.test_fraction:.0%}, validation {files.validation_fraction:.0%} of the rest"
+    )
+    partly = [f"{held[part]} of the {rows[part]} {part} rows" for part in PARTS if held[part] < rows[part]]
+    if partly:
+        how += f"; preparation and scores are from a sample, {', '.join(partly)}"
+    return f"{how}; training rows are streamed in an order that another run does not repeat"
