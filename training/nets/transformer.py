@@ -58,7 +58,7 @@ class TransformerClassifier(nn.Module):
         super().__init__()
         self.vocabulary, self.orders, self.buckets = vocabulary, tuple(orders), buckets
         self.table = nn.Embedding(vocabulary + buckets, width, padding_idx=0)
-        nn.init.normal_(self.table.weight, std=width**-0.5)
+        nn.init.normal_(self.table.weight[1:], std=width**-0.5)  # the row of padding stays zero
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)

@@ -1,0 +1,20 @@
+"""Chinese reviews, good or bad, by the mean of what their characters, pairs and triples say."""
+
+from training.datasets.reviews import reviews
+from training.nets.bag import bag
+from training.recipe import Data, Net, Optimiser, Recipe, Schedule, Stop, Tokens
+
+recipe = Recipe(
+    name="sentiment-bag",
+    task="text-classification",
+    summary="Tells good from bad Chinese reviews, by a bag of characters, pairs and triples.",
+    use="Chinese reviews of goods and hotels, with noisy labels and unknown writers. Not for judging people.",
+    data=Data(source=reviews),
+    tokens=Tokens(kind="characters", lowercase=True, max_tokens=2048),
+    net=Net(source=bag, args={"orders": [1, 2, 3], "buckets": 524288, "dim": 8, "dropout": 0.5}),
+    optimiser=Optimiser(name="AdamW", lr=0.01, args={"weight_decay": 0.1}),
+    schedule=Schedule(name="cosine", warmup=0.05),
+    stop=Stop(epochs=5),
+    ema_decay=0.99,
+    batch_rows=128,
+)
