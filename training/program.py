@@ -39,7 +39,8 @@ def export(net: nn.Module, inputs: Tensor, most_steps: int | None = None) -> tor
         with _recurrences_whole(), warnings.catch_warnings():
             # Recurrences keep their weights in a list beside the module, which nothing here assigns anew.
             warnings.filterwarnings("ignore", message=".*_flat_weights.* were assigned during export", module=".*")
-            program = torch.export.export(net, (inputs,), dynamic_shapes=(free,))
+            # A view into longer rows would bind the program to their length.
+            program = torch.export.export(net, (inputs.contiguous(),), dynamic_shapes=(free,))
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines()[0]
         what = "a free batch dimension" if most_steps is None else "free batch and time dimensions"

@@ -19,6 +19,20 @@ from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
 from training.registry import Registry
 
 NOTICE_S = 20
+# What `ray start` does for a node, but for its refusal: it takes a cluster that keeps to loopback for one that can have
+# no nodes, which elsewhere would be other machines.
+NODE = """
+import sys
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+params = RayParams(
+    gcs_address=sys.argv[1],
+    node_ip_address="127.0.0.1",
+    num_cpus=1,
+    dashboard_agent_listen_port=int(sys.argv[2]),
+)
+Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
+"""
 
 
 class Nodes:
@@ -30,9 +44,8 @@ class Nodes:
 
     def add(self) -> psutil.Process:
         """Start a node; returns its raylet."""
-        before, ports = self._raylets(), Ports()
-        arguments = [f"--address={self.cluster.ray_address}", f"--dashboard-agent-listen-port={ports.free()}"]
-        lifecycle._ray_start(self.settings, arguments, ports)
+        before = self._raylets()
+        self._run(sys.executable, "-c", NODE, self.cluster.ray_address, str(Ports().free()))
         (made,) = [process for process in self._raylets() if process not in before]
         return made
 
@@ -44,12 +57,16 @@ class Nodes:
     def announce(self, raylet: psutil.Process) -> float:
         """Tell Ray that a node will be taken away; returns when, in seconds since the epoch."""
         (named,) = [word for word in raylet.cmdline() if word.startswith("--node_id=")]
-        command = ["drain-node", f"--address={self.cluster.ray_address}", f"--node-id={named.partition('=')[2]}"]
+        command = [str(Path(sys.executable).parent / "ray"), "drain-node"]
+        command += [f"--address={self.cluster.ray_address}", f"--node-id={named.partition('=')[2]}"]
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
-        command += [f"--deadline-remaining-seconds={NOTICE_S}"]
-        environment = os.environ | lifecycle._switches(self.settings)
-        subprocess.run([Path(sys.executable).parent / "ray", *command], env=environment, check=True, timeout=60)
+        self._run(*command, f"--deadline-remaining-seconds={NOTICE_S}")
         return time.time() + NOTICE_S
+
+    def _run(self, *command: str) -> None:
+        environment = os.environ | lifecycle._switches(self.settings)
+        environment[processes.MARK] = lifecycle.mark(self.settings.home)
+        subprocess.run(command, env=environment, check=True, timeout=120)
 
     def _raylets(self) -> list[psutil.Process]:
         found = processes.owned(lifecycle.mark(self.settings.home), lifecycle.temp_dir(self.settings.home))

@@ -60,6 +60,7 @@ def test_a_served_prediction_equals_the_training_time_one_bit_for_bit(
     driver: Ask, caller: httpx.Client, name: str
 ) -> None:
     made = driver(f"train {name}")
+    assert "error" not in made, made["error"]
     try:
         answer = caller.post(f"/v2/models/{name}/predict", json=made["request"])
         example = caller.get(f"/v2/models/{name}/example").json()

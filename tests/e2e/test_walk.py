@@ -144,7 +144,7 @@ def test_iris_reaches_its_score_and_its_card_can_be_trusted(shoal: Shoal, cluste
     done = shoal("train", "iris", "--profile", env={"SHOAL_COUNTRY": "DEU"})
 
     assert done.returncode == 0, done.stderr
-    assert "all-reduce (inside backward)" in done.stdout
+    assert "all-reduce, inside it" in done.stdout
     manifest = registry.manifest(registry.versions("iris")[0])
     assert manifest.metrics["test_accuracy"] >= 0.93
     assert manifest.dataset is not None
