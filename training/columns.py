@@ -8,6 +8,7 @@ in the same part wherever they are, and nothing has to be kept to know it.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -66,6 +67,11 @@ class Reader(Closed):
         """All that are read."""
         return *self.inputs, self.target
 
+    @property
+    def texts(self) -> bool:
+        """Whether a row is a text."""
+        return self.inputs[0].kind == "text"
+
     def read(self, unit: Unit) -> Iterator[tuple[pa.Table, int]]:
         """Read a unit; yields checked rows, and how many beside them were dropped.
 
@@ -103,7 +109,7 @@ class Reader(Closed):
         targets = table[self.target.name]
         if self.target.levels is None:
             return {"inputs": self._inputs(table), "targets": targets.to_numpy()}
-        numbered = pc.index_in(targets, pa.array(self.target.levels))
+        numbered = _numbered(targets, self.target.levels)
         if numbered.null_count:
             odd = targets.filter(pc.is_null(numbered))[0]
             raise Mistake(f"class {odd} has come into the files since they were surveyed; train again")
@@ -120,13 +126,14 @@ class Reader(Closed):
             flat = np.frombuffer(raw.buffers()[1], np.uint8)[raw.offset * raw.type.byte_width :]
             size = (len(raw), channels, self.source.height, self.source.width)
             return flat[: np.prod(size)].reshape(size)
-        inputs_NF = np.empty((len(table), len(self.inputs)), np.float32)
-        for index, column in enumerate(self.inputs):
-            values = table[column.name]
-            if column.levels is not None:
-                values = pc.index_in(values, pa.array(column.levels))
-            inputs_NF[:, index] = values.to_numpy()
-        return inputs_NF
+        columns = [
+            table[c.name] if c.levels is None else _numbered(table[c.name], c.levels).cast(pa.float32())
+            for c in self.inputs
+        ]
+        together = pa.table(columns, [c.name for c in self.inputs]).combine_chunks().to_batches()
+        if not together:
+            return np.empty((0, len(columns)), np.float32)
+        return together[0].to_tensor(null_to_nan=True, row_major=True).to_numpy()
 
     def _checked(self, batch: pa.RecordBatch, place: Place) -> tuple[pa.Table, int]:
         found, keep = {}, np.ones(len(batch), bool)
@@ -188,6 +195,11 @@ def _sizes(table: pa.Table) -> NDArray[np.int64]:
     return total
 
 
+def _numbered(texts: Any, levels: tuple[str, ...]) -> Any:
+    """Each text's place among the levels; null where it is not among them."""
+    return pc.index_in(texts, pa.array(levels))
+
+
 def _read(column: Column, values: Any, place: Place) -> tuple[Any, NDArray[np.bool_]]:
     """A column's values in the type that `read` promises, and which of them are missing."""
     if column.kind == "pixels":
@@ -198,7 +210,8 @@ def _read(column: Column, values: Any, place: Place) -> tuple[Any, NDArray[np.bo
         numbers = _numbers(column, values, place)
         missing = ~np.isfinite(numbers)
         # -0 and 0 are one number, and so are all the ways not to be one.
-        numbers = np.where(missing, np.float32("nan"), numbers + np.float32(0))
+        numbers = numbers + np.float32(0)
+        numbers[missing] = np.nan
         return pa.array(numbers), missing
     texts = _strings(column, values, place)
     if column.kind != "text":
@@ -212,6 +225,9 @@ def _numbers(column: Column, values: Any, place: Place) -> NDArray[np.float32]:
         values = pc.utf8_trim_whitespace(_strings(column, values, place))
         values = pc.if_else(pc.is_in(values, _MISSING), None, values)
         values = _cast(column, values, pa.float64(), place, "is no number")
+    elif pa.types.is_decimal(values.type):
+        # As a decimal in a text: the nearest double, then the nearest float.
+        values = pc.cast(values, pa.float64())
     elif not _numeric(values.type):
         raise place.wrong(0, column.name, f"{values.type} is no number")
     found: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
@@ -237,7 +253,7 @@ def _cast(column: Column, values: Any, type_: pa.DataType, place: Place, said: s
 
 
 def _shown(value: Any) -> str:
-    return f"{value.decode(errors='backslashreplace') if isinstance(value, bytes) else value!r:.80}"
+    return f"{value.decode(errors='replace') if isinstance(value, bytes) else value!r:.80}"
 
 
 def _numeric(type_: pa.DataType) -> bool:
@@ -274,9 +290,16 @@ def _digest(content: bytes) -> int:
 def _combined(columns: list[Hashes]) -> Hashes:
     """One hash of several, by multilinear hashing (Lemire, Kaser, 2014): sum of c_i x_i modulo 2^64, then mixed."""
     total = np.zeros(len(columns[0]), np.uint64)
-    for index, column in enumerate(columns):
-        total += (_mixed(np.uint64(index + 1)) | np.uint64(1)) * column
+    for factor, column in zip(_factors(len(columns)), columns, strict=True):
+        total += factor * column
     found: Hashes = _mixed(total)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _factors(count: int) -> Hashes:
+    """An odd number for each column."""
+    found: Hashes = _mixed(np.arange(1, count + 1, dtype=np.uint64)) | np.uint64(1)
     return found
 
 

@@ -38,7 +38,7 @@ def conclude(worker: Worker, config: Mapping[str, Any], energy: Energy) -> None:
         return
     if worker.phases.on:
         metrics |= {f"profile_{name}_s": seconds for name, seconds in worker.phases.seconds.items()}
-        metrics |= {"profile_steps": progress.steps, "profile_allreduce_bytes": worker.phases.bytes}
+        metrics |= {"profile_steps": worker.phases.steps, "profile_allreduce_bytes": worker.phases.bytes}
     with tempfile.TemporaryDirectory(prefix="conclusion-", dir=Path.cwd()) as name:
         folder = Path(name)
         checkpoint.write(folder, taken)

@@ -4,6 +4,7 @@ Where the processor has counters (RAPL) or the GPU has (NVML) that is a measurem
 the processor's rated power and load, and the card says so.
 """
 
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -20,29 +21,22 @@ class Energy:
 
     def __init__(self, country: str, rank: int) -> None:
         self._country, self._rank = country, rank
+        self._starting: threading.Thread | None = None
         self._tracker: Any = None
         self._kwh, self._kg, self._how = 0.0, 0.0, ""
 
     def __enter__(self) -> "Energy":
         if ray.train.get_context().get_local_rank() == 0:
-            try:
-                from codecarbon import OfflineEmissionsTracker
-
-                self._tracker = OfflineEmissionsTracker(
-                    # codecarbon wants one; without ours its kilograms are thrown away below.
-                    country_iso_code=self._country or "USA",
-                    save_to_file=False,
-                    log_level="critical",
-                    allow_multiple_runs=True,
-                )
-                self._tracker.start()
-            except Exception:  # whatever a machine's sensors make it raise: a run does not end for it
-                self._tracker = None
+            # codecarbon looks at the processor for seconds before it returns; training need not wait for it.
+            self._starting = threading.Thread(target=self._start, daemon=True)
+            self._starting.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._starting:
+            self._starting.join()
         if self._tracker is None:
             return
         try:
@@ -52,6 +46,22 @@ class Energy:
             return
         modes = {getattr(part, "_mode", None) for part in self._tracker._hardware} - {None}
         self._how = "measured" if modes == {"intel_rapl"} else "estimated from rated power and load"
+
+    def _start(self) -> None:
+        try:
+            from codecarbon import OfflineEmissionsTracker
+
+            tracker = OfflineEmissionsTracker(
+                # codecarbon wants one; without ours its kilograms are thrown away below.
+                country_iso_code=self._country or "USA",
+                save_to_file=False,
+                log_level="critical",
+                allow_multiple_runs=True,
+            )
+            tracker.start()
+            self._tracker = tracker
+        except Exception:  # whatever a machine's sensors make it raise: a run does not end for it
+            return
 
     def over_all_machines(self) -> EnergyCard | None:
         """The sum; None where nothing could be told. All workers must ask for it."""

@@ -3,6 +3,7 @@
 Train walk: prepare.py -> [feed.py] -> loop.py
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -85,17 +86,18 @@ class StreamFeed:
     def __init__(
         self, recipe: Recipe, task: Task, survey: Survey, parts: dict[str, Rows], rank: int, world: int
     ) -> None:
-        self._task, self._survey, self._parts, self._rank, self._world = task, survey, parts, rank, world
+        self._task, self._parts, self._rank, self._world = task, parts, rank, world
+        self._counts, self._dataset = survey.rows, survey.dataset()
         self._seed, self._files = recipe.seed, recipe.data
         # As a step's rows are dealt out one by one; the first worker has most.
         shares = [len(range(r, recipe.batch_rows, world)) for r in range(world)]
         self._batch_rows = shares[rank]
         if not self._batch_rows:
             raise Mistake(f"batch_rows={recipe.batch_rows} leaves {world} workers without a row; raise it")
-        self.steps_per_epoch = survey.rows["train"] // world // shares[0]
+        self.steps_per_epoch = self._counts["train"] // world // shares[0]
         if not self.steps_per_epoch:
             raise Mistake(
-                f"batch_rows={recipe.batch_rows} is more than the {survey.rows['train']} training rows; lower it"
+                f"batch_rows={recipe.batch_rows} is more than the {self._counts['train']} training rows; lower it"
             )
 
     def train(self, epoch: int, skip: int) -> Iterator[Rows]:
@@ -135,14 +137,14 @@ class StreamFeed:
 
     def sizes(self) -> dict[str, int]:
         """See Feed; all rows of the files."""
-        return dict(self._survey.rows)
+        return dict(self._counts)
 
     def _rows(self, batch: Mapping[str, Any]) -> Rows:
         """Turn what was streamed into tensors; in a thread beside the one that trains."""
         inputs = batch["inputs"]
         texts = inputs.dtype == object
         dataset = replace(
-            self._survey.dataset,
+            self._dataset,
             inputs=list(inputs) if texts else _tensor(inputs),
             targets=_tensor(batch["targets"]),
         )
@@ -157,14 +159,16 @@ class StreamFeed:
     def _shuffled(self) -> int:
         """Rows among which the next is drawn."""
         assert isinstance(self._files, Files)
-        held = self._survey.dataset.inputs
+        held = self._dataset.inputs
         size = held.nbytes if isinstance(held, Tensor) else sum(len(text.encode()) for text in held)
         return min(self._files.shuffle_rows, int(self._files.shuffle_bytes * len(held) / max(1, size)))
 
 
 def _share(rows: Rows, rank: int, world: int) -> Iterator[Rows]:
     """A worker's share of held-out rows."""
-    size = max(1, min(EVALUATION_ROWS, EVALUATION_NUMBERS // max(1, rows.inputs[0].numel())))
+    most = min(EVALUATION_ROWS, EVALUATION_NUMBERS // max(1, rows.inputs[0].numel()))
+    # Few rows are divided as well: the others would only wait.
+    size = max(1, min(most, math.ceil(len(rows) / world)))
     for start in range(rank * size, len(rows), world * size):
         yield rows.select(slice(start, start + size))
 

@@ -41,9 +41,10 @@ def train_worker(config: dict[str, Any]) -> None:
         loop = _Loop(worker, config["run"], Messages(config["messages"], worker.rank))
         with Energy(config["country"], rank=worker.rank) as energy:
             loop.resume(config["last"])
-            while not progress.stopped:
-                loop.train_epoch()
-                loop.close_epoch()
+            with phases.phase("all"):
+                while not progress.stopped:
+                    loop.train_epoch()
+                    loop.close_epoch()
         conclude.conclude(worker, config, energy)
 
 
@@ -88,8 +89,9 @@ class _Loop:
         loss = progress.loss_sum / max(progress.rows, 1)
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.rows = 0, 0.0, 0
-        scores = worker.task.scores(worker.facts("validation"))
-        worker.keep_best(scores[worker.task.metric])
+        with worker.phases.phase("validation"):
+            scores = worker.task.scores(worker.facts("validation"))
+            worker.keep_best(scores[worker.task.metric])
         metrics = {"epoch": progress.epoch, "loss": loss, "lr": worker.lr} | conclude.prefixed("validation", scores)
         progress.history.append(metrics)
         progress.stopped = progress.stopped or self._reason(loss, scores[worker.task.metric])
@@ -109,7 +111,7 @@ class _Loop:
             return "loss"
         if stop.score is not None and (score >= stop.score if self.worker.task.higher else score <= stop.score):
             return "score"
-        if stop.patience is not None and progress.epoch - progress.best_epoch >= stop.patience:
+        if stop.patience is not None and progress.epoch - progress.risen_epoch >= stop.patience:
             return "patience"
         return ""
 

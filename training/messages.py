@@ -45,12 +45,23 @@ def hush() -> None:
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
-def drained(queue: Queue) -> list[dict[str, Any]]:
-    """Take all messages that have come."""
-    try:
-        found: list[dict[str, Any]] = ray.get(
-            queue.actor.get_nowait_batch.remote(queue.size())  # type: ignore[attr-defined]
-        )
-    except ray.exceptions.RayError:
-        return []
-    return found
+class Ear:
+    """Where the driver listens: it waits without asking again and again, which would take time from the workers."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._next: ray.ObjectRef[dict[str, Any]] | None = None
+
+    def heard(self, wait_s: float) -> list[dict[str, Any]]:
+        """Take all messages that have come; waits so long for the first."""
+        actor: Any = self._queue.actor
+        if self._next is None:
+            self._next = actor.get.remote()
+        if not ray.wait([self._next], timeout=wait_s)[0]:
+            return []
+        first, self._next = self._next, None
+        try:
+            return [ray.get(first), *ray.get(actor.get_nowait_batch.remote(self._queue.size()))]
+        except ray.exceptions.RayError:
+            time.sleep(wait_s)
+            return []

@@ -73,6 +73,15 @@ def load(net: nn.Module, state: dict[str, Tensor]) -> None:
     net.load_state_dict({key: like(value, now[key]) for key, value in state.items()})
 
 
+def most(count: int) -> int:
+    """The largest of all workers' counts; all workers must ask for it."""
+    if not dist.is_initialized():
+        return count
+    found = torch.tensor(count, device=ray.train.torch.get_device())
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def gathered(facts_NK: Tensor) -> Tensor:
     """Put the facts of all workers together, (sum of N, K); all workers must ask for it."""
     if not dist.is_initialized():

@@ -125,24 +125,37 @@ class Tally:
 
 def tallied(batch: Mapping[str, Any], *, reader: Reader, sample: Sample) -> Iterator[dict[str, list[Any]]]:
     """Before training: count and sample the rows of some units."""
-    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    os.nice(max(0, NICENESS - os.nice(0)))
     tally = Tally(reader, sample)
     for unit in batch["unit"]:
         for table, dropped in reader.read(Unit.model_validate_json(unit)):
             tally.add(table, dropped)
+        let_go()
     for piece in tally.pieces():
         yield {name: [value] for name, value in piece.items()}
+    del tally
+    let_go()
 
 
 def training_rows(batch: Mapping[str, Any], *, reader: Reader) -> Iterator[Any]:
     """In an epoch: hand on the training rows of some units, as `Reader.encode` has them."""
-    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    os.nice(max(0, NICENESS - os.nice(0)))
     for unit in batch["unit"]:
         for table, _ in reader.read(Unit.model_validate_json(unit)):
-            rows = table.filter(pa.array(reader.parts(reader.inputs_hash(table)) == PARTS.index("train")))
-            if len(rows):
-                encoded = reader.encode(rows)
-                yield encoded if isinstance(encoded["inputs"], np.ndarray) else pa.table(encoded)
+            wanted = reader.parts(reader.inputs_hash(table)) == PARTS.index("train")
+            if not wanted.any():
+                continue
+            rows = reader.encode(table)
+            if reader.texts:
+                yield pa.table(rows).filter(pa.array(wanted))
+            else:
+                yield {name: values[wanted] for name, values in rows.items()}
+        let_go()
+
+
+def let_go() -> None:
+    """Give memory back: Arrow would keep it for its next use, in every process that has ever read."""
+    pa.default_memory_pool().release_unused()
 
 
 def _written(table: pa.Table) -> bytes:

@@ -19,13 +19,13 @@ class Phases:
     """Seconds by phase, and the bytes of gradients that workers exchanged; does nothing unless it is switched on.
 
     The all-reduce overlaps with the backward pass: its seconds are from the first bucket handed over to the last one
-    back, and are part of backward's.
+    back, and are part of backward's. All phases are parts of "all", which is the run from its first step on.
     """
 
     def __init__(self, on: bool) -> None:
         self.on = on
         self.seconds: dict[str, float] = defaultdict(float)
-        self.bytes = 0
+        self.bytes = self.steps = 0
         self._exchange_from: float | None = None
 
     def phase(self, name: str) -> AbstractContextManager[None]:
@@ -52,6 +52,7 @@ class Phases:
                 item = next(iterator, None)
             if item is None:
                 return
+            self.steps += 1
             yield item
 
     def watch(self, net: nn.Module) -> None:

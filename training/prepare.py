@@ -155,8 +155,10 @@ def bucketed(steps: Tensor, lengths: Tensor, generator: torch.Generator) -> Tens
 def load(recipe: Recipe, survey: "Survey | None" = None) -> tuple[Dataset, dict[str, Tensor], Fitted]:
     """Load, clean, divide and fit: everything up to the tensors; of rows in files their survey did the first three."""
     if survey:
-        return survey.dataset, survey.parts, fit(recipe, survey.dataset, survey.parts["train"])
-    assert isinstance(recipe.data, Data)
-    dataset = data.clean(data.load(recipe.data), recipe.clean)
-    parts = data.divide(dataset, recipe.data)
+        dataset: Dataset = survey.dataset()
+        parts = survey.parts()
+    else:
+        assert isinstance(recipe.data, Data)  # files have a survey
+        dataset = data.clean(data.load(recipe.data), recipe.clean)
+        parts = data.divide(dataset, recipe.data)
     return dataset, parts, fit(recipe, dataset, parts["train"])

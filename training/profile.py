@@ -1,34 +1,43 @@
-"""What `--profile` says: where a step's time goes, and what that means for more machines."""
+"""What `--profile` says: where a run's time goes, and what that means for more machines."""
 
 from collections.abc import Mapping
 
+from rich.console import Group
 from rich.table import Table
 
-PHASES = ("data", "forward", "backward", "optimiser", "checkpoint", "all-reduce")
+STEP = ("data", "forward", "backward", "optimiser")
+PHASES = (*STEP, "validation", "checkpoint")
 # Links that clusters have, in bits per second.
 LINKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "100 Gbit/s": 1e11}
 NODES = (2, 4, 8, 16, 64)
 
 
-def report(metrics: Mapping[str, float]) -> Table:
-    """Make the table of one profiled run from what it reported last."""
+def report(metrics: Mapping[str, float]) -> Group:
+    """Make the tables of one profiled run from what it reported last."""
     steps = max(1, int(metrics["profile_steps"]))
-    shown = Table("phase", "ms a step", "share", box=None, pad_edge=False, title="where the time goes, on worker 0")
     seconds = {name: metrics.get(f"profile_{name}_s", 0.0) for name in PHASES}
-    total = sum(value for name, value in seconds.items() if name != "all-reduce") or 1.0
+    whole = metrics["profile_all_s"]
+    seconds["other"] = whole - sum(seconds.values())
+    shown = Table("phase", "seconds", "ms a step", "share", box=None, pad_edge=False)
+    shown.title = "where the time goes, on worker 0"
     for name, value in seconds.items():
-        note = " (inside backward)" if name == "all-reduce" else ""
-        shown.add_row(name + note, f"{1000 * value / steps:.2f}", f"{value / total:.1%}")
+        shown.add_row(*_row(name, value, steps, whole))
+        if name == "backward" and metrics.get("profile_all-reduce_s"):
+            shown.add_row(*_row("  all-reduce, inside it", metrics["profile_all-reduce_s"], steps, whole))
     count = metrics["profile_allreduce_bytes"] / steps
-    shown.add_row("", "", "")
-    shown.add_row(f"gradients all-reduced: {count / 1e6:.2f} MB a step", "", "")
-    step_s = total / steps
+    if not count:
+        return Group(shown)
+    step_s = sum(seconds[name] for name in STEP) / steps
+    paper = Table("nodes", *(str(nodes) for nodes in NODES), box=None, pad_edge=False)
     for link, bits in LINKS.items():
-        rates = ", ".join(
-            f"{nodes}: {nodes * step_s / max(step_s, _ring_s(count, nodes, bits)):.1f}x" for nodes in NODES
-        )
-        shown.add_row(f"speed-up on paper over {link}, by nodes: {rates}", "", "")
-    return shown
+        rates = [nodes * step_s / max(step_s, _ring_s(count, nodes, bits)) for nodes in NODES]
+        paper.add_row(link, *(f"{rate:.1f}x" for rate in rates))
+    said = f"gradients of a step: {count / 1e3:,.1f} kB; what more machines would bring, on paper:"
+    return Group(shown, "", said, paper)
+
+
+def _row(name: str, seconds: float, steps: int, whole: float) -> tuple[str, ...]:
+    return name, f"{seconds:.2f}", f"{1000 * seconds / steps:.2f}", f"{seconds / max(whole, 1e-9):.1%}"
 
 
 def _ring_s(count: float, nodes: int, bits_per_s: float) -> float:

@@ -218,15 +218,15 @@ def _fit(trainer: TorchTrainer, queue: Queue, placement: Placement, note: OnMess
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
+    ear = messages.Ear(queue)
     while thread.is_alive():
-        thread.join(POLL_S)
-        for message in messages.drained(queue):
+        for message in ear.heard(POLL_S):
             placement.hear(message)
             note(message)
         waiting = placement.waiting()
         if waiting:
             note(waiting)
-    for message in messages.drained(queue):
+    for message in ear.heard(POLL_S):
         note(message)
     if errors:
         cause = root_cause(errors[0])

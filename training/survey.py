@@ -5,8 +5,9 @@ Every row is checked and counted; what preparation, scores and the card need of 
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -52,24 +53,53 @@ class Surveyed(Dataset):
         """Of all rows, not only of those that are held."""
         return self.content
 
+    def select(self, rows: Tensor) -> "Dataset":
+        """As in Dataset; rows that follow each other are not copied."""
+        start = int(rows[0]) if len(rows) else 0
+        if not torch.equal(rows, torch.arange(start, start + len(rows))):
+            return super().select(rows)
+        together = slice(start, start + len(rows))
+        assert self.targets is not None
+        return replace(self, inputs=self.inputs[together], targets=self.targets[together])
+
 
 @dataclass(frozen=True)
 class Survey:
     """What is known of the files.
 
     Attributes:
-        dataset: the rows that are held.
-        parts: the part of each of these.
         rows: how many rows each part has in the files.
+        held: how many of these are held, one part after the other.
+        encoded: the rows that are held, as `Reader.encode` has them; arrays, which all workers of a machine share in
+            its object store.
+        about: the other attributes of a Surveyed.
         reader: how rows are read, with the levels of every category.
         units: what is read.
     """
 
-    dataset: Surveyed
-    parts: dict[str, Tensor]
     rows: dict[str, int]
+    held: dict[str, int]
+    encoded: dict[str, Any]
+    about: dict[str, Any]
     reader: Reader
     units: list[Unit]
+
+    def dataset(self) -> Surveyed:
+        """The rows that are held."""
+        tensors: dict[str, Any] = {}
+        with warnings.catch_warnings():
+            # Nobody may write to what lies in the object store, and nobody does.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            for name, values in self.encoded.items():
+                tensors[name] = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+        return Surveyed(**tensors, **self.about)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Which of the rows that are held belong to each part."""
+        ends = np.cumsum(list(self.held.values())).tolist()
+        return {
+            part: torch.arange(end - count, end) for (part, count), end in zip(self.held.items(), ends, strict=True)
+        }
 
 
 def survey(recipe: Recipe, files: Files, on_rows: OnRows = lambda rows: None) -> Survey:
@@ -88,9 +118,8 @@ def survey(recipe: Recipe, files: Files, on_rows: OnRows = lambda rows: None) ->
     shares = (1 - test - validation, validation, test)
     sample = Sample(rows=files.sample_rows, bytes_=files.sample_bytes, shares=shares, expected=expected)
     tally = Tally(reader, sample)
-    read = _of_units(units, workers=2).map_batches(
-        partial(passes.tallied, reader=reader, sample=sample), batch_size=None
-    )
+    task = partial(passes.tallied, reader=reader, sample=sample)
+    read = _of_units(units, workers=2).map_batches(task, batch_size=None, concurrency=_tasks(units))
     try:
         pieces: Any
         for pieces in read.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -99,13 +128,17 @@ def survey(recipe: Recipe, files: Files, on_rows: OnRows = lambda rows: None) ->
             on_rows(sum(tally.counts[part] for part in PARTS))
     except Exception as error:
         raise said(error) or error from None
-    return _concluded(files, reader, units, tally)
+    found = concluded(files, reader, units, tally)
+    del tally
+    passes.let_go()
+    return found
 
 
 def stream(found: Survey, seed: int, workers: int) -> ray.data.Dataset:
     """The training rows, in units whose order is new in every epoch; at most `workers` take a share each."""
     ordered = _of_units(found.units, workers).randomize_block_order(seed=RandomSeedConfig(seed=seed))
-    return ordered.map_batches(partial(passes.training_rows, reader=found.reader), batch_size=None)
+    task = partial(passes.training_rows, reader=found.reader)
+    return ordered.map_batches(task, batch_size=None, concurrency=_tasks(found.units))
 
 
 def said(error: BaseException) -> ShoalError | None:
@@ -176,7 +209,17 @@ def _of_units(units: list[Unit], workers: int) -> ray.data.Dataset:
     return found
 
 
-def _concluded(files: Files, reader: Reader, units: list[Unit], tally: Tally) -> Survey:
+def _tasks(units: list[Unit]) -> int:
+    """How many tasks read at a time; Shoal hands out its CPUs twice, since most who hold one wait, and these do not."""
+    return min(len(units), max(2, int(ray.cluster_resources().get("CPU", 0)) // 2))
+
+
+def concluded(files: Files, reader: Reader, units: list[Unit], tally: Tally) -> Survey:
+    """Make what is known of all units a survey.
+
+    Raises:
+        Mistake: there are too few rows, or a column that tells nothing.
+    """
     counts = {part: tally.counts[part] for part in PARTS}
     if not all(counts.values()):
         have = ", ".join(f"{part} {count}" for part, count in counts.items())
@@ -191,23 +234,21 @@ def _concluded(files: Files, reader: Reader, units: list[Unit], tally: Tally) ->
             "target": _levelled(reader.target, tally.levels),
         }
     )
-    tables = [tally.sampled(part) for part in PARTS]
-    starts = np.cumsum([0, *map(len, tables)]).tolist()
-    index = {part: torch.arange(starts[i], starts[i + 1]) for i, part in enumerate(PARTS)}
-    encoded = levelled.encode(pa.concat_tables(tables))
-    inputs = encoded["inputs"]
-    dataset = Surveyed(
-        inputs=torch.from_numpy(inputs.copy()) if isinstance(inputs, np.ndarray) else inputs.to_pylist(),
-        targets=torch.from_numpy(encoded["targets"].copy()),
-        labels=levelled.target.levels or (files.target or "",),
-        words=_words(files, levelled),
-        source=files.source or files.path,
-        licence=files.licence,
-        cleaned={"missing": tally.counts["dropped"]} if tally.counts["dropped"] else {},
-        content=f"{tally.fingerprint:016x}",
-        split=_split(files, counts, {part: len(rows) for part, rows in index.items()}),
-    )
-    return Survey(dataset, index, counts, levelled, units)
+    tables = {part: tally.sampled(part) for part in PARTS}
+    held = {part: len(table) for part, table in tables.items()}
+    encoded = levelled.encode(pa.concat_tables(tables.values()))
+    if files.text:
+        encoded["inputs"] = encoded["inputs"].to_pylist()
+    about = {
+        "labels": levelled.target.levels or (files.target,),
+        "words": _words(files, levelled),
+        "source": files.source or files.path,
+        "licence": files.licence,
+        "cleaned": {"missing": tally.counts["dropped"]} if tally.counts["dropped"] else {},
+        "content": f"{tally.fingerprint:016x}",
+        "split": _split(files, counts, held),
+    }
+    return Survey(counts, held, encoded, about, levelled, units)
 
 
 def _levelled(column: Column, levels: Mapping[str, set[str]]) -> Column:

@@ -126,17 +126,26 @@ class Worker:
         net = self.scored.eval()
         _same_buffers(net)
         found = []
-        for batch in self.feed.held_out(part):
+        batches = list(self.feed.held_out(part))
+        idle = parallel.most(len(batches)) - len(batches) if self.recipe.parallel == "fsdp" else 0
+        for batch in batches:
             rows = self._moved(batch)
             found.append(self.task.facts(net, net(rows.inputs), rows).cpu())
+        for _ in range(idle):
+            # Without a row left: all workers put the net together, for each pass of any of them.
+            rows = self._moved(self.parts[part].select(slice(0, 1)))
+            self.task.facts(net, net(rows.inputs), rows)
         return parallel.gathered(torch.cat(found) if found else torch.zeros(0, 0))
 
     def keep_best(self, score: float) -> None:
         """Copy the scored weights where they are the best yet; of equal scores the later counts."""
-        best = self.progress.best_score
-        if best is None or (score >= best if self.task.higher else score <= best):
-            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
-            self.best.update(parallel.copied(self.scored))
+        progress, best = self.progress, self.progress.best_score
+        if best is None or math.isnan(best) or (score > best if self.task.higher else score < best):
+            progress.risen_epoch = progress.epoch
+        elif score != best:
+            return
+        progress.best_score, progress.best_epoch = score, progress.epoch
+        self.best.update(parallel.copied(self.scored))
 
     def load_best(self) -> None:
         """Go back to the weights of the best epoch."""

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,15 +81,19 @@ class Memory:
         mark, temp_dir = lifecycle.mark(self.settings.home), lifecycle.temp_dir(self.settings.home)
         while not self.done.wait(1.0):
             sizes: dict[str, float] = defaultdict(float)
+            counts: Counter[str] = Counter()
             for process in {self.driver, *processes.owned(mark, temp_dir)}:
                 try:
-                    sizes[_said(process)] += process.memory_full_info().pss / 1e6
+                    name = _said(process)
+                    sizes[name] += process.memory_full_info().pss / 1e6
+                    counts[name] += 1
                 except psutil.Error:
                     continue
             total = sum(sizes.values())
             self.peaks[self.phase] = max(self.peaks.get(self.phase, 0.0), total)
             if total > self.peak:
-                self.peak, self.at_peak = total, sizes
+                self.peak = total
+                self.at_peak = {f"{counts[name]} x {name}": size for name, size in sizes.items()}
 
 
 def main() -> None:

@@ -26,6 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cluster import lifecycle
+from cluster.settings import Settings
+
 WORKERS = 2
 PEERS = Path(__file__).parent / "peers"
 # A recipe and what is changed of it: a net whose work is in its layers, and one of 5.8 million weights, whose work is
@@ -69,14 +72,14 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     """A Shoal cluster of its own; yields the environment of a command that uses it."""
     own = {"SHOAL_HOME": str(folder / "home"), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SHOAL_", "RAY_"))} | own
-    shoal = str(Path(sys.executable).parent / "shoal")
+    settings = Settings(home=folder / "home", http_port=0, dashboard_port=0)
     try:
-        done = subprocess.run([shoal, "up"], env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"shoal up: {done.stderr}")
+        # As `shoal train` brings it up where none runs: nothing is served beside.
+        with lifecycle.alone(settings):
+            lifecycle.up(settings)
         yield environment
     finally:
-        subprocess.run([shoal, "down"], env=environment, capture_output=True)
+        lifecycle.down(settings)
 
 
 def measure(stack: str, net: str, seconds: float, environment: dict[str, str]) -> Measured:

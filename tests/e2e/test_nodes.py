@@ -18,6 +18,8 @@ from cluster.settings import Settings
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
 from training.registry import Registry
 
+pytestmark = pytest.mark.soak
+
 NOTICE_S = 20
 # What `ray start` does for a node, but for its refusal: it takes a cluster that keeps to loopback for one that can have
 # no nodes, which elsewhere would be other machines.
@@ -25,6 +27,7 @@ NODE = """
 import sys
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+
 params = RayParams(
     gcs_address=sys.argv[1],
     node_ip_address="127.0.0.1",

@@ -1,0 +1,150 @@
+"""Training from files on a real cluster: streamed to two workers, surveyed, published, served; and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from tests.conftest import Shoal
+from training.registry import Registry
+
+RECIPE = """
+from pathlib import Path
+
+from training.nets.{net} import {factory}
+from training.recipe import Files, Net, Optimiser, Recipe, Stop, Tokens
+
+recipe = Recipe(
+    name={name!r},
+    task={task!r},
+    data=Files(path=Path(__file__).parent / "rows", {files}),
+    net=Net(source={factory}, args={args}),
+    optimiser=Optimiser(lr=0.02),
+    stop=Stop(epochs=2),
+    batch_rows=31,
+    {rest}
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(settings: Settings) -> Registry:
+    return Registry(settings)
+
+
+def recipe(folder: Path, name: str, task: str, files: str, net: str, args: object, rest: str = "") -> str:
+    module, _, factory = net.partition(":")
+    values = {"name": name, "task": task, "files": files, "net": module, "factory": factory, "args": args, "rest": rest}
+    path = folder / f"{name}_recipe.py"
+    path.write_text(RECIPE.format(**values))
+    return str(path)
+
+
+def coins(folder: Path, count: int = 3000) -> str:
+    """Heavy coins are gold, but for the large ones."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"grams": rng.normal(5, 2, count), "size": rng.choice(["large", "small"], count)})
+    frame["metal"] = np.where(frame.grams > np.where(frame["size"] == "large", 7, 4), "gold", "silver")
+    (folder / "rows" / "old").mkdir(parents=True)
+    for i, path in enumerate(("a.csv", "b.csv", "old/c.csv")):
+        frame.iloc[i::3].to_csv(folder / "rows" / path, index=False)
+    files = 'format="csv", target="metal", licence="CC0", sample_rows=500, shuffle_rows=200'
+    return recipe(folder, "coins", "tabular-classification", files, "mlp:mlp", {"hidden": [16]})
+
+
+def test_a_folder_of_csv_files_is_streamed_trained_and_served(
+    shoal: Shoal, cluster: Cluster, registry: Registry, tmp_path: Path
+) -> None:
+    trained = shoal("train", coins(tmp_path))
+
+    assert trained.returncode == 0, trained.stderr
+    assert "3,000 rows in files, all checked" in trained.stdout
+    manifest = registry.manifest(registry.resolve("coins"))
+    assert manifest.metrics["test_accuracy"] > 0.9
+    assert manifest.training["workers"] == 2
+    dataset = manifest.dataset
+    assert dataset is not None
+    assert sum(dataset.rows.values()) == 3000
+    assert dataset.leaks == 0
+    # 16 rows of a step are for one worker and 15 for the other, who have half of all rows each.
+    assert manifest.training["steps"] == 2 * (dataset.rows["train"] // 2 // 16)
+    card = (registry.fetch(registry.resolve("coins")) / "README.md").read_text()
+    assert "equal rows stand in one part" in card
+    assert f"500 of the {dataset.rows['test']} test rows" in card
+
+    assert shoal("deploy", "coins", "--cpus", "0.5").returncode == 0
+    rows = [{"grams": 5.5, "size": "large"}, {"grams": 5.5, "size": "small"}]
+    answer = shoal("predict", "coins", json.dumps({"inputs": rows}))
+    assert answer.returncode == 0, answer.stderr
+    assert [p["label"] for p in json.loads(answer.stdout)["predictions"]] == ["silver", "gold"]
+    assert shoal("undeploy", "coins").returncode == 0
+
+
+def test_a_folder_of_pictures_for_each_class_is_trained(
+    shoal: Shoal, cluster: Cluster, registry: Registry, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(600):
+        name = ("upright", "lying")[i % 2]
+        (tmp_path / "rows" / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 60, (28, 28), dtype=np.uint8)
+        at = rng.integers(0, 26)
+        bar = np.s_[:, at : at + 2] if name == "upright" else np.s_[at : at + 2]
+        pixels[bar] += 180
+        Image.fromarray(pixels).save(tmp_path / "rows" / name / f"{i}.png")
+    files = 'format="images", height=28, width=28, mode="L"'
+    path = recipe(tmp_path, "bars", "image-classification", files, "cnn:cnn", {"channels": 1, "classes": 2})
+
+    # It ends in the middle of an epoch.
+    done = shoal("train", path, "--set", "stop.steps=20")
+
+    assert done.returncode == 0, done.stderr
+    manifest = registry.manifest(registry.resolve("bars"))
+    assert manifest.training["steps"] == 20
+    assert manifest.training["stopped_by"] == "steps"
+    assert getattr(manifest.answer, "labels", None) == ("lying", "upright")
+    assert manifest.metrics["test_accuracy"] > 0.8
+
+
+def test_texts_of_parquet_files_are_cut_into_tokens_and_trained_on(
+    shoal: Shoal, cluster: Cluster, registry: Registry, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    said = rng.integers(0, 2, 2000)
+    texts = [f"{'fine good' if s else 'poor bad'} {'so ' * rng.integers(0, 9)}{i}" for i, s in enumerate(said)]
+    (tmp_path / "rows").mkdir()
+    pd.DataFrame({"text": texts, "stars": said * 4 + 1}).to_parquet(tmp_path / "rows" / "a.parquet", row_group_size=300)
+    files = 'format="parquet", target="stars", text="text"'
+    rest = 'tokens=Tokens(kind="words", max_tokens=8)'
+    path = recipe(tmp_path, "stars", "text-classification", files, "bag:bag", {}, rest)
+
+    done = shoal("train", path, "--workers", "1")
+
+    assert done.returncode == 0, done.stderr
+    manifest = registry.manifest(registry.resolve("stars"))
+    assert getattr(manifest.answer, "labels", None) == ("1", "5")
+    assert manifest.metrics["test_accuracy"] > 0.95
+
+
+def test_a_value_that_is_wrong_ends_the_run_before_training_with_one_line_that_names_it(
+    shoal: Shoal, cluster: Cluster, registry: Registry, tmp_path: Path
+) -> None:
+    path = coins(tmp_path)
+    with (tmp_path / "rows" / "old" / "c.csv").open("a") as file:
+        file.write("heavy,large,gold\n")
+    name = path.replace("coins_recipe", "heavy_recipe")
+    Path(name).write_text(Path(path).read_text().replace("name='coins'", "name='heavy'"))
+
+    done = shoal("train", name)
+
+    assert done.returncode == 2
+    said = (
+        "error: old/c.csv, row 1001, column 'grams': 'heavy' is no number; mend it (rows count from 1, the header not)"
+    )
+    assert " ".join(done.stderr.split()) == said
+    assert "heavy" not in registry.names()

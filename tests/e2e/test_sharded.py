@@ -1,0 +1,30 @@
+"""A sharded net (FSDP2) on a real cluster: trained by two workers, published whole, loaded and scored."""
+
+import torch
+
+from cluster.lifecycle import Cluster
+from cluster.settings import Settings
+from tests.conftest import Shoal
+from training import bundle, prepare
+from training.recipe import load_recipe
+from training.registry import Registry
+
+
+def test_a_sharded_net_is_published_whole_and_scores_as_its_card_says(
+    shoal: Shoal, cluster: Cluster, settings: Settings
+) -> None:
+    sharded = ("--set", "parallel=fsdp", "--set", "name=iris-sharded", "--set", "stop.epochs=8")
+
+    done = shoal("train", "iris", "--workers", "2", *sharded)
+
+    assert done.returncode == 0, done.stderr
+    registry = Registry(settings)
+    version = registry.resolve("iris-sharded")
+    metrics = registry.manifest(version).metrics
+    assert metrics["test_accuracy"] > 0.8
+    dataset, parts, _ = prepare.load(load_recipe("iris"))
+    test = dataset.select(parts["test"])
+    with torch.inference_mode():
+        y_NC = bundle.load(registry.fetch(version)).net(test.inputs)
+    accuracy = (y_NC.argmax(1) == test.targets).float().mean().item()
+    assert abs(accuracy - metrics["test_accuracy"]) < 1e-6

@@ -1,0 +1,511 @@
+"""Files of every format: read a little at a time, checked, divided by content, sampled and encoded; no cluster."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pyarrow import parquet
+from pydantic import ValidationError
+
+from deployments.codec import images
+from training import data, prepare
+from training.columns import PARTS, Column, Reader, in_order
+from training.errors import Mistake
+from training.files import Source
+from training.passes import Sample, Tally
+from training.recipe import Files, Net, Recipe
+from training.survey import Survey, concluded, plan, said
+from training.words import Feature, ImageWords, TableWords
+
+FORMATS = ("parquet", "csv", "jsonl")
+
+
+def recipe(files: Files, task: str = "tabular-classification", **rest: Any) -> Recipe:
+    return Recipe(name="r", task=task, data=files, net=Net(source="training.nets.mlp:mlp"), **rest)
+
+
+def surveyed(made: Recipe) -> Survey:
+    """What `survey.survey` does, in this process."""
+    files = made.data
+    assert isinstance(files, Files)
+    reader, units, expected = plan(made, files)
+    sample = Sample(rows=files.sample_rows, bytes_=files.sample_bytes, shares=(0.72, 0.08, 0.2), expected=expected)
+    whole = Tally(reader, sample)
+    for unit in units:
+        tally = Tally(reader, sample)
+        for table, dropped in reader.read(unit):
+            tally.add(table, dropped)
+        for piece in tally.pieces():
+            whole.take(piece)
+    return concluded(files, reader, units, whole)
+
+
+def animals(count: int = 600) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "weight": rng.normal(size=count).round(3),
+            "legs": rng.integers(0, 9, count),
+            "colour": rng.choice(["red", "green", "blue"], count),
+        }
+    )
+    frame["kind"] = np.where(frame.legs > 4, "insect", "mammal")
+    return frame
+
+
+def write(frame: pd.DataFrame, folder: Path, format_: str, files: int = 3) -> Path:
+    folder.mkdir()
+    for i in range(files):
+        part, path = frame.iloc[i::files], folder / f"part-{i}.{format_}"
+        if format_ == "parquet":
+            part.to_parquet(path, index=False, row_group_size=100)
+        elif format_ == "csv":
+            part.to_csv(path, index=False)
+        else:
+            part.to_json(path, orient="records", lines=True)
+    return folder
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_table_is_the_same_rows_in_every_format(tmp_path: Path, format_: str) -> None:
+    found = surveyed(recipe(Files(path=write(animals(), tmp_path / "a", format_), format=format_, target="kind")))
+    expected = surveyed(recipe(Files(path=write(animals(), tmp_path / "b", "csv", 1), format="csv", target="kind")))
+
+    dataset = found.dataset()
+    assert dataset.labels == ("insect", "mammal")
+    assert dataset.words == TableWords(
+        features=("weight", "legs", Feature(name="colour", levels=("blue", "green", "red")))
+    )
+    assert sum(found.rows.values()) == 600
+    assert found.rows == expected.rows
+    assert dataset.fingerprint() == expected.dataset().fingerprint()
+    assert torch.equal(dataset.inputs, expected.dataset().inputs)
+    assert torch.equal(dataset.targets, expected.dataset().targets)
+
+
+def test_every_row_is_read_once_and_means_what_it_did_in_the_file(tmp_path: Path) -> None:
+    frame = animals()
+    found = surveyed(recipe(Files(path=write(frame, tmp_path / "a", "parquet"), format="parquet", target="kind")))
+
+    dataset = found.dataset()
+    levels, labels = ["blue", "green", "red"], ["insect", "mammal"]
+    wanted = {
+        (np.float32(row.weight), row.legs, levels.index(row.colour), labels.index(row.kind))
+        for row in frame.itertuples()
+    }
+    rows = torch.cat([dataset.inputs, dataset.targets[:, None]], 1).tolist()
+    assert {(np.float32(w), int(n), int(c), int(k)) for w, n, c, k in rows} == wanted
+
+
+def test_a_regression_learns_the_targets_own_numbers(tmp_path: Path) -> None:
+    files = Files(path=write(animals(), tmp_path / "a", "csv"), format="csv", target="weight", features=("legs",))
+
+    dataset = surveyed(recipe(files, "tabular-regression")).dataset()
+
+    assert dataset.labels == ("weight",)
+    assert dataset.targets.dtype == torch.float32
+    assert sorted(dataset.targets.tolist()) == sorted(animals().weight.astype("f4").tolist())
+
+
+def test_texts_come_with_their_class_and_may_hold_line_breaks(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"review": [f'it\nis, "{i}"' for i in range(60)], "stars": [i % 3 + 9 for i in range(60)]})
+    files = Files(path=write(frame, tmp_path / "a", "csv"), format="csv", target="stars", text="review")
+
+    found = surveyed(recipe(files, "text-classification", tokens={"kind": "words"}))
+
+    dataset = found.dataset()
+    # As numbers, not as letters: 10 comes after 9.
+    assert dataset.labels == ("9", "10", "11")
+    assert sorted(dataset.inputs) == sorted(frame.review)
+    assert all(
+        int(text.split('"')[1]) % 3 == target for text, target in zip(dataset.inputs, dataset.targets, strict=True)
+    )
+    _, _, fitted = prepare.load(recipe(files, "text-classification", tokens={"kind": "words"}), found)
+    assert fitted.tokeniser is not None
+
+
+def pictures(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        name = ("light", "dark")[i % 2]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 100, (7 + i % 3, 9, 3), dtype=np.uint8) + np.uint8(150 * (name == "light"))
+        Image.fromarray(pixels).save(folder / name / f"{i}.{('png', 'jpg', 'webp')[i % 3]}")
+    (folder / "light" / "notes.txt").write_text("no picture")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "broken.png").write_text("no picture")
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_picture_is_trained_on_with_the_pixels_that_serving_would_see(tmp_path: Path, mode: str) -> None:
+    folder = pictures(tmp_path / "a")
+    files = Files(path=folder, format="images", height=8, width=6, mode=mode)
+
+    dataset = surveyed(recipe(files, "image-classification")).dataset()
+
+    words = ImageWords(height=8, width=6, mode=mode)
+    assert dataset.words == words
+    assert dataset.labels == ("dark", "light")
+    served = {
+        (images.from_bytes(path.read_bytes(), words, images.PixelBudget(1000))[0].tobytes(), path.parent.name)
+        for path in folder.glob("[ld]*/[0-9]*")
+    }
+    rows = zip(dataset.inputs, dataset.targets.tolist(), strict=True)
+    assert {(row.numpy().tobytes(), dataset.labels[target]) for row, target in rows} == served
+
+
+def test_a_compressed_file_one_file_alone_and_a_uri_are_read_too(tmp_path: Path) -> None:
+    folder = write(animals(), tmp_path / "a", "csv", files=1)
+    expected = surveyed(recipe(Files(path=folder, format="csv", target="kind")))
+    with gzip.open(tmp_path / "rows.csv.gz", "wb") as file:
+        file.write((folder / "part-0.csv").read_bytes())
+
+    for path in (tmp_path / "rows.csv.gz", folder / "part-0.csv", folder.as_uri()):
+        found = surveyed(recipe(Files(path=path, format="csv", target="kind")))
+        assert found.dataset().fingerprint() == expected.dataset().fingerprint()
+
+
+# What is wrong: format, content of the second file (the first is sound), rest of the recipe, what is said.
+SOUND = "n,c,y\n1,a,p\n2,b,q\n" * 1
+WRONG: dict[str, tuple[str, str, str]] = {
+    "a word for a number": ("csv", "n,c,y\n1,a,p\nx,a,p\n", "b.csv, row 2, column 'n': 'x' is no number"),
+    "a number that is missing": ("csv", "n,c,y\n,a,p\n", "b.csv, row 1, column 'n': the value is missing; mend it, or"),
+    "no number": ("csv", "n,c,y\n1,a,p\nNA,a,p\n", "b.csv, row 2, column 'n': 'NA' is missing or not finite; mend it"),
+    "an endless number": ("csv", "n,c,y\n1e999,a,p\n", "b.csv, row 1, column 'n': '1e999' is missing or not finite"),
+    "a class that is missing": ("csv", "n,c,y\n1,a,\n", "b.csv, row 1, column 'y': the value is missing"),
+    "a row that is too short": ("csv", "n,c,y\n1,a,p\n1,a\n", "b.csv, row 2: 2 values, where the header has 3: '1,a'"),
+    "a column that is not there": ("csv", "n,y\n1,p\n", "b.csv has no column 'c'; it has n, y"),
+    "a column that is there twice": ("csv", "n,c,y,n\n1,a,p,1\n", "b.csv has more than one column 'n'"),
+    "another encoding": ("csv", "n,c,y\n1,\udcff,p\n", "b.csv, row 1, column 'c': '\ufffd' is not UTF-8"),
+    "an empty file": ("csv", "", "b.csv cannot be read: Empty CSV file"),
+    "half an object": ("jsonl", '{"n": 1, "c": "a", "y": "p"}\n{"n": 1,\n', "b.jsonl, row 2: no JSON"),
+    "no object": ("jsonl", "[1]\n", "b.jsonl, row 1: no JSON object: '[1]'"),
+    "a text for a number": ("jsonl", '{"n": 1}\n{"n": "x"}\n', "b.jsonl, row 2, column 'n': 'x' is no number"),
+    "a number for a text": ("jsonl", '{"c": 3}\n', "b.jsonl, row 1, column 'c': 3 is no text, as it is in the first"),
+    "a number that is none": ("jsonl", '{"n": NaN}\n', "b.jsonl, row 1, column 'n': nan is missing or not finite"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_in_a_file_is_named_by_file_row_and_column(tmp_path: Path, case: str) -> None:
+    format_, content, expected = WRONG[case]
+    write(pd.DataFrame({"n": [1, 2], "c": ["a", "b"], "y": ["p", "q"]}), tmp_path / "rows", format_, files=1)
+    (tmp_path / "rows" / "part-0").with_suffix(f".{format_}").rename(tmp_path / "rows" / f"a.{format_}")
+    (tmp_path / "rows" / f"b.{format_}").write_bytes(content.encode(errors="surrogateescape"))
+
+    with pytest.raises(Mistake) as raised:
+        surveyed(recipe(Files(path=tmp_path / "rows", format=format_, target="y")))
+    assert str(raised.value).startswith(expected)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_row_is_counted_over_the_row_groups_and_batches_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.formats.BATCH_BYTES", 4000)
+    numbers = [1.0] * 5000
+    numbers[4321] = float("nan")
+    frame = pd.DataFrame({"n": numbers, "y": ["p", "q"] * 2500})
+    for format_ in FORMATS:
+        files = Files(path=write(frame, tmp_path / format_, format_, files=1), format=format_, target="y")
+        with pytest.raises(Mistake, match=rf"part-0.{format_}, row 4322, column 'n'"):
+            surveyed(recipe(files))
+
+
+def test_a_parquet_file_of_another_type_is_named(tmp_path: Path) -> None:
+    folder = write(animals(9), tmp_path / "a", "parquet", files=1)
+    animals(9).assign(colour=1).to_parquet(folder / "part-1.parquet")
+
+    with pytest.raises(Mistake, match=r"part-1.parquet, row 1, column 'colour': int64 is no text"):
+        surveyed(recipe(Files(path=folder, format="parquet", target="kind")))
+
+
+def test_numbers_that_were_stored_as_texts_or_decimals_are_numbers(tmp_path: Path) -> None:
+    folder = write(animals(90), tmp_path / "a", "parquet", files=1)
+    expected = surveyed(recipe(Files(path=folder, format="parquet", target="kind"))).dataset()
+    table = parquet.read_table(folder / "part-0.parquet")
+    index = table.schema.get_field_index("weight")
+    for type_ in (pa.string(), pa.decimal128(10, 3)):
+        parquet.write_table(
+            table.set_column(index, "weight", table["weight"].cast(type_, safe=False)), folder / "z.parquet"
+        )
+        parquet.write_table(table.slice(0, 0), folder / "part-0.parquet")
+        found = surveyed(recipe(Files(path=folder, format="parquet", target="kind"))).dataset()
+        assert found.fingerprint() == expected.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("format_", "name", "expected"),
+    [
+        ("images", "light/x.png", "light/x.png: no picture that can be decoded"),
+        ("images", "x.png", "x.png stands in no folder"),
+    ],
+)
+def test_a_file_that_is_no_picture_or_in_no_class_is_named(
+    tmp_path: Path, format_: str, name: str, expected: str
+) -> None:
+    (pictures(tmp_path / "a") / name).write_text("no picture")
+
+    with pytest.raises(Mistake, match=expected):
+        surveyed(recipe(Files(path=tmp_path / "a", format="images", height=8, width=6), "image-classification"))
+
+
+PLACES: dict[str, tuple[dict[str, Any], str]] = {
+    "no folder": ({"path": "nowhere"}, "nowhere' cannot be read"),
+    "a folder without such files": ({"format": "jsonl"}, "holds no jsonl file"),
+    "a scheme that nobody knows": ({"path": "ftp://a/b"}, "'ftp://a/b' cannot be opened"),
+    "no such column": ({"features": ("wings",)}, "has no column 'wings'; it has weight, legs, colour, kind"),
+    "one class": ({"target": "same"}, "column 'same' holds 'x' in every row, which tells nothing"),
+    "too many levels": (
+        {"features": ("own",)},
+        "column 'own' holds more than 1000 different texts, too many for a cat",
+    ),
+    "too many classes": ({"target": "own"}, "too many for classes"),
+    "no number to learn": (
+        {"target": "colour", "task": "tabular-regression"},
+        "row 1, column 'colour': '[a-z]+' is no",
+    ),
+    "too few rows": ({"test_fraction": 1e-9}, "too few rows for three parts .*test 0"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_files_that_cannot_be_trained_on_are_refused(tmp_path: Path, case: str) -> None:
+    rest, expected = PLACES[case]
+    frame = animals(1200).assign(same="x", own=[f"row {i}" for i in range(1200)])
+    columns = ["weight", "legs", "colour", "kind"] if "features" in rest and case == "no such column" else frame.columns
+    arguments = {"path": write(frame[columns], tmp_path / "a", "csv"), "format": "csv", "target": "kind"}
+    task = rest.get("task", "tabular-classification")
+    arguments |= {key: value for key, value in rest.items() if key != "task"}
+    arguments.setdefault("features", ("legs",) if case != "no such column" else ())
+
+    with pytest.raises(Mistake, match=expected):
+        surveyed(recipe(Files(**arguments), task))
+
+
+CLOSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a misspelt key": ({"format": "csv", "taget": "y"}, "taget"),
+    "pictures without a size": ({"format": "images"}, "need height and width"),
+    "pictures with columns": ({"format": "images", "height": 8, "width": 8, "target": "y"}, "have no columns"),
+    "no target": ({"format": "csv"}, "name the column that is learnt"),
+    "texts and features": ({"format": "csv", "target": "y", "text": "t", "features": ("a",)}, "leave one of them out"),
+    "the target among the features": ({"format": "csv", "target": "y", "features": ("y",)}, "take it out"),
+    "another task": ({"format": "images", "height": 8, "width": 8}, "they are for image-classification"),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_a_recipe_says_at_once_what_its_files_lack(case: str) -> None:
+    rest, expected = CLOSED[case]
+
+    with pytest.raises(ValidationError, match=expected):
+        Recipe.model_validate(
+            {
+                "name": "r",
+                "task": "tabular-classification",
+                "net": {"source": "a:b"},
+                "data": {"path": "a"} | rest,
+            }
+        )
+
+
+def test_a_recipe_with_files_is_the_same_after_json() -> None:
+    made = recipe(Files(path="rows", format="csv", target="y", features=("a", "b")))
+
+    assert Recipe.model_validate(json.loads(made.model_dump_json())) == made
+    assert isinstance(made.data, Files)
+    assert Path(made.data.path).is_absolute()
+
+
+@pytest.mark.parametrize(("missing", "rows", "dropped"), [("drop", 597, 3), ("mean", 600, 0)])
+def test_what_is_missing_is_dropped_and_counted_or_left_for_the_mean(
+    tmp_path: Path, missing: str, rows: int, dropped: int
+) -> None:
+    frame = animals()
+    frame.loc[[3, 4], "weight"] = None
+    frame.loc[5, "colour"] = None
+    files = Files(path=write(frame, tmp_path / "a", "csv"), format="csv", target="kind")
+
+    found = surveyed(recipe(files, clean={"missing": missing}))
+
+    dataset = found.dataset()
+    assert sum(found.rows.values()) == rows
+    assert dataset.cleaned.get("missing", 0) == dropped
+    assert int(dataset.inputs.isnan().any(1).sum()) == 3 - dropped
+    assert prepare.fit(recipe(files, clean={"missing": missing}), dataset, found.parts()["train"]).words.missing == (
+        missing == "mean"
+    )
+
+
+def reader_of(levels: int, seed: int = 42) -> Reader:
+    inputs = (Column(name="n", kind="number"), Column(name="c", kind="category", levels=tuple("ab")[:levels] or None))
+    return Reader(
+        source=Source(folder="/", format="parquet"),
+        inputs=inputs,
+        target=Column(name="y", kind="label"),
+        missing="mean",
+        test=0.2,
+        validation=0.1,
+        seed=seed,
+    )
+
+
+ROW = st.tuples(st.floats(width=32), st.sampled_from(["a", "b", None]))
+
+
+@given(st.lists(ROW, min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_equal_rows_fall_into_one_part_wherever_they_stand(rows: list[tuple[float, str | None]], random: Any) -> None:
+    again = rows * 2
+    random.shuffle(again)
+    reader = reader_of(2)
+
+    def parts(some: list[tuple[float, str | None]]) -> list[int]:
+        numbers, texts = zip(*some, strict=True)
+        table = pa.table({"n": pa.array(numbers, pa.float32()), "c": pa.array(texts, pa.string())})
+        return reader.parts(reader.inputs_hash(table)).tolist()
+
+    together = {repr(row): part for row, part in zip(again, parts(again), strict=True)}
+    assert [together[repr(row)] for row in again] == parts(again)
+    assert [parts([row])[0] for row in rows] == [together[repr(row)] for row in rows]
+
+
+def test_zero_has_one_part_whatever_its_sign_and_a_text_whatever_is_around_it(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"n": ["0", "-0", "0.0", "-0.0"] * 9, "c": ["a", " a"] * 18, "y": ["p", "q"] * 18})
+    reader, units, _ = plan(
+        recipe(Files(path=write(frame, tmp_path / "a", "csv"), format="csv", target="y")),
+        Files(path=tmp_path / "a", format="csv", target="y"),
+    )
+
+    hashes = {int(h) for unit in units for table, _ in reader.read(unit) for h in reader.inputs_hash(table)}
+
+    assert len(hashes) == 1
+
+
+def test_parts_are_as_large_as_they_should_be_and_another_seed_divides_anew() -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({"n": rng.random(100_000, dtype=np.float32), "c": ["a"] * 100_000})
+    first, other = (reader_of(2, seed) for seed in (1, 2))
+
+    parts = first.parts(first.inputs_hash(table))
+
+    shares = np.bincount(parts, minlength=len(PARTS)) / len(parts)
+    # Within four standard deviations of a fair draw.
+    assert np.allclose(shares, [0.72, 0.08, 0.2], atol=4 * np.sqrt(0.25 / len(parts)))
+    assert 0.3 < (parts != other.parts(other.inputs_hash(table))).mean() < 0.6
+
+
+def test_no_duplicate_leaks_into_the_test_rows(tmp_path: Path) -> None:
+    frame = pd.concat([animals(300)] * 4, ignore_index=True)
+
+    found = surveyed(recipe(Files(path=write(frame, tmp_path / "a", "parquet"), format="parquet", target="kind")))
+
+    assert sum(found.rows.values()) == 1200
+    assert data.leaks(found.dataset(), found.parts()) == 0
+
+
+@pytest.mark.parametrize("expected", [None, 6000])
+def test_a_sample_is_the_same_whatever_was_read_first_and_holds_as_many_as_it_may(expected: int | None) -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({"n": rng.random(6000, dtype=np.float32), "c": ["a", "b"] * 3000, "y": ["p", "q", "q"] * 2000})
+    reader = reader_of(0)
+    sample = Sample(rows=200, bytes_=2**20, shares=(0.72, 0.08, 0.2), expected=expected)
+
+    def kept(cuts: list[pa.Table]) -> dict[str, pa.Table]:
+        whole = Tally(reader, sample)
+        for cut in cuts:
+            tally = Tally(reader, sample)
+            tally.add(cut, 0)
+            for piece in tally.pieces():
+                whole.take(piece)
+        assert whole.counts["train"] > 4000
+        return {part: whole.sampled(part) for part in PARTS}
+
+    forwards = kept([table.slice(i, 1000) for i in range(0, 6000, 1000)])
+    backwards = kept([table.slice(i, 700) for i in range(5600, -1, -700)])
+
+    assert {part: len(rows) for part, rows in forwards.items()} == dict.fromkeys(PARTS, 200)
+    assert forwards == backwards
+
+
+def test_a_sample_of_long_texts_keeps_to_its_bytes() -> None:
+    reader = reader_of(0).model_copy(update={"inputs": (Column(name="t", kind="text"),)})
+    table = pa.table({"t": [f"{i} " + "word " * (i % 500) for i in range(2000)], "y": ["p", "q"] * 1000})
+    tally = Tally(reader, Sample(rows=2000, bytes_=100_000, shares=(0.72, 0.08, 0.2), expected=None))
+
+    tally.add(table, 0)
+
+    for part in PARTS:
+        assert 50_000 < tally.sampled(part).nbytes <= 110_000
+
+
+MEASURE = """
+import resource, sys
+from training.recipe import Files, Net, Recipe
+from training.survey import plan
+
+files = Files(path=sys.argv[1], format=sys.argv[2], target="y")
+recipe = Recipe(name="r", task="tabular-regression", data=files, net=Net(source="training.nets.mlp:mlp"))
+reader, (unit,), _ = plan(recipe, files)
+next(reader.read(unit))
+before, rows = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+for table, _ in reader.read(unit):
+    rows += len(table)
+print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_file_of_100_mb_is_never_whole_in_memory(tmp_path: Path, format_: str) -> None:
+    numbers = np.random.default_rng(0).random((1000, 20), dtype=np.float32)
+    block = pd.DataFrame(numbers, columns=[f"x{i}" for i in range(19)] + ["y"])
+    path = tmp_path / f"rows.{format_}"
+    if format_ == "parquet":
+        block.sample(1_300_000, replace=True, random_state=0).to_parquet(
+            path, compression=None, row_group_size=2_000_000, use_dictionary=False
+        )
+    else:
+        lines = (
+            block.to_csv(index=False) if format_ == "csv" else block.to_json(orient="records", lines=True)
+        ).encode()
+        header, _, rest = lines.partition(b"\n") if format_ == "csv" else (b"", b"", lines)
+        with path.open("wb") as file:
+            file.write(header + b"\n" * bool(header))
+            for _ in range(100_000_000 // len(rest)):
+                file.write(rest)
+    command = [sys.executable, "-c", MEASURE, str(path), format_]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    rows, grown_mb = done.stdout.split()
+    assert path.stat().st_size > 95_000_000
+    assert int(rows) > 200_000
+    assert float(grown_mb) < 50
+
+
+def test_an_error_of_ours_comes_out_of_what_ray_data_puts_around_it() -> None:
+    inner = Mistake("a.csv, row 2: no number\nFailed to apply UDF transform after 1/1 attempts")
+    outer = RuntimeError("a worker failed")
+    outer.__cause__ = inner
+
+    found = said(outer)
+
+    assert isinstance(found, Mistake)
+    assert str(found) == "a.csv, row 2: no number"
+    assert said(ValueError("something else")) is None
+
+
+def test_classes_are_ordered_by_size_where_all_are_numbers_else_by_letters() -> None:
+    assert in_order({"10", "9", "-1"}) == ("-1", "9", "10")
+    assert in_order({"b", "10", "9"}) == ("10", "9", "b")
