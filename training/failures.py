@@ -10,7 +10,7 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ MOST = 3
 SAME_S = 2.0
 # Errors that another try may mend. A connection that the death of another worker broke is a RuntimeError of torch's.
 PASSING = (OSError, RuntimeError, MemoryError, ray.exceptions.RayError)
+# What torch's collective libraries say where the worker at the other end is gone.
+LOST = ("gloo", "NCCL", "Connection reset by peer", "Connection closed by peer")
 # What Ray says of a death, and what that means.
 DEATHS = {
     "NODE_OUT_OF_MEMORY": "its machine ran out of memory",
@@ -38,11 +40,11 @@ NOT_THE_RECIPES = [str(Path(__file__).parent), *(sysconfig.get_path(kind) for ki
 
 
 class Stumble(Exception):
-    """A worker's error that may pass."""
+    """A worker's error that may pass; `lost` if it is only that another worker is gone."""
 
-    def __init__(self, what: str, step: int) -> None:
-        super().__init__(what, step)
-        self.what, self.step = what, step
+    def __init__(self, what: str, step: int, lost: bool) -> None:
+        super().__init__(what, step, lost)
+        self.what, self.step, self.lost = what, step, lost
 
     def __str__(self) -> str:
         return f"{self.what} at step {self.step}"
@@ -66,7 +68,8 @@ def judged(step: Callable[[], int], run: str) -> Iterator[None]:
     except ShoalError:
         raise
     except PASSING as error:
-        raise Stumble(_what(error), step()) from error
+        lost = any(sign in str(error) for sign in LOST)
+        raise Stumble("it lost another worker" if lost else _what(error), step(), lost) from error
     except Exception as error:
         raise Failure(f"{_what(error)} after step {step()}; mend it, then {how_to_go_on(run)}") from error
 
@@ -84,7 +87,7 @@ class Judge(UserCallback):
         """Forward what rank 0 reports; a checkpoint is progress, after which failures are counted anew."""
         if checkpoint is not None:
             self._failures = 0
-        self._queue.put({"kind": "report", "rank": 0, "at_s": time.time(), "metrics": metrics[0]})
+        self._tell("report", 0, metrics=metrics[0])
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Look at what workers failed with; to raise here ends the run.
@@ -102,13 +105,20 @@ class Judge(UserCallback):
             return
         # Where one worker died, the others stumble over it.
         dead = {rank: error for rank, error in errors.items() if not isinstance(error, Stumble)}
-        told = {rank: _why(error) for rank, error in (dead or errors).items()}
+        own = {rank: error for rank, error in errors.items() if not _lost(error)}
+        told = {rank: _why(error) for rank, error in (dead or own or errors).items()}
         why = next(iter(told.values()))
         if not any(_preempted(error) for error in dead.values()):
-            self._count(why, repeated=not dead and why == self._last)
-        self._last = "" if dead else why
+            self._count(why, repeated=why == self._last)
+        # A death may well come twice; an error at the same step is no accident.
+        self._last = why if own and not dead else ""
         for rank, said in told.items():
-            self._queue.put({"kind": "died", "rank": rank, "at_s": time.time(), "why": said})
+            self._tell("died", rank, why=said)
+
+    def _tell(self, kind: str, rank: int, **values: Any) -> None:
+        # What cannot be told is not worth a run.
+        with suppress(ray.exceptions.RayError):
+            self._queue.put({"kind": kind, "rank": rank, "at_s": time.time(), **values})
 
     def _count(self, why: str, *, repeated: bool) -> None:
         self._failures += 1
@@ -168,6 +178,11 @@ def _why(error: Exception) -> str:
     if death is None:
         return first_line(error)
     return next((plain for sign, plain in DEATHS.items() if sign in str(death)), first_line(death))
+
+
+def _lost(error: Exception) -> bool:
+    """Whether this tells no more than that a worker is gone."""
+    return error.lost if isinstance(error, Stumble) else True
 
 
 def _preempted(error: Exception) -> bool:

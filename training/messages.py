@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from training.errors import Mistake
 
@@ -30,10 +31,13 @@ def inbox(run: str) -> Queue:
     Raises:
         Mistake: the run has one already: another driver is at work on it.
     """
+    # Beside the driver, whose end it is: any other machine may go.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "name": run, "namespace": "shoal-runs", "scheduling_strategy": here}
     until_s = time.monotonic() + GONE_S
     while True:
         try:
-            return Queue(actor_options={"num_cpus": 0, "name": run, "namespace": "shoal-runs"})
+            return Queue(actor_options=options)
         except ray.exceptions.ActorAlreadyExistsError:
             if time.monotonic() > until_s:
                 raise Mistake(f"run {run} still runs on this cluster; stop it first, or wait") from None

@@ -35,6 +35,7 @@ class TrainingProgress:
         self._workers: dict[int, dict[str, Any]] = {}
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4)
         self._scores = ""
+        self._noticed = False
 
     def __enter__(self) -> "TrainingProgress":
         if self._console.is_terminal:
@@ -53,6 +54,7 @@ class TrainingProgress:
         if kind in ("started", "beat"):
             self._workers[message["rank"]] = message
         if kind == "started" and message["rank"] == 0:
+            self._noticed = False
             self._workers = {rank: last for rank, last in self._workers.items() if rank < message["world"]}
             if message["step"]:
                 self._say(f"goes on from step {message['step']} with {message['world']} worker(s)")
@@ -67,11 +69,13 @@ class TrainingProgress:
         elif kind == "reading":
             self._reading(message["rows"], message["done"])
         elif kind == "died":
-            self._say(f"worker {message['rank']} died ({message['why']}); its run goes on from the last checkpoint")
+            self._say(f"worker {message['rank']} stopped ({message['why']}); the run goes on from its last checkpoint")
         elif kind == "waiting":
             what, wanted, free = message["what"], message["wanted"], message["free"]
             self._say(f"waits for room: a {what} for each of {wanted} worker(s), {free:g} free in the cluster")
-        elif kind == "notice" and message["rank"] == 0:
+        elif kind == "notice" and message["rank"] == 0 and not self._noticed:
+            # It comes again every few seconds, with another checkpoint, until the machine goes.
+            self._noticed = True
             self._say(f"a machine will be taken away; keeps a checkpoint at step {message['step']}")
         elif kind == "interrupted":
             self._say(f"interrupted; {how_to_go_on(message['run'])}")

@@ -28,6 +28,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+# A script's own folder comes first, where training.py hides the package of that name.
+sys.path[0] = str(Path(__file__).parents[2])
+
 from cluster import calls, lifecycle, processes
 from cluster.settings import Settings
 from training import bundle

@@ -29,6 +29,9 @@ from pyarrow import parquet
 from rich.console import Console
 from rich.table import Table
 
+# A script's own folder comes first, where training.py hides the package of that name.
+sys.path[0] = str(Path(__file__).parents[2])
+
 from cluster import lifecycle, processes
 from cluster.settings import Settings
 from training.registry import Registry

@@ -26,6 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+# A script's own folder comes first, where training.py hides the package of that name.
+sys.path[0] = str(Path(__file__).parents[2])
+
 from cluster import lifecycle
 from cluster.settings import Settings
 

@@ -1,17 +1,20 @@
 """What dies while a run trains, and what becomes of the run: workers, the driver, the store, the recipe's own code."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from cluster import lifecycle
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal
@@ -58,12 +61,14 @@ def test_workers_may_be_killed_at_any_step_and_the_weights_are_the_same(
         os.kill(run.at(step, rank), signal.SIGKILL)
 
     assert run.end() == 0, run.complaint
-    assert run.said.count("died") == len(moments)
+    assert run.said.count("stopped (") == len(moments)
     # The first death left nothing to go on from.
     assert len(run.resumed_at) == len(moments) - 1
     assert all(0 < at <= step + 1 for at, (_, step) in zip(run.resumed_at, moments[1:], strict=True))
     assert registry.versions("slow")[0].version == before + 1
     assert same(weights(registry), whole)
+    # New workers take a while to start; that is no lack of room.
+    assert "waits for room" not in run.said
 
 
 def status(registry: Registry, name: str) -> str:
@@ -74,6 +79,7 @@ def driver(registry: Registry, name: str) -> int:
     return int(Runs(registry).find(name).driver.split()[1])
 
 
+@pytest.mark.soak
 def test_drivers_may_be_killed_and_their_run_goes_on(
     run: SlowRun, shoal: Shoal, registry: Registry, whole: dict[str, torch.Tensor]
 ) -> None:
@@ -136,6 +142,7 @@ def small_store(run: SlowRun) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(run.kept)], check=True)
 
 
+@pytest.mark.soak
 def test_a_full_store_ends_the_run_with_one_line_and_keeps_what_it_has(
     run: SlowRun, small_store: Path, registry: Registry, whole: dict[str, torch.Tensor]
 ) -> None:
@@ -152,7 +159,7 @@ def test_a_full_store_ends_the_run_with_one_line_and_keeps_what_it_has(
         r"kept: make room or mend the store, then go on with `shoal train --resume slow-\S+`\n",
         run.complaint,
     )
-    assert "died" not in run.said
+    assert "stopped (" not in run.said
     run.assert_no_worker_lives()
 
     filler.unlink()
@@ -179,12 +186,13 @@ def test_an_error_that_would_come_again_ends_the_run(
     assert run.end() == 1
     assert re.search(said, run.complaint)
     assert run.complaint.count("\n") == 1
-    assert run.said.count("died") == tries - 1
+    assert run.said.count("stopped (") == tries - 1
     run.assert_no_worker_lives()
     assert len(set((run.folder / "pids").read_text().split())) == 2 * tries
     assert status(registry, run.name) == "FAILED"
 
 
+@pytest.mark.soak
 def test_a_run_without_room_says_so_and_can_be_interrupted(run: SlowRun, registry: Registry) -> None:
     run.start("--set", "batch_rows=90", "--workers", "90")
     run.wait_for("waits for room: a CPU for each of 90 worker(s)")
@@ -194,3 +202,20 @@ def test_a_run_without_room_says_so_and_can_be_interrupted(run: SlowRun, registr
 
     assert run.end() == 130
     assert not (run.folder / "pids").exists()
+
+
+def test_a_cluster_that_a_killed_run_left_is_none(settings: Settings, cluster: Cluster) -> None:
+    state = settings.home / "run" / "cluster.json"
+    before = state.read_text()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    try:
+        state.write_text(json.dumps(asdict(cluster) | {"for_run": os.getpid()}))
+        found = lifecycle.find(settings)
+        state.write_text(json.dumps(asdict(cluster) | {"for_run": ended.pid}))
+        left = lifecycle.find(settings)
+    finally:
+        state.write_text(before)
+
+    assert found is not None
+    assert left is None

@@ -85,6 +85,7 @@ def test_a_folder_of_csv_files_is_streamed_trained_and_served(
     assert shoal("undeploy", "coins").returncode == 0
 
 
+@pytest.mark.soak
 def test_a_folder_of_pictures_for_each_class_is_trained(
     shoal: Shoal, cluster: Cluster, registry: Registry, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_folder_of_pictures_for_each_class_is_trained(
     assert manifest.metrics["test_accuracy"] > 0.8
 
 
+@pytest.mark.soak
 def test_texts_of_parquet_files_are_cut_into_tokens_and_trained_on(
     shoal: Shoal, cluster: Cluster, registry: Registry, tmp_path: Path
 ) -> None:

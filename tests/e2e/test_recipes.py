@@ -55,7 +55,23 @@ def caller(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("name", builtin_names())
+# One of each task every day; all of them with `make soak`.
+DAILY = {
+    "autompg",
+    "digits-detect",
+    "digits-vae",
+    "iris",
+    "roles",
+    "sentiment-lstm",
+    "shakespeare-gpt",
+    "speaker",
+    "sunspots",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in DAILY else pytest.mark.soak) for name in builtin_names()]
+)
 def test_a_served_prediction_equals_the_training_time_one_bit_for_bit(
     driver: Ask, caller: httpx.Client, name: str
 ) -> None:

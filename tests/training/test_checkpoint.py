@@ -1,5 +1,8 @@
+import json
+import math
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -53,3 +56,19 @@ def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(tmp_path: Path) -
     checkpoint.write(tmp_path, checkpoint.snapshot(state))
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.json", "state.safetensors"]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_checkpoint_without_a_score_stands_behind_every_other(higher: bool) -> None:
+    best, worst = (0.9, 0.1) if higher else (0.1, 0.9)
+
+    ranks = [checkpoint.order(score, higher=higher)[checkpoint.ORDER] for score in (best, worst, None)]
+
+    assert ranks == sorted(ranks, reverse=True)
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf, -math.inf, 0.5])
+def test_where_a_checkpoint_stands_survives_json(score: float | None) -> None:
+    rank = checkpoint.order(score, higher=False)
+
+    assert json.loads(json.dumps(rank, allow_nan=False)) == rank

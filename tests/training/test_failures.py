@@ -89,9 +89,16 @@ def test_the_same_error_at_another_step_is_tried_again(run: Run) -> None:
 
 def test_who_stumbles_over_a_dead_worker_is_not_blamed(run: Run) -> None:
     for _ in range(2):
-        run.fails(rank0=stumbled(RuntimeError("connection closed by peer"), 7), rank1=death())
+        run.fails(rank0=stumbled(RuntimeError("gloo: Connection closed by peer"), 7), rank1=death())
 
     assert [(m["rank"], m["why"]) for m in run.told("died")] == [(1, "its process was killed, or crashed")] * 2
+
+
+def test_to_lose_another_worker_twice_at_the_same_step_is_no_error_in_code(run: Run) -> None:
+    for _ in range(2):
+        run.fails(rank0=stumbled(RuntimeError("[gloo/pair.cc:537] Connection reset by peer"), 7))
+
+    assert [message["why"] for message in run.told("died")] == ["it lost another worker at step 7"] * 2
 
 
 def test_workers_that_fail_without_a_checkpoint_in_between_end_the_run(run: Run) -> None:
