@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.codec.answers import OfPictures, OfText, png
-from training.tokens import Encoded, Tokeniser
+from training.tokens import SPECIAL, Encoded, Tokeniser
 
 Forward = Callable[[Tensor], Awaitable[tuple[Tensor, ...]]]
 
@@ -45,9 +45,8 @@ class Writer:
 
 
 def _drawn(y_V: Tensor, temperature: float, generator: torch.Generator) -> int:
-    y_V = y_V.float()
-    # Padding and unknown are nothing that could be read.
-    y_V[:2] = -torch.inf
+    # Padding, unknown and marks are nothing that could be read.
+    y_V = torch.cat([torch.full((SPECIAL,), -torch.inf), y_V[SPECIAL:].float()])
     if temperature == 0:
         return int(y_V.argmax())
     return int(torch.multinomial((y_V / temperature).softmax(0), 1, generator=generator))

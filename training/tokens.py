@@ -14,6 +14,8 @@ from training.recipe import Tokens
 
 PADDING, UNKNOWN, OPEN, CLOSE = "[PAD]", "[UNK]", "[OPEN]", "[CLOSE]"
 _SPECIAL = (PADDING, UNKNOWN, OPEN, CLOSE)
+# The first so many ids stand for no text.
+SPECIAL = len(_SPECIAL)
 # One character, a line break too; and a word or one sign of punctuation, without the white space between.
 _CHARACTER, _WORD = r"[\s\S]", r"\w+|[^\w\s]"
 

@@ -84,8 +84,8 @@ def greedy(loaded: bundle.Bundle, prompt: str) -> str:
     for _ in range(NEW_TOKENS):
         with torch.inference_mode():
             y = loaded.net(torch.tensor([ids]))[0, -1]
-        y[:2] = -torch.inf
-        ids.append(int(y.argmax()))
+        # The first four ids stand for no text.
+        ids.append(4 + int(y[4:].argmax()))
     return loaded.tokeniser.decode(ids)[len(begin) :]
 
 
