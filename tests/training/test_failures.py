@@ -1,8 +1,8 @@
-import pickle
 import queue
 from typing import Any
 
 import pytest
+from ray.cloudpickle import dumps, loads
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -60,7 +60,7 @@ def test_an_error_in_code_is_final_and_says_where_and_how_to_go_on() -> None:
 
 @pytest.mark.parametrize("error", [ConnectionResetError("gone"), RuntimeError("odd"), MemoryError()])
 def test_an_error_that_may_pass_is_none_of_shoals_and_crosses_processes(error: Exception) -> None:
-    found = pickle.loads(pickle.dumps(stumbled(error, 7)))  # noqa: S301
+    found = loads(dumps(stumbled(error, 7)))
 
     assert isinstance(found, Stumble)
     assert type(error).__name__ in str(found)
