@@ -154,6 +154,7 @@ def test_a_clipped_gradient_moves_the_weights_no_further(tmp_path: Path, paralle
     assert distance(moved.weights, start.weights) == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.soak
 def test_a_compiled_net_trains_as_it_is_written(tmp_path: Path) -> None:
     settings = ("accumulate=2", "stop.steps=8")
 
