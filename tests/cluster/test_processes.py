@@ -12,6 +12,8 @@ import pytest
 from cluster import processes
 from training.errors import Failure
 
+DEAF = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"]
+
 
 @pytest.fixture
 def mark() -> str:
@@ -25,7 +27,7 @@ def hydra(mark: str) -> Iterator[None]:
 
     def grow() -> None:
         while not enough.is_set():
-            subprocess.Popen(["sleep", "60"], env=os.environ | {processes.MARK: mark})
+            subprocess.Popen(DEAF, env=os.environ | {processes.MARK: mark}, stdout=subprocess.DEVNULL)
             time.sleep(0.05)
 
     growing = threading.Thread(target=grow)
@@ -37,18 +39,15 @@ def hydra(mark: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hydra")
-def test_what_does_not_end_is_named(mark: str, tmp_path: Path) -> None:
+def test_what_does_not_end_is_named(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TERMINATE_S", 0.3)
+
     with pytest.raises(Failure, match=r"processes of the cluster do not end: \d+ \(\w+, [\w-]+\).*`shoal down` again"):
         processes.stop(mark, tmp_path)
 
 
 def test_a_process_that_will_not_hear_is_ended_all_the_same(tmp_path: Path, mark: str) -> None:
-    deaf = subprocess.Popen(
-        ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"],
-        env=os.environ | {processes.MARK: mark},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    deaf = subprocess.Popen(DEAF, env=os.environ | {processes.MARK: mark}, stdout=subprocess.PIPE, text=True)
     assert deaf.stdout is not None
     assert deaf.stdout.readline() == "deaf\n"
 
