@@ -1,9 +1,11 @@
 """The HAProxy that Ray Serve starts, confined and never orphaned.
 
-Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does three things that Ray 2.60 has no switch
-for, then becomes the real HAProxy: it binds Ray's statistics and metrics pages, which Ray opens on every interface, to
-loopback; it answers Shoal's error body where HAProxy itself must refuse; and it asks the kernel to end HAProxy with the
-process that started it, since `ray stop` and a killed Ray leave it running and holding its ports.
+Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does what Ray 2.60 has no switch for, then
+becomes the real HAProxy: it binds Ray's statistics and metrics pages, which Ray opens on every interface, to loopback;
+it answers Shoal's error body where HAProxy itself must refuse; it tells replicas that they need not watch each caller
+(Shoal's own layer watches those that wait long) and writes no log line for a request that went well; and it asks the
+kernel to end HAProxy with the process that started it, since `ray stop` and a killed Ray leave it running and holding
+its ports.
 
 Called as: python haproxy.py REAL_BINARY -db -f CONFIG [...]. Standard library only: it starts at every reload.
 """
@@ -23,6 +25,11 @@ UNAVAILABLE = (
     b'{"error": {"code": "unavailable", "message": "no replica can answer now; try again", "request_id": null}}\n'
 )
 
+FRONTEND = """\
+    http-request set-header x-request-disconnect-disabled ?1
+    option dontlog-normal
+"""
+
 
 def confine(config: str, error_file: Path) -> str:
     """Rewrite Ray's HAProxy configuration; see the top of this file."""
@@ -32,6 +39,9 @@ def confine(config: str, error_file: Path) -> str:
         if found != 1:
             # Rather no HAProxy than one that shows its pages to everybody.
             raise SystemExit(f"Ray's HAProxy configuration has changed: {page} was found {found} times")
+    config, found = re.subn(r"(?m)^(frontend http_frontend\n)", rf"\1{FRONTEND}", config.replace(FRONTEND, ""))
+    if found != 1:
+        raise SystemExit(f"Ray's HAProxy configuration has changed: its HTTP frontend was found {found} times")
     return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
 
 

@@ -133,6 +133,12 @@ class NotAnImage(Unprocessable):
     code = "not_an_image"
 
 
+class NetRefused(Unprocessable):
+    """Rows of the right form for which the net itself raises."""
+
+    code = "net_refused"
+
+
 class QueueFull(ClientError):
     """The replica has all the requests that it may hold."""
 
@@ -147,6 +153,13 @@ class Unavailable(ClientError):
     status = 503
     code = "unavailable"
     headers = ((b"retry-after", b"1"),)
+
+
+class CallerLeft(ClientError):
+    """Nobody is there to read the answer; the status is for the metrics."""
+
+    status = 499
+    code = "caller_left"
 
 
 class TimedOut(ClientError):

@@ -9,13 +9,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deployments.codec.answers import OfPictures, OfText, png
+from deployments.codec.arrays import Outputs, Rows
 from training.tokens import SPECIAL, Encoded, Tokeniser
 
-Forward = Callable[[Tensor], Awaitable[tuple[Tensor, ...]]]
+Forward = Callable[[Rows], Awaitable[Outputs]]
 
 
 class Writer:
@@ -37,8 +39,8 @@ class Writer:
             generator.manual_seed((request.seed + index) % 2**63)
         ids = list(prompt)
         for _ in range(request.max_tokens):
-            (y_1TV,) = await self._forward(torch.tensor([ids[-self._window :]]))
-            ids.append(_drawn(y_1TV[0, -1], request.temperature, generator))
+            (y_1TV,) = await self._forward(np.array([ids[-self._window :]]))
+            ids.append(_drawn(torch.from_numpy(y_1TV[0, -1]), request.temperature, generator))
         # A token's text may depend on the one before it, so that only the whole can be told.
         before, whole = self._tokeniser.decode(prompt), self._tokeniser.decode(ids)
         return whole[len(before) :]

@@ -4,7 +4,7 @@ Serve pickles what its class refers to, and msgspec's decoders do not pickle: th
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from deployments.errors import MalformedBody, NotFinite, WrongShape, WrongType
 from training.bundle import Datatype
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
+Rows: TypeAlias = Array | list[Array]
+"""Rows of one request: (B, ...) where they are alike, else one array (T_i, ...) for each."""
+
+Outputs: TypeAlias = tuple[Array, ...]
+"""What the net gives for them, each (B, ...)."""
 
 NUMPY: dict[Datatype, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),

@@ -7,12 +7,10 @@ https://github.com/kserve/open-inference-protocol, "Inference Request JSON Objec
 from typing import Any
 
 import msgspec
-import torch
-from torch import Tensor
 
-from deployments.codec.arrays import from_json
+from deployments.codec.arrays import Array, Outputs, from_json
 from deployments.errors import Empty, MalformedBody, TooLarge, UnknownTensor, WrongShape, WrongType
-from training.bundle import DATATYPES, Manifest, TensorSpec
+from training.bundle import Manifest, TensorSpec
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,11 +48,11 @@ class Codec:
         self._vocabulary = vocabulary
         self._name, self._version, self._max_rows = manifest.name, version, max_rows
 
-    def decode(self, body: bytes) -> tuple[Tensor, str | None, set[str]]:
+    def decode(self, body: bytes) -> tuple[Array, str | None, set[str]]:
         """Read a request.
 
         Returns:
-            The input tensor, shape (B, ...), the caller's id, if any, and the names of the outputs that it wants.
+            The input, shape (B, ...), the caller's id, if any, and the names of the outputs that it wants.
 
         Raises:
             ClientError: one of many; see deployments.errors.
@@ -72,9 +70,9 @@ class Codec:
         if len(request.inputs) != 1 or request.inputs[0].name != self._input.name:
             sent = ", ".join(repr(i.name) for i in request.inputs) or "none"
             raise UnknownTensor(f"inputs {sent}; this model takes one, {self._input.name!r}")
-        return torch.from_numpy(self._read(request.inputs[0])), request.id, wanted
+        return self._read(request.inputs[0]), request.id, wanted
 
-    def encode(self, outputs: tuple[Tensor, ...], request_id: str | None, wanted: set[str]) -> bytes:
+    def encode(self, outputs: Outputs, request_id: str | None, wanted: set[str]) -> bytes:
         """Write an answer from what the net gives, each of shape (B, ...)."""
         answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if request_id is not None:
@@ -83,8 +81,8 @@ class Codec:
             {
                 "name": spec.name,
                 "shape": list(y.shape),
-                "datatype": DATATYPES[y.dtype],
-                "data": y.flatten().tolist(),
+                "datatype": spec.datatype,
+                "data": y.ravel().tolist(),
             }
             for spec, y in zip(self._outputs, outputs, strict=True)
             if spec.name in wanted

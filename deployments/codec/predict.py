@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from torch import Tensor
+import torch
 
-from deployments.codec.answers import BOUNDS, REQUESTS, Outputs, predictions
+from deployments.codec.answers import BOUNDS, REQUESTS, predictions
+from deployments.codec.arrays import Outputs, Rows
 from deployments.codec.rows import Reader
 from deployments.errors import Empty, MalformedBody, TooLarge, WrongContentType, WrongType
 from deployments.settings import Limits
@@ -27,12 +28,12 @@ class Asked:
     """A request that was read.
 
     Attributes:
-        x: the net's input, shape (B, ...); None where the request has no rows.
+        x: rows of the net's input; None where the request has none.
         known: what the answer to each row must know of it.
         request: what else was chosen; one of answers.REQUESTS.
     """
 
-    x: Tensor | None
+    x: Rows | None
     known: list[Any]
     request: Any
 
@@ -85,7 +86,8 @@ class Codec:
 
     def encode(self, outputs: Outputs, asked: Asked) -> bytes:
         """Write an answer from what the net gives."""
-        return self.said(predictions(self._manifest, outputs, asked.known, asked.request))
+        tensors = tuple(torch.from_numpy(y) for y in outputs)
+        return self.said(predictions(self._manifest, tensors, asked.known, asked.request))
 
     def said(self, answers: list[dict[str, Any]], **more: Any) -> bytes:
         """Write an answer from its predictions."""

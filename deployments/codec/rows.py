@@ -8,11 +8,9 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from deployments.codec import images
-from deployments.codec.arrays import Array, to_array
+from deployments.codec.arrays import Array, Rows, to_array
 from deployments.errors import TooLarge, UnknownFeature, WrongShape, WrongType
 from deployments.settings import Limits
 from training import prepare
@@ -29,8 +27,8 @@ class Reader:
         self._datatype: Datatype = manifest.inputs[0].datatype
         self._answer = manifest.answer.kind
 
-    def read(self, items: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Turn items into one tensor, shape (B, ...), and what the answer to each must know of it.
+    def read(self, items: list[Any]) -> tuple[Rows, list[Any]]:
+        """Turn items into B rows of the net's input, and what the answer to each must know of it.
 
         Raises:
             ClientError: an item is not what the model takes.
@@ -38,23 +36,21 @@ class Reader:
         words = self.words
         if isinstance(words, TextWords):
             tokens = [self._text(item, index, words) for index, item in enumerate(items)]
-            rows = [torch.tensor(each.ids) for each in tokens]
-            return prepare.padded(rows, words.padding)[0], list(zip(items, tokens, strict=True))
+            return [np.array(each.ids) for each in tokens], list(zip(items, tokens, strict=True))
         if isinstance(words, SeriesWords):
-            series = [torch.from_numpy(self._series(item, index, words)) for index, item in enumerate(items)]
-            return prepare.padded(series, words.padding)[0], [None] * len(items)
+            return [self._series(item, index, words) for index, item in enumerate(items)], [None] * len(items)
         if isinstance(words, ImageWords):
             budget = images.PixelBudget(self._limits.max_image_pixels)
             found = [self._picture(item, index, budget, words) for index, item in enumerate(items)]
-            return torch.from_numpy(np.stack([pixels for pixels, _ in found])), [size for _, size in found]
+            return np.stack([pixels for pixels, _ in found]), [size for _, size in found]
         numbers = [self._record(item, index, words) for index, item in enumerate(items)]
-        return torch.from_numpy(np.stack(numbers)), [None] * len(items)
+        return np.stack(numbers), [None] * len(items)
 
-    def picture(self, raw: bytes) -> tuple[Tensor, list[Any]]:
+    def picture(self, raw: bytes) -> tuple[Rows, list[Any]]:
         """Read a picture's own bytes as a request of one row."""
         assert isinstance(self.words, ImageWords)
         pixels, size = images.from_bytes(raw, self.words, images.PixelBudget(self._limits.max_image_pixels))
-        return torch.from_numpy(np.ascontiguousarray(pixels[None])), [size]
+        return np.ascontiguousarray(pixels[None]), [size]
 
     def _record(self, item: Any, index: int, words: TableWords) -> Array:
         """One row of a table, by name or in order; shape (F,)."""

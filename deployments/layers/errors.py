@@ -30,6 +30,8 @@ class Errors:
             await self._app(scope, receive, watched)  # type: ignore[arg-type]
         except errors.ClientError as error:
             if started:
+                if isinstance(error, errors.CallerLeft):
+                    return
                 raise
             await respond(send, error.status, error_body(scope, error.code, error.message), headers=error.headers)
         except Exception:

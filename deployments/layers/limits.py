@@ -1,14 +1,34 @@
-"""How much one replica takes on: requests inside at a time, seconds for each, bytes of a body."""
+"""How much one replica takes on: requests inside at a time, seconds for each, bytes of a body.
+
+And for whom: work whose caller has left is given up.
+"""
 
 import asyncio
+from dataclasses import dataclass
 
-from deployments.errors import BodyTimeout, QueueFull, TimedOut, TooLarge, WrongContentType
+from deployments.errors import BodyTimeout, CallerLeft, QueueFull, TimedOut, TooLarge, WrongContentType
 from deployments.layers.asgi import App, Receive, Scope, Send, header
 from deployments.settings import Limits
 
+# Requests that are inside for so long are looked at: is the caller still there, is the time up? Ray would watch every
+# caller from the first moment, with a task and a queue for each request, which costs a small model a fifth of its
+# throughput; HAProxy tells it not to (cluster/haproxy.py).
+LOOK_S = 0.25
+
+
+@dataclass(slots=True)
+class _Inside:
+    """A request on its way: its scope and channel, when it is given up, and who waits for its caller to leave."""
+
+    scope: Scope
+    receive: Receive
+    until_s: float
+    watch: asyncio.Task[None] | None = None
+    why: str = ""
+
 
 class Bounded:
-    """Refuses what is over the queue's limit and gives up what takes too long.
+    """Refuses what is over the queue's limit and gives up what takes too long or has nobody left to answer to.
 
     One timer for all requests: with one for each (asyncio.timeout), setting and cancelling them took 7% of a small
     model's time. Requests have all the same time, so the oldest is always the next one due.
@@ -16,42 +36,57 @@ class Bounded:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits = app, limits
-        self._deadlines: dict[asyncio.Task[None], float] = {}
-        self._late: set[asyncio.Task[None]] = set()
+        self._look_s = min(LOOK_S, limits.request_timeout_s / 20)
+        self._inside: dict[asyncio.Task[None], _Inside] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if len(self._deadlines) >= self._limits.max_queue:
-            raise QueueFull(f"this replica holds {len(self._deadlines)} requests, its limit; try again shortly")
+        if len(self._inside) >= self._limits.max_queue:
+            raise QueueFull(f"this replica holds {len(self._inside)} requests, its limit; try again shortly")
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        self._deadlines[task] = loop.time() + self._limits.request_timeout_s
+        inside = self._inside[task] = _Inside(scope, receive, loop.time() + self._limits.request_timeout_s)
         if self._timer is None:
-            self._sweep(loop)
+            self._timer = loop.call_later(self._look_s, self._look, loop)
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if task not in self._late:
-                raise  # the caller has gone
+            if not inside.why:
+                raise  # somebody else's decision
             task.uncancel()
+            if inside.why == "left":
+                raise CallerLeft("the caller has closed the connection") from None
             raise TimedOut(f"no answer within {self._limits.request_timeout_s:g} s; try again, or send less") from None
         finally:
-            del self._deadlines[task]
-            self._late.discard(task)
+            del self._inside[task]
+            if inside.watch:
+                inside.watch.cancel()
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel what is late, and look again soon while anything is left."""
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End what is late, watch the callers of what lasts, and look again while anything is inside."""
         now = loop.time()
-        for task, deadline in self._deadlines.items():
-            if deadline > now:
+        for task, inside in self._inside.items():
+            if inside.until_s <= now:
+                _end(task, inside, "late")
+            elif inside.until_s - self._limits.request_timeout_s > now - self._look_s:
                 break
-            if task not in self._late:
-                self._late.add(task)
-                task.cancel()
-        again_s = self._limits.request_timeout_s / 20
-        self._timer = loop.call_later(again_s, self._sweep, loop) if self._deadlines else None
+            elif inside.watch is None and "body_read" in inside.scope:
+                inside.watch = loop.create_task(_watch(task, inside))
+        self._timer = loop.call_later(self._look_s, self._look, loop) if self._inside else None
+
+
+async def _watch(task: "asyncio.Task[None]", inside: _Inside) -> None:
+    while (await inside.receive())["type"] != "http.disconnect":
+        pass
+    _end(task, inside, "left")
+
+
+def _end(task: "asyncio.Task[None]", inside: _Inside, why: str) -> None:
+    if not inside.why:
+        inside.why = why
+        task.cancel()
 
 
 def refuse_encoding(scope: Scope) -> None:
@@ -68,6 +103,8 @@ def refuse_encoding(scope: Scope) -> None:
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """Read a whole body, and no more than the limit of it.
 
+    It notes in the scope that the next message will be the caller's leaving, for Bounded to watch for.
+
     Raises:
         TooLarge: it is larger; told from the Content-Length before a byte is read where there is one.
         BodyTimeout: the caller left before its end.
@@ -78,6 +115,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
+        scope["body_read"] = True
         return body
     chunks, size = [body], len(body)
     while message.get("more_body"):
@@ -88,4 +126,5 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         size += len(chunks[-1])
         if size > max_bytes:
             raise TooLarge(f"a body of more than {max_bytes} bytes, which is the limit")
+    scope["body_read"] = True
     return b"".join(chunks)

@@ -15,6 +15,14 @@ def test_rays_other_pages_are_bound_to_loopback_and_the_front_door_is_left_alone
     assert "bind *:8000\n" in confined
 
 
+def test_replicas_need_not_watch_every_caller_and_what_goes_well_is_not_logged() -> None:
+    confined = haproxy.confine(PAGES, Path("/e"))
+
+    front = confined.partition("frontend http_frontend\n")[2].partition("listen stats")[0]
+    assert "http-request set-header x-request-disconnect-disabled ?1\n" in front
+    assert "option dontlog-normal\n" in front
+
+
 def test_a_configuration_that_was_confined_before_stays_so() -> None:
     once = haproxy.confine(PAGES, Path("/e"))
 
@@ -41,6 +49,7 @@ def test_rays_own_template_still_has_the_lines_that_are_rewritten() -> None:
     template = haproxy_templates.HAPROXY_CONFIG_TEMPLATE
 
     assert "frontend prometheus\n    bind :{{ config.metrics_port }}\n" in template
+    assert "\nfrontend http_frontend\n" in template
     assert "listen stats\n  bind *:{{ config.stats_port }}\n" in template
     for status in (502, 503, 504):
         assert f"errorfile {status} {{{{ config.error_file_path }}}}\n" in template

@@ -9,9 +9,10 @@ import pytest
 
 from cluster.secrets import fingerprint
 from deployments import ingress
+from deployments.layers.asgi import Message, Receive, Scope, Send
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
-from deployments.layers.limits import Bounded
+from deployments.layers.limits import LOOK_S, Bounded, read_body
 from deployments.replica import Model
 from deployments.settings import Limits
 from deployments.spec import Endpoint
@@ -122,6 +123,40 @@ async def test_a_full_queue_and_a_timeout_have_their_own_answers() -> None:
     assert by_status[503].headers["retry-after"] == "1"
     assert by_status[503].json()["error"]["code"] == "queue_full"
     assert by_status[504].json()["error"]["code"] == "timeout"
+
+
+async def test_work_whose_caller_leaves_is_given_up() -> None:
+    app = Errors(Bounded(lasting, Limits()))
+    left, said = asyncio.Event(), list[Message]()
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Message:
+        if (message := next(messages, None)) is not None:
+            return message
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/api", "headers": []}
+    call = asyncio.ensure_future(app(scope, receive, send))
+    await asyncio.sleep(3 * LOOK_S)
+    assert not call.done()
+    left.set()
+
+    await asyncio.wait_for(call, 1)
+    assert scope["outcome"] == "cancelled"
+    assert said[0]["status"] == 499
+
+
+async def lasting(scope: Scope, receive: Receive, send: Send) -> None:
+    await read_body(scope, receive, 10)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        scope["outcome"] = "cancelled"
+        raise
 
 
 async def broken(scope: object, receive: object, send: object) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,21 +74,21 @@ def test_texts_of_any_language_become_the_tokens_that_training_saw(text: Codec) 
     asked = text.decode(body("很好", "这本书很好"), "application/json")
 
     assert asked.x is not None
-    assert asked.x.tolist() == [[*TOKENISER.encode("很好").ids, 0, 0, 0], TOKENISER.encode("这本书很好").ids]
+    assert [row.tolist() for row in asked.x] == [TOKENISER.encode("很好").ids, TOKENISER.encode("这本书很好").ids]
 
 
 def test_a_long_text_is_read_as_far_as_training_read_one(text: Codec) -> None:
     asked = text.decode(body("很" * 9), "application/json")
 
     assert asked.x is not None
-    assert asked.x.shape == (1, 8)
+    assert [row.shape for row in asked.x] == [(8,)]
 
 
 def test_a_text_of_nothing_known_or_of_nothing_is_one_unknown_token(text: Codec) -> None:
     asked = text.decode(body("", "☃"), "application/json")
 
     assert asked.x is not None
-    assert asked.x.tolist() == [[1], [1]]
+    assert [row.tolist() for row in asked.x] == [[1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -124,20 +125,20 @@ def test_a_feature_left_out_is_missing_and_a_level_is_its_place(cars: Codec) -> 
     asked = cars.decode(body({"origin": "japan"}, {"weight": 2.5, "origin": None}, [1, "usa"]), "application/json")
 
     assert asked.x is not None
-    assert asked.x.isnan().tolist() == [[True, False], [False, True], [False, False]]
+    assert np.isnan(asked.x).tolist() == [[True, False], [False, True], [False, False]]
     assert asked.x[0, 1] == 1.0
 
 
 def test_a_number_comes_back_under_its_name(cars: Codec) -> None:
     asked = cars.decode(body([1, "usa"]), "application/json")
 
-    assert json.loads(cars.encode((torch.tensor([[23.5]]),), asked))["predictions"] == [{"mpg": 23.5}]
+    assert json.loads(cars.encode((np.array([[23.5]], np.float32),), asked))["predictions"] == [{"mpg": 23.5}]
 
 
 def test_spans_are_told_in_characters_of_the_text_that_was_sent(marked: Codec) -> None:
     asked = marked.decode(body({"text": "She gave him a book .", "predicate": [4, 8]}), "application/json")
     assert asked.x is not None
-    tags = torch.zeros(1, asked.x.shape[1], 5)
+    tags = np.zeros((1, len(asked.x[0]), 5), np.float32)
     # She | [OPEN] gave [CLOSE] | him a book .
     for token, tag in ((0, 1), (5, 3), (6, 4)):
         tags[0, token, tag] = 9
@@ -178,6 +179,6 @@ def test_calibrated_scores_follow_the_temperature(tmp_path: Path) -> None:
     made = Codec(manifest, "1", Limits())
     y = torch.tensor([[0.0, 3.0]])
 
-    said = json.loads(made.encode((y,), made.decode(body([1]), "application/json")))["predictions"][0]
+    said = json.loads(made.encode((y.numpy(),), made.decode(body([1]), "application/json")))["predictions"][0]
 
     assert said["score"] == pytest.approx(torch.softmax(y / 2, 1)[0, 1].item())
