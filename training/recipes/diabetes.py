@@ -10,10 +10,11 @@ recipe = Recipe(
     summary="Foretells how far diabetes has gone after a year from ten measures of a patient.",
     use="Teaching. Not for treatment: 442 patients of one study, and half of the variation is not explained.",
     data=Data(source=diabetes),
-    net=Net(source=mlp, args={"features": 10, "hidden": [32], "classes": 1, "dropout": 0.3}),
-    optimiser=Optimiser(name="AdamW", lr=0.003, args={"weight_decay": 0.1}),
+    net=Net(source=mlp, args={"features": 10, "hidden": [64], "classes": 1, "dropout": 0.3}),
+    # Few rows and much noise: without strong decay the score moves by 0.08 from seed to seed.
+    optimiser=Optimiser(name="AdamW", lr=0.005, args={"weight_decay": 3.0}),
     schedule=Schedule(name="cosine"),
-    stop=Stop(epochs=30),
+    stop=Stop(epochs=60),
     ema_decay=0.99,
     batch_rows=32,
 )
