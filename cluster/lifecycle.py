@@ -237,17 +237,6 @@ def travelling(folder: Path, leave: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {"working_dir": str(folder), "excludes": [".?*", "__pycache__", *stays]}
 
 
-def gpus(settings: Settings, cluster: Cluster) -> int:
-    """How many GPUs the running cluster has now."""
-    connect(settings, cluster)
-    import ray
-
-    try:
-        return int(ray.cluster_resources().get("GPU", 0))
-    finally:
-        ray.shutdown()
-
-
 def down(settings: Settings) -> int:
     """End every process of this SHOAL_HOME's cluster; returns how many there were."""
     stopped = processes.stop(mark(settings.home), temp_dir(settings.home))

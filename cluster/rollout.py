@@ -22,6 +22,8 @@ from training.errors import Failure, Mistake
 from training.registry import Registry
 
 POLL_S = 0.2
+# Ray's dashboard gives no more at once.
+MOST_NODES = 10_000
 OnStatus = Callable[[str], None]
 
 
@@ -87,6 +89,15 @@ def statuses(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         answer.raise_for_status()
         applications: dict[str, Any] = answer.json()["applications"]
         return applications
+
+
+def gpus(settings: Settings, cluster: Cluster) -> int:
+    """How many GPUs the running cluster has now; the dashboard says so at once, a driver takes seconds to join."""
+    with _client(settings, cluster) as client:
+        answer = client.get("/api/v0/nodes", params={"limit": MOST_NODES})
+    answer.raise_for_status()
+    nodes = answer.json()["data"]["result"]["result"]
+    return int(sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE"))
 
 
 def _put(settings: Settings, cluster: Cluster, deployments: list[Deployment]) -> None:

@@ -1,6 +1,7 @@
 """What several tests share: small real bundles, and one real cluster for all that need it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -86,6 +87,13 @@ def shoal_for(home: Path) -> Shoal:
         )
 
     return run
+
+
+def published(done: subprocess.CompletedProcess[str]) -> str:
+    """NAME:VERSION as a command says it; other tests may publish under the same name."""
+    assert done.returncode == 0, done.stderr
+    (found,) = re.findall(r"^published (\S+:\d+)", done.stdout, re.MULTILINE)
+    return str(found)
 
 
 @pytest.fixture(scope="session")
