@@ -19,7 +19,6 @@ from deployments.apps import CONTROL, serve_config
 from deployments.spec import Deployment, Endpoint, Scale
 from deployments.state import State
 from training.errors import Failure, Mistake
-from training.registry import Registry
 
 POLL_S = 0.2
 # Ray's dashboard gives no more at once.
@@ -34,6 +33,9 @@ def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, o
         Mistake: no such version, or its bundle was damaged.
         Failure: its replicas do not start; what ran before runs on.
     """
+    # Torch and MLflow, seconds of imports, which to start and stop a cluster needs not.
+    from training.registry import Registry
+
     registry = Registry(settings)
     version = registry.resolve(reference)
     # A replica checks again; here a damaged bundle is told at once and by name.
