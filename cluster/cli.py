@@ -186,7 +186,7 @@ def deploy(
         gpus=gpus or 0,
     )
     cluster = lifecycle.require(settings)
-    if gpus is None and lifecycle.gpus(settings, cluster):
+    if gpus is None and rollout.gpus(settings, cluster):
         scale = scale.model_copy(update={"gpus": 1})
     lifecycle.interrupt_on_termination()
     with lifecycle.alone(settings), working(f"deploying {reference}") as on_status:

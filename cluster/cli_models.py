@@ -39,7 +39,9 @@ def show(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]
         shown.add_row(str(each.version), ", ".join(each.aliases), each.digest[:12], each.run_id)
     console.print(shown)
     found.manifest(version)
-    console.print(Markdown((found.fetch(version) / CARD).read_text()))
+    folder = found.fetch(version)
+    console.print(f"\ncard of {version}; its pictures are in {folder}\n", highlight=False)
+    console.print(Markdown((folder / CARD).read_text()))
 
 
 @app.command()

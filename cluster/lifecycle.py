@@ -237,17 +237,6 @@ def travelling(folder: Path, leave: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {"working_dir": str(folder), "excludes": [".?*", "__pycache__", *stays]}
 
 
-def gpus(settings: Settings, cluster: Cluster) -> int:
-    """How many GPUs the running cluster has now."""
-    connect(settings, cluster)
-    import ray
-
-    try:
-        return int(ray.cluster_resources().get("GPU", 0))
-    finally:
-        ray.shutdown()
-
-
 def down(settings: Settings) -> int:
     """End every process of this SHOAL_HOME's cluster; returns how many there were."""
     stopped = processes.stop(mark(settings.home), temp_dir(settings.home))
@@ -277,6 +266,9 @@ def _switches(settings: Settings) -> dict[str, str]:
         # Inference is idempotent: what a dying replica did not answer is sent once more, elsewhere.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(settings.drain_s),
+        # On a busy machine HAProxy takes longer than the 5 s after which Ray would kill what starts it, and then refuse
+        # the configuration that waits for it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # Reports pass once per check: every 2 s by default, which would hold up short epochs.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         # A worker that cannot start within this is placed anew (60 s by default: a lost node would cost a minute).

@@ -19,9 +19,10 @@ from deployments.apps import CONTROL, serve_config
 from deployments.spec import Deployment, Endpoint, Scale
 from deployments.state import State
 from training.errors import Failure, Mistake
-from training.registry import Registry
 
 POLL_S = 0.2
+# Ray's dashboard gives no more at once.
+MOST_NODES = 10_000
 OnStatus = Callable[[str], None]
 
 
@@ -32,6 +33,9 @@ def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, o
         Mistake: no such version, or its bundle was damaged.
         Failure: its replicas do not start; what ran before runs on.
     """
+    # Torch and MLflow, seconds of imports, which to start and stop a cluster needs not.
+    from training.registry import Registry
+
     registry = Registry(settings)
     version = registry.resolve(reference)
     # A replica checks again; here a damaged bundle is told at once and by name.
@@ -87,6 +91,15 @@ def statuses(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         answer.raise_for_status()
         applications: dict[str, Any] = answer.json()["applications"]
         return applications
+
+
+def gpus(settings: Settings, cluster: Cluster) -> int:
+    """How many GPUs the running cluster has now; the dashboard says so at once, a driver takes seconds to join."""
+    with _client(settings, cluster) as client:
+        answer = client.get("/api/v0/nodes", params={"limit": MOST_NODES})
+    answer.raise_for_status()
+    nodes = answer.json()["data"]["result"]["result"]
+    return int(sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE"))
 
 
 def _put(settings: Settings, cluster: Cluster, deployments: list[Deployment]) -> None:

@@ -4,12 +4,14 @@ Deploy walk: cluster.cli deploy -> [apps.py] -> replica.py -> training.bundle
 Serve imports `model` and `control` by path on the cluster, with the arguments that the configuration carries.
 """
 
-from typing import Any
-
-from ray.serve import Application
+from typing import TYPE_CHECKING, Any
 
 from deployments.settings import ServingSettings
 from deployments.spec import Deployment
+
+if TYPE_CHECKING:
+    # Whoever only writes the configuration is spared a second of imports.
+    from ray.serve import Application
 
 CONTROL = "shoal.control"
 """Name of the control application; a model's name has no dot."""
@@ -21,14 +23,14 @@ Keys = dict[str, str]
 """sha256 of a key -> the name of its holder."""
 
 
-def model(args: dict[str, Any]) -> Application:
+def model(args: dict[str, Any]) -> "Application":
     """Bind one model's application."""
     from deployments.replica import Replica
 
     return Replica.bind(args["endpoint"], args["keys"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
 
 
-def control(args: dict[str, Any]) -> Application:
+def control(args: dict[str, Any]) -> "Application":
     """Bind the control application."""
     from deployments.control import Control
 

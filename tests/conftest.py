@@ -1,6 +1,7 @@
 """What several tests share: small real bundles, and one real cluster for all that need it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from cluster import calls, lifecycle
+from cluster import calls, lifecycle, rollout
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
+from deployments.spec import Scale
 from training import bundle
 from training.bundle import About, Manifest
 from training.nets.mlp import mlp
+from training.registry import Registry
 from training.words import Classes, ImageWords, TableWords
 
 # Tests bring their own SHOAL_HOME and ports: a cluster that runs on this machine is left alone.
@@ -88,6 +91,13 @@ def shoal_for(home: Path) -> Shoal:
     return run
 
 
+def published(done: subprocess.CompletedProcess[str]) -> str:
+    """NAME:VERSION as a command says it; other tests may publish under the same name."""
+    assert done.returncode == 0, done.stderr
+    (found,) = re.findall(r"^published (\S+:\d+)", done.stdout, re.MULTILINE)
+    return str(found)
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -115,15 +125,15 @@ def cluster(shoal: Shoal, settings: Settings) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def served(shoal: Shoal, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+def served(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """The cluster with two small models published and deployed."""
     folder = tmp_path_factory.mktemp("bundles")
     save_table(folder / "table")
     save_image(folder / "image")
-    for bundle_folder, name in (("table", "flowers"), ("image", "pictures")):
-        for arguments in (("models", "import", str(folder / bundle_folder)), ("deploy", name, "--cpus", "0.5")):
-            done = shoal(*arguments)
-            assert done.returncode == 0, done.stderr
+    registry = Registry(settings)
+    for name in ("table", "image"):
+        version = registry.publish(folder / name)
+        rollout.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
     return cluster
 
 

@@ -20,9 +20,10 @@ import torch
 from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor, nn
 
-from training import card, program
+from training import program
 from training.closed import Closed, one_line
 from training.errors import BundleError, Mistake
+from training.evaluation import card
 from training.recipe import TaskName
 from training.tokens import Tokeniser
 from training.words import Answer, ImageWords, SeriesWords, TextWords, Words

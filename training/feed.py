@@ -16,9 +16,9 @@ from torch import Tensor
 
 from training import prepare
 from training.errors import Failure, Mistake
+from training.files.survey import Survey, said
 from training.prepare import Rows
 from training.recipe import Files, Recipe
-from training.survey import Survey, said
 from training.tasks.base import Task
 
 # Rows of one forward pass where no gradient is needed; of long rows fewer, so many numbers together.

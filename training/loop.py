@@ -1,6 +1,6 @@
 """The loop: what one training worker does, start to finish.
 
-Train walk: run.py -> data.py -> prepare.py -> worker.py -> [loop.py] -> conclude.py -> bundle.py -> registry.py
+Train walk: run.py -> data.py -> prepare.py -> worker.py -> [loop.py] -> evaluation.conclude -> bundle.py -> registry.py
 One loop for every recipe. Knows the recipe, Ray Train and torch; nothing of the registry or the command line.
 """
 
@@ -11,12 +11,13 @@ from typing import Any
 import ray.train
 from ray.train import Checkpoint
 
-from training import checkpoint, conclude, failures
-from training.energy import Energy
+from training.evaluation import conclude
+from training.evaluation.energy import Energy
 from training.messages import Messages
 from training.phases import Phases
 from training.pulse import Beat, Pulse
 from training.recipe import Recipe
+from training.recovery import checkpoint, failures
 from training.worker import Worker
 
 NICENESS = 10

@@ -21,7 +21,7 @@ from training.tokens import Encoded, Tokeniser
 from training.words import SeriesWords, TableWords, TextWords, Words
 
 if TYPE_CHECKING:
-    from training.survey import Survey
+    from training.files.survey import Survey
 
 # Batches of rows of like length are cut from so many shuffled batches at a time.
 BUCKET = 50

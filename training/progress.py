@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from training import tasks
-from training.failures import how_to_go_on
 from training.recipe import Recipe
+from training.recovery.failures import how_to_go_on
 
 # A worker that says nothing for so long is shown as silent.
 SILENT_S = 5.0

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.checkpoint import Progress
 from training.errors import Failure
+from training.recovery.checkpoint import Progress
 
 BEAT_S = 1.0
 MOST_STEPS = 1000

@@ -25,9 +25,10 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
-from training import bundle, driver, store
+from training import bundle, store
 from training.bundle import Manifest
 from training.errors import Mistake
+from training.recovery import driver
 from training.settings import TrainingSettings, masked
 
 Found = TypeVar("Found")

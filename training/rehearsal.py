@@ -7,9 +7,9 @@ import torch
 
 from training import assemble, bundle, prepare, program, tasks
 from training.errors import Mistake, ShoalError
+from training.files.survey import Survey
 from training.prepare import Rows
 from training.recipe import Recipe
-from training.survey import Survey
 from training.words import SeriesWords, TextWords
 from training.worker import augmentation
 

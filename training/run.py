@@ -1,7 +1,7 @@
 """The driver of one training run: rehearse, train on the cluster, publish.
 
-Train walk: cluster.cli train -> [run.py] -> data.py -> prepare.py -> worker.py -> loop.py -> conclude.py -> bundle.py
--> registry.py
+Train walk: cluster.cli train -> [run.py] -> files/survey.py (for files), rehearsal.py -> on each worker loop.py ->
+evaluation/conclude.py -> registry.py; recovery/ for what dies meanwhile
 Needs a Ray that is already connected; knows nothing of how the cluster came up.
 """
 
@@ -22,17 +22,19 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.util.queue import Queue
 
-from training import checkpoint, loop, messages, recovery, store, survey
+from training import loop, messages, store
 from training.errors import Failure, Mistake, ShoalError
-from training.failures import Judge, first_line, how_to_go_on, root_cause
+from training.files import survey
+from training.files.survey import Survey
 from training.options import Options, Workers
-from training.placement import Placement
 from training.recipe import Files, Recipe, load_path
+from training.recovery import checkpoint, latest
+from training.recovery.failures import Judge, first_line, how_to_go_on, root_cause
+from training.recovery.placement import Placement
 from training.registry import Registry, Version
 from training.rehearsal import rehearse
 from training.runs import Run
 from training.settings import TrainingSettings
-from training.survey import Survey
 
 # How long an elastic run waits between looks at the cluster.
 RESIZE_S = 10.0
@@ -82,7 +84,7 @@ def train(
     name = resume.name if resume else _new_name(recipe)
     messages.hush()
     queue = messages.inbox(name)
-    last = recovery.last_checkpoint(registry.run_storage, name) if resume else None
+    last = latest.last_checkpoint(registry.run_storage, name) if resume else None
     run_id = _opened(registry, name, recipe, scaling, resume, origin)
     config = _config(recipe, settings, options, surveyed) | {"run": name, "messages": queue, "last": last}
     trainer = _trainer(recipe, config, scaling, registry.run_storage, surveyed)

@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 
 from mlflow.entities import Run as Kept
 
-from training import driver, store, tasks
+from training import store, tasks
 from training.errors import Mistake
 from training.recipe import Recipe
+from training.recovery import driver
 from training.registry import DRIVER_TAG, ORIGIN_TAG, RECIPE, Registry
 
 # MLflow gives no more at once.

@@ -15,14 +15,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from training import assemble, checkpoint, parallel, prepare, tasks
+from training import assemble, parallel, prepare, tasks
 from training.average import Average
 from training.feed import Feed, MemoryFeed, StreamFeed
+from training.files.survey import Survey
 from training.parallel import local_gradients
 from training.phases import Phases
 from training.prepare import Rows
 from training.recipe import Recipe, load_path
-from training.survey import Survey
+from training.recovery import checkpoint
 from training.tasks.base import Task
 
 

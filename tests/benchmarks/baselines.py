@@ -160,7 +160,7 @@ def _blobs(fit: Dataset, test: Dataset) -> float:
     from scipy import ndimage
     from torch.nn.functional import interpolate
 
-    from training.scoring import average_precision
+    from training.evaluation.scoring import average_precision
 
     def crop(picture: torch.Tensor, box: list[int]) -> np.ndarray:
         x1, y1, x2, y2 = box

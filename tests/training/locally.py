@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training import loop, parallel
-from training.checkpoint import Progress
 from training.data import Dataset
 from training.phases import Phases
 from training.recipe import Recipe
+from training.recovery.checkpoint import Progress
 from training.words import TableWords
 from training.worker import Worker
 

@@ -95,8 +95,15 @@ def test_workers_of_a_sharded_net_judge_unequal_numbers_of_batches(tmp_path: Pat
     assert sharded.scores == copied.scores
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-@pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
+@pytest.mark.parametrize(
+    ("parallel", "workers"),
+    [
+        ("fsdp", 3),
+        ("ddp", 2),
+        pytest.param("fsdp", 2, marks=pytest.mark.soak),
+        pytest.param("ddp", 3, marks=pytest.mark.soak),
+    ],
+)
 def test_a_sharded_nets_checkpoint_opens_with_any_workers(
     tmp_path: Path, sharded_half: tuple[Path, list[float]], parallel: str, workers: int
 ) -> None:

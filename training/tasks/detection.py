@@ -5,9 +5,9 @@
 import torch
 from torch import Tensor, nn
 
+from training.evaluation.scoring import hits, mean_average_precision
 from training.nets.detector import detection_loss
 from training.prepare import Rows
-from training.scoring import hits, mean_average_precision
 from training.tasks.base import Outputs, Task
 from training.words import Boxes
 

@@ -1,6 +1,6 @@
 """The end of a run: the best weights are scored on the held-out rows, and become a bundle.
 
-Train walk: loop.py -> [conclude.py] -> bundle.py -> registry.py
+Train walk: loop.py -> [conclude.py] -> training.bundle -> training.registry
 """
 # Shapes: N rows of a part, K facts of a row.
 
@@ -12,10 +12,12 @@ from typing import Any
 import ray.train
 from torch import Tensor
 
-from training import bundle, checkpoint, confidence, data
+from training import bundle, data
 from training.bundle import Calibration, Interval
-from training.energy import Energy
-from training.survey import Surveyed
+from training.evaluation import confidence
+from training.evaluation.energy import Energy
+from training.files.survey import Surveyed
+from training.recovery import checkpoint
 from training.tasks.classification import target_and_logits
 from training.tasks.detection import Detection
 from training.words import Answer, Classes
@@ -121,7 +123,7 @@ def _calibrated(answer: Answer, validation: Tensor, test: Tensor) -> tuple[Answe
 
 def _save(folder: Path, worker: Worker, about: bundle.About, test: Tensor) -> None:
     # Matplotlib, which takes a second to import: not before the first step.
-    from training import plots
+    from training.evaluation import plots
 
     net, task = worker.published(), worker.task
     rows = worker.parts["test"].select(slice(0, plots.SAMPLES))

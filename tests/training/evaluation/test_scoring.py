@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.scoring import average_precision, box_iou
+from training.evaluation.scoring import average_precision, box_iou
 
 
 def coco(detections: list[Tensor], boxes: list[Tensor], iou: float, classes: int) -> float:

@@ -1,6 +1,6 @@
 """Placement: tells a run that waits for room in the cluster from one whose workers are merely slow to start.
 
-Train walk: run.py -> [placement.py], while no worker has anything to say
+Train walk: training.run -> [placement.py], while no worker has anything to say
 """
 
 import time

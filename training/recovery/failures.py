@@ -1,6 +1,6 @@
 """Failures: which of them a run outlives by going on from its last checkpoint, and which end it.
 
-Train walk: run.py -> [failures.py], around loop.py in each worker and beside Ray Train's controller
+Train walk: training.run -> [failures.py], around training.loop in each worker and beside Ray Train's controller
 A worker that dies is replaced: a machine is lost, memory runs out, somebody kills it. What would come again ends the
 run at once, with one line that says what: an error that Shoal raised, or one in the recipe's own code. What may pass (a
 connection, a file, whatever torch calls a RuntimeError) is tried again, but not when it comes twice at the same step.

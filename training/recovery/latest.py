@@ -1,6 +1,6 @@
-"""Recovery: finds what a run goes on from, where the account that Ray Train keeps of its checkpoints cannot be read.
+"""Latest: finds what a run goes on from, where the account that Ray Train keeps of its checkpoints cannot be read.
 
-Train walk: run.py -> [recovery.py], for a run that is resumed
+Train walk: training.run -> [latest.py], for a run that is resumed
 Ray Train writes that account in place; a driver that is killed, or a store that is full, may leave half of it. Then the
 checkpoints say themselves what there is: one counts if its two files are whole.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from training import store
-from training.checkpoint import REST, TENSORS
+from training.recovery.checkpoint import REST, TENSORS
 
 ACCOUNT = "checkpoint_manager_snapshot.json"
 # A safetensors file begins with the length of its header, in so many bytes.

@@ -1,6 +1,6 @@
 """Driver: which process drives a run; where it was killed, nobody was left to say that the run had ended.
 
-Train walk: registry.py: start_run notes it, runs.py asks
+Train walk: training.registry: start_run notes it, training.runs asks
 """
 
 import os

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from tests.training.test_files import FORMATS, animals, pictures, recipe, surveyed, write
+from tests.training.files.test_files import FORMATS, animals, pictures, recipe, surveyed, write
 from training.errors import Mistake
 from training.recipe import Files, Recipe
 
@@ -50,7 +50,7 @@ def test_what_is_wrong_in_a_file_is_named_by_file_row_and_column(tmp_path: Path,
 def test_a_row_is_counted_over_the_row_groups_and_batches_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.formats.BATCH_BYTES", 4000)
+    monkeypatch.setattr("training.files.formats.BATCH_BYTES", 4000)
     numbers = [1.0] * 5000
     numbers[4321] = float("nan")
     frame = pd.DataFrame({"n": numbers, "y": ["p", "q"] * 2500})

@@ -6,9 +6,9 @@ from ray.cloudpickle import dumps, loads
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from training import failures
 from training.errors import Failure, Mistake
-from training.failures import Judge, Stumble
+from training.recovery import failures
+from training.recovery.failures import Judge, Stumble
 
 
 def stumbled(error: Exception, step: int) -> Exception:

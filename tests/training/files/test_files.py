@@ -18,12 +18,12 @@ from PIL import Image
 
 from deployments.codec import images
 from training import data, prepare
-from training.columns import PARTS, Column, Reader, in_order
 from training.errors import Mistake
-from training.files import Source
-from training.passes import Sample, Tally
+from training.files.columns import PARTS, Column, Reader, in_order
+from training.files.passes import Sample, Tally
+from training.files.source import Source
+from training.files.survey import Survey, concluded, plan, said
 from training.recipe import Files, Net, Recipe
-from training.survey import Survey, concluded, plan, said
 from training.words import Feature, ImageWords, TableWords
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -307,7 +307,7 @@ def test_a_sample_of_long_texts_keeps_to_its_bytes() -> None:
 MEASURE = """
 import resource, sys
 from training.recipe import Files, Net, Recipe
-from training.survey import plan
+from training.files.survey import plan
 
 files = Files(path=sys.argv[1], format=sys.argv[2], target="y")
 recipe = Recipe(name="r", task="tabular-regression", data=files, net=Net(source="training.nets.mlp:mlp"))

@@ -1,6 +1,6 @@
 """Survey: one pass over all files before training, on the cluster, and the stream of their rows in training.
 
-Train walk: run.py -> [survey.py] -> passes.py, then rehearsal.py and, in every epoch, feed.py
+Train walk: training.run -> [survey.py] -> passes.py, then training.rehearsal and, in every epoch, training.feed
 Every row is checked and counted; what preparation, scores and the card need of the rows is kept, little as it is.
 """
 
@@ -18,13 +18,13 @@ import torch
 from ray.data import DataContext, ExecutionResources, RandomSeedConfig
 from torch import Tensor
 
-from training import passes
-from training.columns import PARTS, Column, Reader, in_order, told
 from training.data import Dataset
 from training.errors import Mistake, ShoalError
-from training.files import FOLDER, PIXELS, Source, Unit
-from training.passes import Sample, Tally
-from training.place import Place
+from training.files import passes
+from training.files.columns import PARTS, Column, Reader, in_order, told
+from training.files.passes import Sample, Tally
+from training.files.place import Place
+from training.files.source import FOLDER, PIXELS, Source, Unit
 from training.recipe import Files, Recipe
 from training.words import Feature, ImageWords, TableWords, Words
 

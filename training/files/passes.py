@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.closed import Closed
-from training.columns import PARTS, Reader, smallest
 from training.errors import Mistake
-from training.files import Unit
+from training.files.columns import PARTS, Reader, smallest
+from training.files.source import Unit
 
 # So many classes, or levels of a category, at most.
 MOST_LEVELS = 1000

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from training import checkpoint
-from training.checkpoint import Progress, State
+from training.recovery import checkpoint
+from training.recovery.checkpoint import Progress, State
 
 
 def made(seed: int) -> State:

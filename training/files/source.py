@@ -1,6 +1,6 @@
-"""Files: what lies where, and how it is cut into units of work.
+"""Source: what files lie where, and how they are cut into units of work.
 
-Train walk: survey.py -> [files.py] -> formats.py -> columns.py
+Train walk: survey.py -> [source.py] -> formats.py -> columns.py
 A unit is what one task reads: a row group of a Parquet file, a CSV or JSON lines file, some pictures. Knows neither
 torch nor Ray: a process that reads for a run imports this and little else.
 """
@@ -20,10 +20,10 @@ import pyarrow as pa
 from pyarrow import csv, fs, parquet
 from pyarrow import json as jsonl
 
-from training import formats
 from training.closed import Closed
 from training.errors import Mistake
-from training.place import Place
+from training.files import formats
+from training.files.place import Place
 
 SUFFIXES = {
     "parquet": (".parquet", ".pq"),

@@ -1,6 +1,6 @@
 """Formats: how Parquet, CSV, JSON lines and pictures are read, a little at a time.
 
-Train walk: files.py -> [formats.py] -> columns.py
+Train walk: source.py -> [formats.py] -> columns.py
 Each function yields Arrow batches of the columns that are wanted. CSV comes as bytes, whatever its values look like,
 and JSON lines in the types that are asked for: `columns` makes numbers and texts of them, and says where one is wrong.
 """
@@ -18,7 +18,7 @@ from pyarrow import json as jsonl
 
 from training import pictures
 from training.errors import Mistake
-from training.place import Place
+from training.files.place import Place
 
 # So much of a file is in memory at a time, decoded.
 BATCH_BYTES = 2**22

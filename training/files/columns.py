@@ -1,6 +1,6 @@
 """Columns: what a row must hold, checked; which part it belongs to; and the numbers that a net gets for it.
 
-Train walk: formats.py -> [columns.py] -> survey.py, feed.py
+Train walk: formats.py -> [columns.py] -> survey.py, training.feed
 Everything works on whole columns of a batch. A row's part follows from its content alone, by a hash: equal rows stand
 in the same part wherever they are, and nothing has to be kept to know it.
 """
@@ -19,8 +19,8 @@ from pyarrow import csv
 
 from training.closed import Closed
 from training.errors import Mistake
-from training.files import Source, Unit
-from training.place import Place
+from training.files.place import Place
+from training.files.source import Source, Unit
 
 Hashes = NDArray[np.uint64]
 # A label is whatever the target holds, written out.
