@@ -30,6 +30,9 @@ from deployments.errors import NetRefused, Unavailable
 # 0.1 ms and more under load), and a loop that stalls for so little serves its other requests as well.
 INLINE_S = 0.5e-3
 
+# Twice as many rows a pass must bring so much more throughput.
+WORTH = 1.05
+
 # Of a pass's steps at most so many fill up shorter rows; a row that would bring more waits for its like.
 MOST_FILLING = 0.2
 
@@ -101,7 +104,7 @@ class Batcher:
         self, net: nn.Module, device: str, max_rows: int, padding: float | None, stepped: tuple[bool, ...]
     ) -> None:
         """Take a net; `padding` fills up rows of steps, None where there are none; `stepped` outputs have steps."""
-        self._net, self._device, self._max_rows = net, device, max_rows
+        self._net, self._device, self._max_rows, self._pass_rows = net, device, max_rows, max_rows
         self._padding, self._stepped = padding, stepped
         # An exported program checks its input at each call, in about the time that a small net takes. The codec has
         # done so already, against the same shapes.
@@ -115,15 +118,28 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, "forward")
 
     def warm_up(self, rows: Rows) -> None:
-        """Run small and full passes of one example row, then decide whether a pass is worth a thread."""
+        """Run passes of one example row, of every size that may come; decide how many rows pay and where they run.
+
+        More rows a pass make every caller wait longer; past the size at which the device is busy they bring nothing.
+        """
         x = self._filled(rows) if isinstance(rows, list) else rows
         x = self._long_enough(x[:1])
-        full = np.repeat(x, self._max_rows, axis=0)
-        for batch in (x, full, full):
+        best, size = 0.0, 1
+        while size <= self._max_rows:
+            batch = np.repeat(x, size, axis=0)
             self._forward(batch)
+            took_s = min(self._timed(batch) for _ in range(3))
+            if size / took_s > WORTH * best:
+                best, self._pass_rows, self._inline = size / took_s, size, took_s < INLINE_S
+            elif size >= 4 * self._pass_rows:
+                break
+            # Twice as many each time, and the most as well.
+            size = size * 2 if size == self._max_rows else min(size * 2, self._max_rows)
+
+    def _timed(self, batch: Array) -> float:
         start = perf_counter()
-        self._forward(full)
-        self._inline = perf_counter() - start < INLINE_S
+        self._forward(batch)
+        return perf_counter() - start
 
     async def forward(self, rows: Rows) -> Outputs:
         """Pass rows through the net, together with what others sent.
@@ -161,7 +177,7 @@ class Batcher:
         start = cells = 0
         for end, place in enumerate(order):
             longest, count = lengths[order[start]], end - start + 1
-            if count > self._max_rows or _too_much_filling(cells + lengths[place], count * longest):
+            if count > self._pass_rows or _too_much_filling(cells + lengths[place], count * longest):
                 yield self._piece(request, rows, order[start:end], lengths)
                 start, cells = end, 0
             cells += lengths[place]
@@ -185,13 +201,13 @@ class Batcher:
         batch: list[_Piece] = []
         waiting: list[_Piece] = []
         rows = cells = steps = 0
-        while self._queue and rows < self._max_rows:
+        while self._queue and rows < self._pass_rows:
             piece = self._queue.popleft()
             if piece.request.future.done():
                 continue  # its caller has gone, or another piece of it failed
             rest = None
-            if len(piece.x) > self._max_rows - rows:
-                piece, rest = piece.cut(self._max_rows - rows)
+            if len(piece.x) > self._pass_rows - rows:
+                piece, rest = piece.cut(self._pass_rows - rows)
             if self._padding is not None:
                 longest = max(steps, piece.x.shape[1])
                 if batch and _too_much_filling(cells + piece.cells, (rows + len(piece.x)) * longest):

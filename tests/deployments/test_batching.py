@@ -46,7 +46,8 @@ class Steps(nn.Module):
 def batcher(net: nn.Module, *, rows: int = 8, in_thread: bool = False) -> Batcher:
     made = Batcher(net, "cpu", rows, None, (False,))
     made.warm_up(np.zeros((1, 2), np.float32))
-    made._inline = not in_thread
+    # What the warm-up found is this machine's affair.
+    made._inline, made._pass_rows = not in_thread, rows
     if isinstance(net, Double):
         net.passes.clear()
     return made
@@ -137,6 +138,27 @@ def test_what_a_caller_who_left_had_sent_is_not_computed() -> None:
     asyncio.run(leave())
 
     assert len(net.passes) <= 4
+
+
+class Grows(nn.Module):
+    """Takes as long for each row as for the first ones together."""
+
+    def __init__(self, free_rows: int) -> None:
+        super().__init__()
+        self.free_rows = free_rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.01 * max(1, len(x) / self.free_rows))
+        return x
+
+
+@pytest.mark.parametrize(("free_rows", "pays"), [(1, 1), (8, 8), (64, 32)])
+def test_a_pass_takes_as_many_rows_as_bring_throughput(free_rows: int, pays: int) -> None:
+    made = Batcher(Grows(free_rows), "cpu", 32, None, (False,))
+
+    made.warm_up(np.zeros((1, 2), np.float32))
+
+    assert made._pass_rows == pays
 
 
 def test_a_slow_net_leaves_the_event_loop_and_a_fast_one_stays_on_it() -> None:
