@@ -1,0 +1,101 @@
+"""Payloads: the same tensor as JSON and as bytes (the protocol's binary extension), small and as large as a picture.
+
+One cluster, one client, hardly any net behind it: what is measured is reading and writing.
+
+    python tests/benchmarks/payloads.py [--seconds 8] [--rounds 3] [--json]
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+# A script's own folder comes first, where training.py hides the package of that name.
+sys.path[0] = str(Path(__file__).parents[2])
+
+from training import bundle
+from training.words import Classes, TableWords
+
+sys.path.insert(0, str(Path(__file__).parent))
+import stand
+from stand import Stand
+
+SHAPES = {"row": (64,), "picture": (3, 224, 224)}
+CONNECTIONS = {"row": 64, "picture": 4}
+
+
+class Mean(nn.Module):
+    """Two numbers from any tensor: its mean, and its negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([mean, -mean], 1)
+
+
+def main() -> None:
+    """Measure, print a table, and with --json one object as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=8, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each form is measured")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    arguments = parser.parse_args()
+    stand.require()
+    rates: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder, Stand(Path(folder)) as cluster:
+        for name, shape in SHAPES.items():
+            save(Path(folder) / name, name, shape)
+            cluster.serve(Path(folder) / name, name, "--cpus", "1")
+        for _ in range(arguments.rounds):
+            for name, shape in SHAPES.items():
+                for form, (body, headers) in bodies(shape).items():
+                    script = cluster.script(f"{name}/infer", body, headers)
+                    stand.wrk(script, CONNECTIONS[name], 2)
+                    measured = stand.wrk(script, CONNECTIONS[name], arguments.seconds)
+                    rates.setdefault((name, form), []).append(measured["requests_per_s"])
+    table = Table("tensor", "connections", "JSON req/s", "binary req/s", "binary is", box=None)
+    told = {}
+    for name, shape in SHAPES.items():
+        as_json, as_bytes = (statistics.median(rates[name, form]) for form in ("json", "binary"))
+        ratio = round(as_bytes / as_json, 2)
+        shown = "x".join(map(str, shape))
+        table.add_row(shown, str(CONNECTIONS[name]), f"{as_json:,.0f}", f"{as_bytes:,.0f}", f"{ratio:.2f}x")
+        told[name] = {"shape": shape, "json_per_s": as_json, "binary_per_s": as_bytes, "ratio": ratio}
+    Console().print(table)
+    if arguments.json:
+        print(json.dumps(told))
+
+
+def save(folder: Path, name: str, shape: tuple[int, ...]) -> None:
+    """A net that takes float tensors of this shape; its words hardly matter, it is asked in tensors."""
+    about = bundle.About(
+        name=name,
+        task="tabular-classification",
+        words=TableWords(features=tuple(f"x{n}" for n in range(math.prod(shape)))),
+        answer=Classes(labels=("up", "down")),
+    )
+    bundle.save(folder, Mean(), inputs=torch.rand(2, math.prod(shape)), about=about)
+
+
+def bodies(shape: tuple[int, ...]) -> dict[str, tuple[bytes, dict[str, str]]]:
+    """The same row in both forms, with the headers that say so."""
+    size = math.prod(shape)
+    x = np.random.default_rng(0).random((1, size), np.float32)
+    tensor = {"name": "input", "shape": [1, size], "datatype": "FP32"}
+    as_json = json.dumps({"inputs": [tensor | {"data": x.ravel().tolist()}]}).encode()
+    head = {"inputs": [tensor | {"parameters": {"binary_data_size": x.nbytes}}]}
+    header = json.dumps(head | {"parameters": {"binary_data_output": True}}).encode()
+    binary = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))}
+    return {"json": (as_json, {"Content-Type": "application/json"}), "binary": (header + x.tobytes(), binary)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The limit: a bare ASGI function on uvicorn with Shoal's own codec and net; no Ray, no proxy, no key, no batches."""
+
+import json
+import sys
+from typing import Any
+
+import torch
+import uvicorn
+from mlp import build
+
+from deployments.codec.oip import Codec
+from training.bundle import Manifest
+
+net = build()
+codec = Codec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", 65_536)
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Decode, pass through the net, encode."""
+    message = await receive()
+    asked = codec.decode(message["body"])
+    with torch.inference_mode():
+        y = net(torch.from_numpy(asked.x)).numpy()
+    body = codec.encode((y,), asked)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical", lifespan="off", access_log=False)
