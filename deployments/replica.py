@@ -13,7 +13,7 @@ import ray
 import torch
 from ray import serve
 
-from deployments import ingress
+from deployments import ingress, precision
 from deployments.batching import Batcher
 from deployments.codec import oip, predict
 from deployments.confine import confine
@@ -45,9 +45,10 @@ class Model:
         self.metadata = oip.metadata(manifest, version)
         padding = manifest.words.padding if isinstance(manifest.words, TextWords | SeriesWords) else None
         stepped = tuple(len(spec.shape) > 1 and spec.shape[1] < 0 for spec in manifest.outputs)
-        self._batcher = Batcher(loaded.net, self.device, limits.max_batch_rows, padding, stepped)
         first = self.words.decode(predict.json_body(self.example), "application/json").x
         assert first is not None
+        net = precision.formed(loaded.net, endpoint, manifest, first, self.device, cache)
+        self._batcher = Batcher(net, self.device, limits.max_batch_rows, padding, stepped)
         self._batcher.warm_up(first)
         self._decoder = loaded.decoder
         self._writer = None
