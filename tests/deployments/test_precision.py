@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from deployments import compiled, precision
+from deployments import precision
 from deployments.codec import predict
+from deployments.compiled import Compiled
+from deployments.replica import Model
 from deployments.settings import Limits
 from deployments.spec import Dtype, Endpoint
 from training import bundle
@@ -68,17 +70,18 @@ def save(folder: Path, kind: str, **more: object) -> Manifest:
     return bundle.save(folder, net, inputs=x, about=about, **options)  # type: ignore[arg-type]
 
 
-def formed(folder: Path, dtype: Dtype = "fp32", compile: bool = False) -> tuple[nn.Module, nn.Module, torch.Tensor]:  # noqa: A002
+def endpoint(folder: Path, dtype: Dtype = "fp32", compiled: bool = False) -> Endpoint:
+    digest, limits = bundle.verify(folder).digest, Limits(max_batch_rows=16)
+    return Endpoint(name="x", version=1, digest=digest, uri=str(folder), limits=limits, dtype=dtype, compile=compiled)
+
+
+def formed(folder: Path, dtype: Dtype = "fp32", compiled: bool = False) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     """The net as it was, in the form asked for, and the bundle's own example."""
-    loaded = bundle.load(folder)
-    manifest = loaded.manifest
-    limits = Limits(max_batch_rows=16)
-    endpoint = Endpoint(
-        name="x", version=1, digest=manifest.digest, uri=str(folder), limits=limits, dtype=dtype, compile=compile
-    )
-    x = predict.Codec(manifest, "1", limits, loaded.tokeniser).decode(predict.json_body(loaded.example), "").x
+    loaded, wanted = bundle.load(folder), endpoint(folder, dtype, compiled)
+    codec = predict.Codec(loaded.manifest, "1", wanted.limits, loaded.tokeniser)
+    x = codec.decode(predict.json_body(loaded.example), "").x
     assert x is not None
-    other = precision.formed(loaded.net, endpoint, manifest, x, "cpu", folder.parent / "cache")
+    other = precision.formed(loaded.net, wanted, loaded.manifest, x, "cpu", folder.parent / "cache")
     return bundle.load(folder).net, other, x
 
 
@@ -170,7 +173,7 @@ def test_a_recurrence_that_does_not_compile_is_refused_at_once(tmp_path: Path, k
     with pytest.raises(
         Mistake, match=r"x cannot be compiled: it holds (gru|rnn_tanh), .*; deploy it without --compile"
     ):
-        formed(tmp_path / "b", compile=True)
+        formed(tmp_path / "b", compiled=True)
 
 
 def test_without_a_cpp_compiler_nothing_is_compiled_and_the_remedy_is_said(
@@ -181,7 +184,7 @@ def test_without_a_cpp_compiler_nothing_is_compiled_and_the_remedy_is_said(
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "g++-that-nobody-has"))
 
     with pytest.raises(Mistake, match=r"no C\+\+ compiler .* apt-get install g\+\+.*without --compile"):
-        formed(tmp_path / "b", compile=True)
+        formed(tmp_path / "b", compiled=True)
 
 
 def test_bundles_from_before_there_was_a_tolerance_load_and_have_the_default(tmp_path: Path) -> None:
@@ -207,6 +210,14 @@ def test_a_tolerance_is_sealed_and_stands_on_the_card(tmp_path: Path) -> None:
         bundle.verify(tmp_path / "b")
 
 
+def test_a_replica_comes_up_in_its_endpoints_form_or_not_at_all(tmp_path: Path) -> None:
+    save(tmp_path / "b", "table", tolerance=1e-6)
+
+    Model(endpoint(tmp_path / "b"), tmp_path / "cache")
+    with pytest.raises(Mistake, match="x in bf16 differs"):
+        Model(endpoint(tmp_path / "b", "bf16"), tmp_path / "cache")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(("kind", "dtype"), [("table", "bf16"), ("image", "fp32"), ("text-lstm", "fp32")])
 def test_a_compiled_net_takes_any_number_of_rows_and_compiles_nothing_more(
@@ -214,9 +225,9 @@ def test_a_compiled_net_takes_any_number_of_rows_and_compiles_nothing_more(
 ) -> None:
     manifest = save(tmp_path / "b", kind)
 
-    net, other, x = formed(tmp_path / "b", dtype, compile=True)
+    net, other, x = formed(tmp_path / "b", dtype, compiled=True)
 
-    assert isinstance(other, compiled.Compiled)
+    assert isinstance(other, Compiled)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     for rows in (1, 2, 3, 7, 16):
         x_B = x.expand(rows, *x.shape[1:])
@@ -228,7 +239,7 @@ def test_a_compiled_net_takes_any_number_of_rows_and_compiles_nothing_more(
             assert precision.distance((given,), (wanted,)) <= manifest.tolerance
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
     # The next replica takes what is there.
-    again = formed(tmp_path / "b", dtype, compile=True)[1]
+    again = formed(tmp_path / "b", dtype, compiled=True)[1]
     with torch.inference_mode():
         assert torch.equal(again(x), other(x))
     made = [path for path in files if path.name == "net.pt2"]
