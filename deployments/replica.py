@@ -1,6 +1,6 @@
 """Model replica: one bundle, one device, one forward pass at a time.
 
-Deploy walk:  deployments.apps -> [replica.py] -> training.bundle (load, verify) -> precision.py -> batching.py (warm up)
+Deploy walk:  apps.py -> [replica.py] -> training.bundle (load, verify) -> precision.py -> batching.py (warm up)
 Request walk: socket -> HAProxy -> ingress.py -> [replica.py] -> codec -> batching.py -> codec -> socket
 Owns the net and its codecs; knows nothing of HTTP.
 """
