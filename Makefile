@@ -33,11 +33,13 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Serving beside FastAPI, LitServe and Ray Serve as documented (needs wrk), then training beside torchrun.
+# Serving beside FastAPI, LitServe and Ray Serve as documented (needs wrk), training beside torchrun, then the forms of a
+# net: bf16 and compiled.
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
 	$(BIN)/python tests/benchmarks/training.py $(ARGS)
+	$(BIN)/python tests/benchmarks/precision.py $(ARGS)
 
 down:
 	@if [ -x $(BIN)/shoal ]; then $(BIN)/shoal down; else echo "down: nothing was ever set up"; fi

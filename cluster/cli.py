@@ -7,7 +7,7 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -172,6 +172,8 @@ def deploy(
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of one replica, or a part of one; 1 where the cluster has any.")
     ] = None,
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="What matrices are multiplied in.")] = "fp32",
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")] = False,
 ) -> None:
     """Serve a published version at /v2/models/NAME."""
     from cluster import rollout
@@ -190,7 +192,7 @@ def deploy(
         scale = scale.model_copy(update={"gpus": 1})
     lifecycle.interrupt_on_termination()
     with lifecycle.alone(settings), working(f"deploying {reference}") as on_status:
-        made = rollout.deploy(settings, cluster, reference, scale, on_status)
+        made = rollout.deploy(settings, cluster, reference, scale, on_status, dtype=dtype, compile=compile_)
     console.print(
         f"deployed {made.name}:{made.endpoint.version} at {cluster.url}/v2/models/{made.name}",
         highlight=False,
@@ -221,14 +223,16 @@ def status() -> None:
         console.print("no cluster runs; start one with `shoal up`")
         return
     found = rollout.statuses(settings, cluster)
-    shown = table("model", "version", "status", "replicas", "bounds")
+    shown = table("model", "version", "status", "replicas", "bounds", "form")
     for deployment in State(settings.platform).all():
         application = found.get(deployment.name, {})
         replicas = application.get("deployments", {}).get("replica", {}).get("replicas", [])
         running = sum(replica["state"] == "RUNNING" for replica in replicas)
         bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
         state = application.get("status", "NOT_STARTED")
-        shown.add_row(deployment.name, str(deployment.endpoint.version), state, str(running), bounds)
+        shown.add_row(
+            deployment.name, str(deployment.endpoint.version), state, str(running), bounds, deployment.endpoint.form
+        )
     console.print(f"cluster: {cluster.url}  dashboard: {cluster.dashboard}", highlight=False)
     console.print(shown)
 

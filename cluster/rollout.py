@@ -16,7 +16,7 @@ from cluster import secrets
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments.apps import CONTROL, serve_config
-from deployments.spec import Deployment, Endpoint, Scale
+from deployments.spec import Deployment, Dtype, Endpoint, Scale
 from deployments.state import State
 from training.errors import Failure, Mistake
 
@@ -26,8 +26,17 @@ MOST_NODES = 10_000
 OnStatus = Callable[[str], None]
 
 
-def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, on_status: OnStatus) -> Deployment:
-    """Serve a published version; returns when it answers.
+def deploy(
+    settings: Settings,
+    cluster: Cluster,
+    reference: str,
+    scale: Scale,
+    on_status: OnStatus,
+    *,
+    dtype: Dtype = "fp32",
+    compile: bool = False,  # noqa: A002 - the word that everybody has for it
+) -> Deployment:
+    """Serve a published version, as it was trained or in another form; returns when it answers.
 
     Raises:
         Mistake: no such version, or its bundle was damaged.
@@ -46,6 +55,8 @@ def deploy(settings: Settings, cluster: Cluster, reference: str, scale: Scale, o
         digest=version.digest,
         uri=version.uri,
         limits=settings.limits,
+        dtype=dtype,
+        compile=compile,
     )
     deployment = Deployment(endpoint=endpoint, scale=scale)
     state = State(settings.platform)

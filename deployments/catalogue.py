@@ -92,4 +92,6 @@ class Catalogue:
             "aliases": {alias: v.version for v in versions for alias in v.aliases},
             "status": statuses.get(name, NOT_DEPLOYED),
             "deployed_version": deployment.endpoint.version if deployment else None,
+            "dtype": deployment.endpoint.dtype if deployment else None,
+            "compile": deployment.endpoint.compile if deployment else None,
         }

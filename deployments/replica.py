@@ -1,6 +1,6 @@
 """Model replica: one bundle, one device, one forward pass at a time.
 
-Deploy walk:  deployments.apps -> [replica.py] -> training.bundle (load, verify, warm up)
+Deploy walk:  apps.py -> [replica.py] -> training.bundle (load, verify) -> precision.py -> batching.py (warm up)
 Request walk: socket -> HAProxy -> ingress.py -> [replica.py] -> codec -> batching.py -> codec -> socket
 Owns the net and its codecs; knows nothing of HTTP.
 """
@@ -13,7 +13,7 @@ import ray
 import torch
 from ray import serve
 
-from deployments import ingress
+from deployments import ingress, precision
 from deployments.batching import Batcher
 from deployments.codec import oip, predict
 from deployments.confine import confine
@@ -45,9 +45,11 @@ class Model:
         self.metadata = oip.metadata(manifest, version)
         padding = manifest.words.padding if isinstance(manifest.words, TextWords | SeriesWords) else None
         stepped = tuple(len(spec.shape) > 1 and spec.shape[1] < 0 for spec in manifest.outputs)
-        self._batcher = Batcher(loaded.net, self.device, limits.max_batch_rows, padding, stepped)
         first = self.words.decode(predict.json_body(self.example), "application/json").x
         assert first is not None
+        row = torch.from_numpy(first[0][None] if isinstance(first, list) else first[:1])
+        net = precision.formed(loaded.net, endpoint, manifest, row, self.device, cache)
+        self._batcher = Batcher(net, self.device, limits.max_batch_rows, padding, stepped)
         self._batcher.warm_up(first)
         self._decoder = loaded.decoder
         self._writer = None

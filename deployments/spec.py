@@ -1,5 +1,7 @@
 """What a deployment is: a published version, pinned, and how much of it runs."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from deployments.settings import Limits
@@ -24,6 +26,9 @@ class Scale(Closed):
         return self
 
 
+Dtype = Literal["fp32", "bf16"]
+
+
 class Endpoint(Closed):
     """What one replica serves; a change of it means new replicas."""
 
@@ -32,6 +37,13 @@ class Endpoint(Closed):
     digest: str = Field(description="Digest of the bundle's manifest; any other content is refused.")
     uri: str = Field(description="Where the bundle's folder is.")
     limits: Limits = Limits()
+    dtype: Dtype = Field("fp32", description="bf16: what multiplies matrices does so in bf16; see precision.py.")
+    compile: bool = Field(False, description="Compiled when it is loaded; needs a C++ compiler where replicas run.")
+
+    @property
+    def form(self) -> str:
+        """How it computes, in words."""
+        return f"{self.dtype}, compiled" if self.compile else self.dtype
 
 
 class Deployment(Closed):

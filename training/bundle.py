@@ -24,7 +24,7 @@ from training import program
 from training.closed import Closed, one_line
 from training.errors import BundleError, Mistake
 from training.evaluation import card
-from training.recipe import TaskName
+from training.recipe import TOLERANCE, TaskName
 from training.tokens import Tokeniser
 from training.words import Answer, ImageWords, SeriesWords, TextWords, Words
 
@@ -109,6 +109,12 @@ class About(Closed):
     recipe: dict[str, JsonValue] | None = None
     training: dict[str, JsonValue] = Field({}, description="How the run went.")
     git_commit: str | None = Field(None, description="The commit of the recipe's code.")
+    tolerance: float = Field(
+        TOLERANCE,
+        gt=0,
+        description="How far a deployment in another precision, or compiled, may be from this net in fp32, on the "
+        "bundle's own example: a share of the largest output. Beyond it is refused.",
+    )
 
 
 class Manifest(About):
@@ -124,7 +130,10 @@ class Manifest(About):
 
     def computed_digest(self) -> str:
         """Digest of everything but the digest: it covers all files through their checksums."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"digest"}), sort_keys=True, separators=(",", ":"))
+        # Bundles from before there was a tolerance were sealed without it.
+        later = {"tolerance"} - self.model_fields_set
+        told = self.model_dump(mode="json", exclude={"digest", *later})
+        content = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -37,6 +37,10 @@ def _as_path(value: object) -> object:
 PythonPath = Annotated[str, BeforeValidator(_as_path), Field(pattern=r"^[\w.]+:[\w.]+$")]
 """`package.module:name`; a class or function given in Python is written down as its path."""
 
+# Rounding to bf16 moves a number by up to 2^-9 of itself, 0.2%, and the nets of the recipes gather 0.1 to 1.5% of that
+# on the way through: what moves an answer by more than 5% is no rounding.
+TOLERANCE = 0.05
+
 TaskName = Literal[
     "tabular-classification",
     "tabular-regression",
@@ -259,6 +263,12 @@ class Recipe(Closed):
     clip: float | None = Field(None, gt=0, description="Gradients are scaled down to this norm where theirs is larger.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: torch.autocast around forward and loss.")
     compile: bool = Field(False, description="torch.compile the net; needs a C++ compiler on every worker.")
+    tolerance: float = Field(
+        TOLERANCE,
+        gt=0,
+        description="How far a deployment in another precision, or compiled, may be from the net as it was trained: a "
+        "share of its largest output.",
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="fsdp: weights, gradients and optimiser state are sharded over the workers (FSDP2)."
     )

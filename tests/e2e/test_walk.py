@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -306,6 +307,57 @@ def test_a_damaged_bundle_is_not_deployed_and_its_file_is_named(
     assert done.returncode == 2
     assert "README.md was altered" in done.stderr
     assert http.get("/v2/models/flowers").json()["versions"] == ["1"]
+
+
+def test_bf16_answers_as_fp32_does_and_a_version_too_far_from_it_is_refused(
+    shoal: Shoal, served: Cluster, http: httpx.Client, tmp_path: Path
+) -> None:
+    first = save_table(tmp_path / "first", name="rounded")
+    strict = first.model_copy(update={"tolerance": 1e-7})
+    shutil.copytree(tmp_path / "first", tmp_path / "strict")
+    strict = strict.model_copy(update={"digest": strict.computed_digest()})
+    (tmp_path / "strict" / "bundle.json").write_text(strict.model_dump_json())
+    for folder in ("first", "strict"):
+        assert shoal("models", "import", str(tmp_path / folder)).returncode == 0
+    request = {"inputs": [[5.1, 3.5, 1.4, 0.2]]}
+
+    deployed = shoal("deploy", "rounded:1", "--cpus", "0.5", "--dtype", "bf16")
+    assert deployed.returncode == 0, deployed.stderr
+    scores = [
+        http.post(f"/v2/models/{name}/predict", json=request).json()["predictions"][0]["scores"]
+        for name in ("rounded", "flowers")  # of the same weights
+    ]
+    refused = shoal("deploy", "rounded:2", "--cpus", "0.5", "--dtype", "bf16")
+
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+    assert refused.returncode == 1
+    assert re.search(r"differs from fp32 by 0\.00\d+ .* tolerance is 1e-07; deploy it without --dtype", refused.stderr)
+    assert refused.stderr.count("\n") == 1
+    assert http.post("/v2/models/rounded/versions/1/predict", json=request).status_code == 200
+    assert http.get("/api/v1/models/rounded").json()["dtype"] == "bf16"
+    assert re.search(r"rounded +1 +RUNNING +1 +1-1 +bf16", shoal("status", env={"COLUMNS": "200"}).stdout)
+    assert shoal("undeploy", "rounded").returncode == 0
+
+
+@pytest.mark.soak
+def test_a_compiled_model_answers_as_the_net_does_and_writes_to_its_own_home_alone(
+    shoal: Shoal, served: Cluster, settings: Settings, http: httpx.Client, tmp_path: Path
+) -> None:
+    save_table(tmp_path / "quick", name="quick")
+    assert shoal("models", "import", str(tmp_path / "quick")).returncode == 0
+    request = {"inputs": [[5.1, 3.5, 1.4, 0.2]] * 3}
+
+    deployed = shoal("deploy", "quick", "--cpus", "0.5", "--compile")
+
+    assert deployed.returncode == 0, deployed.stderr
+    quick, plain = (
+        http.post(f"/v2/models/{name}/predict", json=request).json()["predictions"] for name in ("quick", "flowers")
+    )
+    assert [p["label"] for p in quick] == [p["label"] for p in plain]
+    assert quick[0]["scores"] == pytest.approx(plain[0]["scores"], abs=1e-5)
+    assert list((settings.home / "cache" / "compiled").rglob("net.pt2"))
+    assert shoal("undeploy", "quick").returncode == 0
 
 
 def test_scaling_bounds_change_without_new_replicas(shoal: Shoal, served: Cluster, settings: Settings) -> None:

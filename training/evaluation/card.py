@@ -36,6 +36,10 @@ def _shapes(manifest: Manifest) -> str:
     labels = getattr(manifest.answer, "labels", None) or getattr(manifest.answer, "types", None)
     if labels:
         lines.append(f"- labels: {', '.join(labels)}")
+    lines.append(
+        f"- deployed in another precision or compiled: at most {manifest.tolerance:.2g} of the largest output away "
+        "from fp32 on the bundle's example, or refused"
+    )
     return "## What it takes and gives\n\n" + "\n".join(lines)
 
 

@@ -94,6 +94,7 @@ def _about(
             "stopped_by": progress.stopped,
         },
         git_commit=config["git_commit"],
+        tolerance=recipe.tolerance,
     )
 
 
