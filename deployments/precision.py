@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from deployments import compiled
+from deployments.codec.arrays import Rows
 from deployments.spec import Endpoint
 from training import bundle
 from training.bundle import Manifest
@@ -50,14 +51,14 @@ class InBf16(nn.Module):
         return turned
 
 
-def formed(net: nn.Module, endpoint: Endpoint, manifest: Manifest, x: Tensor, device: str, cache: Path) -> nn.Module:
+def formed(net: nn.Module, endpoint: Endpoint, manifest: Manifest, rows: Rows, device: str, cache: Path) -> nn.Module:
     """Bring a bundle's net into the form that its endpoint asks for.
 
     Args:
         net: of the bundle, on the device.
         endpoint: says which form, and the most rows of a batch.
         manifest: of the bundle; says how far the form may be from the net.
-        x: the bundle's own example, shape (1, ...), on the CPU.
+        rows: the bundle's own example, of which the first row counts.
         device: "cpu" or "cuda".
         cache: what is compiled is kept in a folder of it.
 
@@ -72,6 +73,7 @@ def formed(net: nn.Module, endpoint: Endpoint, manifest: Manifest, x: Tensor, de
     assert isinstance(net, fx.GraphModule)
     # They check the input's shape anew at each call, which the codec has done.
     net._forward_pre_hooks.clear()
+    x = torch.from_numpy(rows[0][None])
     batches = [batch.to(device) for batch in _batches(x, manifest, endpoint)]
     wanted = [_outputs(net, batch) for batch in batches]
     other: nn.Module = net

@@ -47,8 +47,7 @@ class Model:
         stepped = tuple(len(spec.shape) > 1 and spec.shape[1] < 0 for spec in manifest.outputs)
         first = self.words.decode(predict.json_body(self.example), "application/json").x
         assert first is not None
-        row = torch.from_numpy(first[0][None] if isinstance(first, list) else first[:1])
-        net = precision.formed(loaded.net, endpoint, manifest, row, self.device, cache)
+        net = precision.formed(loaded.net, endpoint, manifest, first, self.device, cache)
         self._batcher = Batcher(net, self.device, limits.max_batch_rows, padding, stepped)
         self._batcher.warm_up(first)
         self._decoder = loaded.decoder

@@ -133,7 +133,7 @@ def form(folder: Path, x: Tensor, dtype: Dtype, compile_: bool) -> Form:
     loaded.net._forward_pre_hooks.clear()
     start = time.perf_counter()
     try:
-        net = precision.formed(loaded.net, endpoint, loaded.manifest, x[:1], "cpu", folder.parent / "cache")
+        net = precision.formed(loaded.net, endpoint, loaded.manifest, x[:1].numpy(), "cpu", folder.parent / "cache")
     except Mistake as error:
         return Form(why=str(error))
     made = Form(net=net, load_s=time.perf_counter() - start)
