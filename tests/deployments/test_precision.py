@@ -79,10 +79,10 @@ def formed(folder: Path, dtype: Dtype = "fp32", compiled: bool = False) -> tuple
     """The net as it was, in the form asked for, and the bundle's own example."""
     loaded, wanted = bundle.load(folder), endpoint(folder, dtype, compiled)
     codec = predict.Codec(loaded.manifest, "1", wanted.limits, loaded.tokeniser)
-    x = codec.decode(predict.json_body(loaded.example), "").x
-    assert x is not None
-    other = precision.formed(loaded.net, wanted, loaded.manifest, x, "cpu", folder.parent / "cache")
-    return bundle.load(folder).net, other, x
+    rows = codec.decode(predict.json_body(loaded.example), "").x
+    assert rows is not None
+    other = precision.formed(loaded.net, wanted, loaded.manifest, rows, "cpu", folder.parent / "cache")
+    return bundle.load(folder).net, other, torch.from_numpy(rows[0][None])
 
 
 KINDS = ["table", "image", "series-gru", "series-lstm", "series-rnn", "text-lstm", "text-gru", "text-transformer"]
