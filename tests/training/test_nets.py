@@ -1,6 +1,7 @@
 import torch
 
 from training.augment import random_affine
+from training.nets.bag import bag
 from training.nets.cnn import cnn
 from training.nets.mlp import mlp
 from training.nets.standardise import Columns, Standardise
@@ -53,6 +54,14 @@ def test_steps_that_fill_up_a_series_stay_what_they_are() -> None:
 def test_nets_give_one_logit_per_class() -> None:
     assert mlp(4, [8, 8], 3)(torch.ones(5, 4)).shape == (5, 3)
     assert cnn(1, 10)(torch.ones(5, 1, 28, 28)).shape == (5, 10)
+
+
+def test_a_text_said_twice_says_more_by_the_root_of_two() -> None:
+    net = bag(vocabulary=10, classes=2, orders=(1,), buckets=0, dim=4, root=True).eval()
+
+    nothing, once, twice = net(torch.tensor([[0, 0, 0, 0], [4, 5, 0, 0], [4, 5, 4, 5]]))
+
+    assert torch.allclose(twice - nothing, 2**0.5 * (once - nothing), atol=1e-6)
 
 
 def test_the_digits_net_is_as_large_as_it_says() -> None:

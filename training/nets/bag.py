@@ -37,6 +37,9 @@ def gram_rows(x_BT: Tensor, order: int, vocabulary: int, buckets: int) -> Tensor
 class Bag(nn.Module):
     """Mean of the embeddings of all n-grams, then one linear layer.
 
+    A mean says as little of a long text as of a short one, though the long one gives more reasons. Times the root of
+    the number of n-grams, as in the Universal Sentence Encoder (Cer et al., 2018), it counts them without shouting.
+
     Args:
         vocabulary: tokens, padding and "unknown" among them.
         classes: C.
@@ -44,12 +47,22 @@ class Bag(nn.Module):
         buckets: rows that the n-grams longer than one share.
         dim: D.
         dropout: share of the n-grams that is dropped in training.
+        root: multiply the mean by the root of the number of n-grams.
     """
 
     def __init__(
-        self, vocabulary: int, classes: int, orders: Sequence[int], buckets: int, dim: int, dropout: float
+        self,
+        vocabulary: int,
+        classes: int,
+        orders: Sequence[int],
+        buckets: int,
+        dim: int,
+        *,
+        dropout: float,
+        root: bool,
     ) -> None:
         super().__init__()
+        self.root = root
         self.vocabulary, self.orders, self.buckets, self.dropout = vocabulary, tuple(orders), buckets, dropout
         self.table = nn.Embedding(vocabulary + buckets, dim, padding_idx=0)
         # As in fastText: an n-gram that was never met must say next to nothing.
@@ -60,10 +73,13 @@ class Bag(nn.Module):
         """Classify token ids int64 (B, T), 0 for padding; logits (B, C)."""
         grams = [gram_rows(x_BT, order, self.vocabulary, self.buckets) for order in self.orders]
         rows_BG = torch.cat(grams, dim=1)
+        all_B1 = (rows_BG != 0).sum(1, keepdim=True)
         if self.training:
             rows_BG = rows_BG * (torch.rand(rows_BG.shape, device=rows_BG.device) >= self.dropout)
         n_B1 = (rows_BG != 0).sum(1, keepdim=True).clamp(min=1)
         mean_BD = self.table(rows_BG).sum(1) / n_B1  # nn.EmbeddingBag would do, were its batches free in an export
+        if self.root:
+            mean_BD = mean_BD * all_B1.sqrt()
         logits_BC: Tensor = self.head(mean_BD)
         return logits_BC
 
@@ -75,6 +91,7 @@ def bag(
     buckets: int = 65_536,
     dim: int = 32,
     dropout: float = 0.3,
+    root: bool = False,
 ) -> Bag:
     """Build a bag of n-grams."""
-    return Bag(vocabulary, classes, orders, buckets, dim, dropout)
+    return Bag(vocabulary, classes, orders, buckets, dim, dropout=dropout, root=root)

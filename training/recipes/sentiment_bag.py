@@ -11,8 +11,9 @@ recipe = Recipe(
     use="Chinese reviews of goods and hotels, with noisy labels and unknown writers. Not for judging people.",
     data=Data(source=reviews),
     tokens=Tokens(kind="characters", lowercase=True, max_tokens=2048),
-    net=Net(source=bag, args={"orders": [1, 2, 3], "buckets": 524288, "dim": 8, "dropout": 0.5}),
-    optimiser=Optimiser(name="AdamW", lr=0.01, args={"weight_decay": 0.1}),
+    net=Net(source=bag, args={"orders": [1, 2, 3], "buckets": 524288, "dim": 8, "dropout": 0.5, "root": True}),
+    # A rare n-gram must be seen again before its decay wipes it out: what it says by chance does not stay.
+    optimiser=Optimiser(name="AdamW", lr=0.005, args={"weight_decay": 1.0}),
     schedule=Schedule(name="cosine", warmup=0.05),
     stop=Stop(epochs=5),
     ema_decay=0.99,
