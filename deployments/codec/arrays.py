@@ -1,4 +1,4 @@
-"""JSON lists to arrays, strictly: one length per axis, one type, in range, finite.
+"""JSON lists to arrays, strictly: one length per axis, one type, in range, finite. For raw bytes see `binary`.
 
 Serve pickles what its class refers to, and msgspec's decoders do not pickle: that is why they live in a module.
 """
@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deployments.errors import MalformedBody, NotFinite, WrongShape, WrongType
 from training.bundle import Datatype
@@ -18,11 +20,16 @@ Array = NDArray[Any]
 NUMPY: dict[Datatype, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
     "INT8": np.dtype(np.int8),
     "INT16": np.dtype(np.int16),
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    # numpy knows no bfloat16: its values pass through float32, see to_tensor.
+    "BF16": np.dtype(np.float32),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
 }
@@ -85,6 +92,21 @@ def checked(array: Array, shape: tuple[int, ...]) -> Array:
         return array.reshape(shape)
     except ValueError:
         raise WrongShape(f"data has {array.size} values, its shape {list(shape)} wants another number") from None
+
+
+def to_tensor(array: Array, datatype: Datatype) -> Tensor:
+    """Make a tensor of an array of NUMPY[datatype]; its memory is shared but for BF16.
+
+    Raises:
+        NotFinite: a number that only float32 can hold.
+    """
+    tensor = torch.from_numpy(array)
+    if datatype != "BF16":
+        return tensor
+    tensor = tensor.to(torch.bfloat16)
+    if not tensor.isfinite().all():
+        raise NotFinite("a value is not finite in BF16; this model takes finite numbers only")
+    return tensor
 
 
 def _said(error: Exception) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deployments.codec import images
-from deployments.codec.arrays import Array, to_array
+from deployments.codec.arrays import Array, to_array, to_tensor
 from deployments.errors import TooLarge, UnknownFeature, WrongShape, WrongType
 from deployments.settings import Limits
 from training import prepare
@@ -48,7 +48,11 @@ class Reader:
             found = [self._picture(item, index, budget, words) for index, item in enumerate(items)]
             return torch.from_numpy(np.stack([pixels for pixels, _ in found])), [size for _, size in found]
         numbers = [self._record(item, index, words) for index, item in enumerate(items)]
-        return torch.from_numpy(np.stack(numbers)), [None] * len(items)
+        return to_tensor(np.stack(numbers), self._datatype), [None] * len(items)
+
+    def tensor(self, items: list[Any]) -> Tensor:
+        """What `read` makes of items, without what is only for answers in words."""
+        return self.read(items)[0]
 
     def picture(self, raw: bytes) -> tuple[Tensor, list[Any]]:
         """Read a picture's own bytes as a request of one row."""
@@ -79,7 +83,7 @@ class Reader:
 
     def _numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
         # numpy would cut a fraction off silently.
-        fractions = self._datatype.startswith("FP")
+        fractions = self._datatype in ("FP16", "BF16", "FP32", "FP64")
         for name, value in zip(names, item, strict=True):
             if type(value) is not int and not (fractions and type(value) is float):
                 kind = "a number" if fractions else "an integer"
