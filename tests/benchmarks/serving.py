@@ -103,8 +103,13 @@ def report(found: dict[str, dict[int, list[dict[str, float]]]], arguments: argpa
 def shoal(folder: Path) -> Iterator[Path]:
     """A Shoal cluster of its own that serves the net; yields wrk's script."""
     home = folder / "home"
-    settings = Settings(home=home, http_port=0, dashboard_port=0)
-    environment = os.environ | {"SHOAL_HOME": str(home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    settings = Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0)
+    environment = os.environ | {
+        "SHOAL_HOME": str(home),
+        "SHOAL_HTTP_PORT": "0",
+        "SHOAL_GRPC_PORT": "0",
+        "SHOAL_DASHBOARD_PORT": "0",
+    }
 
     def run(*words: str) -> None:
         command = [Path(sys.executable).parent / "shoal", *words]

@@ -112,7 +112,12 @@ def test_haproxy_dies_with_whoever_started_it(own_home: Path) -> None:
 @pytest.mark.parametrize("after_s", [0.3, 4.0, 12.0, 30.0])
 @pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
 def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s: float, number: int) -> None:
-    environment = os.environ | {"SHOAL_HOME": str(own_home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    environment = os.environ | {
+        "SHOAL_HOME": str(own_home),
+        "SHOAL_HTTP_PORT": "0",
+        "SHOAL_GRPC_PORT": "0",
+        "SHOAL_DASHBOARD_PORT": "0",
+    }
     demo = subprocess.Popen(
         [Path(sys.executable).parent / "shoal", "demo"],
         env=environment,
@@ -157,7 +162,7 @@ def addresses() -> list[str]:
 
 def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, settings: Settings) -> None:
     ports = {port for _, port in listening(ours(settings.home))}
-    assert served.http_port in ports
+    assert {served.http_port, served.grpc_port} <= ports
     assert len(ports) > 15
 
     reachable = []
