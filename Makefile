@@ -41,8 +41,8 @@ bench: $(VENV)/.dev
 
 # Compile the gRPC messages anew, after a change of open_inference.proto.
 proto: $(VENV)/.dev
-	cd deployments/rpc && ../../$(BIN)/python -m grpc_tools.protoc -I . --descriptor_set_out=open_inference.binpb \
-		open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path deployments/rpc \
+		--descriptor_set_out deployments/rpc/open_inference.binpb open_inference.proto
 
 down:
 	@if [ -x $(BIN)/shoal ]; then $(BIN)/shoal down; else echo "down: nothing was ever set up"; fi

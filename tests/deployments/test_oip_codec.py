@@ -35,6 +35,12 @@ def test_flat_and_nested_data_are_the_same_tensor(codec: Codec) -> None:
     assert torch.equal(flat, nested)
 
 
+def test_a_body_of_json_alone_may_say_so(codec: Codec) -> None:
+    raw = request()
+
+    assert torch.equal(codec.decode(raw, len(raw)).x, codec.decode(raw).x)
+
+
 def test_the_id_comes_back_with_names_shape_and_type(codec: Codec) -> None:
     asked = codec.decode(json.dumps(json.loads(request()) | {"id": "abc"}).encode())
 
