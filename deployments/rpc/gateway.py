@@ -152,11 +152,11 @@ class Service:
         """The handle of a deployed model; raises UnknownModel where there is none."""
         looked_up_s, handle = self._handles.get(name, (-math.inf, None))
         if time.monotonic() - looked_up_s > LOOK_UP_S:
-            handle = await asyncio.to_thread(self._look_up, name)
+            handle = await asyncio.to_thread(self._look_up, name, handle)
             self._handles[name] = time.monotonic(), handle
         return handle
 
-    def _look_up(self, name: str) -> Any:
+    def _look_up(self, name: str, known: Any) -> Any:
         deployed = self._standing.deployed()
         if name not in deployed:
             self._handles.pop(name, None)
@@ -164,6 +164,9 @@ class Service:
         try:
             return serve.get_app_handle(name)
         except RayServeException:
+            # While a new version is being built Serve does not know the application, though the old one serves on.
+            if known is not None:
+                return known
             raise Unavailable(f"no replica of {name} answers now; try again shortly") from None
 
 
