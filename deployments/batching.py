@@ -21,7 +21,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deployments.codec.arrays import Array, Outputs, Rows
 from deployments.errors import NetRefused, Unavailable
@@ -101,11 +101,26 @@ class Batcher:
     """
 
     def __init__(
-        self, net: nn.Module, device: str, max_rows: int, padding: float | None, stepped: tuple[bool, ...]
+        self,
+        net: nn.Module,
+        device: str,
+        max_rows: int,
+        padding: float | None,
+        stepped: tuple[bool, ...],
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Take a net; `padding` fills up rows of steps, None where there are none; `stepped` outputs have steps."""
+        """Take a net.
+
+        Args:
+            net: takes one tensor.
+            device: where it is.
+            max_rows: of one pass.
+            padding: what fills up rows of steps; None where there are none.
+            stepped: which outputs have steps.
+            dtype: what rows are turned to, where numpy has no such type (bfloat16).
+        """
         self._net, self._device, self._max_rows, self._pass_rows = net, device, max_rows, max_rows
-        self._padding, self._stepped = padding, stepped
+        self._padding, self._stepped, self._dtype = padding, stepped, dtype
         # An exported program checks its input at each call, in about the time that a small net takes. The codec has
         # done so already, against the same shapes.
         net._forward_pre_hooks.clear()
@@ -285,8 +300,13 @@ class Batcher:
 
     def _forward(self, x_N: Array) -> Outputs:
         with torch.inference_mode():
-            y = self._net(torch.from_numpy(x_N).to(self._device))
-            return tuple(each.cpu().numpy() for each in (y if isinstance(y, tuple) else (y,)))
+            y = self._net(torch.from_numpy(x_N).to(self._device, self._dtype))
+            return tuple(_array(each.cpu()) for each in (y if isinstance(y, tuple) else (y,)))
+
+
+def _array(y: Tensor) -> Array:
+    array: Array = (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+    return array
 
 
 def _too_much_filling(cells: int, steps: int) -> bool:

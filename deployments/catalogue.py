@@ -2,45 +2,26 @@
 
 import contextlib
 import json
-import time
 from typing import Any
-
-from ray import serve
-from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.settings import ServingSettings
 from deployments.spec import Deployment
-from deployments.state import State
+from deployments.standing import Standing
 from training import bundle
 from training.bundle import Manifest
 from training.errors import BundleError
 from training.registry import Registry, Version
 
 NOT_DEPLOYED = "NOT_DEPLOYED"
-STATUS_S = 1.0
 
 
-class Catalogue:
-    """Answers from the registry, the noted deployments and Serve's own status."""
+class Catalogue(Standing):
+    """Answers from the registry as well."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._registry, self._state = Registry(settings), State(settings.platform)
-        self._applications: dict[str, ApplicationStatusOverview] = {}
-        self._asked_s = float("-inf")
+        super().__init__(settings)
+        self._registry = Registry(settings)
         self._manifests: dict[str, tuple[Manifest, dict[str, Any]]] = {}
-
-    def deployed(self) -> dict[str, Deployment]:
-        """All noted deployments, by name."""
-        return {deployment.name: deployment for deployment in self._state.all()}
-
-    def statuses(self) -> dict[str, str]:
-        """Serve's status of each deployed model, at most a second old: anybody may ask for it."""
-        if time.monotonic() - self._asked_s > STATUS_S:
-            self._applications, self._asked_s = serve.status().applications, time.monotonic()
-        applications = self._applications
-        return {
-            name: applications[name].status.value if name in applications else "NOT_STARTED" for name in self.deployed()
-        }
 
     def models(self) -> list[dict[str, Any]]:
         """A line for each model."""

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from deployments import openapi
 from deployments.catalogue import Catalogue
+from deployments.codec import oip
 from deployments.confine import confine
 from deployments.errors import ClientError, NotFound, Unavailable, UnknownModel, WrongMethod
 from deployments.layers.asgi import App
@@ -32,7 +33,8 @@ from training.errors import Mistake
 class Control:
     """The control application as a Serve deployment."""
 
-    def __init__(self, keys: dict[str, str], host: str) -> None:
+    def __init__(self, keys: dict[str, str], host: str, gateway: DeploymentHandle[Any]) -> None:
+        # `gateway` makes gRPC's part of this application; nothing here calls it.
         confine(host)
         self._callers = {digest: Caller(name) for digest, name in keys.items()}
         self._settings = ServingSettings()
@@ -65,7 +67,7 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
     @api.get("/v2", tags=["health"])
     async def server_metadata() -> dict[str, Any]:
         """Name the server, as the Open Inference Protocol has it."""
-        return {"name": "shoal", "version": openapi.VERSION, "extensions": []}
+        return {"name": "shoal", "version": openapi.VERSION, "extensions": list(oip.EXTENSIONS)}
 
     @api.get("/api/v1/models", tags=["catalogue"])
     def models() -> dict[str, Any]:

@@ -127,6 +127,12 @@ class UnknownTensor(Unprocessable):
     code = "unknown_tensor"
 
 
+class UnknownParameter(Unprocessable):
+    """A parameter that says nothing to this model."""
+
+    code = "unknown_parameter"
+
+
 class NotAnImage(Unprocessable):
     """Bytes that are no picture of a kind we read."""
 

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deployments.codec.binary import header_length
 from deployments.errors import NotFound, UnknownVersion, WrongContentType, WrongMethod
-from deployments.layers.asgi import App, Receive, Scope, Send, header, respond
+from deployments.layers.asgi import JSON, App, Receive, Scope, Send, header, respond
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
 
 if TYPE_CHECKING:
     from deployments.replica import Model
+
+BINARY = b"application/octet-stream"
+# What curl and HTTP libraries say of a body by themselves is taken too: the protocol's clients leave it at that.
+INFER_TYPES = (JSON, BINARY, b"application/x-www-form-urlencoded")
+INFER_HEADER = b"inference-header-content-length"
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -63,10 +69,17 @@ class Routes:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = header(scope, b"content-type")
-        if kind and not kind.lower().startswith((b"application/json", b"application/x-www-form-urlencoded")):
-            raise WrongContentType(f"content type {kind.decode('latin-1')!r}; send application/json")
+        if kind and not kind.lower().startswith(INFER_TYPES):
+            raise WrongContentType(
+                f"content type {kind.decode('latin-1')!r}; send application/json or application/octet-stream"
+            )
         refuse_encoding(scope)
-        await respond(send, 200, await self._model.infer(await read_body(scope, receive, self._max_bytes)))
+        raw = await read_body(scope, receive, self._max_bytes)
+        answer, length = await self._model.infer(raw, header_length(header(scope, INFER_HEADER), len(raw)))
+        if length is None:
+            await respond(send, 200, answer)
+        else:
+            await respond(send, 200, answer, BINARY, ((INFER_HEADER, b"%d" % length),))
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_encoding(scope)

@@ -4,14 +4,18 @@ import math
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
+import numpy as np
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from deployments import schemas
 from deployments.catalogue import Catalogue
+from deployments.codec import oip
+from deployments.codec.arrays import NUMPY
 from deployments.spec import Deployment
-from training.bundle import Datatype, Manifest, TensorSpec
-from training.words import ImageWords
+from training.bundle import Manifest, TensorSpec
+from training.words import ImageWords, TextWords
 
 VERSION = version("shoal")
 
@@ -33,7 +37,11 @@ _ERROR = {
     },
 }
 _OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-_INTEGER_RANGES: dict[Datatype, tuple[int, int]] = {"UINT8": (0, 255), "INT8": (-128, 127)}
+_BINARY = (
+    "In its binary form JSON comes first, as many bytes as the header Inference-Header-Content-Length says, where an "
+    "input has parameters.binary_data_size in the place of data; its values follow as that many raw bytes, row-major "
+    "and little-endian. With parameters.binary_data_output true, or binary_data at an output, so comes the answer."
+)
 
 
 def describe(api: FastAPI, catalogue: Catalogue) -> Schema:
@@ -66,9 +74,12 @@ def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> 
     )
     infer = _operation(
         f"{manifest.name}: infer",
-        f"{about} Open Inference Protocol.",
+        f"{about} Open Inference Protocol. {_BINARY}",
         tag,
-        {"application/json": {"schema": _infer_request(manifest), "example": _infer_example(manifest)}},
+        {
+            "application/json": {"schema": _infer_request(manifest), "example": _infer_example(manifest)},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary", "description": _BINARY}},
+        },
         _infer_response(manifest),
         "OipError",
     )
@@ -113,15 +124,19 @@ def _predict_body(manifest: Manifest, example: Schema) -> Schema:
 
 
 def _infer_request(manifest: Manifest) -> Schema:
-    inputs = [_tensor(spec) for spec in manifest.inputs]
+    input_ = _tensor(manifest.inputs[0])
+    # What may be said of an input is the size of its bytes, and here it has none.
+    input_ |= {"additionalProperties": False, "properties": input_["properties"] | {"parameters": {"maxProperties": 0}}}
+    if isinstance(manifest.words, TextWords) and not manifest.words.predicate:
+        input_ = {"anyOf": [input_, _texts(manifest.inputs[0])]}
     return {
         "type": "object",
         "required": ["inputs"],
         "additionalProperties": False,
         "properties": {
             "id": {"type": "string"},
-            "parameters": {"type": "object"},
-            "inputs": {"type": "array", "items": inputs[0], "minItems": 1, "maxItems": 1},
+            "parameters": _parameters(oip.Parameters),
+            "inputs": {"type": "array", "items": input_, "minItems": 1, "maxItems": 1},
             "outputs": {
                 "type": "array",
                 "items": {
@@ -129,7 +144,7 @@ def _infer_request(manifest: Manifest) -> Schema:
                     "required": ["name"],
                     "properties": {
                         "name": {"enum": [spec.name for spec in manifest.outputs]},
-                        "parameters": {"type": "object"},
+                        "parameters": _parameters(oip.OutputParameters),
                     },
                 },
             },
@@ -137,10 +152,35 @@ def _infer_request(manifest: Manifest) -> Schema:
     }
 
 
+def _parameters(kind: type[msgspec.Struct]) -> Schema:
+    """The schema of parameters, as the codec reads them."""
+    schema: Schema
+    (schema,) = msgspec.json.schema_components([kind])[1].values()
+    return schema
+
+
+def _texts(spec: TensorSpec) -> Schema:
+    """An input of texts in the place of tokens."""
+    text: Schema = {"type": "string"}
+    size = {"type": "integer", "minimum": 1}
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"const": spec.name},
+            "datatype": {"const": "BYTES"},
+            "shape": {"type": "array", "prefixItems": [size, {"const": 1}], "minItems": 1, "maxItems": 2},
+            "data": {"anyOf": [{"type": "array", "items": text}, schemas.nested(text, (None, 1))]},
+        },
+    }
+
+
 def _infer_example(manifest: Manifest) -> Schema:
     (spec,) = manifest.inputs
     shape = [1, *(max(size, 1) for size in spec.shape[1:])]
-    tensor = {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [0] * math.prod(shape)}
+    zero = False if spec.datatype == "BOOL" else 0
+    tensor = {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [zero] * math.prod(shape)}
     return {"inputs": [tensor]}
 
 
@@ -158,10 +198,10 @@ def _infer_response(manifest: Manifest) -> Schema:
 
 
 def _tensor(spec: TensorSpec) -> Schema:
-    low, high = _INTEGER_RANGES.get(spec.datatype, (None, None))
-    value: Schema = {"type": "number" if spec.datatype.startswith("FP") else "integer"}
-    if low is not None:
-        value |= {"minimum": low, "maximum": high}
+    stored = NUMPY[spec.datatype]
+    value: Schema = {"type": {"b": "boolean", "f": "number"}.get(stored.kind, "integer")}
+    if stored.kind in "iu":
+        value |= {"minimum": int(np.iinfo(stored).min), "maximum": int(np.iinfo(stored).max)}
     return {
         "type": "object",
         "required": ["name", "shape", "datatype", "data"],

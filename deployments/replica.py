@@ -16,8 +16,9 @@ from ray import serve
 from deployments import ingress, precision
 from deployments.batching import Batcher
 from deployments.codec import oip, predict
+from deployments.codec.rows import Reader
 from deployments.confine import confine
-from deployments.errors import ClientError, body
+from deployments.errors import ClientError, TimedOut, UnknownVersion, body
 from deployments.generation import Writer, new_pictures
 from deployments.layers.asgi import App
 from deployments.layers.callers import Caller
@@ -40,7 +41,10 @@ class Model:
         self.manifest, self.example = loaded.manifest, loaded.example
         version = str(endpoint.version)
         limits, manifest = endpoint.limits, self.manifest
-        self.oip = oip.Codec(manifest, version, limits.max_rows, len(loaded.tokeniser) if loaded.tokeniser else None)
+        texts, vocabulary = None, len(loaded.tokeniser) if loaded.tokeniser else None
+        if isinstance(manifest.words, TextWords) and not manifest.words.predicate:
+            texts = Reader(manifest, limits, loaded.tokeniser).rows
+        self.oip = oip.Codec(manifest, version, limits.max_rows, vocabulary, texts)
         self.words = predict.Codec(manifest, version, limits, loaded.tokeniser)
         self.metadata = oip.metadata(manifest, version)
         padding = manifest.words.padding if isinstance(manifest.words, TextWords | SeriesWords) else None
@@ -48,17 +52,30 @@ class Model:
         first = self.words.decode(predict.json_body(self.example), "application/json").x
         assert first is not None
         net = precision.formed(loaded.net, endpoint, manifest, first, self.device, cache)
-        self._batcher = Batcher(net, self.device, limits.max_batch_rows, padding, stepped)
+        dtype = torch.bfloat16 if manifest.inputs[0].datatype == "BF16" else None
+        self._batcher = Batcher(net, self.device, limits.max_batch_rows, padding, stepped, dtype)
         self._batcher.warm_up(first)
         self._decoder = loaded.decoder
         self._writer = None
         if manifest.answer.kind == "continuation" and loaded.tokeniser and isinstance(manifest.words, TextWords):
             self._writer = Writer(self._batcher.forward, loaded.tokeniser, manifest.words.max_tokens)
 
-    async def infer(self, raw: bytes) -> bytes:
-        """Answer an Open Inference Protocol request."""
-        x, request_id, wanted = self.oip.decode(raw)
-        return self.oip.encode(await self._batcher.forward(x), request_id, wanted)
+    def check_version(self, asked: str) -> None:
+        """Raise UnknownVersion unless this is the version that is asked for, or none is."""
+        if asked not in ("", str(self.endpoint.version)):
+            raise UnknownVersion(f"version {asked!r} is not deployed; version {self.endpoint.version} is")
+
+    async def infer(self, raw: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+        """Answer an Open Inference Protocol request; see oip.Codec for the two numbers, the JSON part's lengths."""
+        asked = self.oip.decode(raw, header_length)
+        if asked.timeout_s is None:
+            return self.oip.encode(await self._batcher.forward(asked.x), asked)
+        try:
+            async with asyncio.timeout(asked.timeout_s):
+                outputs = await self._batcher.forward(asked.x)
+        except TimeoutError:
+            raise TimedOut(f"no answer within the request's timeout, {asked.timeout_s:g} s; give it longer") from None
+        return self.oip.encode(outputs, asked)
 
     async def predict(self, raw: bytes, content_type: str) -> bytes:
         """Answer a request in the words of the task."""
@@ -93,6 +110,22 @@ class Replica:
     def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once, after the constructor."""
         return ingress.model_app(self._model, self._callers)
+
+    async def infer(self, version: str, raw: bytes, header_length: int | None) -> tuple[int, str, bytes, int | None]:
+        """An Open Inference Protocol request through a handle; returns status, code, body, its JSON part's length."""
+        try:
+            self._model.check_version(version)
+            return 200, "", *await self._model.infer(raw, header_length)
+        except ClientError as error:
+            return error.status, error.code, error.message.encode(), None
+
+    async def metadata(self, version: str) -> tuple[int, str, bytes, None]:
+        """The model's metadata through a handle; returns as `infer` does."""
+        try:
+            self._model.check_version(version)
+            return 200, "", self._model.metadata, None
+        except ClientError as error:
+            return error.status, error.code, error.message.encode(), None
 
     async def predict(self, raw: bytes, content_type: str, request_id: str | None) -> tuple[int, bytes]:
         """The call that comes through a handle; returns status and body."""

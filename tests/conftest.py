@@ -75,7 +75,12 @@ def image_bundle(tmp_path: Path) -> Path:
 
 def shoal_for(home: Path) -> Shoal:
     """The command line, as a person runs it, on a SHOAL_HOME of its own and on any free ports."""
-    environment = os.environ | {"SHOAL_HOME": str(home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    environment = os.environ | {
+        "SHOAL_HOME": str(home),
+        "SHOAL_HTTP_PORT": "0",
+        "SHOAL_GRPC_PORT": "0",
+        "SHOAL_DASHBOARD_PORT": "0",
+    }
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         extra = options.pop("env", {})
@@ -110,7 +115,7 @@ def shoal(home: Path) -> Shoal:
 
 @pytest.fixture(scope="session")
 def settings(home: Path) -> Settings:
-    return Settings(home=home, http_port=0, dashboard_port=0)
+    return Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0)
 
 
 @pytest.fixture(scope="session")

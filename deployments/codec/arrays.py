@@ -1,4 +1,4 @@
-"""JSON lists to arrays, strictly: one length per axis, one type, in range, finite.
+"""JSON lists to arrays, strictly: one length per axis, one type, in range, finite. For raw bytes see `binary`.
 
 Serve pickles what its class refers to, and msgspec's decoders do not pickle: that is why they live in a module.
 """
@@ -23,11 +23,16 @@ Outputs: TypeAlias = tuple[Array, ...]
 NUMPY: dict[Datatype, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
     "INT8": np.dtype(np.int8),
     "INT16": np.dtype(np.int16),
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    # numpy knows no bfloat16: between the codec and the net its values are float32.
+    "BF16": np.dtype(np.float32),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
 }
@@ -77,9 +82,15 @@ def to_array(values: list[Any], datatype: Datatype) -> Array:
         raise WrongType(f"a value is out of the range of {datatype}") from None
     except ValueError:
         raise WrongShape("rows are of unequal length; make them all the same") from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(_rounded(array) if datatype == "BF16" else array).all():
         raise NotFinite(f"a value is not finite in {datatype}; this model takes finite numbers only")
     return array
+
+
+def _rounded(array: Array) -> Array:
+    """The float32 values that bfloat16 holds: half of the last bit that it drops is added before it does."""
+    with np.errstate(over="ignore"):
+        return ((array.view(np.uint32) + 0x8000) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def checked(array: Array, shape: tuple[int, ...]) -> Array:

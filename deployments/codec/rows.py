@@ -46,6 +46,10 @@ class Reader:
         numbers = [self._record(item, index, words) for index, item in enumerate(items)]
         return np.stack(numbers), [None] * len(items)
 
+    def rows(self, items: list[Any]) -> Rows:
+        """What `read` makes of items, without what is only for answers in words."""
+        return self.read(items)[0]
+
     def picture(self, raw: bytes) -> tuple[Rows, list[Any]]:
         """Read a picture's own bytes as a request of one row."""
         assert isinstance(self.words, ImageWords)
@@ -75,7 +79,7 @@ class Reader:
 
     def _numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
         # numpy would cut a fraction off silently.
-        fractions = self._datatype.startswith("FP")
+        fractions = self._datatype in ("FP16", "BF16", "FP32", "FP64")
         for name, value in zip(names, item, strict=True):
             if type(value) is not int and not (fractions and type(value) is float):
                 kind = "a number" if fractions else "an integer"

@@ -36,23 +36,29 @@ class Callers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["path"] not in OPEN_PATHS:
-            scope["caller"] = self._caller(header(scope, b"authorization"))
+            scope["caller"] = holder(self._keys, header(scope, b"authorization"))
         await self._app(scope, receive, send)
 
-    def _caller(self, authorization: bytes) -> Caller:
-        scheme, _, rest = authorization.partition(b" ")
-        scheme = scheme.lower()
-        if scheme == b"bearer":
-            key = rest.strip()
-        elif scheme == b"basic":
-            # What a browser sends for /docs: any user name, the key as password.
-            try:
-                key = base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
-            except binascii.Error:
-                key = b""
-        else:
-            raise MissingKey("send a key: Authorization: Bearer KEY")
-        caller = self._keys.get(hashlib.sha256(key).hexdigest())
-        if not key or caller is None:
-            raise MissingKey("this key is not known; send a valid one: Authorization: Bearer KEY")
-        return caller
+
+def holder(keys: Mapping[str, Caller], authorization: bytes) -> Caller:
+    """Who holds the key of an `Authorization` header.
+
+    Raises:
+        MissingKey: there is none, or none that is known.
+    """
+    scheme, _, rest = authorization.partition(b" ")
+    scheme = scheme.lower()
+    if scheme == b"bearer":
+        key = rest.strip()
+    elif scheme == b"basic":
+        # What a browser sends for /docs: any user name, the key as password.
+        try:
+            key = base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            key = b""
+    else:
+        raise MissingKey("send a key: Authorization: Bearer KEY")
+    caller = keys.get(hashlib.sha256(key).hexdigest())
+    if not key or caller is None:
+        raise MissingKey("this key is not known; send a valid one: Authorization: Bearer KEY")
+    return caller

@@ -149,8 +149,13 @@ def measure(folder: Path, workers: int, console: Console) -> dict[str, object]:
     """Run `shoal train` on the files."""
     (folder / "streamed_recipe.py").write_text(RECIPE.format(path=str(folder / "rows"), batch_rows=BATCH_ROWS))
     home = folder / "home"
-    settings = Settings(home=home, http_port=0, dashboard_port=0)
-    environment = os.environ | {"SHOAL_HOME": str(home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    settings = Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0)
+    environment = os.environ | {
+        "SHOAL_HOME": str(home),
+        "SHOAL_HTTP_PORT": "0",
+        "SHOAL_GRPC_PORT": "0",
+        "SHOAL_DASHBOARD_PORT": "0",
+    }
     command = [str(Path(sys.executable).parent / "shoal"), "train", str(folder / "streamed_recipe.py")]
     start = time.monotonic()
     run = subprocess.Popen([*command, "--workers", str(workers)], env=environment, stdout=subprocess.PIPE, text=True)

@@ -73,9 +73,14 @@ def main() -> None:
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
     """A Shoal cluster of its own; yields the environment of a command that uses it."""
-    own = {"SHOAL_HOME": str(folder / "home"), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    own = {
+        "SHOAL_HOME": str(folder / "home"),
+        "SHOAL_HTTP_PORT": "0",
+        "SHOAL_GRPC_PORT": "0",
+        "SHOAL_DASHBOARD_PORT": "0",
+    }
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SHOAL_", "RAY_"))} | own
-    settings = Settings(home=folder / "home", http_port=0, dashboard_port=0)
+    settings = Settings(home=folder / "home", http_port=0, grpc_port=0, dashboard_port=0)
     try:
         # As `shoal train` brings it up where none runs: nothing is served beside.
         with lifecycle.alone(settings):

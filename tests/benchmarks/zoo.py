@@ -62,7 +62,7 @@ def main() -> int:
     console = Console(stderr=args.json)
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="zoo-") as home:
-        settings = Settings(home=Path(home), http_port=0, dashboard_port=0, ray_port=0)
+        settings = Settings(home=Path(home), http_port=0, grpc_port=0, dashboard_port=0, ray_port=0)
         lifecycle.use_switches(settings)
         try:
             with lifecycle.alone(settings):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from deployments import batching
 from deployments.batching import INLINE_S, Batcher
 from deployments.codec.arrays import Array
 from deployments.errors import NetRefused
@@ -141,20 +142,24 @@ def test_what_a_caller_who_left_had_sent_is_not_computed() -> None:
 
 
 class Grows(nn.Module):
-    """Takes as long for each row as for the first ones together."""
+    """Takes as long for each row as for the first ones together, by a clock of its own."""
 
     def __init__(self, free_rows: int) -> None:
         super().__init__()
-        self.free_rows = free_rows
+        self.free_rows, self.now_s = free_rows, 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        time.sleep(0.01 * max(1, len(x) / self.free_rows))
+        self.now_s += 0.01 * max(1, len(x) / self.free_rows)
         return x
 
 
 @pytest.mark.parametrize(("free_rows", "pays"), [(1, 1), (8, 8), (64, 32)])
-def test_a_pass_takes_as_many_rows_as_bring_throughput(free_rows: int, pays: int) -> None:
-    made = Batcher(Grows(free_rows), "cpu", 32, None, (False,))
+def test_a_pass_takes_as_many_rows_as_bring_throughput(
+    monkeypatch: pytest.MonkeyPatch, free_rows: int, pays: int
+) -> None:
+    net = Grows(free_rows)
+    made = Batcher(net, "cpu", 32, None, (False,))
+    monkeypatch.setattr(batching, "perf_counter", lambda: net.now_s)
 
     made.warm_up(np.zeros((1, 2), np.float32))
 

@@ -9,6 +9,7 @@ from deployments import errors
 from deployments.codec.oip import Codec, metadata
 from deployments.errors import ClientError
 from training import bundle
+from training.words import Number
 
 
 @pytest.fixture
@@ -21,26 +22,34 @@ def pixels(image_bundle: Path) -> Codec:
     return Codec(bundle.verify(image_bundle), "1", max_rows=100)
 
 
-def request(**changes: Any) -> bytes:
+def request(more: dict[str, Any] | None = None, **changes: Any) -> bytes:
     tensor = {"name": "input", "shape": [2, 4], "datatype": "FP32", "data": [1, 2, 3, 4, 5.5, 6, 7, 8]}
-    return json.dumps({"inputs": [tensor | changes]}).encode()
+    return json.dumps({"inputs": [tensor | changes]} | (more or {})).encode()
 
 
 def test_flat_and_nested_data_are_the_same_tensor(codec: Codec) -> None:
-    flat, _, _ = codec.decode(request())
-    nested, _, _ = codec.decode(request(data=[[1, 2, 3, 4], [5.5, 6, 7, 8]]))
+    flat = codec.decode(request()).x
+    nested = codec.decode(request(data=[[1, 2, 3, 4], [5.5, 6, 7, 8]])).x
 
+    assert isinstance(flat, np.ndarray)
     assert flat.dtype == np.float32
     assert np.array_equal(flat, [[1, 2, 3, 4], [5.5, 6, 7, 8]])
     assert np.array_equal(flat, nested)
 
 
+def test_a_body_of_json_alone_may_say_so(codec: Codec) -> None:
+    raw = request()
+
+    assert np.array_equal(codec.decode(raw, len(raw)).x, codec.decode(raw).x)
+
+
 def test_the_id_comes_back_with_names_shape_and_type(codec: Codec) -> None:
-    _, request_id, wanted = codec.decode(json.dumps(json.loads(request()) | {"id": "abc"}).encode())
+    asked = codec.decode(json.dumps(json.loads(request()) | {"id": "abc"}).encode())
 
-    answer = json.loads(codec.encode((np.array([[1.5, 2.0, 3.0]], np.float32),), request_id, wanted))
+    answer, length = codec.encode((np.array([[1.5, 2.0, 3.0]], np.float32),), asked)
 
-    assert answer == {
+    assert length is None
+    assert json.loads(answer) == {
         "model_name": "flowers",
         "model_version": "3",
         "id": "abc",
@@ -54,15 +63,33 @@ def test_the_id_comes_back_with_names_shape_and_type(codec: Codec) -> None:
         (b"", errors.MalformedBody, "not an inference request"),
         (b"[]", errors.MalformedBody, "not an inference request"),
         (b'{"inputs": [{"name": "input"}]}', errors.MalformedBody, "shape"),
+        (
+            b'{"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32"}]}',
+            errors.MalformedBody,
+            "neither data nor binary_data_size",
+        ),
         (request(extra=1), errors.MalformedBody, "extra"),
         (b"[" * 100_000, errors.MalformedBody, "not an inference request"),
         (request(name="x"), errors.UnknownTensor, "'x'; this model takes one, 'input'"),
         (b'{"inputs": []}', errors.UnknownTensor, "none; this model takes one"),
+        (request({"outputs": [{"name": "y"}]}), errors.UnknownTensor, "no output 'y'; this model gives 'logits'"),
+        (request({"outputs": [{"name": "logits"}] * 2}), errors.UnknownTensor, "asked for twice"),
+        (request({"parameters": {"gain": 2}}), errors.MalformedBody, "`gain`.*known here: binary_data_output, timeout"),
+        (request({"parameters": {"timeout": -1}}), errors.MalformedBody, "timeout"),
+        (request({"parameters": {"timeout": 10**400}}), errors.MalformedBody, "timeout"),
+        (request({"parameters": {"priority": "high"}}), errors.MalformedBody, "priority"),
+        (request(parameters={"shared_memory_region": "r"}), errors.MalformedBody, "known here: binary_data_size"),
         (
-            json.dumps(json.loads(request()) | {"outputs": [{"name": "y"}]}).encode(),
-            errors.UnknownTensor,
-            "no output 'y'; this model gives 'logits'",
+            request({"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "r"}}]}),
+            errors.MalformedBody,
+            "known here: binary_data, classification",
         ),
+        (
+            request({"outputs": [{"name": "logits", "parameters": {"classification": 0}}]}),
+            errors.MalformedBody,
+            "classification",
+        ),
+        (request(parameters={"binary_data_size": 32}), errors.MalformedBody, "both data and binary_data_size"),
         (request(datatype="FP64"), errors.WrongType, "is FP64; this model takes FP32"),
         (request(shape=[2, 5]), errors.WrongShape, "this model takes \\[-1, 4\\]"),
         (request(shape=[8]), errors.WrongShape, "this model takes"),
@@ -90,6 +117,47 @@ def test_a_wrong_request_is_told_what_is_wrong(codec: Codec, raw: bytes, error: 
 def test_integers_out_of_range_and_fractions_are_no_pixels(pixels: Codec, data: list[float]) -> None:
     with pytest.raises(errors.WrongType):
         pixels.decode(request(shape=[1, 1, 8, 8], datatype="UINT8", data=data))
+
+
+SPECIFIC = {"priority": 2, "sequence_id": "s", "sequence_start": True, "sequence_end": False, "timeout": 1_500_000}
+
+
+def test_what_triton_clients_send_beside_is_taken_and_the_timeout_is_kept(codec: Codec) -> None:
+    asked = codec.decode(request({"parameters": SPECIFIC}))
+
+    assert asked.timeout_s == 1.5
+    assert codec.decode(request({"parameters": {"timeout": 0}})).timeout_s is None
+
+
+def test_classes_come_as_triton_says_them(codec: Codec) -> None:
+    outputs = [{"name": "logits", "parameters": {"classification": 2}}]
+    asked = codec.decode(request({"outputs": outputs}))
+
+    answer, _ = codec.encode((np.array([[1.5, 2.0, -3.0], [0.25, 0.0, 9.0]], np.float32),), asked)
+
+    assert json.loads(answer)["outputs"] == [
+        {
+            "name": "logits",
+            "datatype": "BYTES",
+            "shape": [2, 2],
+            "data": ["2.000000:1:b", "1.500000:0:a", "9.000000:2:c", "0.250000:0:a"],
+        }
+    ]
+
+
+def test_more_classes_than_there_are_give_them_all(codec: Codec) -> None:
+    asked = codec.decode(request({"outputs": [{"name": "logits", "parameters": {"classification": 99}}]}))
+
+    answer, _ = codec.encode((np.zeros((2, 3), np.float32),), asked)
+
+    assert json.loads(answer)["outputs"][0]["shape"] == [2, 3]
+
+
+def test_a_model_without_classes_refuses_to_name_some(table_bundle: Path) -> None:
+    number = bundle.verify(table_bundle).model_copy(update={"answer": Number(name="price")})
+
+    with pytest.raises(errors.UnknownParameter, match="no classes"):
+        Codec(number, "1", 10).decode(request({"outputs": [{"name": "logits", "parameters": {"classification": 1}}]}))
 
 
 def test_metadata_is_the_protocols(table_bundle: Path) -> None:

@@ -94,6 +94,7 @@ class SlowRun:
         self._environment = os.environ | {
             "SHOAL_HOME": str(home),
             "SHOAL_HTTP_PORT": "0",
+            "SHOAL_GRPC_PORT": "0",
             "SHOAL_DASHBOARD_PORT": "0",
             "COLUMNS": "200",
         }

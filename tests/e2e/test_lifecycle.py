@@ -121,7 +121,12 @@ def test_what_a_crash_left_is_cleared_by_the_next_command(own_home: Path) -> Non
 @pytest.mark.parametrize("after_s", [0.3, 4.0, 12.0, pytest.param(30.0, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
 def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s: float, number: int) -> None:
-    environment = os.environ | {"SHOAL_HOME": str(own_home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+    environment = os.environ | {
+        "SHOAL_HOME": str(own_home),
+        "SHOAL_HTTP_PORT": "0",
+        "SHOAL_GRPC_PORT": "0",
+        "SHOAL_DASHBOARD_PORT": "0",
+    }
     demo = subprocess.Popen(
         [Path(sys.executable).parent / "shoal", "demo"],
         env=environment,
@@ -156,7 +161,7 @@ def addresses() -> list[str]:
 
 def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, settings: Settings) -> None:
     ports = {port for _, port in listening(ours(settings.home))}
-    assert served.http_port in ports
+    assert {served.http_port, served.grpc_port} <= ports
     assert len(ports) > 15
 
     reachable = []

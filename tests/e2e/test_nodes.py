@@ -42,7 +42,7 @@ class Nodes:
     """A cluster whose head has room for one worker, and nodes that have room for one more."""
 
     def __init__(self, home: Path) -> None:
-        self.settings = Settings(home=home, http_port=0, dashboard_port=0, cpus=1)
+        self.settings = Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0, cpus=1)
         self.cluster: Cluster = lifecycle.up(self.settings)
 
     def add(self) -> psutil.Process:

@@ -147,6 +147,10 @@ BOMB = (
     + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
     + chunk(b"IEND", b"")
 )
+BINARY = (
+    b'{"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}]}'
+    + struct.pack("<4f", *ROW.values())
+)
 JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
 
 # What is sent, and the one status that fits it.
@@ -171,6 +175,42 @@ WRONG: dict[str, tuple[str, str, bytes, dict[str, str], int]] = {
     "a missing feature": ("POST", f"{FLOWERS}/predict", b'{"inputs": [{"length": 1}]}', JSON, 422),
     "too many rows": ("POST", f"{FLOWERS}/predict", b'{"inputs": [' + b"1," * 70_000 + b"1]}", JSON, 413),
     "a body of 100 MB": ("POST", f"{FLOWERS}/infer", b"x" * 100_000_000, JSON, 413),
+    "bytes cut short": (
+        "POST",
+        f"{FLOWERS}/infer",
+        BINARY[:-1],
+        {"Inference-Header-Content-Length": str(len(BINARY) - 16)},
+        400,
+    ),
+    "bytes of another datatype": (
+        "POST",
+        f"{FLOWERS}/infer",
+        BINARY.replace(b"FP32", b"FP16"),
+        {"Inference-Header-Content-Length": str(len(BINARY) - 16)},
+        422,
+    ),
+    "bytes without their header": ("POST", f"{FLOWERS}/infer", BINARY, JSON, 400),
+    "a negative header length": (
+        "POST",
+        f"{FLOWERS}/infer",
+        BINARY,
+        {"Inference-Header-Content-Length": "-1"},
+        400,
+    ),
+    "a header longer than the body": (
+        "POST",
+        f"{FLOWERS}/infer",
+        BINARY,
+        {"Inference-Header-Content-Length": "9" * 16},
+        400,
+    ),
+    "a parameter of no meaning": (
+        "POST",
+        f"{FLOWERS}/infer",
+        json.dumps(infer() | {"parameters": {"gain": 1}}).encode(),
+        JSON,
+        400,
+    ),
     "no picture": ("POST", f"{PICTURES}/predict", b"hello", PNG, 422),
     "half a picture": ("POST", f"{PICTURES}/predict", png(PICTURE)[:60], PNG, 422),
     "a picture of another kind": ("POST", f"{PICTURES}/predict", png(PICTURE, "GIF"), PNG, 422),

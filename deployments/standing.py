@@ -1,0 +1,34 @@
+"""What is deployed and how that fares: the noted deployments beside Serve's own status. Reads no registry."""
+
+import time
+
+from ray import serve
+from ray.serve.schema import ApplicationStatusOverview
+
+from deployments.settings import ServingSettings
+from deployments.spec import Deployment
+from deployments.state import State
+
+STATUS_S = 1.0
+
+
+class Standing:
+    """Answers from the noted deployments and Serve."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._state = State(settings.platform)
+        self._applications: dict[str, ApplicationStatusOverview] = {}
+        self._asked_s = float("-inf")
+
+    def deployed(self) -> dict[str, Deployment]:
+        """All noted deployments, by name."""
+        return {deployment.name: deployment for deployment in self._state.all()}
+
+    def statuses(self) -> dict[str, str]:
+        """Serve's status of each deployed model, at most a second old: anybody may ask for it."""
+        if time.monotonic() - self._asked_s > STATUS_S:
+            self._applications, self._asked_s = serve.status().applications, time.monotonic()
+        applications = self._applications
+        return {
+            name: applications[name].status.value if name in applications else "NOT_STARTED" for name in self.deployed()
+        }
