@@ -1,6 +1,7 @@
 """How much one replica takes on: requests inside at a time, seconds for each, bytes of a body."""
 
 import asyncio
+import math
 
 from deployments.errors import BodyTimeout, QueueFull, TimedOut, TooLarge, WrongContentType
 from deployments.layers.asgi import App, Receive, Scope, Send, header
@@ -11,7 +12,7 @@ class Bounded:
     """Refuses what is over the queue's limit and gives up what takes too long.
 
     One timer for all requests: with one for each (asyncio.timeout), setting and cancelling them took 7% of a small
-    model's time. Requests have all the same time, so the oldest is always the next one due.
+    model's time. A stream that has begun keeps its own time; see events.py.
     """
 
     def __init__(self, app: App, limits: Limits) -> None:
@@ -28,6 +29,7 @@ class Bounded:
         assert task is not None
         loop = asyncio.get_running_loop()
         self._deadlines[task] = loop.time() + self._limits.request_timeout_s
+        scope["bounds"] = self
         if self._timer is None:
             self._sweep(loop)
         try:
@@ -41,13 +43,16 @@ class Bounded:
             del self._deadlines[task]
             self._late.discard(task)
 
+    def lift(self, task: "asyncio.Task[None]") -> float:
+        """Let a request whose answer has begun take longer; returns the seconds that it has for the rest."""
+        self._deadlines[task] = math.inf
+        return self._limits.stream_timeout_s
+
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel what is late, and look again soon while anything is left."""
         now = loop.time()
         for task, deadline in self._deadlines.items():
-            if deadline > now:
-                break
-            if task not in self._late:
+            if deadline <= now and task not in self._late:
                 self._late.add(task)
                 task.cancel()
         again_s = self._limits.request_timeout_s / 20
