@@ -18,7 +18,7 @@ from httpx_sse import EventSource
 from PIL import Image
 from torch import Tensor, nn
 
-from cluster import calls
+from cluster import calls, lifecycle, processes
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments import errors
@@ -53,30 +53,21 @@ class Slow(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def replica(served: Cluster, shoal: Shoal, tmp_path_factory: pytest.TempPathFactory) -> psutil.Process:
-    """The process that serves a slow language model, the newest of the replicas."""
+def replica(
+    cluster: Cluster, settings: Settings, shoal: Shoal, tmp_path_factory: pytest.TempPathFactory
+) -> psutil.Process:
+    """The process that serves a slow language model."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("writer") / "bundle"
     about = About(name="writer", task="text-generation", words=TextWords(max_tokens=16), answer=Continuation())
     rows = torch.randint(4, len(TOKENISER), (2, 8))
     bundle.save(folder, Slow(), inputs=rows, about=about, tokeniser=TOKENISER, example="good")
-    before = set(replicas())
     for arguments in (("models", "import", str(folder)), ("deploy", "writer", "--cpus", "0.5")):
         done = shoal(*arguments)
         assert done.returncode == 0, done.stderr
-    (made,) = set(replicas()) - before
+    ours = processes.owned(lifecycle.mark(settings.home), lifecycle.temp_dir(settings.home))
+    (made,) = [process for process in ours if "ServeReplica:writer" in " ".join(process.cmdline()[:1])]
     return made
-
-
-def replicas() -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if "ServeReplica" in process.cmdline()[0]:
-                found.append(process)
-        except (psutil.Error, IndexError):
-            continue
-    return found
 
 
 def spent_s(process: psutil.Process) -> float:
@@ -131,11 +122,11 @@ def test_the_first_event_arrives_before_most_of_the_work_is_done(
 @pytest.mark.parametrize("path", [DIRECT, STABLE])
 @pytest.mark.parametrize("stream", [True, False])
 def test_closing_the_connection_stops_the_work_in_the_replica(
-    served: Cluster, settings: Settings, replica: psutil.Process, path: str, stream: bool
+    cluster: Cluster, settings: Settings, replica: psutil.Process, path: str, stream: bool
 ) -> None:
     # A minute of work, were it not stopped; and Serve is told not to watch, so that it is the route that does.
     body = {"inputs": ["good"] * 8, "max_tokens": 1000, "stream": stream}
-    with calls.client(settings, served) as http:
+    with calls.client(settings, cluster) as http:
         http.headers["x-request-disconnect-disabled"] = "?1"
         if stream:
             with http.stream("POST", path, json=body) as response:
