@@ -1,6 +1,8 @@
 """HTTP calls that the command line makes of its own cluster, with the admin key."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import httpx
 from cluster import secrets
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
+from deployments.client import CallError, Client, Piece
+from deployments.errors import ClientError
 from training.errors import Failure, Mistake
 
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -44,6 +48,44 @@ def predict(settings: Settings, cluster: Cluster, name: str, what: str) -> Any:
     if answer.is_error:
         raise Failure(f"{answer.status_code}: {answer.text}")
     return answer.json()
+
+
+def stream(settings: Settings, cluster: Cluster, name: str, what: str) -> Iterator[Piece] | None:
+    """Ask a model as `predict` does, for pieces as they come; None if `what` does not ask for a stream.
+
+    Raises:
+        Mistake, Failure: as predict; later ones come with the pieces.
+    """
+    content, kind = _body(what)
+    body = json.loads(content) if kind == "application/json" else None
+    if not isinstance(body, dict) or body.pop("stream", False) is not True:
+        return None
+    return _pieces(settings, cluster, name, body)
+
+
+def show(pieces: Iterator[Piece]) -> None:
+    """Print pieces as they come; those of another row than the last begin a line with its number."""
+    at = 0
+    for row, text in pieces:
+        sys.stdout.write(text if row == at else f"\n[{row}] {text}")
+        sys.stdout.flush()
+        at = row
+    sys.stdout.write("\n")
+
+
+def _pieces(settings: Settings, cluster: Cluster, name: str, body: dict[str, Any]) -> Iterator[Piece]:
+    key = secrets.read(settings.home, secrets.ADMIN_KEY)
+    inputs = body.pop("inputs", [])
+    try:
+        with (
+            Client(cluster.url, key, timeout=settings.limits.request_timeout_s + 5) as client,
+            client.stream(name, inputs, **body) as pieces,
+        ):
+            yield from pieces
+    except ClientError as error:
+        raise Mistake(error.message) from error
+    except CallError as error:
+        raise Failure(error.message) from error
 
 
 def _is_file(what: str) -> bool:

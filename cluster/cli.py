@@ -242,11 +242,16 @@ def predict(
     name: str,
     what: Annotated[str, typer.Argument(metavar="FILE|JSON", help="A picture, a JSON file, or JSON.")],
 ) -> None:
-    """Ask a deployed model."""
+    """Ask a deployed model; with "stream": true in the JSON, print text as it is written."""
     from cluster import calls
 
     settings = context.settings
-    answer = calls.predict(settings, lifecycle.require(settings), name, what)
+    cluster = lifecycle.require(settings)
+    pieces = calls.stream(settings, cluster, name, what)
+    if pieces is not None:
+        calls.show(pieces)
+        return
+    answer = calls.predict(settings, cluster, name, what)
     console.print_json(json.dumps(answer))
 
 

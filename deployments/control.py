@@ -3,6 +3,7 @@
 Not on the hot path: a call to /v2/models/NAME never comes here, unless no such model is deployed.
 """
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,19 +12,21 @@ from fastapi_offline import FastAPIOffline
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from deployments import openapi
+from deployments import errors, openapi
 from deployments.catalogue import Catalogue
 from deployments.codec import oip
 from deployments.confine import confine
 from deployments.errors import ClientError, NotFound, Unavailable, UnknownModel, WrongMethod
-from deployments.layers.asgi import App
+from deployments.layers.asgi import App, Receive, Scope, Send
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors, error_body
+from deployments.layers.events import KIND, Event, send_events, wanted
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
+from deployments.layers.presence import while_present
 from deployments.settings import ServingSettings
 from training.errors import Mistake
 
@@ -91,14 +94,63 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
         refuse_encoding(request.scope)
         raw = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
         kind = request.headers.get("content-type", "")
+        request_id = request.headers.get("x-request-id")
         try:
             handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
-            status, body = await handle.predict.remote(raw, kind, request.headers.get("x-request-id"))
+            if wanted(request.scope, raw):
+                return Events(relayed(handle, name, raw, kind, request_id))
+            asked: DeploymentResponse[Any] = handle.predict.remote(raw, kind, request_id)  # type: ignore[assignment]
+            status, body = await while_present(request.receive, _awaited(asked))
         except (RayServeException, RayActorError):
-            raise Unavailable(f"no replica of {name} answers now; try again shortly") from None
+            raise _unavailable(name) from None
         return Response(body, status, media_type="application/json")
 
     return api
+
+
+class Events(Response):
+    """A stream of events as FastAPI takes it."""
+
+    media_type = KIND.decode()
+
+    def __init__(self, events: AsyncGenerator[Event]) -> None:
+        super().__init__()
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        await send_events(scope, receive, send, self._events)
+
+
+async def relayed(
+    handle: DeploymentHandle[Any], name: str, raw: bytes, kind: str, request_id: str | None
+) -> AsyncGenerator[Event]:
+    """Give a model's events as they come through its handle; closing it stops the replica's work.
+
+    Raises:
+        ClientError: the replica's own.
+        Unavailable: no replica answers.
+    """
+    asked: DeploymentResponseGenerator[Any]
+    asked = handle.options(stream=True).stream.remote(raw, kind, request_id)  # type: ignore[assignment]
+    try:
+        async for status, event, data in asked:
+            if status != 200:
+                raise errors.parse(status, data)
+            yield event, data
+    except (RayServeException, RayActorError):
+        raise _unavailable(name) from None
+    finally:
+        asked.cancel()
+
+
+async def _awaited(asked: DeploymentResponse[Any]) -> Any:
+    """Wait for a handle's answer; where the wait is cancelled, so is the replica's work."""
+    return await asked
+
+
+def _unavailable(name: str) -> Unavailable:
+    return Unavailable(f"no replica of {name} answers now; try again shortly")
 
 
 def _answer_errors_in_our_words(api: FastAPI) -> None:

@@ -1,22 +1,34 @@
 """Everything that is refused, each with its status and code: what a caller got wrong, and what is too much just now.
 
 Never a 500: that is kept for what is ours to mend. The body is {"error": {"code", "message", "request_id"}}, and on
-Open Inference Protocol paths that protocol's own {"error": "..."}.
+Open Inference Protocol paths that protocol's own {"error": "..."}. The Python client raises these same classes.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 
+from training.errors import ShoalError
 
-class ClientError(Exception):
-    """What a caller asked cannot be done; the message says what, the rule, and the remedy."""
 
-    status = 400
-    code = "bad_request"
+class CallError(ShoalError):
+    """A call that was not answered, for whatever reason; by itself one that the service failed to answer."""
+
+    status = 500
+    code = "internal"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    request_id: str | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class ClientError(CallError):
+    """What a caller asked cannot be done; the message says what, the rule, and the remedy."""
+
+    status = 400
+    code = "bad_request"
 
 
 class MalformedBody(ClientError):
@@ -61,6 +73,13 @@ class WrongMethod(ClientError):
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"{method} is not answered here; use {allowed}")
         self.headers = ((b"allow", allowed.encode()),)
+
+
+class NotStreamed(ClientError):
+    """A stream was asked for, of a model whose answer does not grow."""
+
+    status = 406
+    code = "not_streamed"
 
 
 class BodyTimeout(ClientError):
@@ -169,7 +188,7 @@ class CallerLeft(ClientError):
 
 
 class TimedOut(ClientError):
-    """The answer took longer than request_timeout_s."""
+    """The answer took longer than request_timeout_s, or a stream longer than stream_timeout_s."""
 
     status = 504
     code = "timeout"
@@ -183,3 +202,39 @@ def body(code: str, message: str, request_id: str | None) -> bytes:
 def oip_body(message: str) -> bytes:
     """The Open Inference Protocol's error body."""
     return msgspec.json.encode({"error": message})
+
+
+def parse(status: int | None, answer: bytes, request_id: str | None = None) -> CallError:
+    """Read an error's body, of either form, back into the error that it was written from.
+
+    Args:
+        status: of the answer; None for what a stream ends with, whose status is its code's.
+        answer: its body.
+        request_id: where the body does not say it.
+
+    Returns:
+        An instance of the class of the same code; where the body has no code, of the class that stands for the status.
+    """
+    try:
+        said = msgspec.json.decode(answer)["error"]
+    except (msgspec.DecodeError, TypeError, KeyError, UnicodeDecodeError):
+        # Not one of ours: a proxy's page, say.
+        said = f"status {status}: {answer[:200].decode(errors='replace')}"
+    told = said if isinstance(said, dict) else {"message": str(said)}
+    kinds = list(_below(CallError))
+    by_status: dict[int | None, type[CallError]] = {kind.status: kind for kind in kinds if "status" in vars(kind)}
+    kind = next((kind for kind in kinds if kind.code == told.get("code")), None)
+    kind = kind or by_status.get(status) or (ClientError if status and status < 500 else CallError)
+    error = kind.__new__(kind)
+    # Not the class's own: WrongMethod makes its message from what only the service knows.
+    CallError.__init__(error, str(told.get("message")))
+    error.status, error.code = status or kind.status, told.get("code") or kind.code
+    error.request_id = told.get("request_id") or request_id
+    return error
+
+
+def _below(kind: type[CallError]) -> Iterator[type[CallError]]:
+    """A class and all that derive from it."""
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _below(each)

@@ -6,7 +6,8 @@ Each token of each text is one row in the batcher: texts of many callers go thro
 # Shapes: T tokens of one text, V vocabulary, Z latent numbers.
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ from deployments.codec.arrays import Outputs, Rows
 from training.tokens import SPECIAL, Encoded, Tokeniser
 
 Forward = Callable[[Rows], Awaitable[Outputs]]
+Piece = tuple[int, str]
+"""A row's number, and the next of its text."""
+
+# What a decoder writes for bytes that are no whole character, or not yet.
+HALF = "\ufffd"
 
 
 class Writer:
@@ -28,22 +34,66 @@ class Writer:
 
     async def write(self, prompts: list[Encoded], request: OfText) -> list[dict[str, Any]]:
         """Continue each prompt by request.max_tokens tokens; the same seed gives the same texts."""
-        texts = [self._continue(prompt.ids, request, index) for index, prompt in enumerate(prompts)]
-        return [{"text": text} for text in await asyncio.gather(*texts)]
+        texts: list[list[str]] = [[] for _ in prompts]
+        async with contextlib.aclosing(self.pieces(prompts, request)) as pieces:
+            async for row, text in pieces:
+                texts[row].append(text)
+        return [{"text": "".join(parts)} for parts in texts]
 
-    async def _continue(self, prompt: list[int], request: OfText, index: int) -> str:
+    async def pieces(self, prompts: list[Encoded], request: OfText) -> AsyncGenerator[Piece]:
+        """Give each continuation piece by piece, as its tokens are computed; closing it stops the work."""
+        # Unbounded, since it holds no more than the answer: a slow reader does not hold up the batch.
+        found: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        async def continue_(row: int, prompt: Encoded) -> None:
+            async for text in self._continue(prompt.ids, request, row):
+                found.put_nowait((row, text))
+
+        rows = [asyncio.create_task(continue_(*each)) for each in enumerate(prompts)]
+        done = asyncio.gather(*rows)
+        done.add_done_callback(lambda _: found.put_nowait(None))
+        try:
+            while (piece := await found.get()) is not None:
+                yield piece
+            await done
+        finally:
+            for row in rows:
+                row.cancel()
+            await asyncio.gather(done, *rows, return_exceptions=True)
+
+    async def _continue(self, prompt: list[int], request: OfText, index: int) -> AsyncGenerator[str]:
         generator = torch.Generator()
         if request.seed is None:
             generator.seed()
         else:
             generator.manual_seed((request.seed + index) % 2**63)
-        ids = list(prompt)
-        for _ in range(request.max_tokens):
+        ids, spelling = list(prompt), Spelling(self._tokeniser, prompt)
+        for left in range(request.max_tokens - 1, -1, -1):
             (y_1TV,) = await self._forward(np.array([ids[-self._window :]]))
             ids.append(_drawn(torch.from_numpy(y_1TV[0, -1]), request.temperature, generator))
-        # A token's text may depend on the one before it, so that only the whole can be told.
-        before, whole = self._tokeniser.decode(prompt), self._tokeniser.decode(ids)
-        return whole[len(before) :]
+            if text := spelling.add(ids[-1], last=left == 0):
+                yield text
+
+
+class Spelling:
+    """Turns tokens into text as they come, whole characters only: a token may be a part of one.
+
+    A token's text may depend on the one before it, so that what is decoded begins with tokens that were told already.
+    """
+
+    def __init__(self, tokeniser: Tokeniser, prompt: list[int]) -> None:
+        self._tokeniser = tokeniser
+        self._ids, self._told = list(prompt), len(prompt)
+
+    def add(self, token: int, *, last: bool = False) -> str:
+        """Take the next token; returns what can be told now, which is all of it after the last."""
+        self._ids.append(token)
+        before = self._tokeniser.decode(self._ids[: self._told])
+        text = self._tokeniser.decode(self._ids)[len(before) :]
+        if not text or (text.endswith(HALF) and not last):
+            return ""
+        self._ids, self._told = self._ids[self._told :], len(self._ids) - self._told
+        return text
 
 
 def _drawn(y_V: Tensor, temperature: float, generator: torch.Generator) -> int:

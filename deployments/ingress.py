@@ -13,7 +13,9 @@ from deployments.errors import NotFound, UnknownVersion, WrongContentType, Wrong
 from deployments.layers.asgi import JSON, App, Receive, Scope, Send, header, respond
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
+from deployments.layers.events import send_events, wanted
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
+from deployments.layers.presence import while_present
 
 if TYPE_CHECKING:
     from deployments.replica import Model
@@ -85,7 +87,13 @@ class Routes:
         refuse_encoding(scope)
         kind = header(scope, b"content-type").decode("latin-1")
         raw = await read_body(scope, receive, self._max_bytes)
-        await respond(send, 200, await self._model.predict(raw, kind))
+        if wanted(scope, raw):
+            await send_events(scope, receive, send, self._model.stream(raw, kind))
+        elif self._model.writes:
+            # Long work: it ends when nobody waits for it any more.
+            await respond(send, 200, await while_present(receive, self._model.predict(raw, kind)))
+        else:
+            await respond(send, 200, await self._model.predict(raw, kind))
 
     async def _example(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, msgspec.json.encode(self._model.example))

@@ -1,5 +1,6 @@
 """One OpenAPI description of the whole platform: the management paths, and each deployed model in its own words."""
 
+import json
 import math
 from importlib.metadata import version
 from typing import Any
@@ -72,6 +73,11 @@ def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> 
         schemas.answer(manifest),
         "Error",
     )
+    if manifest.answer.kind == "continuation":
+        said = f'With "stream": true, server-sent events: {json.dumps(schemas.events(manifest))}'
+        predict["responses"]["200"]["content"]["text/event-stream"] = {
+            "schema": {"type": "string", "description": said}
+        }
     infer = _operation(
         f"{manifest.name}: infer",
         f"{about} Open Inference Protocol. {_BINARY}",

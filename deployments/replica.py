@@ -6,6 +6,8 @@ Owns the net and its codecs; knows nothing of HTTP.
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from deployments.batching import Batcher
 from deployments.codec import oip, predict
 from deployments.codec.rows import Reader
 from deployments.confine import confine
-from deployments.errors import ClientError, TimedOut, UnknownVersion, body
+from deployments.errors import ClientError, NotStreamed, TimedOut, UnknownVersion, body
 from deployments.generation import Writer, new_pictures
 from deployments.layers.asgi import App
 from deployments.layers.callers import Caller
+from deployments.layers.events import Event
 from deployments.spec import Endpoint
 from training import bundle, store
 from training.words import ImageWords, Picture, SeriesWords, TextWords
@@ -76,6 +79,31 @@ class Model:
         except TimeoutError:
             raise TimedOut(f"no answer within the request's timeout, {asked.timeout_s:g} s; give it longer") from None
         return self.oip.encode(outputs, asked)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the answer grows, token by token: it takes long, and may be streamed."""
+        return self._writer is not None
+
+    async def stream(self, raw: bytes, content_type: str) -> AsyncGenerator[Event]:
+        """Answer a request in the words of the task while the answer grows; closing it stops the work.
+
+        Yields:
+            ("token", {"row", "text"}) for each piece of each row, then ("done", what `predict` answers).
+
+        Raises:
+            NotStreamed: the answer does not grow.
+        """
+        if self._writer is None:
+            raise NotStreamed(f"{self.manifest.name} has no answer that grows; ask it without stream")
+        asked = self.words.decode(raw, content_type)
+        texts: list[list[str]] = [[] for _ in asked.known]
+        prompts = [tokens for _, tokens in asked.known]
+        async with contextlib.aclosing(self._writer.pieces(prompts, asked.request)) as pieces:
+            async for row, text in pieces:
+                texts[row].append(text)
+                yield "token", predict.json_body({"row": row, "text": text})
+        yield "done", self.words.said([{"text": "".join(parts)} for parts in texts])
 
     async def predict(self, raw: bytes, content_type: str) -> bytes:
         """Answer a request in the words of the task."""
@@ -133,3 +161,14 @@ class Replica:
             return 200, await self._model.predict(raw, content_type)
         except ClientError as error:
             return error.status, body(error.code, error.message, request_id)
+
+    async def stream(
+        self, raw: bytes, content_type: str, request_id: str | None
+    ) -> AsyncGenerator[tuple[int, str, bytes]]:
+        """The same for a stream: each event with its status; one that is not 200 is an error's, and the last."""
+        async with contextlib.aclosing(self._model.stream(raw, content_type)) as events:
+            try:
+                async for name, data in events:
+                    yield 200, name, data
+            except ClientError as error:
+                yield error.status, "error", body(error.code, error.message, request_id)

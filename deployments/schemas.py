@@ -34,6 +34,9 @@ def request(manifest: Manifest) -> Schema:
         if field.name == "inputs":
             properties["inputs"] = {"type": "array", "minItems": 1, "items": row(manifest.words)}
             continue
+        if field.type is bool:
+            properties[field.name] = {"type": "boolean", "default": field.default}
+            continue
         least, most = BOUNDS[field.name]
         kind = "number" if isinstance(field.default, float) else "integer"
         properties[field.name] = {"type": kind, "minimum": least, "maximum": most}
@@ -52,6 +55,12 @@ def answer(manifest: Manifest) -> Schema:
         version={"type": "string"},
         predictions={"type": "array", "items": _prediction(manifest.answer)},
     )
+
+
+def events(manifest: Manifest) -> Schema:
+    """What `predict` gives as a stream: an object for each event, by the event's name."""
+    place = {"type": "integer", "minimum": 0}
+    return _object(token=_object(row=place, text={"type": "string"}), done=answer(manifest), error={"type": "object"})
 
 
 def row(words: Words) -> Schema:

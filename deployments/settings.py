@@ -21,7 +21,12 @@ class Limits(Closed):
     max_rows: int = Field(65_536, ge=1, description="Most rows in one request; more gets 413.")
     max_batch_rows: int = Field(64, ge=1, description="Most rows of one forward pass.")
     max_queue: int = Field(512, ge=1, description="Most requests inside one replica at a time; more get 503.")
-    request_timeout_s: float = Field(30.0, gt=0, description="Seconds until a request is given up with 504.")
+    request_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds until a request is given up with 504; of a stream, until its first event."
+    )
+    stream_timeout_s: float = Field(
+        300.0, gt=0, description="Seconds that a stream may take once it has begun; then it ends with an error event."
+    )
 
 
 class ServingSettings(TrainingSettings):

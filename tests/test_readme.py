@@ -41,6 +41,11 @@ def test_every_verb_is_in_the_table_of_commands() -> None:
         assert f"`shoal {verb}" in README, verb
 
 
+@pytest.mark.parametrize("code", blocks("python"))
+def test_what_is_imported_exists(code: str) -> None:
+    exec("\n".join(re.findall(r"^(?:from|import) .*$", code, re.MULTILINE)), {})
+
+
 def test_bringing_your_own_model_works_as_printed(tmp_path: Path) -> None:
     (code,) = [block for block in blocks("python") if "About(" in block]
     (tmp_path / "mine.py").write_text(code)

@@ -37,12 +37,13 @@ class OfBoxes(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OfText(msgspec.Struct, forbid_unknown_fields=True):
-    """A request for text; temperature 0 takes the likeliest token each time."""
+    """A request for text; temperature 0 takes the likeliest token each time, and a stream is sent while it grows."""
 
     inputs: list[Any]
     max_tokens: int = 100
     temperature: float = 0.8
     seed: int | None = None
+    stream: bool = False
 
 
 class OfPictures(msgspec.Struct, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ And for whom: work whose caller has left is given up.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 from deployments.errors import BodyTimeout, CallerLeft, QueueFull, TimedOut, TooLarge, WrongContentType
@@ -18,10 +19,11 @@ LOOK_S = 0.25
 
 @dataclass(slots=True)
 class _Inside:
-    """A request on its way: its scope and channel, when it is given up, and who waits for its caller to leave."""
+    """A request on its way: its scope and channel, when it came and is given up, and who watches for its caller."""
 
     scope: Scope
     receive: Receive
+    since_s: float
     until_s: float
     watch: asyncio.Task[None] | None = None
     why: str = ""
@@ -31,7 +33,7 @@ class Bounded:
     """Refuses what is over the queue's limit and gives up what takes too long or has nobody left to answer to.
 
     One timer for all requests: with one for each (asyncio.timeout), setting and cancelling them took 7% of a small
-    model's time. Requests have all the same time, so the oldest is always the next one due.
+    model's time. A stream that has begun keeps its own time; see events.py.
     """
 
     def __init__(self, app: App, limits: Limits) -> None:
@@ -47,7 +49,9 @@ class Bounded:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        inside = self._inside[task] = _Inside(scope, receive, loop.time() + self._limits.request_timeout_s)
+        now = loop.time()
+        inside = self._inside[task] = _Inside(scope, receive, now, now + self._limits.request_timeout_s)
+        scope["bounds"] = self
         if self._timer is None:
             self._timer = loop.call_later(self._look_s, self._look, loop)
         try:
@@ -64,14 +68,19 @@ class Bounded:
             if inside.watch:
                 inside.watch.cancel()
 
+    def lift(self, task: "asyncio.Task[None]") -> float:
+        """Let a request whose answer has begun take longer; returns the seconds that it has for the rest."""
+        self._inside[task].until_s = math.inf
+        return self._limits.stream_timeout_s
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """End what is late, watch the callers of what lasts, and look again while anything is inside."""
         now = loop.time()
         for task, inside in self._inside.items():
             if inside.until_s <= now:
                 _end(task, inside, "late")
-            elif inside.until_s - self._limits.request_timeout_s > now - self._look_s:
-                break
+            elif inside.since_s > now - self._look_s:
+                break  # and so are those that came later
             elif inside.watch is None and "body_read" in inside.scope:
                 inside.watch = loop.create_task(_watch(task, inside))
         self._timer = loop.call_later(self._look_s, self._look, loop) if self._inside else None

@@ -1,0 +1,112 @@
+"""Server-sent events: an answer that is sent while it grows.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event is waited for like any answer, within
+request_timeout_s, so that what is refused keeps its own status. From then on the stream has stream_timeout_s, and what
+goes wrong is told as an event. Knows nothing of what the events say.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from deployments import errors
+from deployments.errors import CallerLeft, ClientError, TimedOut
+from deployments.layers.asgi import Receive, Scope, Send, header
+from deployments.layers.presence import while_present
+
+Event = tuple[str, bytes]
+"""Its name, and its data as JSON, which has no line break."""
+
+KIND = b"text/event-stream"
+# Proxies cut a connection that is silent for long; 30 s and 60 s are common.
+KEEP_ALIVE_S = 10.0
+
+_HEADERS = [
+    (b"content-type", KIND + b"; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # nginx would otherwise collect the events.
+    (b"x-accel-buffering", b"no"),
+]
+logger = logging.getLogger("ray.serve")
+
+
+class _Wish(msgspec.Struct):
+    stream: bool = False
+
+
+def wanted(scope: Scope, body: bytes) -> bool:
+    """Whether a request asks for events: by its Accept header, or by "stream": true in its body."""
+    if KIND in header(scope, b"accept").lower():
+        return True
+    # Almost no body does: most are not read twice.
+    if b'"stream"' not in body:
+        return False
+    try:
+        return msgspec.json.decode(body, type=_Wish).stream
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+
+
+async def send_events(scope: Scope, receive: Receive, send: Send, events: AsyncGenerator[Event]) -> None:
+    """Send events as they come; where the caller leaves, close their source.
+
+    Raises:
+        ClientError: before the first event; afterwards it is an event itself.
+    """
+    request = asyncio.current_task()
+    started = False
+
+    async def stream() -> None:
+        nonlocal started
+        async with contextlib.aclosing(events):
+            first = await anext(events)
+            most_s = scope["bounds"].lift(request) if "bounds" in scope else math.inf
+            started = True
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            beats = asyncio.create_task(_beat(send))
+            try:
+                async with asyncio.timeout(None if most_s == math.inf else most_s):
+                    await _send_all(send, first, events)
+            except Exception as error:
+                await _send(send, "error", _said(error, scope, most_s))
+            finally:
+                beats.cancel()
+            await send({"type": "http.response.body", "body": b""})
+
+    try:
+        await while_present(receive, stream())
+    except CallerLeft:
+        if not started:
+            raise
+
+
+async def _send_all(send: Send, first: Event, events: AsyncGenerator[Event]) -> None:
+    await _send(send, *first)
+    async for name, data in events:
+        await _send(send, name, data)
+
+
+async def _send(send: Send, name: str, data: bytes) -> None:
+    event = b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+async def _beat(send: Send) -> None:
+    while True:
+        await asyncio.sleep(KEEP_ALIVE_S)
+        await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+
+
+def _said(error: Exception, scope: Scope, most_s: float) -> bytes:
+    """The body of an error that comes too late for a status."""
+    request_id = header(scope, b"x-request-id").decode("latin-1") or None
+    if isinstance(error, TimeoutError):
+        error = TimedOut(f"no end within {most_s:g} s; ask for fewer tokens or rows")
+    if isinstance(error, ClientError):
+        return errors.body(error.code, error.message, request_id)
+    logger.exception("stream failed: %s", scope["path"])
+    return errors.body("internal", "this is a fault of the service, not of the request; it has been logged", request_id)
