@@ -133,6 +133,26 @@ class NotAnImage(Unprocessable):
     code = "not_an_image"
 
 
+class AskedInTensors(Unprocessable):
+    """A pipeline, asked in the Open Inference Protocol's tensors."""
+
+    code = "asked_in_tensors"
+
+
+class CallerLeft(ClientError):
+    """The caller closed the connection before the answer; nobody reads this, but metrics count it (nginx's status)."""
+
+    status = 499
+    code = "caller_left"
+
+
+class StepBroken(ClientError):
+    """A step of a pipeline failed in a way that is ours to mend; a 500, but one that names the step."""
+
+    status = 500
+    code = "internal"
+
+
 class QueueFull(ClientError):
     """The replica has all the requests that it may hold."""
 

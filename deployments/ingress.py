@@ -4,7 +4,7 @@ Request walk: socket -> HAProxy -> [ingress.py: route, caller, limits] -> replic
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import msgspec
 
@@ -13,25 +13,42 @@ from deployments.layers.asgi import App, Receive, Scope, Send, header, respond
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
-
-if TYPE_CHECKING:
-    from deployments.replica import Model
+from deployments.settings import Limits
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def model_app(model: "Model", callers: Mapping[str, Caller]) -> App:
-    """Compose one model's application, outermost layer first: errors, caller, limits, routes."""
-    return Errors(Callers(Bounded(Routes(model), model.endpoint.limits), callers))
+class Answering(Protocol):
+    """What answers at a model's paths: a model, or a pipeline of models."""
+
+    endpoint: Any
+    example: dict[str, Any]
+    metadata: bytes
+
+    async def infer(self, raw: bytes) -> bytes:
+        """Answer an Open Inference Protocol request."""
+
+    async def predict(self, raw: bytes, content_type: str) -> bytes:
+        """Answer a request in the words of the task."""
+
+
+def model_app(model: Answering, callers: Mapping[str, Caller]) -> App:
+    """Compose one model's application."""
+    return app(Routes(model), model.endpoint.limits, callers)
+
+
+def app(routes: App, limits: Limits, callers: Mapping[str, Caller]) -> App:
+    """Put the layers around routes, outermost first: errors, caller, limits."""
+    return Errors(Callers(Bounded(routes, limits), callers))
 
 
 class Routes:
     """The paths below /v2/models/NAME."""
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Answering) -> None:
         self._model = model
         self._max_bytes = model.endpoint.limits.max_body_bytes
-        name, version = model.manifest.name, model.endpoint.version
+        name, version = model.endpoint.name, model.endpoint.version
         base, versioned = f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"
         self._versions, self._version = f"{base}/versions/", version
         self._routes: dict[str, tuple[str, Handler]] = {}
@@ -79,7 +96,7 @@ class Routes:
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A replica listens only once its net is loaded and warm.
-        await respond(send, 200, msgspec.json.encode({"name": self._model.manifest.name, "ready": True}))
+        await respond(send, 200, msgspec.json.encode({"name": self._model.endpoint.name, "ready": True}))
 
     async def _metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, self._model.metadata)

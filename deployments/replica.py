@@ -17,7 +17,7 @@ from deployments import ingress
 from deployments.batching import Batcher
 from deployments.codec import oip, predict
 from deployments.confine import confine
-from deployments.errors import ClientError, body
+from deployments.errors import ClientError, TimedOut, body
 from deployments.generation import Writer, new_pictures
 from deployments.layers.asgi import App
 from deployments.layers.callers import Caller
@@ -93,9 +93,17 @@ class Replica:
         """Called by Serve once, after the constructor."""
         return ingress.model_app(self._model, self._callers)
 
-    async def predict(self, raw: bytes, content_type: str, request_id: str | None) -> tuple[int, bytes]:
-        """The call that comes through a handle; returns status and body."""
+    async def predict(
+        self, raw: bytes, content_type: str, request_id: str | None, within_s: float | None = None
+    ) -> tuple[int, bytes]:
+        """The call that comes through a handle, given up after within_s; returns status and body."""
+        limit_s = self._model.endpoint.limits.request_timeout_s
+        limit_s = limit_s if within_s is None else min(within_s, limit_s)
         try:
-            return 200, await self._model.predict(raw, content_type)
+            async with asyncio.timeout(limit_s):
+                return 200, await self._model.predict(raw, content_type)
         except ClientError as error:
             return error.status, body(error.code, error.message, request_id)
+        except TimeoutError:
+            late = TimedOut(f"no answer within {limit_s:.3g} s; try again, or send less")
+            return late.status, body(late.code, late.message, request_id)
