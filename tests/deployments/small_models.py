@@ -79,13 +79,8 @@ def add_all(models: LocalModels) -> None:
     models.add("double", Linear([[2, 2]]), ROWS, TABLE, Number(name="total"))
     models.add("other-rows", Linear([[0, 0], [0, 1]]), ROWS, TableWords(features=("x", "z")), AB)
     stacked = TableWords(features=("y", Feature(name="label", levels=("a", "b"))))
-    models.add(
-        "stacked",
-        Linear([[0, 0], [0, 9]]),
-        torch.tensor([[2.0, 1.0], [-1.0, 0.0]]),
-        stacked,
-        Classes(labels=("was a", "was b")),
-    )
+    labelled = torch.tensor([[2.0, 1.0], [-1.0, 0.0]])
+    models.add("stacked", Linear([[0, 0], [0, 9]]), labelled, stacked, Classes(labels=("was a", "was b")))
     models.add("of-scores", Linear([[9, 0], [0, 9]]), ROWS, TableWords(features=("a", "b")), AB)
     ids = {word: TOKENISER.encode(word).ids[0] for word in ("good", "bad", "fine")}
     tokens = torch.tensor([[4, 5, 6], [5, 5, 0]])
