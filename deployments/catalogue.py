@@ -55,6 +55,8 @@ class Catalogue:
         pipeline = next((each for each in self.pipelines() if each.name == name), None)
         if pipeline:
             return _pipeline_line(pipeline.endpoint, self.statuses()[name]) | {
+                "manifest": None,
+                "versions": [],
                 "pipeline": pipeline.endpoint.pipeline.model_dump(mode="json", exclude_none=True),
                 "example": {"inputs": [pipeline.endpoint.signature().example]},
             }

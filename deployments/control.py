@@ -23,6 +23,7 @@ from deployments.layers.asgi import App
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors, error_body
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
+from deployments.layers.presence import while_present
 from deployments.settings import ServingSettings
 from training.errors import Mistake
 
@@ -89,9 +90,14 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
         refuse_encoding(request.scope)
         raw = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
         kind = request.headers.get("content-type", "")
-        try:
+
+        async def answer() -> tuple[int, bytes]:
             handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
             status, body = await handle.predict.remote(raw, kind, request.headers.get("x-request-id"))
+            return status, body
+
+        try:
+            status, body = await while_present(request.receive, answer())
         except (RayServeException, RayActorError):
             raise Unavailable(f"no replica of {name} answers now; try again shortly") from None
         return Response(body, status, media_type="application/json")

@@ -33,6 +33,7 @@ class Handles:
 
     def __init__(self) -> None:
         self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self._finding = asyncio.Lock()
 
     async def __call__(self, model: str, raw: bytes, request_id: str | None, within_s: float) -> tuple[int, bytes]:
         """Ask once, and once more where the replica died over it: inference is idempotent."""
@@ -74,9 +75,12 @@ class Handles:
 
     async def _handle(self, model: str) -> DeploymentHandle[Any]:
         if model not in self._handles:
-            # It asks Serve's controller, and blocks until that has answered.
-            found = await asyncio.to_thread(serve.get_app_handle, model)
-            self._handles[model] = found.options(method_name="predict")
+            async with self._finding:
+                # One for all requests: each handle listens to Serve's controller for as long as this process lives.
+                if model not in self._handles:
+                    # It asks the controller, and blocks until that has answered.
+                    found = await asyncio.to_thread(serve.get_app_handle, model)
+                    self._handles[model] = found.options(method_name="predict")
         return self._handles[model]
 
 

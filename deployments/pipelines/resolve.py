@@ -79,7 +79,8 @@ class Resolution:
             Mistake: one of them does not work any more; the message names it and its step.
         """
         found = []
-        for deployment in self._noted.values():
+        # Inner ones first, so that the one that does not work is named, and not one around it.
+        for deployment in sorted(self._noted.values(), key=lambda each: self._depth(each.name)):
             if deployment.name == name or not isinstance(deployment, PipelineDeployment):
                 continue
             if self._way(deployment.name, name):
@@ -93,6 +94,13 @@ class Resolution:
                     ) from None
                 found.append(deployment.model_copy(update={"endpoint": endpoint}))
         return found
+
+    def _depth(self, name: str) -> int:
+        """How many pipelines deep it is: 0 for a model."""
+        found = self._noted.get(name)
+        if not isinstance(found, PipelineDeployment):
+            return 0
+        return 1 + max(self._depth(step) for step in found.endpoint.steps)
 
     def _way(self, start: str, end: str) -> tuple[str, ...]:
         """How one calls the other, through which pipelines; empty where it does not."""

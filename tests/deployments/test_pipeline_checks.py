@@ -165,7 +165,8 @@ def test_a_pipeline_is_a_step_like_any_other_and_never_its_own(everything: Local
 
 
 def test_a_models_next_version_is_checked_against_all_that_call_it(everything: LocalModels) -> None:
-    noted = list(resolution(everything, INNER, OUTER)._noted.values())
+    # In whatever order they are noted, the inner one is told.
+    noted = list(reversed(resolution(everything, INNER, OUTER)._noted.values()))
     worse = everything.signatures | {"by-x": everything.signatures["colours"]}
     alike = everything.signatures | {"by-x": everything.signatures["turned"]}
 

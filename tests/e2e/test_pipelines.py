@@ -1,8 +1,9 @@
 """Pipelines on a real cluster: each kind, failures with a name, deadlines, callers that leave, and coming back."""
 
 import json
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def test_rows_go_through_real_models_and_come_back_in_order(http: httpx.Client, 
     assert (answer["model"], answer["version"]) == ("triage", "1")
     assert [each["branch"] for each in answer["predictions"]] == ["otherwise", "long", "otherwise"]
     assert answer["predictions"][1]["scores"] == pytest.approx(alone["scores"])
-    assert answer["predictions"][0]["kind"] == answer["predictions"][2]["again"]
+    first, last = answer["predictions"][0]["kind"], answer["predictions"][2]["again"]
+    assert first["scores"] == pytest.approx(last["scores"])
 
 
 def test_a_pipeline_is_called_like_any_model(http: httpx.Client, applied: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_pipeline_is_called_like_any_model(http: httpx.Client, applied: Path) 
     stable = http.post("/api/v1/models/triage/predict", json=example)
     models = {each["name"]: each for each in http.get("/api/v1/models").json()["models"]}
 
-    assert stable.json() == direct.json()
+    assert stable.json()["predictions"][0]["scores"] == pytest.approx(direct.json()["predictions"][0]["scores"])
     assert models["triage"]["status"] == "RUNNING"
     assert models["triage"]["steps"] == ["flowers"]
     assert http.get("/api/v1/models/nested").json()["pipeline"]["root"]["kind"] == "fan-out"
@@ -172,41 +174,59 @@ def test_a_step_that_is_late_is_given_up_and_named(http: httpx.Client, applied: 
     took_s = time.monotonic() - start
 
     assert answer.status_code == 504, answer.text
-    assert answer.json()["error"]["message"].startswith("branch hasty (writer): no answer within the 1 s")
+    assert answer.json()["error"]["message"].startswith("branch hasty (writer): no answer within")
     assert took_s < 10
 
 
-def busy_s(pid: int, over_s: float) -> float:
-    """CPU seconds that a process takes in so many."""
-    process = psutil.Process(pid)
-    before = sum(process.cpu_times()[:2])
-    time.sleep(over_s)
-    return float(sum(process.cpu_times()[:2]) - before)
+def taken_s(pid: int) -> float:
+    """CPU seconds that a process has taken."""
+    return float(sum(psutil.Process(pid).cpu_times()[:2]))
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-request-disconnect-disabled": "?1"}], ids=["Ray watches", "Ray does not"])
+def until(holds: Callable[[], bool], most_s: float = 20) -> None:
+    deadline = time.monotonic() + most_s
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def idle(pid: int) -> bool:
+    before = taken_s(pid)
+    time.sleep(1)
+    return taken_s(pid) - before < 0.05
+
+
+UNWATCHED = {"x-request-disconnect-disabled": "?1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/v2/models/slow", {}), ("/v2/models/slow", UNWATCHED), ("/api/v1/models/slow", UNWATCHED)],
+    ids=["Ray watches", "Ray does not", "the stable address"],
+)
 def test_a_caller_that_leaves_ends_the_work_inside_the_steps_replica(
-    http: httpx.Client, served: Cluster, settings: Settings, applied: Path, headers: dict[str, str]
+    http: httpx.Client, served: Cluster, settings: Settings, applied: Path, path: str, headers: dict[str, str]
 ) -> None:
     application = rollout.statuses(settings, served)["writer"]
     (replica,) = application["deployments"]["replica"]["replicas"]
     pid = replica["pid"]
-    deadline = time.monotonic() + 20
-    while busy_s(pid, 0.5) > 0.1:
-        assert time.monotonic() < deadline, "still at work on what an earlier test gave up"
+    until(lambda: idle(pid))  # what an earlier test gave up has ended, too
+    before = taken_s(pid)
+    address = (str(http.base_url.host), int(http.base_url.port or 80))
+    body = json.dumps({"inputs": ["abc"]}).encode()
+    lines = {
+        "Host": "shoal",
+        "Authorization": http.headers["authorization"],
+        "Content-Length": str(len(body)),
+    } | headers
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
 
-    with ThreadPoolExecutor(1) as pool:
-        with httpx.Client(base_url=http.base_url, headers=http.headers, timeout=2.5) as leaving:
-            asked = pool.submit(leaving.post, "/v2/models/slow/predict", json={"inputs": ["abc"]}, headers=headers)
-            time.sleep(1)
-            during = busy_s(pid, 1.0)
-            with pytest.raises(httpx.ReadTimeout):
-                asked.result()
-        time.sleep(0.5)
-        after = busy_s(pid, 1.5)
+    with socket.create_connection(address) as caller:
+        caller.sendall(f"POST {path}/predict HTTP/1.1\r\n{head}\r\n".encode() + body)
+        until(lambda: taken_s(pid) - before > 0.5)
 
-    assert during > 0.2, "it was not at work; then nothing is shown"
-    assert after < 0.1
+    # Its 1,000 tokens would take some ten times what they took so far.
+    until(lambda: idle(pid), 5)
+    assert taken_s(pid) - before < 3
 
 
 def test_what_a_pipeline_needs_is_neither_taken_away_nor_broken(
@@ -265,7 +285,7 @@ def test_status_tells_pipelines_and_a_change_is_the_next_version(
     assert "triage:2" in done.stdout
     # The pipeline around it has followed.
     said = http.post("/v2/models/nested/predict", json={"inputs": [ROW]}).json()["predictions"][0]
-    assert said["triage"] == said["plain"]
+    assert said["triage"]["scores"] == pytest.approx(said["plain"]["scores"])
     assert http.get("/api/v1/models/nested").json()["steps"] == ["triage", "flowers"]
 
 
