@@ -95,7 +95,9 @@ class LocalModels:
                 if model.manifest.words.kind in ("text", "series") and steps < 2:
                     x = nn.functional.pad(x, (0, 2 - steps))
                 y = model.net(x)
-            return y if isinstance(y, tuple) else (y,)
+            y = y if isinstance(y, tuple) else (y,)
+            # What was filled up is cut off again.
+            return tuple(each[:, :steps] if model.manifest.answer.kind == "continuation" else each for each in y)
 
         return forward
 
