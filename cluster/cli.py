@@ -200,8 +200,26 @@ def deploy(
 
 
 @app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(help="A .yaml file, or a .py file that binds `pipeline`.")],
+) -> None:
+    """Serve a pipeline of deployed models at /v2/models/NAME."""
+    from cluster import rollout
+    from deployments.pipelines import files
+
+    settings, pipeline = context.settings, files.load(file)
+    cluster = lifecycle.require(settings)
+    lifecycle.interrupt_on_termination()
+    with lifecycle.alone(settings), working(f"applying {pipeline.name}") as on_status:
+        made = rollout.deploy_pipeline(settings, cluster, pipeline, on_status)
+    console.print(
+        f"applied {made.name}:{made.endpoint.version} at {cluster.url}/v2/models/{made.name}", highlight=False
+    )
+
+
+@app.command()
 def undeploy(name: str) -> None:
-    """Stop serving a model."""
+    """Stop serving a model or pipeline."""
     from cluster import rollout
 
     settings = context.settings

@@ -12,10 +12,13 @@ from typing import Any
 
 import httpx
 
-from cluster import secrets
+from cluster import composition, secrets
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments.apps import CONTROL, serve_config
+from deployments.pipelines.deployment import PipelineDeployment
+from deployments.pipelines.resolve import Noted
+from deployments.pipelines.spec import Pipeline
 from deployments.spec import Deployment, Dtype, Endpoint, Scale
 from deployments.state import State
 from training.errors import Failure, Mistake
@@ -59,29 +62,52 @@ def deploy(
         compile=compile,
     )
     deployment = Deployment(endpoint=endpoint, scale=scale)
+    _replace(settings, cluster, deployment, on_status)
+    return deployment
+
+
+def deploy_pipeline(
+    settings: Settings, cluster: Cluster, pipeline: Pipeline, on_status: OnStatus
+) -> PipelineDeployment:
+    """Serve a pipeline; returns when it answers.
+
+    Raises:
+        Mistake: a model has its name, or its steps are not deployed or do not fit one another.
+        Failure: its replicas do not start; what ran before runs on.
+    """
+    deployment = composition.compose(settings, pipeline)
+    _replace(settings, cluster, deployment, on_status)
+    return deployment
+
+
+def _replace(settings: Settings, cluster: Cluster, deployment: Noted, on_status: OnStatus) -> None:
+    """Serve a model or pipeline in place of what had its name, and let the pipelines that call it know."""
     state = State(settings.platform)
-    others = [d for d in state.all() if d.name != version.name]
+    noted = state.all()
+    changed: dict[str, Noted] = {each.name: each for each in composition.followers(settings, noted, deployment)}
+    changed[deployment.name] = deployment
     try:
-        _put(settings, cluster, [*others, deployment])
-        _wait(settings, cluster, on_status, lambda found: _running(found, version.name))
+        _put(settings, cluster, [*(each for each in noted if each.name not in changed), *changed.values()])
+        _wait(settings, cluster, on_status, lambda found: all(_running(found, name) for name in changed))
     except BaseException:
         # Back to what is noted: the next start must not find what never worked.
         _put(settings, cluster, state.all())
         raise
-    state.put(deployment)
-    return deployment
+    for each in changed.values():
+        state.put(each)
 
 
 def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatus) -> None:
-    """Stop serving a model.
+    """Stop serving a model or pipeline.
 
     Raises:
-        Mistake: it is not deployed.
+        Mistake: it is not deployed, or a pipeline calls it.
     """
     state = State(settings.platform)
     if state.get(name) is None:
         deployed = ", ".join(d.name for d in state.all()) or "none"
         raise Mistake(f"{name!r} is not deployed; deployed: {deployed}")
+    composition.refuse_while_called(state.all(), name)
     state.remove(name)
     _put(settings, cluster, state.all())
     _wait(settings, cluster, on_status, lambda found: name not in found)
@@ -113,7 +139,7 @@ def gpus(settings: Settings, cluster: Cluster) -> int:
     return int(sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE"))
 
 
-def _put(settings: Settings, cluster: Cluster, deployments: list[Deployment]) -> None:
+def _put(settings: Settings, cluster: Cluster, deployments: list[Noted]) -> None:
     keys = {secrets.fingerprint(secrets.read(settings.home, secrets.ADMIN_KEY)): "admin"}
     config = serve_config(deployments, settings, keys, settings.host, cluster.http_port, cluster.grpc_port)
     with _client(settings, cluster) as client:

@@ -1,13 +1,17 @@
 """Applications: from what shall run to what Ray Serve takes.
 
 Deploy walk: cluster.cli deploy -> [apps.py] -> replica.py -> training.bundle
-Serve imports `model` and `control` by path on the cluster, with the arguments that the configuration carries.
+Serve imports `model`, `pipeline` and `control` by path on the cluster, with the arguments that the configuration
+carries.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from deployments.pipelines.deployment import PipelineDeployment
+from deployments.pipelines.resolve import Noted
 from deployments.settings import ServingSettings
-from deployments.spec import Deployment
+from deployments.spec import Deployment, Scale
 
 if TYPE_CHECKING:
     # Whoever only writes the configuration is spared a second of imports.
@@ -30,6 +34,13 @@ def model(args: dict[str, Any]) -> "Application":
     return Replica.bind(args["endpoint"], args["keys"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
 
 
+def pipeline(args: dict[str, Any]) -> "Application":
+    """Bind one pipeline's application."""
+    from deployments.pipelines.replica import PipelineReplica
+
+    return PipelineReplica.bind(args["endpoint"], args["keys"], args["host"])  # type: ignore[attr-defined, no-any-return]
+
+
 def control(args: dict[str, Any]) -> "Application":
     """Bind the control application, which gRPC's gateway belongs to."""
     from deployments.control import Control
@@ -41,7 +52,7 @@ def control(args: dict[str, Any]) -> "Application":
 
 
 def serve_config(
-    deployments: list[Deployment], settings: ServingSettings, keys: Keys, host: str, port: int, grpc_port: int
+    deployments: Iterable[Noted], settings: ServingSettings, keys: Keys, host: str, port: int, grpc_port: int
 ) -> dict[str, Any]:
     """Write the whole configuration (Ray's ServeDeploySchema): what is not in it, Serve deletes."""
     return {
@@ -50,7 +61,12 @@ def serve_config(
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "applications": [
             _control_config(keys, host, grpc_port),
-            *(_model_config(deployment, settings, keys, host) for deployment in deployments),
+            *(
+                _pipeline_config(each, keys, host)
+                if isinstance(each, PipelineDeployment)
+                else _model_config(each, settings, keys, host)
+                for each in deployments
+            ),
         ],
     }
 
@@ -68,17 +84,26 @@ def _control_config(keys: Keys, host: str, grpc_port: int) -> dict[str, Any]:
 
 
 def _model_config(deployment: Deployment, settings: ServingSettings, keys: Keys, host: str) -> dict[str, Any]:
-    scale = deployment.scale
+    args = {
+        "endpoint": deployment.endpoint.model_dump(mode="json"),
+        "keys": keys,
+        "cache": str(settings.home / "cache"),
+        "host": host,
+    }
+    return _application(deployment.name, "deployments.apps:model", args, deployment.scale)
+
+
+def _pipeline_config(deployment: PipelineDeployment, keys: Keys, host: str) -> dict[str, Any]:
+    args = {"endpoint": deployment.endpoint.model_dump(mode="json"), "keys": keys, "host": host}
+    return _application(deployment.name, "deployments.apps:pipeline", args, deployment.scale)
+
+
+def _application(name: str, path: str, args: dict[str, Any], scale: Scale) -> dict[str, Any]:
     return {
-        "name": deployment.name,
-        "route_prefix": f"/v2/models/{deployment.name}",
-        "import_path": "deployments.apps:model",
-        "args": {
-            "endpoint": deployment.endpoint.model_dump(mode="json"),
-            "keys": keys,
-            "cache": str(settings.home / "cache"),
-            "host": host,
-        },
+        "name": name,
+        "route_prefix": f"/v2/models/{name}",
+        "import_path": path,
+        "args": args,
         "deployments": [
             {
                 "name": "replica",

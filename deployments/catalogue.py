@@ -4,6 +4,8 @@ import contextlib
 import json
 from typing import Any
 
+from deployments.pipelines.deployment import PipelineDeployment, PipelineEndpoint
+from deployments.pipelines.resolve import Noted
 from deployments.settings import ServingSettings
 from deployments.spec import Deployment
 from deployments.standing import Standing
@@ -24,12 +26,21 @@ class Catalogue(Standing):
         self._manifests: dict[str, tuple[Manifest, dict[str, Any]]] = {}
 
     def models(self) -> list[dict[str, Any]]:
-        """A line for each model."""
+        """A line for each model, and for each pipeline."""
         deployed, statuses = self.deployed(), self.statuses()
-        return [self._line(name, deployed, statuses) for name in self._registry.names()]
+        models = [self._line(name, deployed, statuses) for name in self._registry.names()]
+        return models + [_pipeline_line(each.endpoint, statuses[each.name]) for each in self.pipelines()]
 
     def model(self, name: str) -> dict[str, Any]:
-        """All of one model; raises Mistake if there is none."""
+        """All of one model or pipeline; raises Mistake if there is none."""
+        pipeline = next((each for each in self.pipelines() if each.name == name), None)
+        if pipeline:
+            return _pipeline_line(pipeline.endpoint, self.statuses()[name]) | {
+                "manifest": None,
+                "versions": [],
+                "pipeline": pipeline.endpoint.pipeline.model_dump(mode="json", exclude_none=True),
+                "example": {"inputs": [pipeline.endpoint.signature().example]},
+            }
         line = self._line(name, self.deployed(), self.statuses())
         versions = self._registry.versions(name)
         told: dict[str, Any] = {"manifest": None, "example": None}
@@ -53,12 +64,18 @@ class Catalogue(Standing):
         """Each deployment with the manifest and example of the version it serves."""
         found = []
         for name, deployment in self.deployed().items():
+            if isinstance(deployment, PipelineDeployment):
+                continue
             # What is served was verified when it was loaded; what happened to the store since then is not told here.
             with contextlib.suppress(BundleError, OSError):
                 found.append((deployment, *self.content(self._registry.version(name, deployment.endpoint.version))))
         return found
 
-    def _line(self, name: str, deployed: dict[str, Deployment], statuses: dict[str, str]) -> dict[str, Any]:
+    def pipelines(self) -> list[PipelineDeployment]:
+        """Each deployed pipeline."""
+        return [each for each in self._state.all() if isinstance(each, PipelineDeployment)]
+
+    def _line(self, name: str, deployed: dict[str, Noted], statuses: dict[str, str]) -> dict[str, Any]:
         versions = self._registry.versions(name)
         deployment = deployed.get(name)
         try:
@@ -73,6 +90,18 @@ class Catalogue(Standing):
             "aliases": {alias: v.version for v in versions for alias in v.aliases},
             "status": statuses.get(name, NOT_DEPLOYED),
             "deployed_version": deployment.endpoint.version if deployment else None,
-            "dtype": deployment.endpoint.dtype if deployment else None,
-            "compile": deployment.endpoint.compile if deployment else None,
+            "form": deployment.endpoint.form if deployment else None,
         }
+
+
+def _pipeline_line(endpoint: PipelineEndpoint, status: str) -> dict[str, Any]:
+    return {
+        "task": "pipeline",
+        "summary": endpoint.pipeline.summary,
+        "name": endpoint.name,
+        "newest": endpoint.version,
+        "aliases": {},
+        "status": status,
+        "deployed_version": endpoint.version,
+        "steps": list(endpoint.steps),
+    }

@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -26,7 +26,6 @@ from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors, error_body
 from deployments.layers.events import KIND, Event, send_events, wanted
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
-from deployments.layers.presence import while_present
 from deployments.settings import ServingSettings
 from training.errors import Mistake
 
@@ -99,8 +98,7 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
             handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
             if wanted(request.scope, raw):
                 return Events(relayed(handle, name, raw, kind, request_id))
-            asked: DeploymentResponse[Any] = handle.predict.remote(raw, kind, request_id)  # type: ignore[assignment]
-            status, body = await while_present(request.receive, _awaited(asked))
+            status, body = await handle.predict.remote(raw, kind, request_id)
         except (RayServeException, RayActorError):
             raise _unavailable(name) from None
         return Response(body, status, media_type="application/json")
@@ -119,7 +117,7 @@ class Events(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        await send_events(scope, receive, send, self._events)
+        await send_events(scope, send, self._events)
 
 
 async def relayed(
@@ -142,11 +140,6 @@ async def relayed(
         raise _unavailable(name) from None
     finally:
         asked.cancel()
-
-
-async def _awaited(asked: DeploymentResponse[Any]) -> Any:
-    """Wait for a handle's answer; where the wait is cancelled, so is the replica's work."""
-    return await asked
 
 
 def _unavailable(name: str) -> Unavailable:

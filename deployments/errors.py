@@ -164,6 +164,19 @@ class NetRefused(Unprocessable):
     code = "net_refused"
 
 
+class AskedInTensors(Unprocessable):
+    """A pipeline, asked in the Open Inference Protocol's tensors."""
+
+    code = "asked_in_tensors"
+
+
+class StepBroken(ClientError):
+    """A step of a pipeline failed in a way that is ours to mend; a 500, but one that names the step."""
+
+    status = 500
+    code = "internal"
+
+
 class QueueFull(ClientError):
     """The replica has all the requests that it may hold."""
 
@@ -181,7 +194,7 @@ class Unavailable(ClientError):
 
 
 class CallerLeft(ClientError):
-    """Nobody is there to read the answer; the status is for the metrics."""
+    """The caller closed the connection before the answer; nobody reads this, but metrics count it (nginx's status)."""
 
     status = 499
     code = "caller_left"

@@ -3,8 +3,8 @@
 Request walk: socket -> HAProxy -> [ingress.py: route, caller, limits] -> replica.py -> codec -> batching.py
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
@@ -13,12 +13,9 @@ from deployments.errors import NotFound, UnknownVersion, WrongContentType, Wrong
 from deployments.layers.asgi import JSON, App, Receive, Scope, Send, header, respond
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors
-from deployments.layers.events import send_events, wanted
+from deployments.layers.events import Event, send_events, wanted
 from deployments.layers.limits import Bounded, read_body, refuse_encoding
-from deployments.layers.presence import while_present
-
-if TYPE_CHECKING:
-    from deployments.replica import Model
+from deployments.settings import Limits
 
 BINARY = b"application/octet-stream"
 # What curl and HTTP libraries say of a body by themselves is taken too: the protocol's clients leave it at that.
@@ -28,18 +25,45 @@ INFER_HEADER = b"inference-header-content-length"
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def model_app(model: "Model", callers: Mapping[str, Caller]) -> App:
-    """Compose one model's application, outermost layer first: errors, caller, limits, routes."""
-    return Errors(Callers(Bounded(Routes(model), model.endpoint.limits), callers))
+class Answering(Protocol):
+    """What answers at a model's paths: a model, or a pipeline of models."""
+
+    endpoint: Any
+    example: dict[str, Any]
+    metadata: bytes
+
+    def check_version(self, asked: str) -> None:
+        """Raise UnknownVersion unless this is the version that is asked for, or none is."""
+
+    async def infer(self, raw: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+        """Answer an Open Inference Protocol request."""
+
+    async def predict(
+        self, raw: bytes, content_type: str, request_id: str | None = None, within_s: float | None = None
+    ) -> bytes:
+        """Answer a request in the words of the task; a pipeline passes on the request's id and the time it has."""
+
+    def stream(self, raw: bytes, content_type: str) -> AsyncGenerator[Event]:
+        """The same, while the answer grows."""
+
+
+def model_app(model: Answering, callers: Mapping[str, Caller]) -> App:
+    """Compose one model's application."""
+    return app(Routes(model), model.endpoint.limits, callers)
+
+
+def app(routes: App, limits: Limits, callers: Mapping[str, Caller]) -> App:
+    """Put the layers around routes, outermost first: errors, caller, limits."""
+    return Errors(Callers(Bounded(routes, limits), callers))
 
 
 class Routes:
     """The paths below /v2/models/NAME."""
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Answering) -> None:
         self._model = model
         self._max_bytes = model.endpoint.limits.max_body_bytes
-        name, version = model.manifest.name, model.endpoint.version
+        name, version = model.endpoint.name, model.endpoint.version
         base, versioned = f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"
         self._versions, self._version = f"{base}/versions/", version
         self._routes: dict[str, tuple[str, Handler]] = {}
@@ -88,10 +112,7 @@ class Routes:
         kind = header(scope, b"content-type").decode("latin-1")
         raw = await read_body(scope, receive, self._max_bytes)
         if wanted(scope, raw):
-            await send_events(scope, receive, send, self._model.stream(raw, kind))
-        elif self._model.writes:
-            # Long work: it ends when nobody waits for it any more.
-            await respond(send, 200, await while_present(receive, self._model.predict(raw, kind)))
+            await send_events(scope, send, self._model.stream(raw, kind))
         else:
             await respond(send, 200, await self._model.predict(raw, kind))
 
@@ -100,7 +121,7 @@ class Routes:
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A replica listens only once its net is loaded and warm.
-        await respond(send, 200, msgspec.json.encode({"name": self._model.manifest.name, "ready": True}))
+        await respond(send, 200, msgspec.json.encode({"name": self._model.endpoint.name, "ready": True}))
 
     async def _metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, self._model.metadata)

@@ -14,6 +14,8 @@ from deployments import schemas
 from deployments.catalogue import Catalogue
 from deployments.codec import oip
 from deployments.codec.arrays import NUMPY
+from deployments.pipelines import schemas as pipeline_schemas
+from deployments.pipelines.deployment import PipelineEndpoint
 from deployments.spec import Deployment
 from training.bundle import Manifest, TensorSpec
 from training.words import ImageWords, TextWords
@@ -58,6 +60,8 @@ def describe(api: FastAPI, catalogue: Catalogue) -> Schema:
                 operation["security"] = []
     for deployment, manifest, example in catalogue.served():
         document["paths"] |= model_paths(deployment, manifest, example)
+    for pipeline in catalogue.pipelines():
+        document["paths"] |= pipeline_paths(pipeline.endpoint)
     return document
 
 
@@ -100,6 +104,26 @@ def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> 
             "get": _operation(f"{manifest.name}: ready", about, tag, None, {"type": "object"}, "OipError")
         },
         base: {"get": _operation(f"{manifest.name}: metadata", about, tag, None, {"type": "object"}, "OipError")},
+    }
+
+
+def pipeline_paths(endpoint: PipelineEndpoint) -> Schema:
+    """Describe one deployed pipeline's own paths."""
+    base, tag = f"/v2/models/{endpoint.name}", [f"pipeline: {endpoint.name}"]
+    about = (
+        f"{endpoint.pipeline.summary} A pipeline of {', '.join(endpoint.steps)}; version {endpoint.version}.".strip()
+    )
+    body, answer = pipeline_schemas.body(endpoint), pipeline_schemas.answer(endpoint)
+    predict = {"post": _operation(f"{endpoint.name}: predict", about, tag, body, answer, "Error")}
+    anything: Schema = {"type": "object"}
+    return {
+        f"{base}/predict": predict,
+        f"/api/v1/models/{endpoint.name}/predict": predict,
+        f"{base}/example": {
+            "get": _operation(f"{endpoint.name}: an example request", about, tag, None, anything, "Error")
+        },
+        f"{base}/ready": {"get": _operation(f"{endpoint.name}: ready", about, tag, None, anything, "OipError")},
+        base: {"get": _operation(f"{endpoint.name}: metadata", about, tag, None, anything, "OipError")},
     }
 
 

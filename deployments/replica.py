@@ -17,10 +17,11 @@ from ray import serve
 
 from deployments import ingress, precision
 from deployments.batching import Batcher
+from deployments.by_handle import ByHandle
 from deployments.codec import oip, predict
 from deployments.codec.rows import Reader
 from deployments.confine import confine
-from deployments.errors import ClientError, NotStreamed, TimedOut, UnknownVersion, body
+from deployments.errors import NotStreamed, TimedOut, UnknownVersion
 from deployments.generation import Writer, new_pictures
 from deployments.layers.asgi import App
 from deployments.layers.callers import Caller
@@ -80,11 +81,6 @@ class Model:
             raise TimedOut(f"no answer within the request's timeout, {asked.timeout_s:g} s; give it longer") from None
         return self.oip.encode(outputs, asked)
 
-    @property
-    def writes(self) -> bool:
-        """Whether the answer grows, token by token: it takes long, and may be streamed."""
-        return self._writer is not None
-
     async def stream(self, raw: bytes, content_type: str) -> AsyncGenerator[Event]:
         """Answer a request in the words of the task while the answer grows; closing it stops the work.
 
@@ -105,7 +101,9 @@ class Model:
                 yield "token", predict.json_body({"row": row, "text": text})
         yield "done", self.words.said([{"text": "".join(parts)} for parts in texts])
 
-    async def predict(self, raw: bytes, content_type: str) -> bytes:
+    async def predict(
+        self, raw: bytes, content_type: str, request_id: str | None = None, within_s: float | None = None
+    ) -> bytes:
         """Answer a request in the words of the task."""
         if len(raw) > INLINE_BYTES and isinstance(self.manifest.words, ImageWords):
             asked = await asyncio.to_thread(self.words.decode, raw, content_type)
@@ -124,7 +122,7 @@ class Model:
 
 @serve.deployment(name="replica")
 @serve.ingress()
-class Replica:
+class Replica(ByHandle):
     """A Model as a Serve deployment, with the ingress layers in its own process."""
 
     def __init__(self, endpoint: dict[str, Any], keys: dict[str, str], cache: str, host: str) -> None:
@@ -132,43 +130,9 @@ class Replica:
         # Without this torch would take every core for each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
-        self._model = Model(Endpoint.model_validate(endpoint), Path(cache))
+        self.answering = Model(Endpoint.model_validate(endpoint), Path(cache))
         self._callers = {digest: Caller(name) for digest, name in keys.items()}
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once, after the constructor."""
-        return ingress.model_app(self._model, self._callers)
-
-    async def infer(self, version: str, raw: bytes, header_length: int | None) -> tuple[int, str, bytes, int | None]:
-        """An Open Inference Protocol request through a handle; returns status, code, body, its JSON part's length."""
-        try:
-            self._model.check_version(version)
-            return 200, "", *await self._model.infer(raw, header_length)
-        except ClientError as error:
-            return error.status, error.code, error.message.encode(), None
-
-    async def metadata(self, version: str) -> tuple[int, str, bytes, None]:
-        """The model's metadata through a handle; returns as `infer` does."""
-        try:
-            self._model.check_version(version)
-            return 200, "", self._model.metadata, None
-        except ClientError as error:
-            return error.status, error.code, error.message.encode(), None
-
-    async def predict(self, raw: bytes, content_type: str, request_id: str | None) -> tuple[int, bytes]:
-        """The call that comes through a handle; returns status and body."""
-        try:
-            return 200, await self._model.predict(raw, content_type)
-        except ClientError as error:
-            return error.status, body(error.code, error.message, request_id)
-
-    async def stream(
-        self, raw: bytes, content_type: str, request_id: str | None
-    ) -> AsyncGenerator[tuple[int, str, bytes]]:
-        """The same for a stream: each event with its status; one that is not 200 is an error's, and the last."""
-        async with contextlib.aclosing(self._model.stream(raw, content_type)) as events:
-            try:
-                async for name, data in events:
-                    yield 200, name, data
-            except ClientError as error:
-                yield error.status, "error", body(error.code, error.message, request_id)
+        return ingress.model_app(self.answering, self._callers)

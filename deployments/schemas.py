@@ -53,7 +53,7 @@ def answer(manifest: Manifest) -> Schema:
     return _object(
         model={"const": manifest.name},
         version={"type": "string"},
-        predictions={"type": "array", "items": _prediction(manifest.answer)},
+        predictions={"type": "array", "items": prediction(manifest.answer)},
     )
 
 
@@ -101,7 +101,8 @@ def _feature(feature: Feature, missing: bool) -> Schema:
     return {"type": ["number", "null"]} if missing else _NUMBER
 
 
-def _prediction(answer_: Answer) -> Schema:
+def prediction(answer_: Answer) -> Schema:
+    """One of `predictions`."""
     if isinstance(answer_, Classes):
         label = {"type": "string", "enum": list(answer_.labels)}
         scores = {"type": "object", "additionalProperties": _SCORE, "propertyNames": label}

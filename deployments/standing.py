@@ -5,8 +5,8 @@ import time
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
+from deployments.pipelines.resolve import Noted
 from deployments.settings import ServingSettings
-from deployments.spec import Deployment
 from deployments.state import State
 
 STATUS_S = 1.0
@@ -20,8 +20,8 @@ class Standing:
         self._applications: dict[str, ApplicationStatusOverview] = {}
         self._asked_s = float("-inf")
 
-    def deployed(self) -> dict[str, Deployment]:
-        """All noted deployments, by name."""
+    def deployed(self) -> dict[str, Noted]:
+        """All noted deployments, models' and pipelines', by name."""
         return {deployment.name: deployment for deployment in self._state.all()}
 
     def statuses(self) -> dict[str, str]:

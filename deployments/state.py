@@ -3,8 +3,11 @@
 import time
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
 
+from deployments.pipelines.deployment import PipelineDeployment
+from deployments.pipelines.resolve import Noted
 from deployments.spec import Deployment
 
 _METADATA = MetaData()
@@ -16,9 +19,12 @@ _DEPLOYMENTS = Table(
     Column("changed_s", Float, nullable=False),
 )
 
+# Both are closed: what is noted is one of them, and never the other.
+_NOTED: TypeAdapter[Noted] = TypeAdapter(PipelineDeployment | Deployment)
+
 
 class State:
-    """The table of deployments, in SQLite or PostgreSQL."""
+    """The table of deployments, models' and pipelines', in SQLite or PostgreSQL."""
 
     def __init__(self, uri: str) -> None:
         if uri.startswith("sqlite:///"):
@@ -26,17 +32,17 @@ class State:
         self._engine = create_engine(uri)
         _METADATA.create_all(self._engine)
 
-    def all(self) -> list[Deployment]:
+    def all(self) -> list[Noted]:
         """All deployments, by name."""
         with self._engine.connect() as connection:
             rows = connection.execute(select(_DEPLOYMENTS.c.spec).order_by(_DEPLOYMENTS.c.name))
-            return [Deployment.model_validate_json(spec) for (spec,) in rows]
+            return [_NOTED.validate_json(spec) for (spec,) in rows]
 
-    def get(self, name: str) -> Deployment | None:
+    def get(self, name: str) -> Noted | None:
         """One deployment, or None."""
         return next((d for d in self.all() if d.name == name), None)
 
-    def put(self, deployment: Deployment) -> None:
+    def put(self, deployment: Noted) -> None:
         """Note a deployment, in place of what its name had."""
         with self._engine.begin() as connection:
             connection.execute(delete(_DEPLOYMENTS).where(_DEPLOYMENTS.c.name == deployment.name))

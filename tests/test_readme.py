@@ -71,6 +71,18 @@ def test_a_recipe_of_your_own_is_valid_as_printed(tmp_path: Path, monkeypatch: p
     assert recipe.name == "points"
 
 
+def test_the_pipelines_are_valid_as_printed(tmp_path: Path) -> None:
+    from deployments.pipelines import files
+
+    (yaml,) = [block for block in blocks("yaml") if "root:" in block]
+    (code,) = [block for block in blocks("python") if "pipeline = Pipeline" in block]
+    (tmp_path / "triage.yaml").write_text(yaml)
+    (tmp_path / "own.py").write_text(code)
+
+    assert files.load(tmp_path / "triage.yaml").models()[0] == "sentiment-transformer"
+    assert files.load(tmp_path / "own.py").models() == ("digits-detect", "digits-cnn")
+
+
 def test_the_makefile_has_the_targets_that_are_named() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -8,15 +8,13 @@ goes wrong is told as an event. Knows nothing of what the events say.
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import AsyncGenerator
 
 import msgspec
 
 from deployments import errors
-from deployments.errors import CallerLeft, ClientError, TimedOut
-from deployments.layers.asgi import Receive, Scope, Send, header
-from deployments.layers.presence import while_present
+from deployments.errors import ClientError, TimedOut
+from deployments.layers.asgi import Scope, Send, header
 
 Event = tuple[str, bytes]
 """Its name, and its data as JSON, which has no line break."""
@@ -51,37 +49,25 @@ def wanted(scope: Scope, body: bytes) -> bool:
         return False
 
 
-async def send_events(scope: Scope, receive: Receive, send: Send, events: AsyncGenerator[Event]) -> None:
-    """Send events as they come; where the caller leaves, close their source.
+async def send_events(scope: Scope, send: Send, events: AsyncGenerator[Event]) -> None:
+    """Send events as they come; their source is closed at the end, also where the request is cancelled.
 
     Raises:
         ClientError: before the first event; afterwards it is an event itself.
     """
-    request = asyncio.current_task()
-    started = False
-
-    async def stream() -> None:
-        nonlocal started
-        async with contextlib.aclosing(events):
-            first = await anext(events)
-            most_s = scope["bounds"].lift(request) if "bounds" in scope else math.inf
-            started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            beats = asyncio.create_task(_beat(send))
-            try:
-                async with asyncio.timeout(None if most_s == math.inf else most_s):
-                    await _send_all(send, first, events)
-            except Exception as error:
-                await _send(send, "error", _said(error, scope, most_s))
-            finally:
-                beats.cancel()
-            await send({"type": "http.response.body", "body": b""})
-
-    try:
-        await while_present(receive, stream())
-    except CallerLeft:
-        if not started:
-            raise
+    async with contextlib.aclosing(events):
+        first = await anext(events)
+        most_s = scope["bounds"].lift(asyncio.current_task()) if "bounds" in scope else None
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        beats = asyncio.create_task(_beat(send))
+        try:
+            async with asyncio.timeout(most_s):
+                await _send_all(send, first, events)
+        except Exception as error:
+            await _send(send, "error", _said(error, scope, most_s))
+        finally:
+            beats.cancel()
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _send_all(send: Send, first: Event, events: AsyncGenerator[Event]) -> None:
@@ -101,7 +87,7 @@ async def _beat(send: Send) -> None:
         await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
 
 
-def _said(error: Exception, scope: Scope, most_s: float) -> bytes:
+def _said(error: Exception, scope: Scope, most_s: float | None) -> bytes:
     """The body of an error that comes too late for a status."""
     request_id = header(scope, b"x-request-id").decode("latin-1") or None
     if isinstance(error, TimeoutError):

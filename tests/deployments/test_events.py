@@ -17,8 +17,7 @@ from deployments.layers import events
 from deployments.layers.asgi import App, Receive, Scope, Send, respond
 from deployments.layers.errors import Errors
 from deployments.layers.events import Event, send_events, wanted
-from deployments.layers.limits import Bounded
-from deployments.layers.presence import while_present
+from deployments.layers.limits import Bounded, read_body
 from deployments.settings import Limits
 from tests.deployments.local_server import serving
 
@@ -46,8 +45,8 @@ class Count:
 
 def app(source: Source, **limits: float) -> App:
     async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send_events(scope, receive, send, source())
+        await read_body(scope, receive, 1000)
+        await send_events(scope, send, source())
 
     return Errors(Bounded(routes, Limits(**limits)))
 
@@ -154,30 +153,14 @@ def test_work_of_any_kind_ends_when_its_caller_leaves() -> None:
         return b"never"
 
     async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await respond(send, 200, await while_present(receive, work()))
+        await read_body(scope, receive, 1000)
+        await respond(send, 200, await work())
 
-    with serving(Errors(routes)) as url:
+    with serving(Errors(Bounded(routes, Limits()))) as url:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/api/predict", timeout=0.2)
         assert began.is_set()
         assert ended.wait(2)
-
-
-def test_work_that_is_done_is_answered_and_what_it_raises_is_raised() -> None:
-    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-
-        async def work() -> bytes:
-            if scope["path"] == "/api/fail":
-                raise Empty("none")
-            return b"done"
-
-        await respond(send, 200, await while_present(receive, work()))
-
-    with serving(Errors(routes)) as url:
-        assert httpx.post(f"{url}/api/work").text == "done"
-        assert httpx.post(f"{url}/api/fail").status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_the_catalogue_says_what_is_served(http: httpx.Client) -> None:
 
     assert models["flowers"]["status"] == "RUNNING"
     assert models["flowers"]["deployed_version"] == 1
-    assert (models["flowers"]["dtype"], models["flowers"]["compile"]) == ("fp32", False)
+    assert models["flowers"]["form"] == "fp32"
     assert one["manifest"]["summary"] == "Tells three kinds apart."
     assert one["versions"][0]["aliases"] == ["champion"]
 

@@ -335,7 +335,7 @@ def test_bf16_answers_as_fp32_does_and_a_version_too_far_from_it_is_refused(
     assert re.search(r"differs from fp32 by 0\.00\d+ .* tolerance is 1e-07; deploy it without --dtype", refused.stderr)
     assert refused.stderr.count("\n") == 1
     assert http.post("/v2/models/rounded/versions/1/predict", json=request).status_code == 200
-    assert http.get("/api/v1/models/rounded").json()["dtype"] == "bf16"
+    assert http.get("/api/v1/models/rounded").json()["form"] == "bf16"
     assert re.search(r"rounded +1 +RUNNING +1 +1-1 +bf16", shoal("status", env={"COLUMNS": "200"}).stdout)
     assert shoal("undeploy", "rounded").returncode == 0
 

@@ -1,0 +1,146 @@
+"""Pipelines: what a step costs. One model asked directly, and the same through a sequence of one step and of two.
+
+The same rows, the same client, one cluster; client and server share this machine's cores, so the ratios count. The
+second step is a model of the first one's scores, so that its cost is that of a hop with little work behind it.
+
+    python tests/benchmarks/pipelines.py [--seconds 8] [--rounds 3] [--json]
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+# A script's own folder comes first, where training.py hides the package of that name.
+sys.path[0] = str(Path(__file__).parents[2])
+
+from cluster import calls, lifecycle
+from cluster.settings import Settings
+from training import bundle
+from training.words import Classes, TableWords
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+from mlp import CLASSES
+from serving import ROW, save_bundle, script, wrk
+
+CONNECTIONS = (1, 16)
+LABELS = tuple(str(number) for number in range(CLASSES))
+PIPELINES = {
+    "one-step": {"kind": "sequence", "steps": ["mlp"]},
+    "two-steps": {"kind": "sequence", "steps": ["mlp", {"model": "judge", "take": "scores"}]},
+}
+STACKS = {"mlp": "the model itself", "one-step": "sequence of one step", "two-steps": "sequence of two steps"}
+Found = dict[str, dict[int, list[dict[str, float]]]]
+
+
+def main() -> None:
+    """Measure, print a table, and with --json one object as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=8, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each stack is measured")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    arguments = parser.parse_args()
+    if not shutil.which("wrk"):
+        sys.exit("error: this benchmark needs wrk; apt-get install wrk")
+
+    console = Console(stderr=True)
+    found: Found = {}
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder, served(Path(folder)) as scripts:
+        for number in range(arguments.rounds):
+            for name, file in scripts.items():
+                with console.status(f"round {number + 1} of {arguments.rounds}: {STACKS[name]}"):
+                    wrk(file, 16, 2)
+                    for connections in CONNECTIONS:
+                        measured = wrk(file, connections, arguments.seconds)
+                        found.setdefault(name, {}).setdefault(connections, []).append(measured)
+    report(found, arguments)
+
+
+def report(found: Found, arguments: argparse.Namespace) -> None:
+    """Print medians as a table and, if asked, all as JSON."""
+    medians = {
+        name: {
+            c: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            for c, runs in by_connections.items()
+        }
+        for name, by_connections in found.items()
+    }
+    hop_ms = {
+        "first": medians["one-step"][1]["p50_ms"] - medians["mlp"][1]["p50_ms"],
+        "next": medians["two-steps"][1]["p50_ms"] - medians["one-step"][1]["p50_ms"],
+    }
+    table = Table("asked", *(f"c={c} req/s" for c in CONNECTIONS), *(f"p50 c={c}" for c in CONNECTIONS), box=None)
+    for name, by_connections in medians.items():
+        table.add_row(
+            STACKS[name],
+            *(f"{by_connections[c]['requests_per_s']:,.0f}" for c in CONNECTIONS),
+            *(f"{by_connections[c]['p50_ms']:.2f} ms" for c in CONNECTIONS),
+        )
+    Console().print(table)
+    Console().print(
+        f"a hop at one connection: {hop_ms['first']:.2f} ms for the first, {hop_ms['next']:.2f} ms after it"
+    )
+    if arguments.json:
+        print(json.dumps({"hop_ms": hop_ms, "stacks": medians, "rounds": arguments.rounds, "cpus": os.cpu_count()}))
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[dict[str, Path]]:
+    """A cluster that serves two models and two pipelines of them; yields wrk's scripts."""
+    home = folder / "home"
+    settings = Settings(home=home, http_port=0, dashboard_port=0)
+    environment = os.environ | {"SHOAL_HOME": str(home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
+
+    def run(*words: str) -> None:
+        command = [Path(sys.executable).parent / "shoal", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"shoal {' '.join(words)}: {done.stderr}")
+
+    save_bundle(folder / "mlp")
+    save_judge(folder / "judge")
+    try:
+        run("up")
+        for name in ("mlp", "judge"):
+            run("models", "import", str(folder / name))
+            run("deploy", name)
+        for name, root in PIPELINES.items():
+            (folder / f"{name}.yaml").write_text(json.dumps({"name": name, "root": root}))
+            run("apply", str(folder / f"{name}.yaml"))
+        cluster = lifecycle.require(settings)
+        with calls.client(settings, cluster) as http:
+            key = {"Authorization": str(http.headers["authorization"])}
+        yield {
+            name: script(folder / f"{name}.lua", f"{cluster.url}/v2/models/{name}/predict", {"inputs": [ROW]}, key)
+            for name in STACKS
+        }
+    finally:
+        run("down")
+
+
+def save_judge(folder: Path) -> None:
+    """A small model of another model's scores."""
+    about = bundle.About(
+        name="judge",
+        task="tabular-classification",
+        words=TableWords(features=LABELS),
+        answer=Classes(labels=LABELS),
+    )
+    bundle.save(folder, nn.Linear(CLASSES, CLASSES), inputs=torch.rand(2, CLASSES), about=about)
+
+
+if __name__ == "__main__":
+    main()
