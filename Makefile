@@ -37,9 +37,8 @@ check: $(VENV)/.dev
 # net: bf16 and compiled.
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python tests/benchmarks/serving.py $(ARGS)
-	$(BIN)/python tests/benchmarks/training.py $(ARGS)
-	$(BIN)/python tests/benchmarks/precision.py $(ARGS)
+	for name in serving payloads compute pipelines client precision training; do \
+		$(BIN)/python tests/benchmarks/$$name.py $(ARGS) || exit 1; done
 
 # Compile the gRPC messages anew, after a change of open_inference.proto.
 proto: $(VENV)/.dev

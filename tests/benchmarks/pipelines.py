@@ -7,15 +7,11 @@ second step is a model of the first one's scores, so that its cost is that of a 
 """
 
 import argparse
-import contextlib
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,15 +22,15 @@ from torch import nn
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster import calls, lifecycle
-from cluster.settings import Settings
 from training import bundle
 from training.words import Classes, TableWords
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
+import stand
 from mlp import CLASSES
-from serving import ROW, save_bundle, script, wrk
+from serving import ROW, save_bundle
+from stand import Stand
 
 CONNECTIONS = (1, 16)
 LABELS = tuple(str(number) for number in range(CLASSES))
@@ -53,18 +49,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each stack is measured")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
-    if not shutil.which("wrk"):
-        sys.exit("error: this benchmark needs wrk; apt-get install wrk")
-
+    stand.require()
     console = Console(stderr=True)
     found: Found = {}
-    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder, served(Path(folder)) as scripts:
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder, Stand(Path(folder)) as cluster:
+        scripts = served(cluster)
         for number in range(arguments.rounds):
             for name, file in scripts.items():
                 with console.status(f"round {number + 1} of {arguments.rounds}: {STACKS[name]}"):
-                    wrk(file, 16, 2)
+                    stand.wrk(file, 16, 2)
                     for connections in CONNECTIONS:
-                        measured = wrk(file, connections, arguments.seconds)
+                        measured = stand.wrk(file, connections, arguments.seconds)
                         found.setdefault(name, {}).setdefault(connections, []).append(measured)
     report(found, arguments)
 
@@ -97,38 +92,18 @@ def report(found: Found, arguments: argparse.Namespace) -> None:
         print(json.dumps({"hop_ms": hop_ms, "stacks": medians, "rounds": arguments.rounds, "cpus": os.cpu_count()}))
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[dict[str, Path]]:
-    """A cluster that serves two models and two pipelines of them; yields wrk's scripts."""
-    home = folder / "home"
-    settings = Settings(home=home, http_port=0, dashboard_port=0)
-    environment = os.environ | {"SHOAL_HOME": str(home), "SHOAL_HTTP_PORT": "0", "SHOAL_DASHBOARD_PORT": "0"}
-
-    def run(*words: str) -> None:
-        command = [Path(sys.executable).parent / "shoal", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"shoal {' '.join(words)}: {done.stderr}")
-
+def served(cluster: Stand) -> dict[str, Path]:
+    """Serve two models and two pipelines of them; returns wrk's scripts."""
+    folder = cluster.folder
     save_bundle(folder / "mlp")
     save_judge(folder / "judge")
-    try:
-        run("up")
-        for name in ("mlp", "judge"):
-            run("models", "import", str(folder / name))
-            run("deploy", name)
-        for name, root in PIPELINES.items():
-            (folder / f"{name}.yaml").write_text(json.dumps({"name": name, "root": root}))
-            run("apply", str(folder / f"{name}.yaml"))
-        cluster = lifecycle.require(settings)
-        with calls.client(settings, cluster) as http:
-            key = {"Authorization": str(http.headers["authorization"])}
-        yield {
-            name: script(folder / f"{name}.lua", f"{cluster.url}/v2/models/{name}/predict", {"inputs": [ROW]}, key)
-            for name in STACKS
-        }
-    finally:
-        run("down")
+    for name in ("mlp", "judge"):
+        cluster.serve(folder / name, name)
+    for name, root in PIPELINES.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"name": name, "root": root}))
+        cluster.run("apply", str(folder / f"{name}.yaml"))
+    body, kind = json.dumps({"inputs": [ROW]}).encode(), {"Content-Type": "application/json"}
+    return {name: cluster.script(f"{name}/predict", body, kind) for name in STACKS}
 
 
 def save_judge(folder: Path) -> None:

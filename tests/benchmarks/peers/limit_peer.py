@@ -21,7 +21,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     asked = codec.decode(message["body"])
     with torch.inference_mode():
         y = net(torch.from_numpy(asked.x)).numpy()
-    body = codec.encode((y,), asked)
+    body, _ = codec.encode((y,), asked)
     await send(
         {
             "type": "http.response.start",
