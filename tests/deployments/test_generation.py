@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from deployments.codec.answers import OfText
+from deployments.codec.arrays import Outputs, Rows
 from deployments.generation import Spelling, Writer
 from deployments.openapi import model_paths
 from deployments.spec import Deployment, Endpoint
@@ -40,11 +42,12 @@ def writer(tokeniser: Tokeniser, passes: list[int]) -> Writer:
     # Each token's logits follow from the one before it.
     net = nn.Embedding(len(tokeniser), len(tokeniser))
 
-    async def forward(x: Tensor) -> tuple[Tensor, ...]:
+    async def forward(x: Rows) -> Outputs:
+        assert isinstance(x, np.ndarray)
         passes.append(len(x))
         await asyncio.sleep(0)
         with torch.inference_mode():
-            return (net(x),)
+            return (net(torch.from_numpy(x)).numpy(),)
 
     return Writer(forward, tokeniser, WINDOW)
 
@@ -109,12 +112,13 @@ async def test_closing_it_stops_the_work_within_a_token() -> None:
 async def test_a_row_that_fails_ends_the_others_too() -> None:
     made, passes = writer(CHARACTERS, []), []
 
-    async def forward(x: Tensor) -> tuple[Tensor, ...]:
+    async def forward(x: Rows) -> Outputs:
+        assert isinstance(x, np.ndarray)
         passes.append(1)
         if len(passes) == 5:
             raise ZeroDivisionError
         await asyncio.sleep(0)
-        return (torch.zeros(1, x.shape[1], len(CHARACTERS)),)
+        return (np.zeros((1, x.shape[1], len(CHARACTERS)), np.float32),)
 
     made._forward = forward
     with pytest.raises(ZeroDivisionError):
