@@ -1,6 +1,8 @@
 """Messages: what a worker tells the driver while it trains, without waiting for anybody."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -25,8 +27,9 @@ class Messages:
         self._queue.actor.put_nowait.remote(message)  # type: ignore[attr-defined]
 
 
-def inbox(run: str) -> Queue:
-    """The driver's end; takes no CPU of its own from the workers, and goes when the driver does.
+@contextlib.contextmanager
+def inbox(run: str) -> Iterator[Queue]:
+    """The driver's end; takes no CPU of its own from the workers, and goes with the run, or when the driver does.
 
     Raises:
         Mistake: the run has one already: another driver is at work on it.
@@ -34,6 +37,14 @@ def inbox(run: str) -> Queue:
     # Beside the driver, whose end it is: any other machine may go.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "name": run, "namespace": "shoal-runs", "scheduling_strategy": here}
+    queue = _made(run, options)
+    try:
+        yield queue
+    finally:
+        queue.shutdown(force=True)
+
+
+def _made(run: str, options: dict[str, Any]) -> Queue:
     until_s = time.monotonic() + GONE_S
     while True:
         try:

@@ -83,23 +83,23 @@ def train(
     registry = Registry(settings)
     name = resume.name if resume else _new_name(recipe)
     messages.hush()
-    queue = messages.inbox(name)
-    last = latest.last_checkpoint(registry.run_storage, name) if resume else None
-    run_id = _opened(registry, name, recipe, scaling, resume, origin)
-    config = _config(recipe, settings, options, surveyed) | {"run": name, "messages": queue, "last": last}
-    trainer = _trainer(recipe, config, scaling, registry.run_storage, surveyed)
+    with messages.inbox(name) as queue:
+        last = latest.last_checkpoint(registry.run_storage, name) if resume else None
+        run_id = _opened(registry, name, recipe, scaling, resume, origin)
+        config = _config(recipe, settings, options, surveyed) | {"run": name, "messages": queue, "last": last}
+        trainer = _trainer(recipe, config, scaling, registry.run_storage, surveyed)
 
-    def note(message: dict[str, Any]) -> None:
-        if message["kind"] == "report" and "epoch" in message["metrics"] and "step" not in message["metrics"]:
-            registry.log_metrics(run_id, _numbers(message["metrics"]), step=int(message["metrics"]["epoch"]))
-        on_message(message)
+        def note(message: dict[str, Any]) -> None:
+            if message["kind"] == "report" and "epoch" in message["metrics"] and "step" not in message["metrics"]:
+                registry.log_metrics(run_id, _numbers(message["metrics"]), step=int(message["metrics"]["epoch"]))
+            on_message(message)
 
-    with _ending(registry, run_id, name, on_message):
-        result = _fit(trainer, queue, Placement(scaling), note)
-        if result.checkpoint is None or result.metrics is None:
-            raise Failure(f"run {name} ended without a checkpoint; its record is in the registry as {run_id}")
-        with result.checkpoint.as_directory() as folder:
-            version = _published(registry, Path(folder) / "bundle", run_id, name)
+        with _ending(registry, run_id, name, on_message):
+            result = _fit(trainer, queue, Placement(scaling), note)
+            if result.checkpoint is None or result.metrics is None:
+                raise Failure(f"run {name} ended without a checkpoint; its record is in the registry as {run_id}")
+            with result.checkpoint.as_directory() as folder:
+                version = _published(registry, Path(folder) / "bundle", run_id, name)
     store.delete(f"{registry.run_storage}/{name}")
     numbers = _numbers(result.metrics)
     return Outcome(version, {k: v for k, v in numbers.items() if k.startswith("test_")}, numbers)
