@@ -40,7 +40,7 @@ root:
 """
 
 SLOW = """
-name: slow
+name: late
 timeout_s: 25
 root:
   kind: branch
@@ -80,7 +80,7 @@ def applied(http: httpx.Client, shoal: Shoal, tmp_path_factory: pytest.TempPathF
     pipelines = {
         "triage": TRIAGE,
         "nested": "name: nested\nroot: {kind: fan-out, to: {triage: triage, plain: flowers}}\n",
-        "slow": SLOW,
+        "late": SLOW,
     }
     for arguments in (("models", "import", str(folder / "writer")), ("deploy", "writer", "--cpus", "0.5")):
         done = shoal(*arguments)
@@ -90,7 +90,7 @@ def applied(http: httpx.Client, shoal: Shoal, tmp_path_factory: pytest.TempPathF
         done = shoal("apply", str(folder / f"{name}.yaml"))
         assert done.returncode == 0, done.stderr
     yield folder
-    for name in ("slow", "nested", "triage", "writer"):
+    for name in ("late", "nested", "triage", "writer"):
         done = shoal("undeploy", name)
         assert done.returncode == 0, done.stderr
 
@@ -170,7 +170,7 @@ def test_many_callers_at_once_get_their_own_rows(http: httpx.Client, applied: Pa
 
 def test_a_step_that_is_late_is_given_up_and_named(http: httpx.Client, applied: Path) -> None:
     start = time.monotonic()
-    answer = http.post("/v2/models/slow/predict", json={"inputs": ["ab"]})
+    answer = http.post("/v2/models/late/predict", json={"inputs": ["ab"]})
     took_s = time.monotonic() - start
 
     assert answer.status_code == 504, answer.text
@@ -200,7 +200,7 @@ UNWATCHED = {"x-request-disconnect-disabled": "?1"}
 
 @pytest.mark.parametrize(
     ("path", "headers"),
-    [("/v2/models/slow", {}), ("/v2/models/slow", UNWATCHED), ("/api/v1/models/slow", UNWATCHED)],
+    [("/v2/models/late", {}), ("/v2/models/late", UNWATCHED), ("/api/v1/models/late", UNWATCHED)],
     ids=["Ray watches", "Ray does not", "the stable address"],
 )
 def test_a_caller_that_leaves_ends_the_work_inside_the_steps_replica(
