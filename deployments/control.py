@@ -21,6 +21,7 @@ from deployments.catalogue import Catalogue
 from deployments.codec import oip
 from deployments.confine import confine
 from deployments.errors import ClientError, NotFound, Unavailable, UnknownModel, WrongMethod
+from deployments.handles import Handles
 from deployments.layers.asgi import App, Receive, Scope, Send
 from deployments.layers.callers import Caller, Callers
 from deployments.layers.errors import Errors, error_body
@@ -53,6 +54,7 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
     api = FastAPIOffline(title="Shoal", version=openapi.VERSION)
     api.openapi = lambda: openapi.describe(api, catalogue)  # type: ignore[method-assign]
     _answer_errors_in_our_words(api)
+    handles = Handles()
 
     @api.get("/v2/health/live", tags=["health"])
     async def live() -> dict[str, bool]:
@@ -95,10 +97,10 @@ def build_api(catalogue: Catalogue, settings: ServingSettings) -> FastAPI:
         kind = request.headers.get("content-type", "")
         request_id = request.headers.get("x-request-id")
         try:
-            handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
             if wanted(request.scope, raw):
+                handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
                 return Events(relayed(handle, name, raw, kind, request_id))
-            status, body = await handle.predict.remote(raw, kind, request_id)
+            status, body = await handles(name, raw, request_id, settings.limits.request_timeout_s, kind)
         except (RayServeException, RayActorError):
             raise _unavailable(name) from None
         return Response(body, status, media_type="application/json")

@@ -289,6 +289,7 @@ def test_status_tells_pipelines_and_a_change_is_the_next_version(
     assert http.get("/api/v1/models/nested").json()["steps"] == ["triage", "flowers"]
 
 
+@pytest.mark.soak
 def test_pipelines_come_back_with_their_cluster(tmp_path: Path) -> None:
     from tests.conftest import shoal_for
 
