@@ -45,6 +45,10 @@ class LocalModels:
         self._models[name] = loaded = bundle.load(folder)
         self.signatures[name] = signature.of_model(loaded.manifest, loaded.example)
 
+    def folder(self, name: str) -> Path:
+        """Where a model's bundle is."""
+        return self._folder / name
+
     def slow(self, name: str, wait_s: float) -> None:
         """Make a model take its time."""
         self._before[name] = lambda: asyncio.sleep(wait_s)
