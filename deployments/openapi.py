@@ -18,7 +18,7 @@ from deployments.pipelines import schemas as pipeline_schemas
 from deployments.pipelines.deployment import PipelineEndpoint
 from deployments.spec import Deployment
 from training.bundle import Manifest, TensorSpec
-from training.words import ImageWords, TextWords
+from training.words import Classes, ImageWords, TextWords
 
 VERSION = version("shoal")
 
@@ -55,9 +55,9 @@ def describe(api: FastAPI, catalogue: Catalogue) -> Schema:
     components.setdefault("schemas", {}).update({"Error": _ERROR, "OipError": _OIP_ERROR})
     document["security"] = [{"key": []}]
     for path, item in document["paths"].items():
-        if path.startswith("/v2/health/"):
-            for operation in item.values():
-                operation["security"] = []
+        for operation in item.values():
+            _complete(operation, path)
+    _show(document["paths"], catalogue)
     for deployment, manifest, example in catalogue.served():
         document["paths"] |= model_paths(deployment, manifest, example)
     for pipeline in catalogue.pipelines():
@@ -67,7 +67,7 @@ def describe(api: FastAPI, catalogue: Catalogue) -> Schema:
 
 def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> Schema:
     """Describe one deployed model's own paths."""
-    base, tag = f"/v2/models/{manifest.name}", [f"model: {manifest.name}"]
+    tag = [f"model: {manifest.name}"]
     about = f"{manifest.summary} Version {deployment.endpoint.version}.".strip()
     predict = _operation(
         f"{manifest.name}: predict",
@@ -93,52 +93,82 @@ def model_paths(deployment: Deployment, manifest: Manifest, example: Schema) -> 
         _infer_response(manifest),
         "OipError",
     )
-    return {
-        f"{base}/predict": {"post": predict},
-        f"/api/v1/models/{manifest.name}/predict": {"post": predict},
-        f"{base}/infer": {"post": infer},
-        f"{base}/example": {
-            "get": _operation(f"{manifest.name}: an example request", about, tag, None, {"type": "object"}, "Error")
-        },
-        f"{base}/ready": {
-            "get": _operation(f"{manifest.name}: ready", about, tag, None, {"type": "object"}, "OipError")
-        },
-        base: {"get": _operation(f"{manifest.name}: metadata", about, tag, None, {"type": "object"}, "OipError")},
+    infer["responses"]["200"]["content"]["application/octet-stream"] = {
+        "schema": {"type": "string", "format": "binary"}
     }
+    own = {"/predict": {"post": predict}, "/infer": {"post": infer}} | _told(manifest.name, about, tag)
+    return _at(manifest.name, deployment.endpoint.version, own)
 
 
 def pipeline_paths(endpoint: PipelineEndpoint) -> Schema:
     """Describe one deployed pipeline's own paths."""
-    base, tag = f"/v2/models/{endpoint.name}", [f"pipeline: {endpoint.name}"]
+    tag = [f"pipeline: {endpoint.name}"]
     about = (
         f"{endpoint.pipeline.summary} A pipeline of {', '.join(endpoint.steps)}; version {endpoint.version}.".strip()
     )
     body, answer = pipeline_schemas.body(endpoint), pipeline_schemas.answer(endpoint)
     predict = {"post": _operation(f"{endpoint.name}: predict", about, tag, body, answer, "Error")}
+    return _at(endpoint.name, endpoint.version, {"/predict": predict} | _told(endpoint.name, about, tag))
+
+
+def _told(name: str, about: str, tag: list[str]) -> Schema:
+    """What a model or pipeline tells of itself, by the end of its path."""
     anything: Schema = {"type": "object"}
     return {
-        f"{base}/predict": predict,
-        f"/api/v1/models/{endpoint.name}/predict": predict,
-        f"{base}/example": {
-            "get": _operation(f"{endpoint.name}: an example request", about, tag, None, anything, "Error")
-        },
-        f"{base}/ready": {"get": _operation(f"{endpoint.name}: ready", about, tag, None, anything, "OipError")},
-        base: {"get": _operation(f"{endpoint.name}: metadata", about, tag, None, anything, "OipError")},
+        "/example": {"get": _operation(f"{name}: an example request", about, tag, None, anything, "Error")},
+        "/ready": {"get": _operation(f"{name}: ready", about, tag, None, anything, "OipError")},
+        "": {"get": _operation(f"{name}: metadata", about, tag, None, anything, "OipError")},
+    }
+
+
+def _at(name: str, version: int, own: Schema) -> Schema:
+    """Operations by the end of their path, at all the addresses that they have."""
+    bases = f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"
+    paths = {f"{base}{end}": item for base in bases for end, item in own.items()}
+    return paths | {f"/api/v1/models/{name}/predict": own["/predict"]}
+
+
+def _complete(operation: Schema, path: str) -> None:
+    """Add what FastAPI cannot know of a management path: who is let in, and our errors in the place of its own."""
+    if path.startswith("/v2/health/"):
+        operation["security"] = []
+    operation["responses"].pop("422", None)
+    operation["responses"] |= _refusals("OipError" if path.startswith("/v2") else "Error")
+    if path == "/v2/health/ready":
+        operation["responses"]["503"] = {"description": "A model does not answer."} | _content({"type": "object"})
+
+
+def _show(paths: Schema, catalogue: Catalogue) -> None:
+    """Fill in at the management paths what works as it stands: a model that is served, and its own example."""
+    ask = paths["/api/v1/models/{name}/predict"]["post"]
+    body: Schema = {"schema": {"type": "object", "required": ["inputs"], "properties": {"inputs": {"type": "array"}}}}
+    ask["requestBody"] = {"required": True, "content": {"application/json": body}}
+    served = catalogue.served()
+    if served:
+        deployment, _, body["example"] = served[0]
+        for operation in (ask, paths["/api/v1/models/{name}"]["get"]):
+            operation["parameters"][0]["example"] = deployment.endpoint.name
+
+
+def _content(schema: Schema) -> Schema:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _refusals(error: str) -> Schema:
+    refused = _content({"$ref": f"#/components/schemas/{error}"})
+    return {
+        "4XX": {"description": "Refused; the message says what, the rule and the remedy."} | refused,
+        "503": {"description": "Too many requests at once; try again."} | refused,
+        "504": {"description": "No answer in time."} | refused,
     }
 
 
 def _operation(summary: str, about: str, tags: list[str], content: Schema | None, answer: Schema, error: str) -> Schema:
-    refused = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}}
     operation: Schema = {
         "summary": summary,
         "description": about,
         "tags": tags,
-        "responses": {
-            "200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}},
-            "4XX": {"description": "Refused; the message says what, the rule and the remedy."} | refused,
-            "503": {"description": "Too many requests at once; try again."} | refused,
-            "504": {"description": "No answer in time."} | refused,
-        },
+        "responses": {"200": {"description": "The answer."} | _content(answer)} | _refusals(error),
     }
     if content is not None:
         operation["requestBody"] = {"required": True, "content": content}
@@ -156,7 +186,9 @@ def _predict_body(manifest: Manifest, example: Schema) -> Schema:
 def _infer_request(manifest: Manifest) -> Schema:
     input_ = _tensor(manifest.inputs[0])
     # What may be said of an input is the size of its bytes, and here it has none.
-    input_ |= {"additionalProperties": False, "properties": input_["properties"] | {"parameters": {"maxProperties": 0}}}
+    none = {"additionalProperties": False, "properties": {"binary_data_size": {"type": "null"}}}
+    parameters = {"type": ["object", "null"]} | none
+    input_ |= {"additionalProperties": False, "properties": input_["properties"] | {"parameters": parameters}}
     if isinstance(manifest.words, TextWords) and not manifest.words.predicate:
         input_ = {"anyOf": [input_, _texts(manifest.inputs[0])]}
     return {
@@ -164,14 +196,15 @@ def _infer_request(manifest: Manifest) -> Schema:
         "required": ["inputs"],
         "additionalProperties": False,
         "properties": {
-            "id": {"type": "string"},
+            "id": {"type": ["string", "null"]},
             "parameters": _parameters(oip.Parameters),
             "inputs": {"type": "array", "items": input_, "minItems": 1, "maxItems": 1},
             "outputs": {
-                "type": "array",
+                "type": ["array", "null"],
                 "items": {
                     "type": "object",
                     "required": ["name"],
+                    "additionalProperties": False,
                     "properties": {
                         "name": {"enum": [spec.name for spec in manifest.outputs]},
                         "parameters": _parameters(oip.OutputParameters),
@@ -186,7 +219,7 @@ def _parameters(kind: type[msgspec.Struct]) -> Schema:
     """The schema of parameters, as the codec reads them."""
     schema: Schema
     (schema,) = msgspec.json.schema_components([kind])[1].values()
-    return schema
+    return schema | {"type": ["object", "null"]}
 
 
 def _texts(spec: TensorSpec) -> Schema:
@@ -215,6 +248,7 @@ def _infer_example(manifest: Manifest) -> Schema:
 
 
 def _infer_response(manifest: Manifest) -> Schema:
+    classes = [_classified(spec) for spec in manifest.outputs] if isinstance(manifest.answer, Classes) else []
     return {
         "type": "object",
         "required": ["model_name", "model_version", "outputs"],
@@ -222,7 +256,31 @@ def _infer_response(manifest: Manifest) -> Schema:
             "model_name": {"const": manifest.name},
             "model_version": {"type": "string"},
             "id": {"type": "string"},
-            "outputs": {"type": "array", "items": {"anyOf": [_tensor(spec) for spec in manifest.outputs]}},
+            "outputs": {"type": "array", "items": {"anyOf": [_given(spec) for spec in manifest.outputs] + classes}},
+        },
+    }
+
+
+def _given(spec: TensorSpec) -> Schema:
+    """An output as the net gives it; alone, or as the JSON part of an answer in bytes."""
+    tensor = _tensor(spec)
+    properties = dict(tensor["properties"])
+    if NUMPY[spec.datatype].kind == "f":
+        said = "The values, flat in row-major order; null where one is not finite, for which JSON has no word."
+        properties["data"] = {"type": "array", "items": {"type": ["number", "null"]}, "description": said}
+    return tensor | {"properties": properties}
+
+
+def _classified(spec: TensorSpec) -> Schema:
+    """An output of which a request wants the best classes."""
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"const": spec.name},
+            "datatype": {"const": "BYTES"},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+            "data": {"type": "array", "items": {"type": "string", "description": "value:index:label"}},
         },
     }
 

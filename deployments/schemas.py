@@ -40,7 +40,9 @@ def request(manifest: Manifest) -> Schema:
         least, most = BOUNDS[field.name]
         kind = "number" if isinstance(field.default, float) else "integer"
         properties[field.name] = {"type": kind, "minimum": least, "maximum": most}
-        if field.default is not None:
+        if field.default is None:
+            properties[field.name]["type"] = [kind, "null"]
+        else:
             properties[field.name]["default"] = field.default
     found: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
     if manifest.answer.kind == "picture":
@@ -77,7 +79,8 @@ def row(words: Words) -> Schema:
         return {"oneOf": [record, {"type": "array", "prefixItems": values, "minItems": count, "maxItems": count}]}
     if isinstance(words, ImageWords):
         pixel = {"type": "integer", "minimum": 0, "maximum": 255}
-        return {"oneOf": [_FILE, nested(pixel, (words.channels, words.height, words.width))]}
+        shapes = [(words.channels, words.height, words.width)] + [(words.height, words.width)] * (words.channels == 1)
+        return {"oneOf": [_FILE, *(nested(pixel, shape) for shape in shapes)]}
     if isinstance(words, SeriesWords):
         step = nested(_NUMBER, (len(words.features),)) | {"description": ", ".join(words.features)}
         return {"type": "array", "minItems": 1, "maxItems": words.max_steps, "items": step}

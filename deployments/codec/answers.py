@@ -2,12 +2,14 @@
 # Shapes: B rows, C classes, T tokens, P boxes, K channels, H height, W width, Z latent numbers.
 
 import base64
+import math
 from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
+from deployments.errors import NetRefused
 from training.bio import spans_of
 from training.bundle import Manifest
 from training.words import Boxes, Classes, Continuation, ImageWords, Number, Picture, Spans
@@ -81,12 +83,15 @@ def predictions(manifest: Manifest, outputs: Outputs, known: list[Any], request:
         outputs: what the net gives.
         known: what the reader noted of each row.
         request: one of REQUESTS.
+
+    Raises:
+        NetRefused: a label's score or a number is not finite.
     """
     answer = manifest.answer
     if isinstance(answer, Classes):
         return _labels(answer, outputs[0], request.top_k)
     if isinstance(answer, Number):
-        return [{answer.name: value} for value in outputs[0].flatten().tolist()]
+        return [{answer.name: _finite(value, row)} for row, value in enumerate(outputs[0].flatten().tolist())]
     if isinstance(answer, Spans):
         return [_spans(answer, *row) for row in zip(outputs[0], known, strict=True)]
     if isinstance(answer, Boxes):
@@ -105,12 +110,21 @@ def png(picture: Tensor) -> str:
     return base64.b64encode(words.png((picture.clamp(0, 1) * 255).round().to(torch.uint8))).decode()
 
 
+def _finite(value: float, row: int) -> float:
+    """Give a value back; raises NetRefused for what JSON has no word for, as very large inputs lead to."""
+    if not math.isfinite(value):
+        raise NetRefused(f"row {row}: the net's answer is {value}; send values like those that it was trained on")
+    return value
+
+
 def _labels(answer: Classes, y_BC: Tensor, top_k: int) -> list[dict[str, Any]]:
     scores_BC = torch.softmax(y_BC.float() / answer.temperature, 1)
     best_scores, best = scores_BC.topk(min(top_k, len(answer.labels)), dim=1)
     said = []
-    for indexes, scores in zip(best.tolist(), best_scores.tolist(), strict=True):
+    for row, (indexes, scores) in enumerate(zip(best.tolist(), best_scores.tolist(), strict=True)):
         named = [(answer.labels[index], score) for index, score in zip(indexes, scores, strict=True)]
+        # A NaN counts as the largest: where there is one, it comes first.
+        _finite(scores[0], row)
         said.append({"label": named[0][0], "score": named[0][1], "scores": dict(named)})
     return said
 

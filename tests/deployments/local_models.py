@@ -44,6 +44,10 @@ class LocalModels:
         made = self._models[name] = Model(Endpoint(name=name, version=1, digest=digest, uri=str(folder)), self._folder)
         self.signatures[name] = signature.of_model(made.manifest, made.example)
 
+    def folder(self, name: str) -> Path:
+        """Where a model's bundle is."""
+        return self._folder / name
+
     def slow(self, name: str, wait_s: float) -> None:
         """Make a model take its time."""
         self._before[name] = lambda: asyncio.sleep(wait_s)
