@@ -2,10 +2,10 @@
 
 Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does what Ray 2.60 has no switch for, then
 becomes the real HAProxy: it binds Ray's statistics and metrics pages, which Ray opens on every interface, to loopback;
-it answers Shoal's error body where HAProxy itself must refuse; it tells replicas that they need not watch each caller
-(Shoal's own layer watches those that wait long) and writes no log line for a request that went well; and it asks the
-kernel to end HAProxy with the process that started it, since `ray stop` and a killed Ray leave it running and holding
-its ports.
+it answers Shoal's error body where HAProxy itself must refuse; it tells replicas that they need not watch each caller,
+since Shoal's own layer watches those that wait long (deployments/layers/limits.py), and writes no log line for a request
+that went well; and it asks the kernel to end HAProxy with the process that started it, since `ray stop` and a killed Ray
+leave it running and holding its ports.
 
 Called as: python haproxy.py REAL_BINARY -db -f CONFIG [...]. Standard library only: it starts at every reload.
 """
@@ -25,10 +25,12 @@ UNAVAILABLE = (
     b'{"error": {"code": "unavailable", "message": "no replica can answer now; try again", "request_id": null}}\n'
 )
 
+# Whether a caller is watched is decided here, not by the caller.
 FRONTEND = """\
-    http-request set-header x-request-disconnect-disabled ?1
+    http-request del-header x-request-disconnect-disabled
     option dontlog-normal
 """
+UNWATCHED = "    http-request set-header x-request-disconnect-disabled ?1 if {{ srv_is_up({backend}/{server}) }}\n"
 
 
 def confine(config: str, error_file: Path) -> str:
@@ -42,7 +44,17 @@ def confine(config: str, error_file: Path) -> str:
     config, found = re.subn(r"(?m)^(frontend http_frontend\n)", rf"\1{FRONTEND}", config.replace(FRONTEND, ""))
     if found != 1:
         raise SystemExit(f"Ray's HAProxy configuration has changed: its HTTP frontend was found {found} times")
+    config = re.sub(r"(?ms)^backend (\S+)\n(.*?)(?=^\S|\Z)", _unwatched, config)
     return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
+
+
+def _unwatched(section: re.Match[str]) -> str:
+    """Of one backend: while a replica is up, requests go to it; else to Ray's own proxy, which must watch by itself."""
+    backend, lines = section.groups()
+    lines = re.sub(r"(?m)^ *http-request set-header x-request-disconnect-disabled .*\n", "", lines)
+    servers = [m[1] for m in re.finditer(r"(?m)^ *server (\S+) (?!.* backup *$).*$", lines)]
+    rules = "".join(UNWATCHED.format(backend=backend, server=server) for server in servers)
+    return f"backend {backend}\n{rules}{lines}"
 
 
 def main(binary: str, *args: str) -> None:

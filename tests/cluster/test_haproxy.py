@@ -4,7 +4,12 @@ import pytest
 
 from cluster import haproxy
 
-PAGES = "frontend prometheus\n    bind :9101\nfrontend http_frontend\n    bind *:8000\nlisten stats\n  bind *:8404\n"
+PAGES = (
+    "frontend prometheus\n    bind :9101\nfrontend http_frontend\n    bind *:8000\n"
+    "backend http-digits\n    http-reuse always\n    server R1 127.0.0.1:30001 check observe layer4\n"
+    "    server R2 127.0.0.1:30002 check\n    server PROXY 127.0.0.1:8500 check backup\n"
+    "listen stats\n  bind *:8404\n"
+)
 
 
 def test_rays_other_pages_are_bound_to_loopback_and_the_front_door_is_left_alone() -> None:
@@ -19,7 +24,12 @@ def test_replicas_need_not_watch_every_caller_and_what_goes_well_is_not_logged()
     confined = haproxy.confine(PAGES, Path("/e"))
 
     front = confined.partition("frontend http_frontend\n")[2].partition("listen stats")[0]
-    assert "http-request set-header x-request-disconnect-disabled ?1\n" in front
+    # A caller may not decide it; and Ray's own proxy, which stands in while no replica is up, watches for itself.
+    assert "http-request del-header x-request-disconnect-disabled\n" in front.partition("backend")[0]
+    unwatched = "http-request set-header x-request-disconnect-disabled ?1 if { srv_is_up(http-digits/R%d) }\n"
+    assert unwatched % 1 in front
+    assert unwatched % 2 in front
+    assert front.count("set-header") == 2
     assert "option dontlog-normal\n" in front
 
 
