@@ -3,9 +3,9 @@
 Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does what Ray 2.60 has no switch for, then
 becomes the real HAProxy: it binds Ray's statistics and metrics pages, which Ray opens on every interface, to loopback;
 it answers Shoal's error body where HAProxy itself must refuse; it tells replicas that they need not watch each caller,
-since Shoal's own layer watches those that wait long (deployments/layers/limits.py), and writes no log line for a request
-that went well; and it asks the kernel to end HAProxy with the process that started it, since `ray stop` and a killed Ray
-leave it running and holding its ports.
+since Shoal's own layer watches those that wait long (deployments/layers/limits.py), and writes no log line for a
+request that went well; and it asks the kernel to end HAProxy with the process that started it, since `ray stop` and a
+killed Ray leave it running and holding its ports.
 
 Called as: python haproxy.py REAL_BINARY -db -f CONFIG [...]. Standard library only: it starts at every reload.
 """

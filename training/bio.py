@@ -1,10 +1,14 @@
 """Spans of a text as one tag for each token, and back: the BIO scheme (Ramshaw, Marcus, 1995).
 
 Tag 0 is O, outside any span; of the k-th label, 1 + 2k is B, the first token of a span, and 2 + 2k is I, a further one.
-Knows nothing of nets or tokenisers: a token is where it stands in the text.
+Knows nothing of nets or tokenisers: a token is where it stands in the text, and what was said of its tags.
 """
+# Shapes: B texts, R of them that need a search, T tokens, C tags (1 + 2 for each label).
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 # First character, the one after the last, label.
 Span = tuple[int, int, str]
@@ -38,6 +42,52 @@ def tags_of(spans: Sequence[Span], offsets: Sequence[Offset], labels: Sequence[s
                 tags[token] = (2 if inside else 1) + 2 * labels.index(label)
                 inside = True
     return tags
+
+
+def likeliest(y_BTC: Tensor, counted_BT: Tensor) -> Tensor:
+    """Find the likeliest tags of each text among those that spell spans: an I continues a B or an I of its label.
+
+    Each token's own likeliest tag may be an I after O, or after another label. Rather than to mend that tag, Viterbi's
+    search (Forney, 1973) takes the best of all sequences that keep the rule, as taggers do that learn no transitions
+    but know the impossible ones (He, Lee, Lewis, Zettlemoyer, 2017). Scoring and serving both read tags here.
+
+    Args:
+        y_BTC: logits of the tags, (B, T, C).
+        counted_BT: bool (B, T); False where a token stands for no text. Such a token is passed over.
+
+    Returns:
+        Tags int64 (B, T), IGNORED where not counted. A text's tags do not depend on the others of its batch.
+    """
+    tags_BT = y_BTC.argmax(2).masked_fill(~counted_BT, OUTSIDE)
+    # Where the tokens' own likeliest tags keep the rule, no sequence is likelier: few texts need the search.
+    label_BT = (tags_BT + 1) // 2
+    after_BT = torch.nn.functional.pad(label_BT, (1, 0), value=OUTSIDE)[:, :-1]
+    broken_BT = (tags_BT > OUTSIDE) & (tags_BT % 2 == 0) & (after_BT != label_BT)
+    search_R = broken_BT.any(1).nonzero().flatten()
+    if len(search_R):
+        tags_BT[search_R] = _viterbi(y_BTC[search_R], counted_BT[search_R])
+    return tags_BT.masked_fill(~counted_BT, IGNORED)
+
+
+def _viterbi(y_RTC: Tensor, counted_RT: Tensor) -> Tensor:
+    """The best path through each text; logits serve, as log-probabilities are less by the same amount on every path."""
+    tags_C = torch.arange(y_RTC.shape[2], device=y_RTC.device)
+    inside_C = (tags_C > OUTSIDE) & (tags_C % 2 == 0)
+    barred_CC = inside_C & ((tags_C[:, None] + 1) // 2 != (tags_C + 1) // 2)
+    # Before the text is O, so that no text begins with an I.
+    best_RC = torch.full_like(y_RTC[:, 0], -torch.inf, dtype=torch.float32)
+    best_RC[:, OUTSIDE] = 0
+    backs = []
+    for y_RC, counted_R in zip(y_RTC.float().unbind(1), counted_RT.unbind(1), strict=True):
+        reached_RC, back_RC = best_RC[:, :, None].masked_fill(barred_CC, -torch.inf).max(1)
+        best_RC = torch.where(counted_R[:, None], reached_RC + y_RC, best_RC)
+        backs.append(torch.where(counted_R[:, None], back_RC, tags_C))
+    tag_R1 = best_RC.argmax(1, keepdim=True)
+    path = []
+    for back_RC in reversed(backs):
+        path.append(tag_R1)
+        tag_R1 = back_RC.gather(1, tag_R1)
+    return torch.cat(path[::-1], 1)
 
 
 def spans_of(tags: Sequence[int], offsets: Sequence[Offset], labels: Sequence[str]) -> list[Span]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deployments.errors import NetRefused
-from training.bio import spans_of
+from training.bio import likeliest, spans_of
 from training.bundle import Manifest
 from training.words import Boxes, Classes, Continuation, ImageWords, Number, Picture, Spans
 
@@ -93,7 +93,7 @@ def predictions(manifest: Manifest, outputs: Outputs, known: list[Any], request:
     if isinstance(answer, Number):
         return [{answer.name: _finite(value, row)} for row, value in enumerate(outputs[0].flatten().tolist())]
     if isinstance(answer, Spans):
-        return [_spans(answer, *row) for row in zip(outputs[0], known, strict=True)]
+        return _spans(answer, outputs[0], known)
     if isinstance(answer, Boxes):
         assert isinstance(manifest.words, ImageWords)
         return [_boxes(answer, manifest.words, *row, request.min_score) for row in zip(outputs[0], known, strict=True)]
@@ -129,12 +129,16 @@ def _labels(answer: Classes, y_BC: Tensor, top_k: int) -> list[dict[str, Any]]:
     return said
 
 
-def _spans(answer: Spans, y_TC: Tensor, known: Any) -> dict[str, Any]:
-    item, tokens = known
-    text = item if isinstance(item, str) else item["text"]
-    tags = y_TC[: len(tokens.ids)].argmax(1).tolist()
-    spans = spans_of(tags, tokens.offsets, answer.types)
-    return {"spans": [{"start": a, "end": b, "label": label, "text": text[a:b]} for a, b, label in spans]}
+def _spans(answer: Spans, y_BTC: Tensor, known: list[Any]) -> list[dict[str, Any]]:
+    counted_BT = torch.zeros(y_BTC.shape[:2], dtype=torch.bool)
+    for counted_T, (_, tokens) in zip(counted_BT, known, strict=True):
+        counted_T[: len(tokens.ids)] = torch.tensor([start != end for start, end in tokens.offsets])
+    said = []
+    for (item, tokens), tags in zip(known, likeliest(y_BTC, counted_BT).tolist(), strict=True):
+        text = item if isinstance(item, str) else item["text"]
+        spans = spans_of(tags[: len(tokens.ids)], tokens.offsets, answer.types)
+        said.append({"spans": [{"start": a, "end": b, "label": label, "text": text[a:b]} for a, b, label in spans]})
+    return said
 
 
 def _boxes(answer: Boxes, words: ImageWords, said_P6: Tensor, size: tuple[int, int], least: float) -> dict[str, Any]:

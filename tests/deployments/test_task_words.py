@@ -151,6 +151,19 @@ def test_spans_are_told_in_characters_of_the_text_that_was_sent(marked: Codec) -
     ]
 
 
+def test_a_span_begins_where_its_tags_are_likeliest_together(marked: Codec) -> None:
+    asked = marked.decode(body({"text": "She gave him a book .", "predicate": [4, 8]}), "application/json")
+    assert asked.x is not None
+    tags = np.zeros((1, len(asked.x[0]), 5), np.float32)
+    tags[..., 0] = 9
+    # Alone, "a" is likeliest outside, and "book" inside a span that nothing begins.
+    tags[0, 5], tags[0, 6] = (1, 0, 0, 0.8, 0), (0, 0, 0, 0.5, 3)
+
+    said = json.loads(marked.encode((tags,), asked))["predictions"][0]
+
+    assert said["spans"] == [{"start": 13, "end": 19, "label": "B", "text": "a book"}]
+
+
 def test_boxes_are_told_in_the_pixels_of_the_picture_that_was_sent(tmp_path: Path) -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Spans become tags and come back; whatever a net says can be read."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import pairwise, product
 
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from training.bio import IGNORED, Offset, Span, spans_of, tags_of
+from training.bio import IGNORED, OUTSIDE, Offset, Span, likeliest, spans_of, tags_of
 
 LABELS = ("PER", "LOC", "ORG")
 
@@ -82,3 +85,70 @@ def test_a_span_that_ends_within_a_token_is_widened_to_it() -> None:
     offsets = [(0, 3), (4, 9)]
 
     assert spans_of(tags_of([(0, 6, "ORG")], offsets, LABELS), offsets, LABELS) == [(0, 9, "ORG")]
+
+
+def _kept(tags: Sequence[int]) -> bool:
+    """Whether every I continues a span of its label."""
+    read = [OUTSIDE, *(tag for tag in tags if tag != IGNORED)]
+    return all(tag == OUTSIDE or tag % 2 == 1 or tag in (before, before + 1) for before, tag in pairwise(read))
+
+
+def _logits(*rows: int, tags: int = 5) -> Tensor:
+    return 3 * torch.randn(*rows, tags, generator=torch.Generator().manual_seed(sum(rows)))
+
+
+def test_no_tags_that_spell_spans_are_likelier_than_those_found() -> None:
+    y_BTC = _logits(40, 4)
+    sequences = torch.tensor([tags for tags in product(range(5), repeat=4) if _kept(tags)])
+
+    found_BT = likeliest(y_BTC, torch.ones(40, 4, dtype=torch.bool))
+
+    log_p_BTC = y_BTC.log_softmax(2)
+    each_BS = log_p_BTC[:, torch.arange(4), sequences].sum(2)
+    assert torch.equal(found_BT, sequences[each_BS.argmax(1)])
+    assert not all(_kept(tags) for tags in y_BTC.argmax(2).tolist())
+
+
+def test_where_each_tokens_likeliest_tag_keeps_the_rule_it_is_the_one_found() -> None:
+    y_BTC = _logits(200, 5)
+    kept_B = torch.tensor([_kept(tags) for tags in y_BTC.argmax(2).tolist()])
+
+    found_BT = likeliest(y_BTC, torch.ones(200, 5, dtype=torch.bool))
+
+    assert 0 < kept_B.sum() < 200
+    assert torch.equal(found_BT[kept_B], y_BTC.argmax(2)[kept_B])
+    assert all(_kept(tags) for tags in found_BT.tolist())
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_tokens_that_stand_for_no_text_are_passed_over_by_the_search(counted: list[bool]) -> None:
+    counted_T = torch.tensor(counted)
+    y_TC = _logits(len(counted))
+
+    found_T = likeliest(y_TC[None], counted_T[None])[0]
+
+    alone_T = likeliest(y_TC[counted_T][None], torch.ones(1, sum(counted), dtype=torch.bool))[0]
+    assert torch.equal(found_T[counted_T], alone_T)
+    assert (found_T[~counted_T] == IGNORED).all()
+
+
+def test_a_texts_tags_are_the_same_alone_and_in_a_batch_of_longer_ones() -> None:
+    y_BTC = _logits(20, 30)
+    lengths = torch.arange(11, 31)
+    counted_BT = torch.arange(30) < lengths[:20, None]
+
+    found_BT = likeliest(y_BTC, counted_BT)
+
+    for row, length in enumerate(lengths.tolist()):
+        alone_BT = likeliest(y_BTC[row : row + 1, :length], counted_BT[row : row + 1, :length])
+        assert torch.equal(found_BT[row, :length], alone_BT[0])
+
+
+def test_an_inside_tag_that_continues_nothing_may_change_the_tag_before_it_or_itself() -> None:
+    # Of two tokens, O and I are the likeliest tags; B I costs the first text 0.2, and the second 4, more than O B.
+    y_BTC = torch.tensor([[[1.0, 0.8, 0.0], [0.0, 0.5, 3.0]], [[1.0, -3.0, 0.0], [0.0, 0.5, 3.0]]])
+
+    found_BT = likeliest(y_BTC, torch.ones(2, 2, dtype=torch.bool))
+
+    assert found_BT.tolist() == [[1, 2], [0, 1]]

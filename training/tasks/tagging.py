@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import prepare
-from training.bio import IGNORED, Span, spans_of, tags_of
+from training.bio import IGNORED, Span, likeliest, spans_of, tags_of
 from training.data import Dataset
 from training.errors import Mistake
 from training.prepare import Rows
@@ -47,7 +47,7 @@ class Tagging(Task):
         assert isinstance(output, Tensor)
         nats_BT = F.cross_entropy(output.float().transpose(1, 2), batch.targets, ignore_index=IGNORED, reduction="none")
         counted_BT = batch.targets != IGNORED
-        tags = output.argmax(2).masked_fill(~counted_BT, IGNORED).cpu()
+        tags = likeliest(output, counted_BT).cpu()
         counts = [self._counts(*pair) for pair in zip(tags.tolist(), batch.targets.cpu().tolist(), strict=True)]
         return torch.cat(
             [torch.stack([nats_BT.sum(1), counted_BT.sum(1)], 1).cpu(), torch.tensor(counts, dtype=torch.float32)], 1
