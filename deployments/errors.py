@@ -174,7 +174,7 @@ class StepBroken(ClientError):
     """A step of a pipeline failed in a way that is ours to mend; a 500, but one that names the step."""
 
     status = 500
-    code = "internal"
+    code = "step_broken"
 
 
 class QueueFull(ClientError):
@@ -235,9 +235,12 @@ def parse(status: int | None, answer: bytes, request_id: str | None = None) -> C
         said = f"status {status}: {answer[:200].decode(errors='replace')}"
     told = said if isinstance(said, dict) else {"message": str(said)}
     kinds = list(_below(CallError))
-    by_status: dict[int | None, type[CallError]] = {kind.status: kind for kind in kinds if "status" in vars(kind)}
-    kind = next((kind for kind in kinds if kind.code == told.get("code")), None)
-    kind = kind or by_status.get(status) or (ClientError if status and status < 500 else CallError)
+    by_status: dict[int | None, type[CallError]] = {}
+    for kind in kinds:
+        if "status" in vars(kind):
+            by_status.setdefault(kind.status, kind)
+    same = next((kind for kind in kinds if kind.code == told.get("code")), None)
+    kind = same or by_status.get(status) or (ClientError if status and status < 500 else CallError)
     error = kind.__new__(kind)
     # Not the class's own: WrongMethod makes its message from what only the service knows.
     CallError.__init__(error, str(told.get("message")))
