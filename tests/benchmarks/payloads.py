@@ -7,14 +7,15 @@ One cluster, one client, hardly any net behind it: what is measured is reading a
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 sys.path[0] = str(Path(__file__).parents[2])
 
 from training import bundle
-from training.words import Classes, TableWords
+from training.words import Classes, ImageWords, TableWords
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stand
@@ -37,7 +38,7 @@ class Mean(nn.Module):
     """Two numbers from any tensor: its mean, and its negative."""
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.flatten(1).mean(1, keepdim=True)
+        mean = x.flatten(1).float().mean(1, keepdim=True)
         return torch.cat([mean, -mean], 1)
 
 
@@ -75,21 +76,31 @@ def main() -> None:
 
 
 def save(folder: Path, name: str, shape: tuple[int, ...]) -> None:
-    """A net that takes float tensors of this shape; its words hardly matter, it is asked in tensors."""
+    """A net that takes tensors of this shape; its words hardly matter, it is asked in tensors."""
+    picture = len(shape) == 3
     about = bundle.About(
         name=name,
-        task="tabular-classification",
-        words=TableWords(features=tuple(f"x{n}" for n in range(math.prod(shape)))),
+        task="image-classification" if picture else "tabular-classification",
+        words=ImageWords(height=shape[1], width=shape[2])
+        if picture
+        else TableWords(features=tuple(f"x{n}" for n in range(*shape))),
         answer=Classes(labels=("up", "down")),
     )
-    bundle.save(folder, Mean(), inputs=torch.rand(2, math.prod(shape)), about=about)
+    bundle.save(folder, Mean(), inputs=torch.from_numpy(rows(shape, 2)), about=about)
+
+
+def rows(shape: tuple[int, ...], count: int) -> NDArray[Any]:
+    """Random rows: a table's are floats, a picture's bytes."""
+    random = np.random.default_rng(0)
+    if len(shape) == 3:
+        return random.integers(0, 256, (count, *shape), np.uint8)
+    return random.random((count, *shape), np.float32)
 
 
 def bodies(shape: tuple[int, ...]) -> dict[str, tuple[bytes, dict[str, str]]]:
     """The same row in both forms, with the headers that say so."""
-    size = math.prod(shape)
-    x = np.random.default_rng(0).random((1, size), np.float32)
-    tensor = {"name": "input", "shape": [1, size], "datatype": "FP32"}
+    x = rows(shape, 1)
+    tensor = {"name": "input", "shape": x.shape, "datatype": "FP32" if x.dtype == np.float32 else "UINT8"}
     as_json = json.dumps({"inputs": [tensor | {"data": x.ravel().tolist()}]}).encode()
     head = {"inputs": [tensor | {"parameters": {"binary_data_size": x.nbytes}}]}
     header = json.dumps(head | {"parameters": {"binary_data_output": True}}).encode()
