@@ -43,6 +43,23 @@ def json_body(value: dict[str, Any]) -> bytes:
     return _ENCODER.encode(value)
 
 
+def read_form(body: bytes, kind: str, form: Any, takes_pictures: bool) -> Any:
+    """Read a JSON body into one of the forms that a request has; `kind` is its content type, bare and in lower case.
+
+    Raises:
+        WrongContentType: it is not JSON.
+        MalformedBody: it is not of the form.
+    """
+    if kind not in ("application/json", ""):
+        also = ", ".join(sorted(IMAGE_TYPES)) if takes_pictures else "nothing else"
+        raise WrongContentType(f"content type {kind!r}; send application/json or {also}")
+    try:
+        return msgspec.json.decode(body, type=form)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedBody(f'the body is not {{"inputs": [...]}}: {said}') from None
+
+
 class Codec:
     """Reads and writes `predict` bodies for one model version."""
 
@@ -63,14 +80,7 @@ class Codec:
         if kind in IMAGE_TYPES and takes_pictures:
             x, known = self._reader.picture(body)
             return Asked(x, known, self._form([]))
-        if kind not in ("application/json", ""):
-            also = ", ".join(sorted(IMAGE_TYPES)) if takes_pictures else "nothing else"
-            raise WrongContentType(f"content type {kind!r}; send application/json or {also}")
-        try:
-            request = msgspec.json.decode(body, type=self._form)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise MalformedBody(f'the body is not {{"inputs": [...]}}: {said}') from None
+        request = read_form(body, kind, self._form, takes_pictures)
         for name, (least, most) in BOUNDS.items():
             value = getattr(request, name, None)
             if value is not None and not least <= value <= most:

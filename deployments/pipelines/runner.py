@@ -10,15 +10,13 @@ from typing import Any
 
 import msgspec
 
-from deployments.codec.predict import IMAGE_TYPES
+from deployments.codec.predict import IMAGE_TYPES, read_form
 from deployments.errors import (
     AskedInTensors,
     Empty,
-    MalformedBody,
     NotStreamed,
     TooLarge,
     UnknownVersion,
-    WrongContentType,
     WrongType,
 )
 from deployments.layers.events import Event
@@ -90,14 +88,7 @@ class Runner:
             if not raw:
                 raise Empty("the body is empty; send a picture's bytes")
             return self._form([Raw(msgspec.json.encode(base64.b64encode(raw).decode()))])
-        if kind not in ("application/json", ""):
-            also = ", ".join(sorted(IMAGE_TYPES)) if self._pictures else "nothing else"
-            raise WrongContentType(f"content type {kind!r}; send application/json or {also}")
-        try:
-            request = msgspec.json.decode(raw, type=self._form)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise MalformedBody(f'the body is not {{"inputs": [...]}}: {said}') from None
+        request = read_form(raw, kind, self._form, self._pictures)
         if not 1 <= getattr(request, "top_k", 1) <= ALL_LABELS:
             raise WrongType(f"top_k is {request.top_k}; make it 1 to {ALL_LABELS}")
         most = self.endpoint.limits.max_rows
