@@ -1,11 +1,11 @@
 """The HAProxy that Ray Serve starts, confined and never orphaned.
 
 Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does what Ray 2.60 has no switch for, then
-becomes the real HAProxy: it binds Ray's statistics and metrics pages, which Ray opens on every interface, to loopback;
-it answers Shoal's error body where HAProxy itself must refuse; it tells replicas that they need not watch each caller,
-since Shoal's own layer watches those that wait long (deployments/layers/limits.py), and writes no log line for a
-request that went well; and it asks the kernel to end HAProxy with the process that started it, since `ray stop` and a
-killed Ray leave it running and holding its ports.
+becomes the real HAProxy. It binds Ray's statistics and metrics pages, which Ray opens on every interface, to loopback.
+It answers Shoal's error body where HAProxy itself must refuse. It lets HAProxy see that a caller leaves, and tells
+replicas that they need not watch each one, since Shoal's own layer watches those that wait long
+(deployments/layers/limits.py). It writes no log line for a request that went well. And it asks the kernel to end
+HAProxy with the process that started it, since `ray stop` and a killed Ray leave it running and holding its ports.
 
 Called as: python haproxy.py REAL_BINARY -db -f CONFIG [...]. Standard library only: it starts at every reload.
 """
@@ -37,15 +37,21 @@ def confine(config: str, error_file: Path) -> str:
     """Rewrite Ray's HAProxy configuration; see the top of this file."""
     for page in ("frontend prometheus", "listen stats"):
         # Also one that was confined before: HAProxy may be started twice on one file.
-        config, found = re.subn(rf"({page}\n\s*bind) (?:\*|127\.0\.0\.1)?:", r"\1 127.0.0.1:", config)
-        if found != 1:
-            # Rather no HAProxy than one that shows its pages to everybody.
-            raise SystemExit(f"Ray's HAProxy configuration has changed: {page} was found {found} times")
-    config, found = re.subn(r"(?m)^(frontend http_frontend\n)", rf"\1{FRONTEND}", config.replace(FRONTEND, ""))
-    if found != 1:
-        raise SystemExit(f"Ray's HAProxy configuration has changed: its HTTP frontend was found {found} times")
+        config = _once(page, rf"({page}\n\s*bind) (?:\*|127\.0\.0\.1)?:", r"\1 127.0.0.1:", config)
+    config = _once("http_frontend", r"(?m)^(frontend http_frontend\n)", rf"\1{FRONTEND}", config.replace(FRONTEND, ""))
+    # HAProxy 2.8 that splices requests stops reading from a caller whose body came in a packet of its own, and so never
+    # sees it leave, abortonclose or not.
+    config = _once("splice-request", r"(?m)^( +)(?:no )?option splice-request$", r"\1no option splice-request", config)
     config = re.sub(r"(?ms)^backend (\S+)\n(.*?)(?=^\S|\Z)", _unwatched, config)
     return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
+
+
+def _once(what: str, pattern: str, by: str, config: str) -> str:
+    config, found = re.subn(pattern, by, config)
+    if found != 1:
+        # Rather no HAProxy than one that shows its pages to everybody.
+        raise SystemExit(f"Ray's HAProxy configuration has changed: {what} was found {found} times")
+    return config
 
 
 def _unwatched(section: re.Match[str]) -> str:

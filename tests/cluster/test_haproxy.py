@@ -5,6 +5,7 @@ import pytest
 from cluster import haproxy
 
 PAGES = (
+    "defaults\n    option splice-request\n    option splice-response\n"
     "frontend prometheus\n    bind :9101\nfrontend http_frontend\n    bind *:8000\n"
     "backend http-digits\n    http-reuse always\n    server R1 127.0.0.1:30001 check observe layer4\n"
     "    server R2 127.0.0.1:30002 check\n    server PROXY 127.0.0.1:8500 check backup\n"
@@ -31,6 +32,12 @@ def test_replicas_need_not_watch_every_caller_and_what_goes_well_is_not_logged()
     assert unwatched % 2 in front
     assert front.count("set-header") == 2
     assert "option dontlog-normal\n" in front
+
+
+def test_requests_are_not_spliced_since_haproxy_would_not_see_the_caller_leave() -> None:
+    confined = haproxy.confine(PAGES, Path("/e"))
+
+    assert "\n    no option splice-request\n    option splice-response\n" in confined
 
 
 def test_a_configuration_that_was_confined_before_stays_so() -> None:
@@ -61,5 +68,6 @@ def test_rays_own_template_still_has_the_lines_that_are_rewritten() -> None:
     assert "frontend prometheus\n    bind :{{ config.metrics_port }}\n" in template
     assert "\nfrontend http_frontend\n" in template
     assert "listen stats\n  bind *:{{ config.stats_port }}\n" in template
+    assert "\n    option splice-request\n" in template
     for status in (502, 503, 504):
         assert f"errorfile {status} {{{{ config.error_file_path }}}}\n" in template
