@@ -15,7 +15,7 @@ import ray
 import torch
 from ray import serve
 
-from deployments import ingress, precision
+from deployments import direct, ingress, precision
 from deployments.batching import Batcher
 from deployments.by_handle import ByHandle
 from deployments.codec import oip, predict
@@ -135,4 +135,6 @@ class Replica(ByHandle):
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once, after the constructor."""
-        return ingress.model_app(self.answering, self._callers)
+        app = ingress.model_app(self.answering, self._callers)
+        direct.shorten(app)
+        return app
