@@ -1,3 +1,5 @@
+import math
+
 import torch
 
 from training.augment import random_affine
@@ -62,6 +64,19 @@ def test_a_text_said_twice_says_more_by_the_root_of_two() -> None:
     nothing, once, twice = net(torch.tensor([[0, 0, 0, 0], [4, 5, 0, 0], [4, 5, 4, 5]]))
 
     assert torch.allclose(twice - nothing, 2**0.5 * (once - nothing), atol=1e-6)
+
+
+def test_a_word_counts_in_the_mean_as_much_as_its_score_says() -> None:
+    net = bag(vocabulary=10, classes=2, orders=(1,), buckets=0, dim=4, weighted=True).eval()
+
+    equal, thrice = net(torch.tensor([[4, 5, 0, 0], [4, 5, 5, 5]]))
+    assert net.score is not None
+    with torch.no_grad():
+        net.score.weight[5] = math.log(3)
+    scored = net(torch.tensor([[4, 5, 0, 0]]))[0]
+
+    assert torch.allclose(scored, thrice, atol=1e-6)
+    assert not torch.allclose(scored, equal, atol=1e-3)
 
 
 def test_the_digits_net_is_as_large_as_it_says() -> None:

@@ -35,7 +35,7 @@ def gram_rows(x_BT: Tensor, order: int, vocabulary: int, buckets: int) -> Tensor
 
 
 class Bag(nn.Module):
-    """Mean of the embeddings of all n-grams, then one linear layer.
+    """Mean of the embeddings of all n-grams, equal or weighted, then one linear layer.
 
     A mean says as little of a long text as of a short one, though the long one gives more reasons. Times the root of
     the number of n-grams, as in the Universal Sentence Encoder (Cer et al., 2018), it counts them without shouting.
@@ -48,6 +48,8 @@ class Bag(nn.Module):
         dim: D.
         dropout: share of the n-grams that is dropped in training.
         root: multiply the mean by the root of the number of n-grams.
+        weighted: learn how much each n-gram counts in the mean, from equal weights on: the attention of the simplest
+            kind, whose score depends on the n-gram alone (Yang et al., 2016), in place of an idf that is counted.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Bag(nn.Module):
         *,
         dropout: float,
         root: bool,
+        weighted: bool,
     ) -> None:
         super().__init__()
         self.root = root
@@ -67,6 +70,9 @@ class Bag(nn.Module):
         self.table = nn.Embedding(vocabulary + buckets, dim, padding_idx=0)
         # As in fastText: an n-gram that was never met must say next to nothing.
         nn.init.uniform_(self.table.weight[1:], -1 / dim, 1 / dim)
+        self.score = nn.Embedding(vocabulary + buckets, 1) if weighted else None
+        if self.score is not None:
+            nn.init.zeros_(self.score.weight)
         self.head = nn.Linear(dim, classes)
 
     def forward(self, x_BT: Tensor) -> Tensor:
@@ -76,8 +82,13 @@ class Bag(nn.Module):
         all_B1 = (rows_BG != 0).sum(1, keepdim=True)
         if self.training:
             rows_BG = rows_BG * (torch.rand(rows_BG.shape, device=rows_BG.device) >= self.dropout)
-        n_B1 = (rows_BG != 0).sum(1, keepdim=True).clamp(min=1)
-        mean_BD = self.table(rows_BG).sum(1) / n_B1  # nn.EmbeddingBag would do, were its batches free in an export
+        e_BGD = self.table(rows_BG)  # nn.EmbeddingBag would do, were its batches free in an export
+        weight_BG = rows_BG != 0
+        if self.score is not None:
+            weight_BG = weight_BG * self.score(rows_BG)[..., 0].exp()
+            e_BGD = e_BGD * weight_BG[..., None]
+        # Where nothing is left of a text, nothing is said of it.
+        mean_BD = e_BGD.sum(1) / weight_BG.sum(1, keepdim=True).clamp(min=1e-6)
         if self.root:
             mean_BD = mean_BD * all_B1.sqrt()
         logits_BC: Tensor = self.head(mean_BD)
@@ -92,6 +103,7 @@ def bag(
     dim: int = 32,
     dropout: float = 0.3,
     root: bool = False,
+    weighted: bool = False,
 ) -> Bag:
     """Build a bag of n-grams."""
-    return Bag(vocabulary, classes, orders, buckets, dim, dropout=dropout, root=root)
+    return Bag(vocabulary, classes, orders, buckets, dim, dropout=dropout, root=root, weighted=weighted)

@@ -11,10 +11,10 @@ recipe = Recipe(
     use="British news of 2004 and 2005; for research only, as the licence of its stories says.",
     data=Data(source=news),
     tokens=Tokens(kind="words", lowercase=True, vocabulary=32768, min_count=2, max_tokens=8192),
-    net=Net(source=bag, args={"orders": [1], "buckets": 0, "dim": 64, "dropout": 0.5}),
+    net=Net(source=bag, args={"orders": [1], "buckets": 0, "dim": 64, "dropout": 0.5, "weighted": True}),
     optimiser=Optimiser(name="AdamW", lr=0.02, args={"weight_decay": 0.1}),
     schedule=Schedule(name="cosine", warmup=0.05),
-    stop=Stop(epochs=15),
+    stop=Stop(epochs=25),
     ema_decay=0.99,
     batch_rows=64,
 )
