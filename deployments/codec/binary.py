@@ -78,17 +78,17 @@ def read(body: bytes, start: int, datatype: Datatype, shape: tuple[int, ...], *,
         array = array.view(np.bool_)
     if datatype == "BF16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    if array.dtype.kind == "f" and not (~np.isinf(array) if nan else np.isfinite(array)).all():
+    # A byte for each number, 0 where it is wrong; `all` takes three times as long for a short row.
+    if array.dtype.kind == "f" and 0 in (~np.isinf(array) if nan else np.isfinite(array)).tobytes():
         raise NotFinite(f"a value is not finite in {datatype}; this model takes finite numbers only")
     return array.reshape(shape)
 
 
-def write(y: Array, datatype: Datatype) -> memoryview:
-    """The bytes of an array, row-major; a view of its memory where it lies so."""
-    y = np.ascontiguousarray(y)
+def write(y: Array, datatype: Datatype) -> bytes:
+    """The bytes of an array, row-major."""
     if datatype == "BF16":
-        y = (y.view(np.uint32) >> 16).astype(np.uint16)
-    return memoryview(y.reshape(-1)).cast("B")  # type: ignore[arg-type]
+        y = (np.ascontiguousarray(y).view(np.uint32) >> 16).astype(np.uint16)
+    return y.tobytes()
 
 
 def read_texts(body: bytes, start: int, count: int) -> list[str]:

@@ -165,7 +165,7 @@ class Codec:
         answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if asked.id is not None:
             answer["id"] = asked.id
-        parts: list[bytes | memoryview] = []
+        parts: list[bytes] = []
         answer["outputs"] = [self._said(outputs[wanted.place], wanted, parts) for wanted in asked.outputs]
         said = _ENCODER.encode(answer)
         if not parts:
@@ -193,18 +193,19 @@ class Codec:
             wanted[output.name] = Wanted(place, output.name, datatype, binary_, min(classes, len(self._labels)))
         return tuple(wanted.values())
 
-    def _said(self, y: Array, wanted: Wanted, parts: list[bytes | memoryview]) -> dict[str, Any]:
+    def _said(self, y: Array, wanted: Wanted, parts: list[bytes]) -> dict[str, Any]:
         """One output's JSON; if it goes as bytes, those are put with `parts`."""
         if wanted.classes:
             return self._classified(y, wanted, parts)
-        said = {"name": wanted.name, "shape": y.shape, "datatype": wanted.datatype}
+        said: dict[str, Any] = {"name": wanted.name, "shape": y.shape, "datatype": wanted.datatype}
         if wanted.binary:
             parts.append(binary.write(y, wanted.datatype))
-            return said | {"parameters": {"binary_data_size": len(parts[-1])}}
-        said["data"] = y.ravel().tolist()
+            said["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            said["data"] = y.ravel().tolist()
         return said
 
-    def _classified(self, y_BC: Array, wanted: Wanted, parts: list[bytes | memoryview]) -> dict[str, Any]:
+    def _classified(self, y_BC: Array, wanted: Wanted, parts: list[bytes]) -> dict[str, Any]:
         """The best classes of each row as texts "value:index:label", as Triton's classification extension has them."""
         best = (-y_BC).argsort(axis=1, kind="stable")[:, : wanted.classes]
         texts = [
