@@ -4,7 +4,7 @@ The loop runs alone, at the batch size that suits it best, in as many threads as
 request over 16 connections (32 a request for the small net), as bytes or as tokens; client, HAProxy and the replica's
 event loop have to find their time on the cores that the net wants.
 
-    python tests/benchmarks/compute.py [--seconds 15] [--rounds 3] [--nets cnn resnet transformer] [--json]
+    python tests/benchmarks/compute.py [--seconds 15] [--rounds 3] [--nets cnn resnet18 transformer] [--json]
 """
 # Shapes: B rows of a batch.
 
@@ -27,15 +27,12 @@ from torch import Tensor, nn
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
+from tests.benchmarks import nets, stand
+from tests.benchmarks.stand import Stand
 from training import bundle
 
-sys.path.insert(0, str(Path(__file__).parent))
-import precision
-import stand
-from stand import Stand
-
 CONNECTIONS = 16
-ROWS = {"cnn": 32, "resnet": 1, "transformer": 1}
+ROWS = {"cnn": 32, "resnet18": 1, "transformer": 1}
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -52,7 +49,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.nets}
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
-        rows = {net: precision.save(net, folder / net) for net in arguments.nets}
+        rows = {net: nets.save(net, folder / net) for net in arguments.nets}
         for _ in range(arguments.rounds):
             for net in arguments.nets:
                 bare = loop(bundle.load(folder / net).net, rows[net], arguments.seconds)
@@ -82,7 +79,10 @@ def served(folder: Path, net: str, x: Tensor, seconds: int) -> dict[str, float]:
         if not (folder / f"{net}.published").exists():
             cluster.run("models", "import", str(folder / net))
             (folder / f"{net}.published").touch()
-        cluster.run("deploy", net, "--cpus", str(os.cpu_count()))
+        # A replica for each core, of one thread: no pass waits for a thread that the event loop, HAProxy or the client
+        # has just put aside.
+        cores = str(os.cpu_count())
+        cluster.run("deploy", net, "--cpus", "1", "--min-replicas", cores, "--max-replicas", cores)
         body, headers = request(x, ROWS[net])
         script = cluster.script(f"{net}/infer", body, headers)
         stand.wrk(script, CONNECTIONS, 3)

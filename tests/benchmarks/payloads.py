@@ -23,12 +23,10 @@ from torch import Tensor, nn
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
+from tests.benchmarks import stand
+from tests.benchmarks.stand import Stand
 from training import bundle
 from training.words import Classes, ImageWords, TableWords
-
-sys.path.insert(0, str(Path(__file__).parent))
-import stand
-from stand import Stand
 
 SHAPES = {"row": (64,), "picture": (3, 224, 224)}
 CONNECTIONS = {"row": 64, "picture": 4}

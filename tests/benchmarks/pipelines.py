@@ -22,15 +22,12 @@ from torch import nn
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
+from tests.benchmarks import stand
+from tests.benchmarks.peers.mlp import CLASSES
+from tests.benchmarks.serving import ROW, save_bundle
+from tests.benchmarks.stand import Stand
 from training import bundle
 from training.words import Classes, TableWords
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-import stand
-from mlp import CLASSES
-from serving import ROW, save_bundle
-from stand import Stand
 
 CONNECTIONS = (1, 16)
 LABELS = tuple(str(number) for number in range(CLASSES))

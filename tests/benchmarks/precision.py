@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
@@ -30,19 +30,12 @@ sys.path[0] = str(Path(__file__).parents[2])
 from deployments import precision
 from deployments.settings import Limits
 from deployments.spec import Dtype, Endpoint
+from tests.benchmarks import nets
 from training import bundle
-from training.bundle import About
 from training.errors import Mistake
-from training.nets.cnn import cnn
-from training.nets.resnet import Residual
-from training.nets.transformer import transformer_classifier
-from training.recipe import Tokens
-from training.tokens import Tokeniser
-from training.words import Classes, ImageWords, TextWords, Words
 
 BATCHES = (1, 8, 32)
 FORMS: tuple[tuple[Dtype, bool], ...] = (("fp32", False), ("bf16", False), ("fp32", True), ("bf16", True))
-TOKENS, VOCABULARY = 256, 8000
 LIMITS = Limits(max_batch_rows=max(BATCHES))
 
 
@@ -63,58 +56,6 @@ class Form:
     load_s: float = 0.0
     distance: float = 0.0
     rows_per_s: dict[int, float] = field(default_factory=dict)
-
-
-class Bytes(nn.Module):
-    """Pictures as bytes, as callers send them, for a net of floats."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.net(x.float() / 255)
-        return y
-
-
-def resnet18(classes: int = 1000) -> nn.Module:
-    """The paper's net of 18 layers for 3 x 224 x 224, with its shortcuts without weights (option A)."""
-    stages: list[nn.Module] = []
-    wide = 64
-    for narrow in (64, 128, 256, 512):
-        stages += [Residual(wide, narrow, stride=1 if wide == narrow else 2), Residual(narrow, narrow)]
-        wide = narrow
-    stem = [nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)]
-    return Bytes(nn.Sequential(*stem, nn.MaxPool2d(3, stride=2, padding=1), *stages, *head))
-
-
-def save(name: str, folder: Path) -> Tensor:
-    """Write one net's bundle; returns two rows that it takes."""
-    torch.manual_seed(0)
-    labels, words, tokeniser = 10, None, None
-    if name == "transformer":
-        # The net alone is measured: its tokeniser need know no more than the example.
-        tokeniser = Tokeniser.fit(Tokens(kind="characters", max_tokens=TOKENS), ["abc"])
-        net: nn.Module = transformer_classifier(VOCABULARY, labels, 256, layers=6, orders=(1,), buckets=0)
-        x = torch.randint(1, VOCABULARY, (2, TOKENS))
-        words: Words = TextWords(max_tokens=TOKENS)
-    else:
-        channels, size = (1, 28) if name == "cnn" else (3, 224)
-        labels = 10 if name == "cnn" else 1000
-        net = Bytes(cnn(channels, labels)) if name == "cnn" else resnet18(labels)
-        x = torch.randint(0, 256, (2, channels, size, size), dtype=torch.uint8)
-        words = ImageWords(height=size, width=size, mode="L" if channels == 1 else "RGB")
-    about = About(
-        name=name,
-        task="text-classification" if tokeniser else "image-classification",
-        words=words,
-        answer=Classes(labels=tuple(map(str, range(labels)))),
-        # Nothing is refused here for its answers, which mean nothing; the distance stands in the table.
-        tolerance=1e6,
-    )
-    bundle.save(folder, net, inputs=x, about=about, tokeniser=tokeniser, example="abc" if tokeniser else None)
-    return x
 
 
 def form(folder: Path, x: Tensor, dtype: Dtype, compile_: bool) -> Form:
@@ -156,7 +97,7 @@ def rows_per_s(net: Callable[[Tensor], Tensor], x_B: Tensor, seconds: float) -> 
 
 def measure(name: str, folder: Path, arguments: argparse.Namespace, console: Console) -> dict[str, Form]:
     """All forms of one net."""
-    x = save(name, folder)
+    x = nets.save(name, folder)
     found: dict[str, Form] = {}
     for dtype, compile_ in FORMS:
         said = f"{dtype}, compiled" if compile_ else dtype
@@ -179,8 +120,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time of each net, form and batch size, all rounds")
     parser.add_argument("--rounds", type=int, default=3, help="how often the forms take turns")
     parser.add_argument("--threads", type=int, default=1, help="of torch; a replica has as many as its CPUs")
-    nets = ("cnn", "resnet18", "transformer")
-    parser.add_argument("--nets", nargs="+", choices=nets, default=nets)
+    parser.add_argument("--nets", nargs="+", choices=nets.NAMES, default=nets.NAMES)
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

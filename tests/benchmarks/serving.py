@@ -33,14 +33,11 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster import processes
+from tests.benchmarks import stand
+from tests.benchmarks.peers.mlp import CLASSES, FEATURES, build
+from tests.benchmarks.stand import Stand
 from training import bundle
 from training.words import Classes, TableWords
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-import stand
-from mlp import CLASSES, FEATURES, build
-from stand import Stand
 
 CONNECTIONS = (1, 16, 64)
 START_S = 60
