@@ -135,11 +135,15 @@ def served(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("bundles")
     save_table(folder / "table")
     save_image(folder / "image")
-    registry = Registry(settings)
     for name in ("table", "image"):
-        version = registry.publish(folder / name)
-        rollout.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
+        serve(settings, cluster, folder / name)
     return cluster
+
+
+def serve(settings: Settings, cluster: Cluster, folder: Path) -> None:
+    """Publish a bundle and deploy it, in this process: a command's start takes longer than both."""
+    version = Registry(settings).publish(folder)
+    rollout.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Pipelines on a real cluster: each kind, failures with a name, deadlines, callers that leave, and coming back."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from cluster import rollout
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
-from tests.conftest import FEATURES, Shoal, save_table
+from deployments.pipelines import files
+from tests.conftest import FEATURES, Shoal, save_table, serve
 from training import bundle
 from training.bundle import About
+from training.errors import Mistake
 from training.recipe import Tokens
 from training.tokens import Tokeniser
 from training.words import Classes, Continuation, TableWords, TextWords
@@ -73,7 +76,9 @@ def save_writer(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def applied(http: httpx.Client, shoal: Shoal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def applied(
+    http: httpx.Client, served: Cluster, settings: Settings, shoal: Shoal, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """Pipelines of the served models, and one of a slow one; gone afterwards."""
     folder = tmp_path_factory.mktemp("pipelines")
     save_writer(folder / "writer")
@@ -82,17 +87,14 @@ def applied(http: httpx.Client, shoal: Shoal, tmp_path_factory: pytest.TempPathF
         "nested": "name: nested\nroot: {kind: fan-out, to: {triage: triage, plain: flowers}}\n",
         "late": SLOW,
     }
-    for arguments in (("models", "import", str(folder / "writer")), ("deploy", "writer", "--cpus", "0.5")):
-        done = shoal(*arguments)
-        assert done.returncode == 0, done.stderr
+    serve(settings, served, folder / "writer")
     for name, content in pipelines.items():
         (folder / f"{name}.yaml").write_text(content)
         done = shoal("apply", str(folder / f"{name}.yaml"))
         assert done.returncode == 0, done.stderr
     yield folder
     for name in ("late", "nested", "triage", "writer"):
-        done = shoal("undeploy", name)
-        assert done.returncode == 0, done.stderr
+        rollout.undeploy(settings, served, name, lambda status: None)
 
 
 def test_rows_go_through_real_models_and_come_back_in_order(http: httpx.Client, applied: Path) -> None:
@@ -255,19 +257,35 @@ def test_what_a_pipeline_needs_is_neither_taken_away_nor_broken(
     assert http.post("/v2/models/triage/predict", json={"inputs": [ROW]}).status_code == 200
 
 
-def test_what_cannot_be_applied_says_why(shoal: Shoal, applied: Path, tmp_path: Path) -> None:
-    for content, said in (
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
         ("name: q\nroot: {kind: ensemble, members: [flowers, pictures]}", "member 2 (pictures) takes pictures"),
         ("name: q\nroot: roses", "no model 'roses' is deployed"),
         ("name: flowers\nroot: pictures", "'flowers' is a model's name"),
         ("name: triage\nroot: nested", "triage would call itself: triage -> nested -> triage"),
         ("name: q\nroot: {kind: sequence, stages: []}", "root.sequence.stages: Extra inputs"),
         ("name: [", "is not YAML"),
-    ):
-        (tmp_path / "wrong.yaml").write_text(content)
-        done = shoal("apply", str(tmp_path / "wrong.yaml"))
-        assert done.returncode == 2, done.stderr
-        assert said in done.stderr
+    ],
+)
+def test_what_cannot_be_applied_says_why(
+    served: Cluster, settings: Settings, applied: Path, tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(content)
+
+    with pytest.raises(Mistake, match=re.escape(said)):
+        rollout.deploy_pipeline(settings, served, files.load(tmp_path / "wrong.yaml"), lambda status: None)
+
+
+def test_a_pipeline_that_cannot_be_applied_is_one_line_at_the_command_line(
+    shoal: Shoal, applied: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.yaml").write_text("name: q\nroot: roses")
+
+    done = shoal("apply", str(tmp_path / "wrong.yaml"))
+
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
 
 
 def test_status_tells_pipelines_and_a_change_is_the_next_version(

@@ -23,7 +23,7 @@ from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments import errors
 from deployments.client import Client
-from tests.conftest import Shoal
+from tests.conftest import Shoal, serve
 from training import bundle
 from training.bundle import About
 from training.recipe import Tokens
@@ -53,18 +53,14 @@ class Slow(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def replica(
-    cluster: Cluster, settings: Settings, shoal: Shoal, tmp_path_factory: pytest.TempPathFactory
-) -> psutil.Process:
+def replica(cluster: Cluster, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> psutil.Process:
     """The process that serves a slow language model."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("writer") / "bundle"
     about = About(name="writer", task="text-generation", words=TextWords(max_tokens=16), answer=Continuation())
     rows = torch.randint(4, len(TOKENISER), (2, 8))
     bundle.save(folder, Slow(), inputs=rows, about=about, tokeniser=TOKENISER, example="good")
-    for arguments in (("models", "import", str(folder)), ("deploy", "writer", "--cpus", "0.5")):
-        done = shoal(*arguments)
-        assert done.returncode == 0, done.stderr
+    serve(settings, cluster, folder)
     ours = processes.owned(lifecycle.mark(settings.home), lifecycle.temp_dir(settings.home))
     (made,) = [process for process in ours if "ServeReplica:writer" in " ".join(process.cmdline()[:1])]
     return made

@@ -271,6 +271,7 @@ def application(cluster: Cluster, settings: Settings, name: str) -> dict[str, An
     return found
 
 
+@pytest.mark.soak
 def test_a_version_that_cannot_load_leaves_the_old_one_serving(
     shoal: Shoal, served: Cluster, settings: Settings, registry: Registry, http: httpx.Client, tmp_path: Path
 ) -> None:
