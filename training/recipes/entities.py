@@ -26,7 +26,7 @@ recipe = Recipe(
     ),
     optimiser=Optimiser(name="AdamW", lr=0.005, args={"weight_decay": 0.01}),
     schedule=Schedule(name="cosine", warmup=0.1),
-    stop=Stop(epochs=5),
+    stop=Stop(epochs=8),
     ema_decay=0.99,
     clip=1.0,
     batch_rows=64,
