@@ -20,6 +20,7 @@ from cluster import rollout
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments.pipelines import files
+from deployments.spec import Scale
 from tests.conftest import FEATURES, Shoal, save_table, serve
 from training import bundle
 from training.bundle import About
@@ -305,6 +306,30 @@ def test_status_tells_pipelines_and_a_change_is_the_next_version(
     said = http.post("/v2/models/nested/predict", json={"inputs": [ROW]}).json()["predictions"][0]
     assert said["triage"]["scores"] == pytest.approx(said["plain"]["scores"])
     assert http.get("/api/v1/models/nested").json()["steps"] == ["triage", "flowers"]
+
+
+@pytest.mark.soak
+def test_a_step_scales_by_itself(http: httpx.Client, served: Cluster, settings: Settings, applied: Path) -> None:
+    def replicas(name: str) -> int:
+        found = rollout.statuses(settings, served)[name]["deployments"]["replica"]["replicas"]
+        return sum(replica["state"] == "RUNNING" for replica in found)
+
+    scale = Scale(cpus=0.5, min_replicas=1, max_replicas=2, target_ongoing_requests=1)
+    rollout.deploy(settings, served, "writer:1", scale, lambda status: None)
+    stop = time.monotonic() + 120
+    # Callers that come again at once, each with more work than a second.
+    with ThreadPoolExecutor(4) as pool:
+
+        def ask() -> None:
+            while time.monotonic() < stop and replicas("writer") < 2:
+                http.post("/v2/models/late/predict", json={"inputs": ["abc"]}, timeout=30)
+
+        for asked in [pool.submit(ask) for _ in range(4)]:
+            asked.result()
+
+    assert replicas("writer") == 2
+    assert replicas("late") == 1
+    rollout.deploy(settings, served, "writer:1", Scale(cpus=0.5), lambda status: None)
 
 
 @pytest.mark.soak
