@@ -56,7 +56,7 @@ def caller(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
 
 
 # A few that answer in ways of their own, every day (test_walk.py has classes); all of them with `make soak`.
-DAILY = {"digits-detect", "digits-vae", "roles", "shakespeare-gpt", "speaker"}
+DAILY = {"digits-detect", "roles", "shakespeare-gpt"}
 
 
 @pytest.mark.parametrize(
