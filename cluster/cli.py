@@ -298,6 +298,9 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
 def run(arguments: list[str]) -> int:
     """Run one command line; returns 0, 1 for a failure, 2 for a mistake, 130 where it was interrupted."""
     errors = Console(stderr=True)
@@ -320,11 +323,13 @@ def run(arguments: list[str]) -> int:
         say(str(error))
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted")
-        return 130
+        result = INTERRUPTED
     except Exception as error:
         say(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{_kept(error)}")
         return 1
+    if result == INTERRUPTED:
+        # Typer makes this of Ctrl-C by itself, and says nothing.
+        say("interrupted")
     return result if isinstance(result, int) else 0
 
 

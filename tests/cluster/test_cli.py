@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import cli, lifecycle
 from tests.conftest import Shoal, save_table, shoal_for
 
 
@@ -74,6 +75,19 @@ def test_a_wrong_variable_is_told_before_anything_starts(quiet: Shoal) -> None:
         2,
         "error: SHOAL_PROT is no setting of Shoal; `shoal settings` lists them all\n",
     )
+
+
+def test_an_interruption_is_one_line_and_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(lifecycle, "find", interrupt)
+
+    assert cli.run(["status"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_the_command_alone_is_its_help(quiet: Shoal) -> None:
