@@ -82,9 +82,15 @@ def to_array(values: list[Any], datatype: Datatype) -> Array:
         raise WrongType(f"a value is out of the range of {datatype}") from None
     except ValueError:
         raise WrongShape("rows are of unequal length; make them all the same") from None
-    if array.dtype.kind == "f" and not np.isfinite(_rounded(array) if datatype == "BF16" else array).all():
-        raise NotFinite(f"a value is not finite in {datatype}; this model takes finite numbers only")
+    check_finite(_rounded(array) if datatype == "BF16" else array, datatype)
     return array
+
+
+def check_finite(array: Array, datatype: Datatype, *, nan: bool = False) -> None:
+    """Raise NotFinite where floats hold infinity, or NaN unless that is a value here (a missing one)."""
+    # A byte for each number, 0 where it is wrong; `all` takes three times as long for a short row.
+    if array.dtype.kind == "f" and 0 in (~np.isinf(array) if nan else np.isfinite(array)).tobytes():
+        raise NotFinite(f"a value is not finite in {datatype}; this model takes finite numbers only")
 
 
 def _rounded(array: Array) -> Array:
