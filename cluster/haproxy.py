@@ -49,7 +49,7 @@ def confine(config: str, error_file: Path) -> str:
 def _once(what: str, pattern: str, by: str, config: str) -> str:
     config, found = re.subn(pattern, by, config)
     if found != 1:
-        # Rather no HAProxy than one that shows its pages to everybody.
+        # Rather no HAProxy than one that shows its pages to everybody, or works on for a caller who has left.
         raise SystemExit(f"Ray's HAProxy configuration has changed: {what} was found {found} times")
     return config
 

@@ -32,7 +32,9 @@ def shorten(app: App) -> None:
     actor = global_worker.actors[global_worker.actor_id]
     try:
         replica = actor._replica_impl
-        replica._direct_ingress_asgi = Direct(replica, app)
+        # An application in a thread of its own is not to be called from the server's.
+        if not replica._user_callable_wrapper._run_user_code_in_separate_thread:
+            replica._direct_ingress_asgi = Direct(replica, app)
     except AttributeError:
         # Another Ray: slower, not wrong.
         logger.exception("this Ray's replica has another form; requests take its own way in")
@@ -55,8 +57,6 @@ class Direct:
             is_direct_ingress=True,
             _request_protocol=RequestProtocol.HTTP,
         )
-        if replica._user_callable_wrapper._run_user_code_in_separate_thread:
-            raise AttributeError("the application runs in a thread of its own")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
