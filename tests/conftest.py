@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -144,6 +145,14 @@ def serve(settings: Settings, cluster: Cluster, folder: Path) -> None:
     """Publish a bundle and deploy it, in this process: a command's start takes longer than both."""
     version = Registry(settings).publish(folder)
     rollout.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
+
+
+def until(holds: Callable[[], bool], most_s: float) -> bool:
+    """Look again and again whether it holds; returns whether it did within so long."""
+    deadline = time.monotonic() + most_s
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Compute: nets whose forward pass is the work, served, beside the same nets in a bare torch loop on the same cores.
 
-The loop runs alone, at the batch size that suits it best, in as many threads as the replica gets. Rows come one a
-request over 16 connections (32 a request for the small net), as bytes or as tokens; client, HAProxy and the replica's
-event loop have to find their time on the cores that the net wants.
+The loop runs alone, at the batch size that suits it best, in a thread for each core; served, each core has a replica of
+one thread. Rows come one a request over 16 connections (32 a request for the small net), as bytes or as tokens; client,
+HAProxy and the replicas' event loops have to find their time on the cores that the net wants.
 
     python tests/benchmarks/compute.py [--seconds 15] [--rounds 3] [--nets cnn resnet18 transformer] [--json]
 """

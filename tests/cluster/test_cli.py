@@ -47,13 +47,13 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
     """What the command line says to each mistake; two at a time, since most of it is Python's start."""
+
+    def ask(case: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        return shoal_for(folder / "home")(*MISTAKES[case][0], cwd=folder)
+
     folders = [tmp_path_factory.mktemp("mistake") for _ in MISTAKES]
     with ThreadPoolExecutor(2) as two:
-        ask = (
-            two.submit(shoal_for(f / "home"), *MISTAKES[case][0], cwd=f)
-            for case, f in zip(MISTAKES, folders, strict=True)
-        )
-        return {case: asked.result() for case, asked in zip(MISTAKES, list(ask), strict=True)}
+        return dict(zip(MISTAKES, two.map(ask, MISTAKES, folders), strict=True))
 
 
 @pytest.mark.parametrize("case", MISTAKES)

@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -12,6 +11,7 @@ import pytest
 from cluster import lifecycle
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
+from tests.conftest import until
 
 PATH = "/v2/models/flowers/predict"
 
@@ -35,13 +35,6 @@ def metric(served: Cluster, settings: Settings) -> Iterator[Callable[..., float]
         yield now
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-
-
 def test_every_request_is_counted_with_its_status(http: httpx.Client, metric: Callable[..., float]) -> None:
     def count(method: str, status: str) -> float:
         labels = {"application": "flowers", "method": method, "status_code": status}
@@ -54,8 +47,8 @@ def test_every_request_is_counted_with_its_status(http: httpx.Client, metric: Ca
     for _ in range(3):
         assert http.patch(PATH).status_code == 405
 
-    eventually(lambda: count("PATCH", "405") == 3)
-    eventually(lambda: count("POST", "200") >= fine + 20)
+    assert until(lambda: count("PATCH", "405") == 3, 30)
+    assert until(lambda: count("POST", "200") >= fine + 20, 30)
 
 
 def test_a_request_is_ongoing_until_its_caller_leaves(
@@ -64,10 +57,10 @@ def test_a_request_is_ongoing_until_its_caller_leaves(
     def ongoing() -> float:
         return metric("ray_serve_replica_processing_queries", application="flowers")
 
-    eventually(lambda: ongoing() == 0)
+    assert until(lambda: ongoing() == 0, 30)
     with socket.create_connection(("127.0.0.1", served.http_port)) as caller:
         key = http.headers["Authorization"]
         caller.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n".encode())
         caller.sendall(b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\nhalf of it")
-        eventually(lambda: ongoing() == 1)
-    eventually(lambda: ongoing() == 0)
+        assert until(lambda: ongoing() == 1, 30)
+    assert until(lambda: ongoing() == 0, 30)

@@ -4,7 +4,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments.pipelines import files
 from deployments.spec import Scale
-from tests.conftest import FEATURES, Shoal, save_table, serve
+from tests.conftest import FEATURES, Shoal, save_table, serve, until
 from training import bundle
 from training.bundle import About
 from training.errors import Mistake
@@ -186,12 +186,6 @@ def taken_s(pid: int) -> float:
     return float(sum(psutil.Process(pid).cpu_times()[:2]))
 
 
-def until(holds: Callable[[], bool], most_s: float = 20) -> None:
-    deadline = time.monotonic() + most_s
-    while not holds():
-        assert time.monotonic() < deadline
-
-
 def idle(pid: int) -> bool:
     before = taken_s(pid)
     time.sleep(1)
@@ -212,7 +206,7 @@ def test_a_caller_that_leaves_ends_the_work_inside_the_steps_replica(
     application = rollout.statuses(settings, served)["writer"]
     (replica,) = application["deployments"]["replica"]["replicas"]
     pid = replica["pid"]
-    until(lambda: idle(pid))  # what an earlier test gave up has ended, too
+    assert until(lambda: idle(pid), 20)  # what an earlier test gave up has ended, too
     before = taken_s(pid)
     address = (str(http.base_url.host), int(http.base_url.port or 80))
     body = json.dumps({"inputs": ["abc"]}).encode()
@@ -225,10 +219,10 @@ def test_a_caller_that_leaves_ends_the_work_inside_the_steps_replica(
 
     with socket.create_connection(address) as caller:
         caller.sendall(f"POST {path}/predict HTTP/1.1\r\n{head}\r\n".encode() + body)
-        until(lambda: taken_s(pid) - before > 0.5)
+        assert until(lambda: taken_s(pid) - before > 0.5, 20)
 
     # Its 1,000 tokens would take some ten times what they took so far.
-    until(lambda: idle(pid), 5)
+    assert until(lambda: idle(pid), 5)
     assert taken_s(pid) - before < 3
 
 
