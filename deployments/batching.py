@@ -30,8 +30,12 @@ from deployments.errors import NetRefused, Unavailable
 # 0.1 ms and more under load), and a loop that stalls for so little serves its other requests as well.
 INLINE_S = 0.5e-3
 
-# Twice as many rows a pass must bring so much more throughput.
-WORTH = 1.05
+# Of the best throughput so much is enough: what more rows would bring above it is not worth the wait.
+ENOUGH = 0.98
+
+# A pass shorter than this is made longer where that costs no throughput. Between two passes answers go out and requests
+# come in, about a millisecond of other work whose code and data push the net's out of the caches.
+BRIEF_S = 20e-3
 
 # Of a pass's steps at most so many fill up shorter rows; a row that would bring more waits for its like.
 MOST_FILLING = 0.2
@@ -139,17 +143,18 @@ class Batcher:
         """
         x = self._filled(rows) if isinstance(rows, list) else rows
         x = self._long_enough(x[:1])
-        best, size = 0.0, 1
-        while size <= self._max_rows:
+        took_s: dict[int, float] = {}
+        best = size = 1
+        while size <= self._max_rows and (size <= 4 * best or max(took_s.values()) < BRIEF_S):
             batch = np.repeat(x, size, axis=0)
             self._forward(batch)
-            took_s = min(self._timed(batch) for _ in range(3))
-            if size / took_s > WORTH * best:
-                best, self._pass_rows, self._inline = size / took_s, size, took_s < INLINE_S
-            elif size >= 4 * self._pass_rows:
-                break
+            took_s[size] = min(self._timed(batch) for _ in range(3))
+            best = min(took_s, key=lambda each: took_s[each] / each)
             # Twice as many each time, and the most as well.
             size = size * 2 if size == self._max_rows else min(size * 2, self._max_rows)
+        good = [each for each in took_s if took_s[best] / best >= ENOUGH * took_s[each] / each]
+        self._pass_rows = max((each for each in good if took_s[each] <= BRIEF_S), default=good[0])
+        self._inline = took_s[self._pass_rows] < INLINE_S
 
     def _timed(self, batch: Array) -> float:
         start = perf_counter()

@@ -1,10 +1,12 @@
 """Compute: nets whose forward pass is the work, served, beside the same nets in a bare torch loop on the same cores.
 
-The loop runs alone, at the batch size that suits it best, in a thread for each core; served, each core has a replica of
-one thread. Rows come one a request over 16 connections (32 a request for the small net), as bytes or as tokens; client,
-HAProxy and the replicas' event loops have to find their time on the cores that the net wants.
+The loop runs at the batch size that suits it best, in a thread for each core, and has the machine to itself: the
+cluster is held meanwhile. Served, each core has a replica of one thread. Rows come one a request over 16 connections (32
+a request for the small net), as bytes or as tokens; client, HAProxy, the replicas' event loops and Ray's own processes
+have to find their time on the cores that the net wants. The two take turns of seconds, so that both meet the same moods
+of a shared machine.
 
-    python tests/benchmarks/compute.py [--seconds 15] [--rounds 3] [--nets cnn resnet18 transformer] [--json]
+    python tests/benchmarks/compute.py [--turns 5] [--seconds 12] [--nets cnn resnet18 transformer] [--json]
 """
 # Shapes: B rows of a batch.
 
@@ -39,56 +41,58 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 def main() -> None:
     """Measure, print a table, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=15, help="length of each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each net is measured, both ways in turn")
+    parser.add_argument("--turns", type=int, default=5, help="how often loop and server take turns for each net")
+    parser.add_argument("--seconds", type=int, default=12, help="length of a turn of the server; the loop's is half")
     parser.add_argument("--nets", nargs="+", default=list(ROWS), choices=list(ROWS), help="which nets")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
     stand.require()
     torch.set_num_threads(os.cpu_count() or 1)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.nets}
-    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
-        folder = Path(name)
-        rows = {net: nets.save(net, folder / net) for net in arguments.nets}
-        for _ in range(arguments.rounds):
-            for net in arguments.nets:
-                bare = loop(bundle.load(folder / net).net, rows[net], arguments.seconds)
-                found[net].append(bare | served(folder, net, rows[net], arguments.seconds))
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name, Stand(Path(name)) as cluster:
+        found = {net: measure(cluster, net, arguments.turns, arguments.seconds) for net in arguments.nets}
     report(found, arguments)
 
 
-def loop(net: nn.Module, x: Tensor, seconds: float) -> dict[str, float]:
-    """Rows per second of a bare loop at its best batch size."""
-    rates = {}
+def measure(cluster: Stand, name: str, turns: int, seconds: int) -> list[dict[str, float]]:
+    """Turns of one net: rows per second of the loop, and over HTTP with latencies and whose time it took."""
+    x = nets.save(name, cluster.folder / name)
+    net = bundle.load(cluster.folder / name).net
+    # A replica for each core, of one thread: no pass waits for a thread that the event loop, HAProxy or the client has
+    # just put aside.
+    cores = str(os.cpu_count())
+    cluster.serve(cluster.folder / name, name, "--cpus", "1", "--min-replicas", cores, "--max-replicas", cores)
+    script = cluster.script(f"{name}/infer", *request(x, ROWS[name]))
+    rates: dict[int, list[float]] = {size: [] for size in BATCHES}
+    for _ in range(3):
+        for size, found in rates.items():
+            with cluster.held():
+                found.append(loop(net, x, size, 0.5))
+    best = max(BATCHES, key=lambda size: statistics.median(rates[size]))
+    stand.wrk(script, CONNECTIONS, 3)
+    measured = []
+    for _ in range(turns):
+        with cluster.held():
+            bare = loop(net, x, best, seconds / 2)
+        stand.wrk(script, CONNECTIONS, 1)
+        # What the warm-up has left behind is given up, or computed for nobody.
+        time.sleep(1)
+        served = cluster.measure(script, CONNECTIONS, seconds)
+        served |= {"rows_per_s": served["requests_per_s"] * ROWS[name]}
+        measured.append(served | {"loop_rows_per_s": bare, "loop_batch": best})
+    cluster.run("undeploy", name)
+    return measured
+
+
+def loop(net: nn.Module, x: Tensor, size: int, seconds: float) -> float:
+    """Rows per second of a bare loop over batches of one size."""
     with torch.inference_mode():
-        for size in BATCHES:
-            x_B = x[:1].expand(size, *x.shape[1:]).contiguous()
+        x_B = x[:1].expand(size, *x.shape[1:]).contiguous()
+        net(x_B)
+        passes, start = 0, time.perf_counter()
+        while passes < 2 or time.perf_counter() - start < seconds:
             net(x_B)
-            passes, start = 0, time.perf_counter()
-            while passes < 2 or time.perf_counter() - start < seconds / len(BATCHES):
-                net(x_B)
-                passes += 1
-            rates[size] = passes * size / (time.perf_counter() - start)
-    best = max(rates, key=lambda size: rates[size])
-    return {"loop_rows_per_s": rates[best], "loop_batch": best}
-
-
-def served(folder: Path, net: str, x: Tensor, seconds: int) -> dict[str, float]:
-    """Rows per second over HTTP, with latencies and whose time it took."""
-    with Stand(folder) as cluster:
-        if not (folder / f"{net}.published").exists():
-            cluster.run("models", "import", str(folder / net))
-            (folder / f"{net}.published").touch()
-        # A replica for each core, of one thread: no pass waits for a thread that the event loop, HAProxy or the client
-        # has just put aside.
-        cores = str(os.cpu_count())
-        cluster.run("deploy", net, "--cpus", "1", "--min-replicas", cores, "--max-replicas", cores)
-        body, headers = request(x, ROWS[net])
-        script = cluster.script(f"{net}/infer", body, headers)
-        stand.wrk(script, CONNECTIONS, 3)
-        measured = cluster.measure(script, CONNECTIONS, seconds)
-        cluster.run("undeploy", net)
-    return measured | {"rows_per_s": measured["requests_per_s"] * ROWS[net]}
+            passes += 1
+        return passes * size / (time.perf_counter() - start)
 
 
 def request(x: Tensor, rows: int) -> tuple[bytes, dict[str, str]]:

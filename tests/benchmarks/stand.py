@@ -3,11 +3,13 @@
 Client, HAProxy and replica share this machine's cores, so each measurement says what each of them took.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,6 +66,18 @@ class Stand:
         """Write wrk's script for one request to a model's path."""
         file = self.folder / f"{abs(hash((path, body)))}.lua"
         return script(file, f"{self.url}/v2/models/{path}", body, headers | {"Authorization": self.key})
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The cluster's processes stand still: for seconds, or Ray takes itself for dead."""
+        owned = processes.owned(lifecycle.mark(self.home), lifecycle.temp_dir(self.home))
+        try:
+            for process in owned:
+                process.suspend()
+            yield
+        finally:
+            for process in owned:
+                process.resume()
 
     def cpu_s(self) -> dict[str, float]:
         """Seconds that the replicas, HAProxy, and all the rest of the cluster have had of a core so far."""

@@ -144,20 +144,22 @@ def test_what_a_caller_who_left_had_sent_is_not_computed() -> None:
 class Grows(nn.Module):
     """Takes as long for each row as for the first ones together, by a clock of its own."""
 
-    def __init__(self, free_rows: int) -> None:
+    def __init__(self, takes_s: float, free_rows: int) -> None:
         super().__init__()
-        self.free_rows, self.now_s = free_rows, 0.0
+        self.takes_s, self.free_rows, self.now_s = takes_s, free_rows, 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.now_s += 0.01 * max(1, len(x) / self.free_rows)
+        self.now_s += self.takes_s * max(1, len(x) / self.free_rows)
         return x
 
 
-@pytest.mark.parametrize(("free_rows", "pays"), [(1, 1), (8, 8), (64, 32)])
-def test_a_pass_takes_as_many_rows_as_bring_throughput(
-    monkeypatch: pytest.MonkeyPatch, free_rows: int, pays: int
+@pytest.mark.parametrize(
+    ("takes_ms", "free_rows", "pays"), [(50, 1, 1), (50, 8, 8), (50, 64, 32), (9, 4, 8), (9, 1, 2), (1, 1, 16)]
+)
+def test_a_pass_takes_as_many_rows_as_bring_throughput_and_more_where_it_is_brief(
+    monkeypatch: pytest.MonkeyPatch, takes_ms: float, free_rows: int, pays: int
 ) -> None:
-    net = Grows(free_rows)
+    net = Grows(takes_ms / 1000, free_rows)
     made = Batcher(net, "cpu", 32, None, (False,))
     monkeypatch.setattr(batching, "perf_counter", lambda: net.now_s)
 
