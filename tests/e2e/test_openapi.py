@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import httpx
 import jsonschema
 import pytest
 
-from cluster import calls
+from cluster import calls, rollout
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
+from deployments.pipelines import FanOut, Pipeline
 
 # positive_data_acceptance is left out: that a shape fits its data, that numbers are finite in FP32 and that a text is a
 # picture is more than JSON Schema can say, so that what fits the schema may still be refused, with a 422.
@@ -24,19 +26,28 @@ expected-statuses = ["2xx", "3xx", "4xx", 504]
 """
 
 
-def test_schemathesis_finds_nothing(served: Cluster, settings: Settings, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def piped(served: Cluster, settings: Settings) -> Iterator[Cluster]:
+    """The served models with a pipeline beside them."""
+    twice = Pipeline(name="twice", root=FanOut(to={"once": "flowers", "again": "flowers"}))
+    rollout.deploy_pipeline(settings, served, twice, lambda status: None)
+    yield served
+    rollout.undeploy(settings, served, "twice", lambda status: None)
+
+
+def test_schemathesis_finds_nothing(piped: Cluster, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    with calls.client(settings, served) as client:
+    with calls.client(settings, piped) as client:
         key = client.headers["authorization"]
-    # Whatever else the session has deployed has the same paths; two models of two kinds are enough.
-    others = "^/(api/v1|v2)/models/(?!flowers|pictures|[{])"
+    # Whatever else the session has deployed has the same paths; two models of two kinds and a pipeline are enough.
+    others = "^/(api/v1|v2)/models/(?!flowers|pictures|twice|[{])"
 
     options = ["--header", f"Authorization: {key}", "--exclude-path-regex", others, "--exclude-checks", LEFT_OUT]
     options += ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--generation-deterministic"]
     options += ["--no-shrink", "--continue-on-failure", "--no-color"]
 
     done = subprocess.run(
-        [Path(sys.executable).parent / "schemathesis", "run", f"{served.url}/openapi.json", *options],
+        [Path(sys.executable).parent / "schemathesis", "run", f"{piped.url}/openapi.json", *options],
         cwd=tmp_path,
         env=os.environ | {"HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)},
         capture_output=True,
@@ -47,7 +58,7 @@ def test_schemathesis_finds_nothing(served: Cluster, settings: Settings, tmp_pat
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-def test_every_operations_own_example_works_as_pasted(http: httpx.Client) -> None:
+def test_every_operations_own_example_works_as_pasted(http: httpx.Client, piped: Cluster) -> None:
     document = http.get("/openapi.json").json()
     tried = []
 
@@ -65,6 +76,7 @@ def test_every_operations_own_example_works_as_pasted(http: httpx.Client) -> Non
             tried.append(address)
 
     assert {"/v2/models/flowers/versions/1/infer", "/v2/models/pictures/predict", "/v2/health/ready"} <= set(tried)
+    assert "/v2/models/twice/predict" in tried
 
 
 def test_the_page_names_each_operation_and_what_it_belongs_to(http: httpx.Client) -> None:
