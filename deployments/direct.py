@@ -71,19 +71,21 @@ class Direct:
                 status = str(message["status"])
             await send(message)
 
-        begin = time.perf_counter()
+        begin, escaped = time.perf_counter(), True
         await self._slots.acquire()
         self._metrics.inc_num_ongoing_requests(self._kind)
         try:
             await self._app(scope, receive, noted)
+            escaped = False
         finally:
             self._metrics.dec_num_ongoing_requests(self._kind)
             self._slots.release()
-            self._record(scope["method"], status, 1000 * (time.perf_counter() - begin))
+            self._record(scope["method"], status, 1000 * (time.perf_counter() - begin), escaped)
 
-    def _record(self, method: str, status: str, took_ms: float) -> None:
+    def _record(self, method: str, status: str, took_ms: float, escaped: bool) -> None:
+        """To Ray's counters: a deployment's errors are those that escape it, HTTP's are its statuses."""
+        self._metrics.record_request_metrics(route=self._route, latency_ms=took_ms, is_error=escaped)
         failed = status >= "4"
-        self._metrics.record_request_metrics(route=self._route, latency_ms=took_ms, is_error=False)
         self._metrics.record_ingress_request_metrics(
             **self._series, method=method, route=self._route, latency_ms=took_ms, is_error=failed, status_code=status
         )

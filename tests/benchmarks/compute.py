@@ -1,10 +1,10 @@
 """Compute: nets whose forward pass is the work, served, beside the same nets in a bare torch loop on the same cores.
 
 The loop runs at the batch size that suits it best, in a thread for each core, and has the machine to itself: the
-cluster is held meanwhile. Served, each core has a replica of one thread. Rows come one a request over 16 connections (32
-a request for the small net), as bytes or as tokens; client, HAProxy, the replicas' event loops and Ray's own processes
-have to find their time on the cores that the net wants. The two take turns of seconds, so that both meet the same moods
-of a shared machine.
+cluster is held meanwhile. Served, each core has a replica of one thread. Rows come one a request over 16 connections
+(32 a request for the small net), as bytes or as tokens; client, HAProxy, the replicas' event loops and Ray's own
+processes have to find their time on the cores that the net wants. The two take turns of seconds, so that both meet the
+same moods of a shared machine.
 
     python tests/benchmarks/compute.py [--turns 5] [--seconds 12] [--nets cnn resnet18 transformer] [--json]
 """
@@ -61,7 +61,8 @@ def measure(cluster: Stand, name: str, turns: int, seconds: int) -> list[dict[st
     # just put aside.
     cores = str(os.cpu_count())
     cluster.serve(cluster.folder / name, name, "--cpus", "1", "--min-replicas", cores, "--max-replicas", cores)
-    script = cluster.script(f"{name}/infer", *request(x, ROWS[name]))
+    body, headers = stand.request(np.repeat(x[:1].numpy(), ROWS[name], axis=0))
+    script = cluster.script(f"{name}/infer", body, headers)
     rates: dict[int, list[float]] = {size: [] for size in BATCHES}
     for _ in range(3):
         for size, found in rates.items():
@@ -93,17 +94,6 @@ def loop(net: nn.Module, x: Tensor, size: int, seconds: float) -> float:
             net(x_B)
             passes += 1
         return passes * size / (time.perf_counter() - start)
-
-
-def request(x: Tensor, rows: int) -> tuple[bytes, dict[str, str]]:
-    """So many rows as a binary request."""
-    array = np.repeat(x[:1].numpy(), rows, axis=0)
-    datatype = {np.dtype(np.uint8): "UINT8", np.dtype(np.int64): "INT64"}[array.dtype]
-    tensor = {"name": "input", "shape": list(array.shape), "datatype": datatype}
-    tensor["parameters"] = {"binary_data_size": array.nbytes}
-    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    kind = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))}
-    return header + array.tobytes(), kind
 
 
 def report(found: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:

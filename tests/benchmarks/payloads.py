@@ -55,7 +55,8 @@ def main() -> None:
             cluster.serve(Path(folder) / name, name, "--cpus", "1")
         for _ in range(arguments.rounds):
             for name, shape in SHAPES.items():
-                for form, (body, headers) in bodies(shape).items():
+                for form in ("json", "binary"):
+                    body, headers = stand.request(rows(shape, 1), form == "binary")
                     script = cluster.script(f"{name}/infer", body, headers)
                     stand.wrk(script, CONNECTIONS[name], 2)
                     measured = stand.wrk(script, CONNECTIONS[name], arguments.seconds)
@@ -93,17 +94,6 @@ def rows(shape: tuple[int, ...], count: int) -> NDArray[Any]:
     if len(shape) == 3:
         return random.integers(0, 256, (count, *shape), np.uint8)
     return random.random((count, *shape), np.float32)
-
-
-def bodies(shape: tuple[int, ...]) -> dict[str, tuple[bytes, dict[str, str]]]:
-    """The same row in both forms, with the headers that say so."""
-    x = rows(shape, 1)
-    tensor = {"name": "input", "shape": x.shape, "datatype": "FP32" if x.dtype == np.float32 else "UINT8"}
-    as_json = json.dumps({"inputs": [tensor | {"data": x.ravel().tolist()}]}).encode()
-    head = {"inputs": [tensor | {"parameters": {"binary_data_size": x.nbytes}}]}
-    header = json.dumps(head | {"parameters": {"binary_data_output": True}}).encode()
-    binary = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))}
-    return {"json": (as_json, {"Content-Type": "application/json"}), "binary": (header + x.tobytes(), binary)}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import psutil
 
 from cluster import calls, lifecycle, processes
 from cluster.settings import Settings
+from deployments.client import tensors
+from deployments.client.tensors import Array
 
 
 class Stand:
@@ -99,6 +101,12 @@ class Stand:
         requests = found["requests_per_s"] * seconds
         shares = {f"{role}_us": 1e6 * (after - before[role]) / requests for role, after in self.cpu_s().items()}
         return found | shares
+
+
+def request(x: Array, binary: bool = True) -> tuple[bytes, dict[str, str]]:
+    """A request of these rows as the Python client writes it: body and headers."""
+    body, headers = tensors.encode({"input": x}, None, binary)
+    return body, {name.decode(): value.decode() for name, value in headers}
 
 
 def require(*needs: tuple[str, str]) -> None:
