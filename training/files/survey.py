@@ -210,8 +210,12 @@ def _of_units(units: list[Unit], workers: int) -> ray.data.Dataset:
 
 
 def _tasks(units: list[Unit]) -> int:
-    """How many tasks read at a time; Shoal hands out its CPUs twice, since most who hold one wait, and these do not."""
-    return min(len(units), max(2, int(ray.cluster_resources().get("CPU", 0)) // 2))
+    """How many tasks read at a time: a core each.
+
+    Shoal hands out two CPUs for each core and two more, since most who hold one wait (cluster/lifecycle.py); these do
+    not, and each takes memory.
+    """
+    return min(len(units), max(2, int(ray.cluster_resources().get("CPU", 0)) // 2 - 1))
 
 
 def concluded(files: Files, reader: Reader, units: list[Unit], tally: Tally) -> Survey:
