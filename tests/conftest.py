@@ -32,7 +32,6 @@ FEATURES = ("length", "width", "height", "weight")
 Shoal = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests in several processes: whatever needs the cluster is in one of them."""
     for item in items:
