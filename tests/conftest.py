@@ -27,16 +27,8 @@ from training.words import Classes, ImageWords, TableWords
 for name in [name for name in os.environ if name.startswith("SHOAL_")]:
     del os.environ[name]
 
-
 FEATURES = ("length", "width", "height", "weight")
 Shoal = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in several processes: whatever needs the cluster is in one of them."""
-    for item in items:
-        if "e2e" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 def save_table(folder: Path, name: str = "flowers") -> Manifest:
