@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -75,11 +75,11 @@ class Stand:
         owned = processes.owned(lifecycle.mark(self.home), lifecycle.temp_dir(self.home))
         try:
             for process in owned:
-                process.suspend()
+                _if_there(process.suspend)
             yield
         finally:
             for process in owned:
-                process.resume()
+                _if_there(process.resume)
 
     def cpu_s(self) -> dict[str, float]:
         """Seconds that the replicas, HAProxy, and all the rest of the cluster have had of a core so far."""
@@ -101,6 +101,12 @@ class Stand:
         requests = found["requests_per_s"] * seconds
         shares = {f"{role}_us": 1e6 * (after - before[role]) / requests for role, after in self.cpu_s().items()}
         return found | shares
+
+
+def _if_there(act: Callable[[], None]) -> None:
+    """One that has ended meanwhile must not leave the others held."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        act()
 
 
 def request(x: Array, binary: bool = True) -> tuple[bytes, dict[str, str]]:
