@@ -65,6 +65,9 @@ def test_a_cluster_comes_back_with_its_deployments_and_goes_without_a_trace_besi
     assert shoal("deploy", "flowers").returncode == 0
     found = ours(own_home)
     assert {"gcs_server", "raylet", "haproxy"} <= names(found)
+    replicas = [each for each in found if each.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
+    # When glibc has read it, /proc shows it to its first colon.
+    assert [each.environ()["GLIBC_TUNABLES"] for each in replicas] == [lifecycle.TUNABLES.partition(":")[0]]
     ports = listening(found)
 
     again = shoal("up")  # idempotent
