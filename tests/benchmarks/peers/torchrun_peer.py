@@ -53,6 +53,8 @@ def main(recipe: Recipe, seconds: float) -> None:
         dist.broadcast(over, src=0)
         if over:
             break
+    # DDP's threads end with it; torch aborts the process, one time in four, where the group goes before them.
+    del net, average, optimiser, schedule
     dist.destroy_process_group()
 
 
