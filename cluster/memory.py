@@ -1,7 +1,7 @@
 """Memory: what the cluster's processes tell glibc, so that a pass takes what the last one left.
 
-As it comes, glibc returns a pass's memory to the system at its end and takes it anew for the next, page by page, each to
-be zeroed by the kernel: a tenth to a third of what forward and backward passes take (tests/benchmarks/serving.md).
+As it comes, glibc returns a pass's memory to the system at its end and takes it anew for the next, page by page, each
+to be zeroed by the kernel: a tenth to a third of what forward and backward passes take (tests/benchmarks/serving.md).
 https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
 """
 
