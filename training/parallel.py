@@ -16,7 +16,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from training.nets.standardise import Standardise
 from training.recipe import Recipe
+
+# Layers whose buffers no training pass reads, or none writes. Running statistics are looked at in evaluation, before
+# which rank 0's go to all (worker.py); sent before every step, they make all workers wait for each other once more.
+UNREAD = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, Standardise)
 
 
 def spread(recipe: Recipe, net: nn.Module) -> nn.Module:
@@ -30,9 +35,18 @@ def spread(recipe: Recipe, net: nn.Module) -> nn.Module:
             fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
         return net
-    # Gradients are written where they are sent from, which saves a copy of them all.
-    wrapped: nn.Module = ray.train.torch.prepare_model(net, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
+    options = {
+        # Gradients are written where they are sent from, which saves a copy of them all.
+        "gradient_as_bucket_view": True,
+        "broadcast_buffers": reads_buffers(net),
+    }
+    wrapped: nn.Module = ray.train.torch.prepare_model(net, parallel_strategy_kwargs=options)
     return wrapped
+
+
+def reads_buffers(net: nn.Module) -> bool:
+    """Whether a training pass may depend on buffers that other passes wrote, so that all workers must have the same."""
+    return any(module._buffers and not isinstance(module, UNREAD) for module in net.modules())
 
 
 @contextmanager
