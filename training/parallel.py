@@ -46,7 +46,7 @@ def spread(recipe: Recipe, net: nn.Module) -> nn.Module:
 
 def reads_buffers(net: nn.Module) -> bool:
     """Whether a training pass may depend on buffers that other passes wrote, so that all workers must have the same."""
-    return any(module._buffers and not isinstance(module, UNREAD) for module in net.modules())
+    return any(module._buffers and type(module) not in UNREAD for module in net.modules())
 
 
 @contextmanager

@@ -66,8 +66,9 @@ def test_a_cluster_comes_back_with_its_deployments_and_goes_without_a_trace_besi
     found = ours(own_home)
     assert {"gcs_server", "raylet", "haproxy"} <= names(found)
     replicas = [each for each in found if each.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
-    # When glibc has read it, /proc shows it to its first colon.
-    assert [each.environ()["GLIBC_TUNABLES"] for each in replicas] == [memory.TUNABLES.partition(":")[0]]
+    # Some glibc leave no more of it in /proc, once they have read it, than what stands before the first colon.
+    told = [each.environ()["GLIBC_TUNABLES"].partition(":")[0] for each in replicas]
+    assert told == [memory.TUNABLES.partition(":")[0]]
     ports = listening(found)
 
     again = shoal("up")  # idempotent
