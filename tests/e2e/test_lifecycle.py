@@ -43,7 +43,7 @@ def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
 def assert_nothing_is_left(home: Path, ports: set[tuple[str, int]]) -> None:
     assert ours(home) == []
     assert not lifecycle.temp_dir(home).exists()
-    command_lines = [" ".join(p.cmdline()) for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE]
+    command_lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
     assert not [line for line in command_lines if str(lifecycle.temp_dir(home)) in line]
     for _, port in ports:
         with socket.socket() as probe:
@@ -145,7 +145,16 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s
     ports = listening(ours(own_home))
     # As a terminal does: to every process of the foreground group.
     os.killpg(demo.pid, number)
-    _, said = demo.communicate(timeout=60)
+    try:
+        _, said = demo.communicate(timeout=30)
+    except subprocess.TimeoutExpired as late:
+        # Python drops a Ctrl-C that falls into a weak reference's callback, of which torch has many, and says so; then,
+        # and only then, a person presses it again.
+        if b"Exception ignored in" not in (late.stderr or b""):
+            raise
+        os.killpg(demo.pid, number)
+        _, said = demo.communicate(timeout=30)
+        said = said.rpartition("KeyboardInterrupt")[2]
 
     assert demo.returncode in (130, -number), said
     assert "Traceback" not in said

@@ -259,7 +259,9 @@ def replica_pids(http: httpx.Client, served: Cluster) -> Iterator[set[int]]:
     import psutil
 
     def serving() -> set[int]:
-        return {p.pid for p in psutil.process_iter() if "ServeReplica" in " ".join(p.cmdline()[:1])}
+        # Of one that ends meanwhile there is no command line.
+        found = psutil.process_iter(["cmdline"])
+        return {p.pid for p in found if "ServeReplica" in " ".join((p.info["cmdline"] or [])[:1])}
 
     before = serving()
     yield before

@@ -235,6 +235,13 @@ def test_equal_rows_fall_into_one_part_wherever_they_stand(rows: list[tuple[floa
     assert [parts([row])[0] for row in rows] == [together[repr(row)] for row in rows]
 
 
+def test_what_is_missing_has_one_part_however_it_is_written() -> None:
+    reader = reader_of(2)
+    missing = np.array([0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800001] * 9, np.uint32).view(np.float32)
+    table = pa.table({"n": pa.array(missing), "c": pa.array(["a"] * len(missing))})
+    assert len(set(reader.inputs_hash(table).tolist())) == 1
+
+
 def test_zero_has_one_part_whatever_its_sign_and_a_text_whatever_is_around_it(tmp_path: Path) -> None:
     frame = pd.DataFrame({"n": ["0", "-0", "0.0", "-0.0"] * 9, "c": ["a", " a"] * 18, "y": ["p", "q"] * 18})
     reader, units, _ = plan(
