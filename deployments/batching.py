@@ -146,8 +146,9 @@ class Batcher:
         took_s: dict[int, float] = {}
         best = size = 1
         while size <= self._max_rows and (size <= 4 * best or max(took_s.values()) < BRIEF_S):
-            self._forward(np.repeat(x, size, axis=0))
-            took_s[size] = self._timed(np.repeat(x, size, axis=0))
+            batch = np.repeat(x, size, axis=0)
+            self._forward(batch)
+            took_s[size] = self._timed(batch)
             best = min(took_s, key=lambda each: took_s[each] / each)
             # Twice as many each time, and the most as well.
             size = size * 2 if size == self._max_rows else min(size * 2, self._max_rows)

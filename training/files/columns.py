@@ -273,9 +273,7 @@ def _texts(type_: pa.DataType) -> bool:
 def _hashed(kind: Kind, values: Any) -> Hashes:
     """64 bits of each value; a text counts without the white space around it."""
     if kind == "number":
-        numbers = np.asarray(values.to_numpy())
-        # What is missing is written in many ways: a NaN's sign and lower bits mean nothing.
-        return np.where(np.isnan(numbers), np.float32(np.nan), numbers).view(np.uint32).astype(np.uint64)
+        return np.asarray(values.to_numpy()).view(np.uint32).astype(np.uint64)
     if kind in ("category", "label"):
         coded = values.combine_chunks().dictionary_encode()
         levels = np.array([_digest(level.encode()) for level in coded.dictionary.to_pylist()] + [0], np.uint64)
