@@ -15,8 +15,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cluster import calls, lifecycle, rollout, training_run
-from cluster.lifecycle import Cluster
+from cluster import training_run
+from cluster.cli import predict
+from cluster.local import lifecycle
+from cluster.local.lifecycle import Cluster
+from cluster.rollout import reconcile
 from cluster.settings import Settings
 
 RECIPE = "digits-cnn"
@@ -27,39 +30,41 @@ THREADS = 8
 def run(settings: Settings, console: Console) -> None:
     """Walk; on Ctrl-C (or SIGTERM, SIGHUP) take everything down again."""
     lifecycle.interrupt_on_termination()
-    served_before = lifecycle.find(settings) is not None
+    served_before = lifecycle.find_cluster(settings) is not None
     try:
         _walk(settings, console)
     except BaseException as error:
         # A failure of the demo is no reason to stop what ran before it; Ctrl-C is.
         if isinstance(error, KeyboardInterrupt) or not served_before:
             with console.status("stopping the cluster"):
-                lifecycle.uninterrupted(lambda: lifecycle.down(settings))
+                lifecycle.run_uninterruptible(lambda: lifecycle.stop_cluster(settings))
         raise
 
 
 def _walk(settings: Settings, console: Console) -> None:
-    from deployments.spec import Scale
-    from training.options import Options
+    from deployments.spec.model import Scale
+    from training.run.options import RunOptions
 
     start = time.monotonic()
     console.rule(f"1/3  train {RECIPE} with Ray Train", align="left")
-    with console.status("starting a Ray cluster on this machine"), lifecycle.alone(settings):
-        cluster = lifecycle.up(settings)
-    outcome = training_run.here(settings, RECIPE, [], Options(), console)
+    with console.status("starting a Ray cluster on this machine"), lifecycle.exclusive_lock(settings):
+        cluster = lifecycle.start_cluster(settings)
+    outcome = training_run.run_locally(settings, RECIPE, [], RunOptions(), console)
     accuracy = outcome.metrics["test_accuracy"]
     console.print(f"published {outcome.version}, held-out accuracy {accuracy:.4f}", highlight=False)
 
     console.rule(f"2/3  deploy {outcome.version} with Ray Serve", align="left")
-    with lifecycle.alone(settings), console.status("starting Serve") as status:
-        rollout.apply(settings, cluster, lambda now: status.update(f"starting Serve: {now}"))
-        rollout.deploy(settings, cluster, str(outcome.version), Scale(), lambda now: status.update(f"deploying: {now}"))
+    with lifecycle.exclusive_lock(settings), console.status("starting Serve") as status:
+        reconcile.reconcile(settings, cluster, lambda now: status.update(f"starting Serve: {now}"))
+        reconcile.deploy(
+            settings, cluster, str(outcome.version), Scale(), lambda now: status.update(f"deploying: {now}")
+        )
     url = f"{cluster.url}/v2/models/{RECIPE}"
     console.print(f"answers at {url}", highlight=False)
 
     console.rule("3/3  ask it, with pictures it has never seen", align="left")
     _ask(settings, cluster, console)
-    _say_how_to_go_on(settings, cluster, console)
+    _print_next_steps(settings, cluster, console)
     console.print(f"the whole walk took {time.monotonic() - start:.0f} s", highlight=False)
 
 
@@ -67,22 +72,22 @@ def _ask(settings: Settings, cluster: Cluster, console: Console) -> None:
     """Send every held-out picture as a PNG of its own; show some answers, then all in figures."""
     from torch import Tensor
 
-    from training import prepare
-    from training.recipe import load_recipe
-    from training.words import ImageWords
+    from training.data.preprocessing import prepare_dataset
+    from training.recipe.load import load_recipe
+    from training.schema import ImageInput
 
     recipe = load_recipe(RECIPE)
-    dataset, parts, fitted = prepare.load(recipe)
-    test, words = dataset.select(parts["test"]), fitted.words
-    assert isinstance(words, ImageWords)
+    dataset, parts, fitted = prepare_dataset(recipe)
+    test, words = dataset.select(parts["test"]), fitted.input_schema
+    assert isinstance(words, ImageInput)
     assert isinstance(test.targets, Tensor)
-    pictures = [words.png(row) for row in test.inputs]
+    pictures = [words.encode_png(row) for row in test.inputs]
     truths = [dataset.labels[target] for target in test.targets.tolist()]
     local = threading.local()
 
     def ask(picture: bytes) -> tuple[str, float, float]:
         if not hasattr(local, "http"):
-            local.http = calls.client(settings, cluster)
+            local.http = predict.open_client(settings, cluster)
         start = time.perf_counter()
         answer: httpx.Response = local.http.post(
             f"/v2/models/{RECIPE}/predict", content=picture, headers={"Content-Type": "image/png"}
@@ -111,8 +116,8 @@ def _ask(settings: Settings, cluster: Cluster, console: Console) -> None:
     )
 
 
-def _say_how_to_go_on(settings: Settings, cluster: Cluster, console: Console) -> None:
-    key = _short(settings.home / "secrets" / "admin_key")
+def _print_next_steps(settings: Settings, cluster: Cluster, console: Console) -> None:
+    key = _shorten_path(settings.home / "secrets" / "admin_key")
     console.print(
         f"""
 url    {cluster.url}/v2/models/{RECIPE}    docs {cluster.url}/docs (any user, the key as password)
@@ -128,7 +133,7 @@ stop   make down
     )
 
 
-def _short(path: Path) -> str:
+def _shorten_path(path: Path) -> str:
     """A path as a shell takes it, with ~ for the home folder."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

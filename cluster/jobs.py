@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.lifecycle import Cluster, travelling
+from cluster.local.lifecycle import Cluster, runtime_env_for
 from cluster.settings import Settings
-from training.errors import Failure, Mistake
-from training.options import Options
-from training.recipe import builtin_names
+from training.errors import ServiceError, UserError
+from training.recipe.load import list_builtin_recipes
+from training.run.options import RunOptions
 
 POLL_S = 0.5
 
@@ -25,7 +25,7 @@ def submit(
     cluster: Cluster,
     recipe: str,
     overrides: list[str],
-    options: Options,
+    options: RunOptions,
     resume: str | None,
     console: Console,
 ) -> None:
@@ -37,25 +37,25 @@ def submit(
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    from training.registry import Registry
-    from training.runs import Runs
+    from training.registry.model_registry import Registry
+    from training.registry.runs import RunHistory
 
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     runtime_env: dict[str, Any] = {}
     if resume:
-        recipe = Runs(Registry(settings)).unfinished(resume).origin
-    if recipe not in builtin_names():
+        recipe = RunHistory(Registry(settings)).find_resumable(resume).origin
+    if recipe not in list_builtin_recipes():
         file = Path(recipe)
         if not file.is_file():
-            raise Mistake(
-                f"no recipe {recipe!r}; ready ones: {', '.join(builtin_names())}; or give a path to a .py file"
+            raise UserError(
+                f"no recipe {recipe!r}; ready ones: {', '.join(list_builtin_recipes())}; or give a path to a .py file"
             )
-        runtime_env = travelling(file.resolve().parent)
+        runtime_env = runtime_env_for(file.resolve().parent)
         recipe = file.name
     command = ["python", "-m", "training", recipe]
     for override in overrides:
         command += ["--set", override]
-    command += options.command_line()
+    command += options.to_arguments()
     if resume:
         command += ["--resume", resume]
     client = JobSubmissionClient(cluster.dashboard)
@@ -72,5 +72,5 @@ def submit(
         time.sleep(POLL_S)
     if status != JobStatus.SUCCEEDED:
         info = client.get_job_info(job)
-        kind = Mistake if info.driver_exit_code == 2 else Failure
+        kind = UserError if info.driver_exit_code == 2 else ServiceError
         raise kind(f"job {job} ended as {status}; `ray job logs {job}` keeps what it said")

@@ -15,8 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from deployments.settings import ServingSettings
-from training.closed import one_line
-from training.errors import Mistake
+from training.errors import UserError, summarize_validation_error
 
 PREFIX = "SHOAL_"
 
@@ -69,16 +68,16 @@ class Settings(ServingSettings):
 
     def as_environment(self) -> dict[str, str]:
         """The variables that make a process on the cluster see these same settings."""
-        return {variable(key): str(value) for key, value in self.leaves().items()}
+        return {variable_name(key): str(value) for key, value in self.flatten().items()}
 
-    def leaves(self) -> dict[str, Any]:
+    def flatten(self) -> dict[str, Any]:
         """Every setting by its dotted key: `http_port`, `limits.max_rows`."""
-        return {key: reduce(getattr, key.split("."), self) for key in fields()}
+        return {key: reduce(getattr, key.split("."), self) for key in list_fields()}
 
     def origin(self, key: str) -> str:
         """Where a setting's value came from."""
-        if variable(key) in os.environ:
-            return variable(key)
+        if variable_name(key) in os.environ:
+            return variable_name(key)
         try:
             reduce(lambda at, part: at[part], key.split("."), self.from_file)
         except (KeyError, TypeError):
@@ -86,18 +85,18 @@ class Settings(ServingSettings):
         return "file"
 
 
-def fields(model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, FieldInfo]:
+def list_fields(model: type[BaseModel] | None = None, prefix: str = "") -> dict[str, FieldInfo]:
     """Every setting's definition, by its dotted key."""
     found: dict[str, FieldInfo] = {}
     for name, field in (model or Settings).model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= fields(field.annotation, f"{prefix}{name}.")
+            found |= list_fields(field.annotation, f"{prefix}{name}.")
         else:
             found[prefix + name] = field
     return found
 
 
-def variable(key: str) -> str:
+def variable_name(key: str) -> str:
     """The environment variable of a dotted key."""
     return PREFIX + key.replace(".", "__").upper()
 
@@ -108,27 +107,27 @@ def load_settings(file: Path | None = None) -> Settings:
     Raises:
         Mistake: an unknown variable or key, or a value that its rule refuses.
     """
-    known = {variable(key) for key in fields()} | INTERNAL
+    known = {variable_name(key) for key in list_fields()} | INTERNAL_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
-        raise Mistake(f"{', '.join(unknown)} is no setting of Shoal; `shoal settings` lists them all")
+        raise UserError(f"{', '.join(unknown)} is no setting of Shoal; `shoal settings` lists them all")
     Settings.from_file = _read(file) if file else {}
     try:
         return Settings()
     except (ValidationError, SettingsError) as error:
-        said = one_line(error) if isinstance(error, ValidationError) else str(error)
-        raise Mistake(f"settings: {said}") from error
+        said = summarize_validation_error(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"settings: {said}") from error
 
 
-INTERNAL = {PREFIX + "CLUSTER_MARK"}
-"""Set by `cluster.lifecycle` for the processes it starts; no setting."""
+INTERNAL_VARIABLES = {PREFIX + "CLUSTER_MARK"}
+"""Set by `cluster.local.lifecycle` for the processes it starts; no setting."""
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Mistake(f"settings file {file} cannot be read: {error}") from error
+        raise UserError(f"settings file {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise Mistake(f"settings file {file} holds a {type(content).__name__}; write key: value lines")
+        raise UserError(f"settings file {file} holds a {type(content).__name__}; write key: value lines")
     return content

@@ -8,18 +8,18 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from cluster import lifecycle
+from cluster.local import lifecycle
 from cluster.settings import Settings
-from training.options import Options
-from training.recipe import Recipe
-from training.registry import Version
-from training.run import Outcome
+from training.recipe.spec import Recipe
+from training.registry.model_registry import Version
+from training.run.driver import RunResult
+from training.run.options import RunOptions
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Reproduced:
+class Reproduction:
     """A version and what its recipe gives today; scores are (metric, before, after)."""
 
     before: Version
@@ -28,90 +28,93 @@ class Reproduced:
     verdict: str
 
 
-def here(
+def run_locally(
     settings: Settings,
     name: str,
     overrides: list[str],
-    options: Options,
+    options: RunOptions,
     console: Console,
     *,
     resume: str | None = None,
-) -> Outcome:
+) -> RunResult:
     """Train a recipe and publish it; what was started for the run is stopped after it, however it ends."""
     # Recipes import torch and training imports Ray: after the command line is known to be sound.
-    from training.recipe import load_recipe, override
-    from training.registry import Registry
-    from training.run import train
-    from training.runs import Runs
+    from training.recipe.load import load_recipe, override_recipe
+    from training.registry.model_registry import Registry
+    from training.registry.runs import RunHistory
+    from training.run.driver import train
 
     run = None
     if resume:
-        runs = Runs(Registry(settings))
-        run = runs.unfinished(resume)
+        runs = RunHistory(Registry(settings))
+        run = runs.find_resumable(resume)
         name = run.origin
         if name.endswith(".py"):
             sys.path.insert(0, str(Path(name).resolve().parent))
-        recipe = runs.recipe(run)
+        recipe = runs.load_recipe(run)
     else:
-        recipe = override(load_recipe(name), overrides)
+        recipe = override_recipe(load_recipe(name), overrides)
     origin = str(Path(name).resolve()) if name.endswith(".py") else name
 
-    def go() -> Outcome:
-        from training.progress import TrainingProgress
+    def go() -> RunResult:
+        from training.run.progress_display import ProgressDisplay
 
-        with TrainingProgress(recipe, console) as progress:
+        with ProgressDisplay(recipe, console) as progress:
             return train(recipe, settings, options=options, resume=run, origin=origin, on_message=progress.show)
 
-    return _on_a_cluster(settings, origin, _rows(recipe), console, go)
+    return _run_on_cluster(settings, origin, _data_paths(recipe), console, go)
 
 
-def reproduce(settings: Settings, reference: str, console: Console) -> Reproduced:
+def reproduce(settings: Settings, reference: str, console: Console) -> Reproduction:
     """Train a published version's own recipe again, with as many workers, and compare scores and weights."""
-    from training.progress import TrainingProgress
-    from training.registry import Registry
-    from training.reproduction import compare, recipe_of
-    from training.run import train
+    from training.registry.model_registry import Registry
+    from training.run.driver import train
+    from training.run.progress_display import ProgressDisplay
+    from training.run.reproduction import compare_versions, load_training_recipe
 
     registry = Registry(settings)
     before = registry.resolve(reference)
-    recipe, options, origin = recipe_of(registry, before)
+    recipe, options, origin = load_training_recipe(registry, before)
 
-    def go() -> Outcome:
-        with TrainingProgress(recipe, console) as progress:
+    def go() -> RunResult:
+        with ProgressDisplay(recipe, console) as progress:
             return train(recipe, settings, options=options, origin=origin, on_message=progress.show)
 
-    outcome = _on_a_cluster(settings, origin, _rows(recipe), console, go)
-    scores, verdict = compare(registry, before, outcome.version)
-    return Reproduced(before, outcome.version, scores, verdict)
+    outcome = _run_on_cluster(settings, origin, _data_paths(recipe), console, go)
+    scores, verdict = compare_versions(registry, before, outcome.version)
+    return Reproduction(before, outcome.version, scores, verdict)
 
 
-def _rows(recipe: Recipe) -> tuple[Path, ...]:
+def _data_paths(recipe: Recipe) -> tuple[Path, ...]:
     """Files that a recipe reads where they are: they do not travel with it."""
     path = getattr(recipe.data, "path", None)
     return (Path(path),) if path and "://" not in path else ()
 
 
-def _on_a_cluster(
+def _run_on_cluster(
     settings: Settings, origin: str, rows: tuple[Path, ...], console: Console, go: Callable[[], Made]
 ) -> Made:
     """Do it on the cluster that runs, or on one that is up for it alone."""
     lifecycle.interrupt_on_termination()
-    cluster = lifecycle.find(settings)
+    cluster = lifecycle.find_cluster(settings)
     if cluster:
-        lifecycle.refuse_private(cluster)
-        return _connected(settings, cluster, origin, rows, go)
+        lifecycle.reject_run_cluster(cluster)
+        return _run_connected(settings, cluster, origin, rows, go)
     try:
-        with lifecycle.alone(settings), console.status("starting Ray for this run; `shoal up` keeps one running"):
-            cluster = lifecycle.up(settings, for_run=True)
-        return _connected(settings, cluster, origin, rows, go)
+        with (
+            lifecycle.exclusive_lock(settings),
+            console.status("starting Ray for this run; `shoal up` keeps one running"),
+        ):
+            cluster = lifecycle.start_cluster(settings, for_run=True)
+        return _run_connected(settings, cluster, origin, rows, go)
     finally:
-        lifecycle.uninterrupted(lambda: lifecycle.down(settings))
+        lifecycle.run_uninterruptible(lambda: lifecycle.stop_cluster(settings))
 
 
-def _connected(
+def _run_connected(
     settings: Settings, cluster: lifecycle.Cluster, origin: str, rows: tuple[Path, ...], go: Callable[[], Made]
 ) -> Made:
-    lifecycle.connect(settings, cluster, Path(origin).parent if origin.endswith(".py") else None, leave=rows)
+    lifecycle.connect(settings, cluster, Path(origin).parent if origin.endswith(".py") else None, excluded=rows)
     import ray
 
     try:

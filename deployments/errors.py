@@ -37,7 +37,7 @@ class MalformedBody(ClientError):
     code = "malformed_body"
 
 
-class MissingKey(ClientError):
+class Unauthenticated(ClientError):
     """No key was sent, or one that is not known."""
 
     status = 401
@@ -64,7 +64,7 @@ class UnknownVersion(NotFound):
     code = "unknown_version"
 
 
-class WrongMethod(ClientError):
+class MethodNotAllowed(ClientError):
     """The path exists, for another method."""
 
     status = 405
@@ -89,14 +89,14 @@ class BodyTimeout(ClientError):
     code = "body_timeout"
 
 
-class TooLarge(ClientError):
+class PayloadTooLarge(ClientError):
     """Body, picture or number of rows over the limit."""
 
     status = 413
     code = "too_large"
 
 
-class WrongContentType(ClientError):
+class UnsupportedMediaType(ClientError):
     """A body of a kind that this model does not read."""
 
     status = 415
@@ -110,13 +110,13 @@ class Unprocessable(ClientError):
     code = "unprocessable"
 
 
-class WrongShape(Unprocessable):
+class InvalidShape(Unprocessable):
     """Rows of unequal length, or of another length than the model takes."""
 
     code = "wrong_shape"
 
 
-class WrongType(Unprocessable):
+class InvalidType(Unprocessable):
     """Values of another type than the model takes, or out of its range."""
 
     code = "wrong_type"
@@ -128,13 +128,13 @@ class NotFinite(Unprocessable):
     code = "not_finite"
 
 
-class Empty(Unprocessable):
+class EmptyRequest(Unprocessable):
     """A request of no rows."""
 
     code = "empty"
 
 
-class UnknownFeature(Unprocessable):
+class InvalidFeatures(Unprocessable):
     """A record that lacks a feature, or has one too many."""
 
     code = "wrong_features"
@@ -152,25 +152,25 @@ class UnknownParameter(Unprocessable):
     code = "unknown_parameter"
 
 
-class NotAnImage(Unprocessable):
+class InvalidImage(Unprocessable):
     """Bytes that are no picture of a kind we read."""
 
     code = "not_an_image"
 
 
-class NetRefused(Unprocessable):
+class InferenceFailed(Unprocessable):
     """Rows of the right form for which the net itself raises."""
 
     code = "net_refused"
 
 
-class AskedInTensors(Unprocessable):
+class TensorsNotSupported(Unprocessable):
     """A pipeline, asked in the Open Inference Protocol's tensors."""
 
     code = "asked_in_tensors"
 
 
-class StepBroken(ClientError):
+class NodeFailed(ClientError):
     """A step of a pipeline failed in a way that is ours to mend; a 500, but one that names the step."""
 
     status = 500
@@ -193,31 +193,31 @@ class Unavailable(ClientError):
     headers = ((b"retry-after", b"1"),)
 
 
-class CallerLeft(ClientError):
+class ClientDisconnected(ClientError):
     """The caller closed the connection before the answer; nobody reads this, but metrics count it (nginx's status)."""
 
     status = 499
     code = "caller_left"
 
 
-class TimedOut(ClientError):
+class DeadlineExceeded(ClientError):
     """The answer took longer than request_timeout_s, or a stream longer than stream_timeout_s."""
 
     status = 504
     code = "timeout"
 
 
-def body(code: str, message: str, request_id: str | None) -> bytes:
+def encode_error(code: str, message: str, request_id: str | None) -> bytes:
     """The design's error body."""
     return msgspec.json.encode({"error": {"code": code, "message": message, "request_id": request_id}})
 
 
-def oip_body(message: str) -> bytes:
+def encode_oip_error(message: str) -> bytes:
     """The Open Inference Protocol's error body."""
     return msgspec.json.encode({"error": message})
 
 
-def parse(status: int | None, answer: bytes, request_id: str | None = None) -> CallError:
+def parse_error(status: int | None, answer: bytes, request_id: str | None = None) -> CallError:
     """Read an error's body, of either form, back into the error that it was written from.
 
     Args:
@@ -234,7 +234,7 @@ def parse(status: int | None, answer: bytes, request_id: str | None = None) -> C
         # Not one of ours: a proxy's page, say.
         said = f"status {status}: {answer[:200].decode(errors='replace')}"
     told = said if isinstance(said, dict) else {"message": str(said)}
-    kinds = list(_below(CallError))
+    kinds = list(_iter_subclasses(CallError))
     by_status: dict[int | None, type[CallError]] = {}
     for kind in kinds:
         if "status" in vars(kind):
@@ -249,8 +249,8 @@ def parse(status: int | None, answer: bytes, request_id: str | None = None) -> C
     return error
 
 
-def _below(kind: type[CallError]) -> Iterator[type[CallError]]:
+def _iter_subclasses(kind: type[CallError]) -> Iterator[type[CallError]]:
     """A class and all that derive from it."""
     yield kind
     for each in kind.__subclasses__():
-        yield from _below(each)
+        yield from _iter_subclasses(each)

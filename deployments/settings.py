@@ -5,11 +5,11 @@ It holds training's part too, since what is served comes from the registry.
 
 from pydantic import Field
 
-from training.closed import Closed
+from training.schema import StrictModel
 from training.settings import TrainingSettings
 
 
-class Limits(Closed):
+class Limits(StrictModel):
     """What a replica refuses; fixed when it is deployed."""
 
     max_body_bytes: int = Field(32 * 1024**2, ge=1024, description="Largest request body, in bytes; more gets 413.")

@@ -13,15 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from cluster import calls, lifecycle, rollout
-from cluster.lifecycle import Cluster
+from cluster.cli import predict
+from cluster.local import lifecycle
+from cluster.local.lifecycle import Cluster
+from cluster.rollout import reconcile
 from cluster.settings import Settings
-from deployments.spec import Scale
-from training import bundle
-from training.bundle import About, Manifest
-from training.nets.mlp import mlp
-from training.registry import Registry
-from training.words import Classes, ImageWords, TableWords
+from deployments.spec.model import Scale
+from training.bundle.manifest import Manifest, ModelInfo
+from training.bundle.save import save_bundle
+from training.registry.model_registry import Registry
+from training.schema import ClassOutput, ImageInput, TableInput
+from training.zoo.nets.mlp import mlp
 
 # Tests bring their own SHOAL_HOME and ports: a cluster that runs on this machine is left alone.
 for name in [name for name in os.environ if name.startswith("SHOAL_")]:
@@ -34,27 +36,27 @@ Shoal = Callable[..., subprocess.CompletedProcess[str]]
 def save_table(folder: Path, name: str = "flowers") -> Manifest:
     torch.manual_seed(0)
     rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
-    about = About(
+    about = ModelInfo(
         name=name,
         task="tabular-classification",
-        words=TableWords(features=FEATURES),
-        answer=Classes(labels=("a", "b", "c")),
+        input_schema=TableInput(features=FEATURES),
+        output_schema=ClassOutput(labels=("a", "b", "c")),
         summary="Tells three kinds apart.",
     )
-    return bundle.save(folder, mlp(4, [8], 3), inputs=rows, about=about)
+    return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=about)
 
 
 def save_image(folder: Path, name: str = "pictures") -> Manifest:
     torch.manual_seed(0)
     rows = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(64, 2))
-    about = About(
+    about = ModelInfo(
         name=name,
         task="image-classification",
-        words=ImageWords(height=8, width=8, mode="L"),
-        answer=Classes(labels=("dark", "light")),
+        input_schema=ImageInput(height=8, width=8, mode="L"),
+        output_schema=ClassOutput(labels=("dark", "light")),
     )
-    return bundle.save(folder, net, inputs=rows, about=about)
+    return save_bundle(folder, net, inputs=rows, info=about)
 
 
 class _Scale(nn.Module):
@@ -125,7 +127,7 @@ def cluster(shoal: Shoal, settings: Settings) -> Iterator[Cluster]:
     done = shoal("up")
     try:
         assert done.returncode == 0, done.stderr
-        yield lifecycle.require(settings)
+        yield lifecycle.require_cluster(settings)
     finally:
         shoal("down")
 
@@ -144,7 +146,7 @@ def served(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPa
 def serve(settings: Settings, cluster: Cluster, folder: Path) -> None:
     """Publish a bundle and deploy it, in this process: a command's start takes longer than both."""
     version = Registry(settings).publish(folder)
-    rollout.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
+    reconcile.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
 
 
 def until(holds: Callable[[], bool], most_s: float) -> bool:
@@ -158,5 +160,5 @@ def until(holds: Callable[[], bool], most_s: float) -> bool:
 @pytest.fixture(scope="session")
 def http(served: Cluster, settings: Settings) -> Iterator[httpx.Client]:
     """A caller with the admin key."""
-    with calls.client(settings, served) as client:
+    with predict.open_client(settings, served) as client:
         yield client

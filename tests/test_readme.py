@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from cluster.cli import app
-from training import bundle
+from cluster.cli.app import app
+from training.bundle.load import load_bundle
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -54,33 +54,33 @@ def test_bringing_your_own_model_works_as_printed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    bundle.load(tmp_path / "my-bundle")
+    load_bundle(tmp_path / "my-bundle")
 
 
 def test_a_recipe_of_your_own_is_valid_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.recipe import load_recipe
-    from training.rehearsal import rehearse
+    from training.recipe.load import load_recipe
+    from training.run.preflight import run_preflight
 
     (code,) = [block for block in blocks("python") if "recipe = Recipe" in block]
     (tmp_path / "my_recipe.py").write_text(code)
     monkeypatch.setattr("sys.path", list(sys.path))
 
     recipe = load_recipe(str(tmp_path / "my_recipe.py"))
-    rehearse(recipe)
+    run_preflight(recipe)
 
     assert recipe.name == "points"
 
 
 def test_the_pipelines_are_valid_as_printed(tmp_path: Path) -> None:
-    from deployments.pipelines import files
+    from deployments.spec import pipeline_files
 
     (yaml,) = [block for block in blocks("yaml") if "root:" in block]
     (code,) = [block for block in blocks("python") if "pipeline = Pipeline" in block]
     (tmp_path / "triage.yaml").write_text(yaml)
     (tmp_path / "own.py").write_text(code)
 
-    assert files.load(tmp_path / "triage.yaml").models()[0] == "sentiment-transformer"
-    assert files.load(tmp_path / "own.py").models() == ("digits-detect", "digits-cnn")
+    assert pipeline_files.load_pipeline(tmp_path / "triage.yaml").list_models()[0] == "sentiment-transformer"
+    assert pipeline_files.load_pipeline(tmp_path / "own.py").list_models() == ("digits-detect", "digits-cnn")
 
 
 def test_the_makefile_has_the_targets_that_are_named() -> None:

@@ -55,6 +55,6 @@ class TrainingSettings(BaseSettings):
         return str(Path(self.artifacts_uri).resolve() if self.artifacts_uri else self.home / "artifacts")
 
 
-def masked(value: object) -> str:
+def mask_passwords(value: object) -> str:
     """A value as it may be printed: a password inside a URI is hidden."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))

@@ -9,9 +9,19 @@ Walk: [client] blocking.py or awaiting.py (I/O) around core.py (what is asked, w
 and tensors.py (arrays to bytes and back). It imports neither Ray nor torch.
 """
 
-from deployments.client.awaiting import AsyncClient, AsyncStream
-from deployments.client.blocking import Client, Stream
-from deployments.client.core import Broken, NoAnswer, Piece, Unreachable
+from deployments.client.async_client import AsyncClient, AsyncStream
+from deployments.client.core import ConnectionFailed, ProtocolError, ResponseTimeout, TextChunk
+from deployments.client.sync_client import Client, Stream
 from deployments.errors import CallError
 
-__all__ = ["AsyncClient", "AsyncStream", "Broken", "CallError", "Client", "NoAnswer", "Piece", "Stream", "Unreachable"]
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "CallError",
+    "Client",
+    "ConnectionFailed",
+    "ProtocolError",
+    "ResponseTimeout",
+    "Stream",
+    "TextChunk",
+]

@@ -20,36 +20,36 @@ from numpy.typing import ArrayLike, NDArray
 from deployments import errors
 from deployments.client import tensors
 from deployments.client.tensors import Array, Headers
-from deployments.errors import CallError, UnknownTensor, WrongType
-from training.errors import Mistake
+from deployments.errors import CallError, InvalidType, UnknownTensor
+from training.errors import UserError
 
 T = TypeVar("T")
 
-URL = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8000"
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
-TRY_AGAIN = frozenset({429, 503})
+RETRYABLE_STATUSES = frozenset({429, 503})
 Inputs = list[Any] | tuple[Any, ...] | bytes | NDArray[Any]
 
 
-class Unreachable(CallError):
+class ConnectionFailed(CallError):
     """The service could not be reached, or closed the connection before it answered, each time it was tried."""
 
     status, code = 0, "unreachable"
 
 
-class NoAnswer(CallError):
+class ResponseTimeout(CallError):
     """No answer came within the client's own timeout."""
 
     status, code = 0, "no_answer"
 
 
-class Broken(CallError):
+class ProtocolError(CallError):
     """The connection closed in the middle of an answer."""
 
     status, code = 0, "broken"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back; of a stream, `body` is empty where it has begun."""
 
     status: int
@@ -57,31 +57,31 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Ask(NamedTuple):
+class SendRequest(NamedTuple):
     """Send this, and read its answer before `deadline`, in seconds of time.monotonic()."""
 
     request: httpx.Request
     deadline: float
 
 
-class Wait(NamedTuple):
+class Sleep(NamedTuple):
     """Do nothing for so long."""
 
     seconds: float
 
 
-class Piece(NamedTuple):
+class TextChunk(NamedTuple):
     """The next piece of a text that grows."""
 
     row: int
     text: str
 
 
-Steps = Generator[Ask | Wait, Any, T]
+Effects = Generator[SendRequest | Sleep, Any, T]
 """A call: yields what shall be done, is sent an Answer for an Ask, and returns what was called for."""
 
 
-def key_of(key: str | None) -> str:
+def resolve_key(key: str | None) -> str:
     """The key to send: the one given, or this machine's admin key.
 
     Raises:
@@ -93,17 +93,19 @@ def key_of(key: str | None) -> str:
     try:
         return file.read_text().strip()
     except OSError as error:
-        raise Mistake(f"no key was given, and {file} cannot be read: {error.strerror}; give Client(key=...)") from None
+        raise UserError(
+            f"no key was given, and {file} cannot be read: {error.strerror}; give Client(key=...)"
+        ) from None
 
 
-class Core:
+class ClientCore:
     """Every call there is, as steps; holds no connection. May be used by many threads at a time."""
 
     def __init__(self, base_url: str, key: str | None, timeout: float, retries: int) -> None:
         if timeout <= 0 or retries < 0:
-            raise Mistake(f"timeout={timeout}, retries={retries}; the first must be above 0, the second 0 or more")
+            raise UserError(f"timeout={timeout}, retries={retries}; the first must be above 0, the second 0 or more")
         self.base_url, self._timeout_s, self._retries = base_url.rstrip("/"), timeout, retries
-        self._authorization = (b"authorization", b"Bearer " + key_of(key).encode())
+        self._authorization = (b"authorization", b"Bearer " + resolve_key(key).encode())
         # httpx takes a while to read a URL; a program asks few models.
         self._urls: dict[str, httpx.URL] = {}
         self._known: dict[tuple[str, int | None], dict[str, Any]] = {}
@@ -115,16 +117,16 @@ class Core:
         version: int | None,
         outputs: list[str] | None,
         binary: bool,
-    ) -> Steps[dict[str, Array] | Array]:
+    ) -> Effects[dict[str, Array] | Array]:
         """See Client.infer."""
         if isinstance(inputs, Mapping):
             return (yield from self._infer(name, inputs, version, outputs, binary))
         known = yield from self._tensors_of(name, version)
         if len(known["inputs"]) != 1:
-            raise Mistake(f"{name} takes {[each['name'] for each in known['inputs']]}; send a dict of arrays by name")
+            raise UserError(f"{name} takes {[each['name'] for each in known['inputs']]}; send a dict of arrays by name")
         wanted = outputs or [each["name"] for each in known["outputs"]]
         if len(wanted) != 1:
-            raise Mistake(f"{name} gives {wanted}; name one of them in outputs=, or send a dict, which gets all")
+            raise UserError(f"{name} gives {wanted}; name one of them in outputs=, or send a dict, which gets all")
         (spec,) = known["inputs"]
         array = np.asarray(inputs)
         dtype = tensors.DATATYPES.get(spec["datatype"])
@@ -132,7 +134,7 @@ class Core:
             array = array.astype(dtype)
         try:
             found = yield from self._infer(name, {spec["name"]: array}, version, outputs, binary)
-        except (UnknownTensor, WrongType):
+        except (UnknownTensor, InvalidType):
             # Another version may be served by now.
             self._known.pop((name, version), None)
             raise
@@ -145,49 +147,49 @@ class Core:
         version: int | None,
         outputs: list[str] | None,
         binary: bool,
-    ) -> Steps[dict[str, Array]]:
+    ) -> Effects[dict[str, Array]]:
         arrays = {each: np.asarray(values) for each, values in inputs.items()}
         body, headers = tensors.encode(arrays, outputs, binary)
         answer = yield from self._ask("POST", self._path(name, version, "/infer"), body, headers)
         length = answer.headers.get("inference-header-content-length")
         return tensors.decode(answer.body, int(length) if length else None)
 
-    def _tensors_of(self, name: str, version: int | None) -> Steps[dict[str, Any]]:
+    def _tensors_of(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
         """A model's inputs and outputs, asked for once."""
         known = self._known.get((name, version))
         if known is None:
             known = self._known[name, version] = yield from self.metadata(name, version)
         return known
 
-    def predict(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Steps[list[Any]]:
+    def predict(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[list[Any]]:
         """See Client.predict."""
-        body, headers = _words(inputs, options)
+        body, headers = _encode_predict(inputs, options)
         answer = yield from self._ask("POST", self._path(name, version, "/predict"), body, headers)
         return list(msgspec.json.decode(answer.body)["predictions"])
 
-    def stream(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Steps[Answer]:
+    def stream(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[Response]:
         """Ask for a stream; the answer is one that has begun."""
-        body, headers = _words(inputs, {**options, "stream": True})
+        body, headers = _encode_predict(inputs, {**options, "stream": True})
         headers = [*headers, (b"accept", b"text/event-stream")]
         return (yield from self._ask("POST", self._path(name, version, "/predict"), body, headers))
 
-    def models(self) -> Steps[list[Any]]:
+    def models(self) -> Effects[list[Any]]:
         """See Client.models."""
         return list((yield from self._get("/api/v1/models"))["models"])
 
-    def model(self, name: str) -> Steps[dict[str, Any]]:
+    def model(self, name: str) -> Effects[dict[str, Any]]:
         """See Client.model."""
         return (yield from self._get(f"/api/v1/models/{quote(name, safe='')}"))
 
-    def metadata(self, name: str, version: int | None) -> Steps[dict[str, Any]]:
+    def metadata(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
         """See Client.metadata."""
         return (yield from self._get(self._path(name, version, "")))
 
-    def example(self, name: str, version: int | None) -> Steps[dict[str, Any]]:
+    def example(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
         """See Client.example."""
         return (yield from self._get(self._path(name, version, "/example")))
 
-    def ready(self, name: str, version: int | None) -> Steps[bool]:
+    def ready(self, name: str, version: int | None) -> Effects[bool]:
         """See Client.ready."""
         try:
             answer = yield from self._ask("GET", self._path(name, version, "/ready"), b"", [], retries=0)
@@ -197,14 +199,16 @@ class Core:
             raise
         return bool(msgspec.json.decode(answer.body)["ready"])
 
-    def _get(self, path: str) -> Steps[dict[str, Any]]:
+    def _get(self, path: str) -> Effects[dict[str, Any]]:
         answer = yield from self._ask("GET", path, b"", [])
         return msgspec.json.decode(answer.body, type=dict[str, Any])
 
     def _path(self, name: str, version: int | None, verb: str) -> str:
         return f"/v2/models/{quote(name, safe='')}{'' if version is None else f'/versions/{version}'}{verb}"
 
-    def _ask(self, method: str, path: str, body: bytes, headers: Headers, retries: int | None = None) -> Steps[Answer]:
+    def _ask(
+        self, method: str, path: str, body: bytes, headers: Headers, retries: int | None = None
+    ) -> Effects[Response]:
         """Send until it is answered, told that it never will be, or tried often enough.
 
         Trying again is safe: inference changes nothing.
@@ -222,30 +226,30 @@ class Core:
             )
             asked_s: float | None = None
             try:
-                answer: Answer = yield Ask(request, deadline)
+                answer: Response = yield SendRequest(request, deadline)
             except httpx.TimeoutException as error:
-                raise NoAnswer(f"{url} did not answer within {self._timeout_s:g} s; raise timeout=") from error
+                raise ResponseTimeout(f"{url} did not answer within {self._timeout_s:g} s; raise timeout=") from error
             except httpx.TransportError as error:
-                reason: CallError = Unreachable(f"{url} cannot be reached: {error or type(error).__name__}")
+                reason: CallError = ConnectionFailed(f"{url} cannot be reached: {error or type(error).__name__}")
                 reason.__cause__ = error
             else:
                 if answer.status < 400:
                     return answer
                 request_id = answer.headers.get("x-request-id")
-                reason = errors.parse(answer.status, answer.body, request_id)
-                if answer.status not in TRY_AGAIN:
+                reason = errors.parse_error(answer.status, answer.body, request_id)
+                if answer.status not in RETRYABLE_STATUSES:
                     raise reason
-                asked_s = _seconds(answer.headers.get("retry-after"))
-            wait_s = back_off(attempt, asked_s)
+                asked_s = _parse_retry_after(answer.headers.get("retry-after"))
+            wait_s = backoff_s(attempt, asked_s)
             if attempt == retries or time.monotonic() + wait_s >= deadline:
                 raise reason
-            yield Wait(wait_s)
+            yield Sleep(wait_s)
             if time.monotonic() >= deadline:
                 raise reason
         raise AssertionError("the last attempt returns or raises")
 
 
-def back_off(attempt: int, asked_s: float | None) -> float:
+def backoff_s(attempt: int, asked_s: float | None) -> float:
     """Seconds to wait after so many failed attempts: twice as many each time, and no less than the service asked for.
 
     Drawn at random, so that those who failed together do not come back together; the form is "equal jitter" of
@@ -256,7 +260,7 @@ def back_off(attempt: int, asked_s: float | None) -> float:
     return drawn_s if asked_s is None else asked_s + drawn_s
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def _parse_retry_after(retry_after: str | None) -> float | None:
     """Retry-After in seconds; its other form, a date, is not used by Shoal."""
     try:
         return max(0.0, float(retry_after or ""))
@@ -264,37 +268,37 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _words(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, Headers]:
+def _encode_predict(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, Headers]:
     """A request in the words of the task: a picture's bytes as they are, everything else as JSON."""
     if isinstance(inputs, bytes):
         if not options:
-            return inputs, [(b"content-type", _picture(inputs))]
+            return inputs, [(b"content-type", _detect_image_type(inputs))]
         inputs = [inputs]
     if isinstance(inputs, str):
         raise TypeError("inputs is one text; send a list of them, one for each row")
     # A picture's bytes in the list become base64 by themselves.
-    body = msgspec.json.encode({"inputs": inputs, **options}, enc_hook=_plain)
+    body = msgspec.json.encode({"inputs": inputs, **options}, enc_hook=_to_plain)
     return body, [(b"content-type", b"application/json")]
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON; send numbers, texts, lists, objects or arrays")
 
 
-def _picture(raw: bytes) -> bytes:
+def _detect_image_type(raw: bytes) -> bytes:
     if raw.startswith(b"\x89PNG"):
         return b"image/png"
     return b"image/webp" if raw[8:12] == b"WEBP" else b"image/jpeg"
 
 
-class Reader:
+class EventReader:
     """Reads a stream's events: gives its pieces, keeps what it ends with."""
 
     predictions: list[Any] | None = None
 
-    def read(self, event: str, data: str) -> Piece | None:
+    def read(self, event: str, data: str) -> TextChunk | None:
         """Take an event; returns a piece where it is one.
 
         Raises:
@@ -302,14 +306,16 @@ class Reader:
         """
         if event == "token":
             said = msgspec.json.decode(data)
-            return Piece(said["row"], said["text"])
+            return TextChunk(said["row"], said["text"])
         if event == "done":
             self.predictions = msgspec.json.decode(data)["predictions"]
         elif event == "error":
-            raise errors.parse(None, data.encode())
+            raise errors.parse_error(None, data.encode())
         return None
 
     def end(self) -> None:
         """Take the end of the connection; raises Broken where it came too early."""
         if self.predictions is None:
-            raise Broken("the connection closed before the stream's end; what came so far is not the whole answer")
+            raise ProtocolError(
+                "the connection closed before the stream's end; what came so far is not the whole answer"
+            )

@@ -1,27 +1,35 @@
 """Pipelines: models put together, and called like one.
 
-Deploy walk:  cluster.cli apply -> files.py -> resolve.py (check) -> deployments.apps -> replica.py -> plan.py
-Request walk: socket -> HAProxy -> deployments.ingress -> routes.py -> runner.py -> plan.py -> a handle -> each model
+Deploy walk:  cluster.cli.app apply -> files.py -> resolve.py (check) -> deployments.applications -> replica.py -> plan.py
+Request walk: socket -> HAProxy -> deployments.server.routes -> routes.py -> runner.py -> plan.py -> a handle -> each model
 A pipeline pins nothing: a step is whatever is deployed under its name just now.
 """
 
-from deployments.pipelines.conditions import FeatureIs, Found, LabelIs, Length, Matches, NumberIs, Present
-from deployments.pipelines.spec import Arm, Branch, Ensemble, FanOut, Pipeline, PipelineScale, Sequence, Step
+from deployments.spec.conditions import (
+    CountCondition,
+    FeatureCondition,
+    LabelCondition,
+    LengthCondition,
+    NumberCondition,
+    PatternCondition,
+    PresenceCondition,
+)
+from deployments.spec.pipeline import Branch, Case, Ensemble, FanOut, ModelNode, Pipeline, PipelineScale, Sequence
 
 __all__ = [
-    "Arm",
     "Branch",
+    "Case",
+    "CountCondition",
     "Ensemble",
     "FanOut",
-    "FeatureIs",
-    "Found",
-    "LabelIs",
-    "Length",
-    "Matches",
-    "NumberIs",
+    "FeatureCondition",
+    "LabelCondition",
+    "LengthCondition",
+    "ModelNode",
+    "NumberCondition",
+    "PatternCondition",
     "Pipeline",
     "PipelineScale",
-    "Present",
+    "PresenceCondition",
     "Sequence",
-    "Step",
 ]

@@ -15,7 +15,7 @@ from deployments.errors import ClientError, MalformedBody
 
 Raw = msgspec.Raw
 
-Ask = Callable[[str, bytes, str | None, float], Awaitable[tuple[int, bytes]]]
+ModelCall = Callable[[str, bytes, str | None, float], Awaitable[tuple[int, bytes]]]
 """Asks a deployed model: its name, a `predict` body, the request's id, seconds to answer in; gives status and body.
 
 Raises:
@@ -26,7 +26,7 @@ Raises:
 ALL_LABELS = 2**31
 
 
-class StepFailed(ClientError):
+class NodeError(ClientError):
     """A step's error, as the pipeline's own: its status and code, and where it happened."""
 
     def __init__(self, path: str, status: int, code: str, message: str) -> None:
@@ -37,7 +37,7 @@ class StepFailed(ClientError):
 
 
 @dataclass(frozen=True)
-class Call:
+class RequestContext:
     """What all steps of one request share.
 
     Attributes:
@@ -46,17 +46,17 @@ class Call:
         request_id: as the caller sent it, for every step's log.
     """
 
-    ask: Ask
+    call_model: ModelCall
     deadline_s: float
     request_id: str | None = None
 
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         """Seconds until the deadline."""
         return self.deadline_s - asyncio.get_running_loop().time()
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Rows for one node.
 
     Attributes:
@@ -65,24 +65,24 @@ class Batch:
     """
 
     rows: list[Raw]
-    places: list[int] = field(default_factory=list)
+    row_numbers: list[int] = field(default_factory=list)
 
-    def only(self, indexes: Iterable[int]) -> "Batch":
+    def select(self, indexes: Iterable[int]) -> "RowBatch":
         """Some of the rows."""
         chosen = list(indexes)
-        return Batch([self.rows[i] for i in chosen], [self.places[i] for i in chosen])
+        return RowBatch([self.rows[i] for i in chosen], [self.row_numbers[i] for i in chosen])
 
-    def placed(self, message: str) -> str:
+    def renumber(self, message: str) -> str:
         """A step's message, with the row's number in the request where it begins with the one that the step saw."""
 
         def place(found: re.Match[str]) -> str:
             index = int(found[1])
-            return f"row {self.places[index]}" if index < len(self.places) else found[0]
+            return f"row {self.row_numbers[index]}" if index < len(self.row_numbers) else found[0]
 
         return re.sub(r"^row (\d+)", place, message)
 
 
-def value(raw: Raw) -> Any:
+def decode_json(raw: Raw) -> Any:
     """Look into a row or a prediction.
 
     Raises:
@@ -95,12 +95,12 @@ def value(raw: Raw) -> Any:
         raise MalformedBody(f"a row is no JSON: {said}") from None
 
 
-def raw(content: Any) -> Raw:
+def encode_json(content: Any) -> Raw:
     """Write a row or a prediction."""
     return Raw(msgspec.json.encode(content))
 
 
-async def together(works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+async def run_concurrently(works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Do all at once; the first that fails ends the others, and its error is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:

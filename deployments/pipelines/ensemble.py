@@ -4,53 +4,63 @@
 import math
 from typing import Any
 
-from deployments.pipelines.call import ALL_LABELS, Batch, Call, Raw, raw, together, value
-from deployments.pipelines.node import Plan
-from deployments.pipelines.signature import agreed, alike, plain, told
-from deployments.pipelines.spec import Ensemble
-from training.errors import Mistake
-from training.words import Classes, Number
+from deployments.pipelines.call import (
+    ALL_LABELS,
+    Raw,
+    RequestContext,
+    RowBatch,
+    decode_json,
+    encode_json,
+    run_concurrently,
+)
+from deployments.pipelines.node import PlanNode
+from deployments.spec.pipeline import Ensemble
+from deployments.spec.signature import common_output, describe_output, merge_inputs, same_output
+from training.errors import UserError
+from training.schema import ClassOutput, NumberOutput
 
 
 class EnsemblePlan:
     """Members that are asked at once."""
 
-    def __init__(self, path: str, ensemble: Ensemble, members: list[Plan]) -> None:
+    def __init__(self, path: str, ensemble: Ensemble, members: list[PlanNode]) -> None:
         self.path, self._members = path, members
-        self.takes = agreed(path, [(member.path, member.takes) for member in members])
+        self.inputs = merge_inputs(path, [(member.path, member.inputs) for member in members])
         self.example = members[0].example
-        first = plain(members[0].gives)
-        if not isinstance(first, Classes | Number):
-            raise Mistake(
-                f"{members[0].path}: answers with {told(members[0].gives)}; an ensemble is of labels or numbers"
+        first = common_output(members[0].output)
+        if not isinstance(first, ClassOutput | NumberOutput):
+            raise UserError(
+                f"{members[0].path}: answers with {describe_output(members[0].output)}; an ensemble is of labels or numbers"
             )
         for member in members[1:]:
-            if not alike(first, plain(member.gives)):
-                raise Mistake(
-                    f"{member.path}: answers with {told(member.gives)}, but {members[0].path} with {told(first)}; "
+            if not same_output(first, common_output(member.output)):
+                raise UserError(
+                    f"{member.path}: answers with {describe_output(member.output)}, but {members[0].path} with {describe_output(first)}; "
                     "members must answer alike"
                 )
-        if isinstance(first, Number) and ensemble.by == "vote":
-            raise Mistake(f"{path}: numbers cannot vote; say `by: average`")
-        self.gives: Any = first
+        if isinstance(first, NumberOutput) and ensemble.method == "vote":
+            raise UserError(f"{path}: numbers cannot vote; say `by: average`")
+        self.output: Any = first
         weights = ensemble.weights or (1.0,) * len(members)
         self._weights = [weight / sum(weights) for weight in weights]
-        self._votes = ensemble.by == "vote"
+        self._votes = ensemble.method == "vote"
 
-    async def run(self, batch: Batch, call: Call, top_k: int) -> list[Raw]:
+    async def run(self, batch: RowBatch, call: RequestContext, top_k: int) -> list[Raw]:
         """See node.Plan; a member that fails ends the request, since an answer of the others would be another one."""
-        answers = await together(member.run(batch, call, ALL_LABELS) for member in self._members)
-        return [raw(self._one([value(each) for each in row], top_k)) for row in zip(*answers, strict=True)]
+        answers = await run_concurrently(member.run(batch, call, ALL_LABELS) for member in self._members)
+        return [
+            encode_json(self._one([decode_json(each) for each in row], top_k)) for row in zip(*answers, strict=True)
+        ]
 
     def _one(self, said: list[Any], top_k: int) -> dict[str, Any]:
         """One row's answer out of its M members'."""
-        if isinstance(self.gives, Number):
-            name = self.gives.name
+        if isinstance(self.output, NumberOutput):
+            name = self.output.name
             return {name: sum(w * each[name] for w, each in zip(self._weights, said, strict=True))}
-        means = mean(self.gives.labels, [each["scores"] for each in said], self._weights)
+        means = mean(self.output.labels, [each["scores"] for each in said], self._weights)
         scores = means
         if self._votes:
-            scores = dict.fromkeys(self.gives.labels, 0.0)
+            scores = dict.fromkeys(self.output.labels, 0.0)
             for weight, each in zip(self._weights, said, strict=True):
                 scores[each["label"]] += weight
         # Sums of weights in another order differ in their last bits: those are ties, which the mean decides.

@@ -19,11 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from training import prepare
-from training.bio import Span
-from training.data import Dataset
-from training.recipe import Recipe
-from training.tasks.tagging import f1
+from training.data.bio_tags import Span
+from training.data.dataset import Dataset
+from training.data.preprocessing import prepare_dataset
+from training.recipe.spec import Recipe
+from training.tasks.token_classification import span_f1
 
 warnings.filterwarnings("ignore")
 
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore")
 def baseline(recipe: Recipe) -> tuple[str, float]:
     """Name and score of the classical method for a recipe, in the recipe's own metric."""
     name, method = _METHODS[recipe.name]
-    dataset, parts, _ = prepare.load(recipe)
+    dataset, parts, _ = prepare_dataset(recipe)
     fit = dataset.select(torch.cat([parts["train"], parts["validation"]]).sort().values)
     return name, float(method(fit, dataset.select(parts["test"])))
 
@@ -127,7 +127,7 @@ def _positions(fit: Dataset, test: Dataset) -> float:
 def _span_f1(said: list[set[Span]], test: Dataset) -> float:
     true = [{(a, b, label) for a, b, label in spans} for spans in test.targets or ()]
     hits = sum(len(s & t) for s, t in zip(said, true, strict=True))
-    return f1(hits, sum(map(len, said)) - hits, sum(map(len, true)) - hits)["f1"]
+    return span_f1(hits, sum(map(len, said)) - hits, sum(map(len, true)) - hits)["f1"]
 
 
 def _ngrams(fit: Dataset, test: Dataset, order: int = 6) -> float:
@@ -160,7 +160,7 @@ def _blobs(fit: Dataset, test: Dataset) -> float:
     from scipy import ndimage
     from torch.nn.functional import interpolate
 
-    from training.evaluation.scoring import average_precision
+    from training.evaluation.detection import average_precision
 
     def crop(picture: torch.Tensor, box: list[int]) -> np.ndarray:
         x1, y1, x2, y2 = box

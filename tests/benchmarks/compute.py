@@ -31,7 +31,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from tests.benchmarks import nets, stand
 from tests.benchmarks.stand import Stand
-from training import bundle
+from training.bundle.load import load_bundle
 
 CONNECTIONS = 16
 ROWS = {"cnn": 32, "resnet18": 1, "transformer": 1}
@@ -56,7 +56,7 @@ def main() -> None:
 def measure(cluster: Stand, name: str, turns: int, seconds: int) -> list[dict[str, float]]:
     """Turns of one net: rows per second of the loop, and over HTTP with latencies and whose time it took."""
     x = nets.save(name, cluster.folder / name)
-    net = bundle.load(cluster.folder / name).net
+    net = load_bundle(cluster.folder / name).net
     # A replica for each core, of one thread: no pass waits for a thread that the event loop, HAProxy or the client has
     # just put aside.
     cores = str(os.cpu_count())

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training import bundle
-from training.bundle import About
-from training.nets.cnn import cnn
-from training.nets.resnet import Residual
-from training.nets.transformer import transformer_classifier
-from training.recipe import Tokens
-from training.tokens import Tokeniser
-from training.words import Classes, ImageWords, TextWords, Words
+from training.bundle.manifest import ModelInfo
+from training.bundle.save import save_bundle
+from training.data.tokenizer import Tokenizer
+from training.recipe.spec import TokenizerConfig
+from training.schema import ClassOutput, ImageInput, InputSchema, TextInput
+from training.zoo.nets.cnn import cnn
+from training.zoo.nets.resnet import Residual
+from training.zoo.nets.transformer import transformer_classifier
 
 NAMES = ("cnn", "resnet18", "transformer")
 TOKENS, VOCABULARY = 256, 8000
@@ -48,23 +48,23 @@ def save(name: str, folder: Path) -> Tensor:
     labels, words, tokeniser = 10, None, None
     if name == "transformer":
         # The net alone is measured: its tokeniser need know no more than the example.
-        tokeniser = Tokeniser.fit(Tokens(kind="characters", max_tokens=TOKENS), ["abc"])
+        tokeniser = Tokenizer.fit(TokenizerConfig(kind="characters", max_tokens=TOKENS), ["abc"])
         net: nn.Module = transformer_classifier(VOCABULARY, labels, 256, layers=6, orders=(1,), buckets=0)
         x = torch.randint(1, len(tokeniser), (2, TOKENS))
-        words: Words = TextWords(max_tokens=TOKENS)
+        words: InputSchema = TextInput(max_tokens=TOKENS)
     else:
         channels, size = (1, 28) if name == "cnn" else (3, 224)
         labels = 10 if name == "cnn" else 1000
         net = Bytes(cnn(channels, labels)) if name == "cnn" else resnet18(labels)
         x = torch.randint(0, 256, (2, channels, size, size), dtype=torch.uint8)
-        words = ImageWords(height=size, width=size, mode="L" if channels == 1 else "RGB")
-    about = About(
+        words = ImageInput(height=size, width=size, mode="L" if channels == 1 else "RGB")
+    about = ModelInfo(
         name=name,
         task="text-classification" if tokeniser else "image-classification",
-        words=words,
-        answer=Classes(labels=tuple(map(str, range(labels)))),
+        input_schema=words,
+        output_schema=ClassOutput(labels=tuple(map(str, range(labels)))),
         # Nothing is refused here for its answers, which mean nothing; the distance stands in the table.
         tolerance=1e6,
     )
-    bundle.save(folder, net, inputs=x, about=about, tokeniser=tokeniser, example="abc" if tokeniser else None)
+    save_bundle(folder, net, inputs=x, info=about, tokenizer=tokeniser, example="abc" if tokeniser else None)
     return x

@@ -25,8 +25,9 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from tests.benchmarks import stand
 from tests.benchmarks.stand import Stand
-from training import bundle
-from training.words import Classes, ImageWords, TableWords
+from training.bundle.manifest import ModelInfo
+from training.bundle.save import save_bundle
+from training.schema import ClassOutput, ImageInput, TableInput
 
 SHAPES = {"row": (64,), "picture": (3, 224, 224)}
 CONNECTIONS = {"row": 64, "picture": 4}
@@ -79,15 +80,15 @@ def main() -> None:
 def save(folder: Path, name: str, shape: tuple[int, ...]) -> None:
     """A net that takes tensors of this shape; its words hardly matter, it is asked in tensors."""
     picture = len(shape) == 3
-    about = bundle.About(
+    about = ModelInfo(
         name=name,
         task="image-classification" if picture else "tabular-classification",
-        words=ImageWords(height=shape[1], width=shape[2])
+        input_schema=ImageInput(height=shape[1], width=shape[2])
         if picture
-        else TableWords(features=tuple(f"x{n}" for n in range(*shape))),
-        answer=Classes(labels=("up", "down")),
+        else TableInput(features=tuple(f"x{n}" for n in range(*shape))),
+        output_schema=ClassOutput(labels=("up", "down")),
     )
-    bundle.save(folder, Mean(), inputs=torch.from_numpy(rows(shape, 2)), about=about)
+    save_bundle(folder, Mean(), inputs=torch.from_numpy(rows(shape, 2)), info=about)
 
 
 def rows(shape: tuple[int, ...], count: int) -> NDArray[Any]:

@@ -24,10 +24,11 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from tests.benchmarks import stand
 from tests.benchmarks.peers.mlp import CLASSES
-from tests.benchmarks.serving import ROW, save_bundle
+from tests.benchmarks.serving import ROW, save_mlp
 from tests.benchmarks.stand import Stand
-from training import bundle
-from training.words import Classes, TableWords
+from training.bundle.manifest import ModelInfo
+from training.bundle.save import save_bundle
+from training.schema import ClassOutput, TableInput
 
 CONNECTIONS = (1, 16)
 LABELS = tuple(str(number) for number in range(CLASSES))
@@ -92,7 +93,7 @@ def report(found: Found, arguments: argparse.Namespace) -> None:
 def served(cluster: Stand) -> dict[str, Path]:
     """Serve two models and two pipelines of them; returns wrk's scripts."""
     folder = cluster.folder
-    save_bundle(folder / "mlp")
+    save_mlp(folder / "mlp")
     save_judge(folder / "judge")
     for name in ("mlp", "judge"):
         cluster.serve(folder / name, name)
@@ -105,13 +106,13 @@ def served(cluster: Stand) -> dict[str, Path]:
 
 def save_judge(folder: Path) -> None:
     """A small model of another model's scores."""
-    about = bundle.About(
+    about = ModelInfo(
         name="judge",
         task="tabular-classification",
-        words=TableWords(features=LABELS),
-        answer=Classes(labels=LABELS),
+        input_schema=TableInput(features=LABELS),
+        output_schema=ClassOutput(labels=LABELS),
     )
-    bundle.save(folder, nn.Linear(CLASSES, CLASSES), inputs=torch.rand(2, CLASSES), about=about)
+    save_bundle(folder, nn.Linear(CLASSES, CLASSES), inputs=torch.rand(2, CLASSES), info=about)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Precision: what bf16 and compiling bring on this machine, for three nets in a bare torch loop, no server around it.
 
-Each net is saved as a bundle and brought into each form as a replica does it (deployments/precision.py); its weights
+Each net is saved as a bundle and brought into each form as a replica does it (deployments/variants.py); its weights
 are random, so that only speed and the distance from fp32 mean anything. The forms take turns at each batch size, and
 what is told is the fastest of the rounds, which is the least disturbed.
 
-    python tests/benchmarks/precision.py [--seconds 1] [--rounds 3] [--threads N] [--nets cnn] [--json]
+    python tests/benchmarks/variants.py [--seconds 1] [--rounds 3] [--threads N] [--nets cnn] [--json]
 """
 # Shapes: B rows of a batch.
 
@@ -27,12 +27,12 @@ from torch import Tensor
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from deployments import precision
+from deployments.models import variants
 from deployments.settings import Limits
-from deployments.spec import Dtype, Endpoint
+from deployments.spec.model import Dtype, Endpoint
 from tests.benchmarks import nets
-from training import bundle
-from training.errors import Mistake
+from training.bundle.load import load_bundle
+from training.errors import UserError
 
 BATCHES = (1, 8, 32)
 FORMS: tuple[tuple[Dtype, bool], ...] = (("fp32", False), ("bf16", False), ("fp32", True), ("bf16", True))
@@ -60,7 +60,7 @@ class Form:
 
 def form(folder: Path, x: Tensor, dtype: Dtype, compile_: bool) -> Form:
     """Bring a bundle's net into one form, as a replica does."""
-    loaded = bundle.load(folder)
+    loaded = load_bundle(folder)
     endpoint = Endpoint(
         name=loaded.manifest.name,
         version=1,
@@ -74,12 +74,14 @@ def form(folder: Path, x: Tensor, dtype: Dtype, compile_: bool) -> Form:
     loaded.net._forward_pre_hooks.clear()
     start = time.perf_counter()
     try:
-        net = precision.formed(loaded.net, endpoint, loaded.manifest, x[:1].numpy(), "cpu", folder.parent / "cache")
-    except Mistake as error:
+        net = variants.build_variant(
+            loaded.net, endpoint, loaded.manifest, x[:1].numpy(), "cpu", folder.parent / "cache"
+        )
+    except UserError as error:
         return Form(why=str(error))
     made = Form(net=net, load_s=time.perf_counter() - start)
     with torch.inference_mode():
-        made.distance = precision.distance((net(x),), (bundle.load(folder).net(x),))
+        made.distance = variants.max_relative_difference((net(x),), (load_bundle(folder).net(x),))
     return made
 
 

@@ -32,12 +32,13 @@ from rich.table import Table
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster import processes
+from cluster.local import processes
 from tests.benchmarks import stand
 from tests.benchmarks.peers.mlp import CLASSES, FEATURES, build
 from tests.benchmarks.stand import Stand
-from training import bundle
-from training.words import Classes, TableWords
+from training.bundle.manifest import Manifest, ModelInfo
+from training.bundle.save import save_bundle
+from training.schema import ClassOutput, TableInput
 
 CONNECTIONS = (1, 16, 64)
 START_S = 60
@@ -65,7 +66,7 @@ def main() -> None:
     found: Measured = {}
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
-        manifest = save_bundle(folder / "mlp")
+        manifest = save_mlp(folder / "mlp")
         for number in range(arguments.rounds):
             for stack in ("shoal", *PEERS):
                 with console.status(f"round {number + 1} of {arguments.rounds}: {stack}"):
@@ -123,20 +124,18 @@ def shoal(folder: Path, seconds: int, found: dict[int, list[dict[str, float]]]) 
             found.setdefault(connections, []).append(cluster.measure(script, connections, seconds))
 
 
-def save_bundle(folder: Path) -> bundle.Manifest:
+def save_mlp(folder: Path) -> Manifest:
     """The net as a bundle, as anybody would make one."""
-    about = bundle.About(
+    about = ModelInfo(
         name="mlp",
         task="tabular-classification",
-        words=TableWords(features=tuple(f"x{n}" for n in range(FEATURES))),
-        answer=Classes(labels=tuple(str(n) for n in range(CLASSES))),
+        input_schema=TableInput(features=tuple(f"x{n}" for n in range(FEATURES))),
+        output_schema=ClassOutput(labels=tuple(str(n) for n in range(CLASSES))),
     )
-    return bundle.save(folder, build(), inputs=torch.tensor([ROW, ROW]), about=about)
+    return save_bundle(folder, build(), inputs=torch.tensor([ROW, ROW]), info=about)
 
 
-def peer(
-    stack: str, manifest: bundle.Manifest, folder: Path, seconds: int, found: dict[int, list[dict[str, float]]]
-) -> None:
+def peer(stack: str, manifest: Manifest, folder: Path, seconds: int, found: dict[int, list[dict[str, float]]]) -> None:
     """Measure one peer."""
     body: dict[str, Any] = INFER if stack == "limit" else {"inputs": [ROW]}
     with running(PEERS[stack], manifest, body, folder) as url:
@@ -148,7 +147,7 @@ def peer(
 
 
 @contextlib.contextmanager
-def running(file: str, manifest: bundle.Manifest, body: dict[str, Any], folder: Path) -> Iterator[str]:
+def running(file: str, manifest: Manifest, body: dict[str, Any], folder: Path) -> Iterator[str]:
     """One peer in processes of its own; yields its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -157,7 +156,7 @@ def running(file: str, manifest: bundle.Manifest, body: dict[str, Any], folder: 
     # Ray's sockets need a short path.
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SHOAL_"))}
-    environment |= {processes.MARK: mark, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {processes.CLUSTER_ID_VARIABLE: mark, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, str(Path(__file__).parent / "peers" / file), str(port), str(scratch)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     server = subprocess.Popen(command, env=environment, cwd=folder, **pipes)
@@ -170,7 +169,7 @@ def running(file: str, manifest: bundle.Manifest, body: dict[str, Any], folder: 
         yield url
     finally:
         server.terminate()
-        processes.stop(mark, scratch)
+        processes.stop_owned(mark, scratch)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

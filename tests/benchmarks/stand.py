@@ -16,7 +16,8 @@ from typing import Self
 
 import psutil
 
-from cluster import calls, lifecycle, processes
+from cluster.cli import predict
+from cluster.local import lifecycle, processes
 from cluster.settings import Settings
 from deployments.client import tensors
 from deployments.client.tensors import Array
@@ -38,8 +39,8 @@ class Stand:
     def __enter__(self) -> Self:
         try:
             self.run("up")
-            cluster = lifecycle.require(self._settings)
-            with calls.client(self._settings, cluster) as http:
+            cluster = lifecycle.require_cluster(self._settings)
+            with predict.open_client(self._settings, cluster) as http:
                 self.key = str(http.headers["authorization"])
         except BaseException:
             self.run("down")
@@ -72,7 +73,7 @@ class Stand:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """The cluster's processes stand still: for seconds, or Ray takes itself for dead."""
-        owned = processes.owned(lifecycle.mark(self.home), lifecycle.temp_dir(self.home))
+        owned = processes.find_owned(lifecycle.cluster_id(self.home), lifecycle.temp_dir(self.home))
         try:
             for process in owned:
                 _if_there(process.suspend)
@@ -84,7 +85,7 @@ class Stand:
     def cpu_s(self) -> dict[str, float]:
         """Seconds that the replicas, HAProxy, and all the rest of the cluster have had of a core so far."""
         spent = {"replica": 0.0, "haproxy": 0.0, "rest of the cluster": 0.0}
-        for process in processes.owned(lifecycle.mark(self.home), lifecycle.temp_dir(self.home)):
+        for process in processes.find_owned(lifecycle.cluster_id(self.home), lifecycle.temp_dir(self.home)):
             try:
                 name, times = " ".join(process.cmdline()), process.cpu_times()
             except (psutil.Error, OSError):

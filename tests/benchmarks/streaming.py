@@ -33,9 +33,9 @@ from rich.table import Table
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster import lifecycle, processes
+from cluster.local import lifecycle, processes
 from cluster.settings import Settings
-from training.registry import Registry
+from training.registry.model_registry import Registry
 
 FEATURES = 255
 GROUP_ROWS, GROUPS_OF_A_FILE = 2**16, 8
@@ -46,7 +46,7 @@ IDLE_S = 10
 HOLD_ROWS = ("RayTrainWorker", "MapBatches", "SplitCoordinator", "shoal train")
 
 RECIPE = """
-from training.nets.mlp import mlp
+from training.zoo.nets.mlp import mlp
 from training.recipe import Files, Net, Optimiser, Recipe, Stop
 
 recipe = Recipe(
@@ -85,11 +85,11 @@ class Memory:
 
     def watch(self) -> None:
         """Look until it is done."""
-        mark, temp_dir = lifecycle.mark(self.settings.home), lifecycle.temp_dir(self.settings.home)
+        mark, temp_dir = lifecycle.cluster_id(self.settings.home), lifecycle.temp_dir(self.settings.home)
         while not self.done.wait(1.0):
             sizes: dict[str, float] = defaultdict(float)
             counts: Counter[str] = Counter()
-            for process in {*([self.driver] if self.driver else []), *processes.owned(mark, temp_dir)}:
+            for process in {*([self.driver] if self.driver else []), *processes.find_owned(mark, temp_dir)}:
                 try:
                     name = _said(process)
                     sizes[name] += process.memory_full_info().pss / 1e6
@@ -183,9 +183,9 @@ def measure(folder: Path, workers: int, console: Console) -> dict[str, object]:
         memory.done.set()
         if watching.ident:
             watching.join()
-        processes.stop(lifecycle.mark(home), lifecycle.temp_dir(home))
+        processes.stop_owned(lifecycle.cluster_id(home), lifecycle.temp_dir(home))
     registry = Registry(settings)
-    manifest = registry.manifest(registry.resolve("streamed"))
+    manifest = registry.load_manifest(registry.resolve("streamed"))
     assert manifest.dataset is not None
     seconds = float(str(manifest.training["seconds"]))
     return {

@@ -29,7 +29,7 @@ from rich.table import Table
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster import lifecycle
+from cluster.local import lifecycle
 from cluster.settings import Settings
 
 WORKERS = 2
@@ -83,11 +83,11 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     settings = Settings(home=folder / "home", http_port=0, grpc_port=0, dashboard_port=0)
     try:
         # As `shoal train` brings it up where none runs: nothing is served beside.
-        with lifecycle.alone(settings):
-            lifecycle.up(settings)
+        with lifecycle.exclusive_lock(settings):
+            lifecycle.start_cluster(settings)
         yield environment
     finally:
-        lifecycle.down(settings)
+        lifecycle.stop_cluster(settings)
 
 
 def measure(stack: str, net: str, seconds: float, environment: dict[str, str]) -> Measured:

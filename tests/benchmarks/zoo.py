@@ -19,10 +19,11 @@ sys.path[0] = str(Path(__file__).parents[2])
 from rich.console import Console
 from rich.table import Table
 
-from cluster import lifecycle
+from cluster.local import lifecycle
 from cluster.settings import Settings
 from tests.benchmarks.baselines import baseline
-from training.recipe import Recipe, builtin_names, load_recipe, override
+from training.recipe.load import list_builtin_recipes, load_recipe, override_recipe
+from training.recipe.spec import Recipe
 
 # The least that each must reach, mean over three seeds; where less is better, the most.
 BARS = {
@@ -55,7 +56,9 @@ BARS = {
 def main() -> int:
     """Train, score, print; returns 1 if a recipe misses its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=builtin_names(), metavar="RECIPE", choices=builtin_names())
+    parser.add_argument(
+        "--only", nargs="+", default=list_builtin_recipes(), metavar="RECIPE", choices=list_builtin_recipes()
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each recipe, with seeds 0, 1, ...")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     args = parser.parse_args()
@@ -63,15 +66,15 @@ def main() -> int:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="zoo-") as home:
         settings = Settings(home=Path(home), http_port=0, grpc_port=0, dashboard_port=0, ray_port=0)
-        lifecycle.use_switches(settings)
+        lifecycle.set_ray_environment(settings)
         try:
-            with lifecycle.alone(settings):
-                cluster = lifecycle.up(settings)
+            with lifecycle.exclusive_lock(settings):
+                cluster = lifecycle.start_cluster(settings)
             lifecycle.connect(settings, cluster)
             for name in args.only:
                 found.append(_recipe(load_recipe(name), args.seeds, settings, console))
         finally:
-            lifecycle.down(settings)
+            lifecycle.stop_cluster(settings)
     console.print(_table(found))
     if args.json:
         print(json.dumps({"recipes": found}))
@@ -80,14 +83,14 @@ def main() -> int:
 
 def _recipe(recipe: Recipe, seeds: int, settings: Settings, console: Console) -> dict[str, Any]:
     from training import tasks
-    from training.run import train
+    from training.run.driver import train
 
-    task = tasks.kind_of(recipe)
+    task = tasks.task_class(recipe)
     method, reference = baseline(recipe)
     scores, seconds = [], []
     for seed in range(seeds):
         start = time.monotonic()
-        outcome = train(override(recipe, [f"seed={seed}"]), settings)
+        outcome = train(override_recipe(recipe, [f"seed={seed}"]), settings)
         seconds.append(round(time.monotonic() - start, 1))
         scores.append(round(outcome.metrics[f"test_{task.metric}"], 4))
         console.print(
@@ -99,7 +102,7 @@ def _recipe(recipe: Recipe, seeds: int, settings: Settings, console: Console) ->
         "metric": task.metric,
         "score": round(mean, 4),
         "bar": BARS[recipe.name],
-        "reached": mean >= BARS[recipe.name] if task.higher else mean <= BARS[recipe.name],
+        "reached": mean >= BARS[recipe.name] if task.higher_is_better else mean <= BARS[recipe.name],
         "baseline": round(reference, 4),
         "baseline_method": method,
         "seeds": scores,

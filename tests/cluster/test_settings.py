@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import Settings, fields, load_settings, variable
-from training.errors import Mistake
-from training.settings import masked
+from cluster.settings import Settings, list_fields, load_settings, variable_name
+from training.errors import UserError
+from training.settings import mask_passwords
 
 
 def test_a_variable_wins_over_the_file_and_the_file_over_the_default(
@@ -43,19 +43,19 @@ def test_a_wrong_file_is_refused_by_key(tmp_path: Path, content: str, said: str)
     file = tmp_path / "s.yaml"
     file.write_text(content)
 
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(UserError, match=said):
         load_settings(file)
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_HTTP_PROT", "1")
 
-    with pytest.raises(Mistake, match="SHOAL_HTTP_PROT is no setting"):
+    with pytest.raises(UserError, match="SHOAL_HTTP_PROT is no setting"):
         load_settings()
 
 
 def test_every_setting_is_documented() -> None:
-    assert all(field.description for field in fields().values())
+    assert all(field.description for field in list_fields().values())
 
 
 def test_the_cluster_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_the_cluster_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_password_in_a_uri_is_masked() -> None:
-    assert masked("postgresql://shoal:hunter2@db/shoal") == "postgresql://shoal:***@db/shoal"
-    assert masked("sqlite:////home/a/registry.db") == "sqlite:////home/a/registry.db"
+    assert mask_passwords("postgresql://shoal:hunter2@db/shoal") == "postgresql://shoal:***@db/shoal"
+    assert mask_passwords("sqlite:////home/a/registry.db") == "sqlite:////home/a/registry.db"
 
 
 def test_variables_are_named_after_their_keys() -> None:
-    assert variable("limits.max_rows") == "SHOAL_LIMITS__MAX_ROWS"
+    assert variable_name("limits.max_rows") == "SHOAL_LIMITS__MAX_ROWS"

@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from deployments import errors
 from deployments.errors import ClientError
-from deployments.pipelines import Pipeline, signature
-from deployments.pipelines.deployment import PipelineEndpoint
-from deployments.pipelines.runner import Runner
-from deployments.pipelines.signature import Signature
-from deployments.replica import Model
+from deployments.models.replica import ServedModel
+from deployments.pipelines import Pipeline
+from deployments.pipelines.executor import PipelineExecutor
 from deployments.settings import Limits
-from deployments.spec import Endpoint
-from training import bundle
-from training.bundle import About
+from deployments.spec import signature
+from deployments.spec.model import Endpoint
+from deployments.spec.record import PipelineEndpoint
+from deployments.spec.signature import Signature
+from training.bundle.manifest import ModelInfo
+from training.bundle.save import save_bundle
 
-TASKS = {"number": "tabular-regression", "boxes": "object-detection", "continuation": "text-generation"}
+TASKS = {"number": "tabular-regression", "boxes": "object-detection", "text": "text-generation"}
 
 
 class LocalModels:
@@ -29,7 +30,7 @@ class LocalModels:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, ServedModel] = {}
         self.signatures: dict[str, Signature] = {}
         self.seen: list[tuple[str, dict[str, Any], float]] = []
         self.cancelled: list[str] = []
@@ -38,11 +39,13 @@ class LocalModels:
     def add(self, name: str, net: nn.Module, inputs: Tensor, words: Any, answer: Any, **more: Any) -> None:
         task: Any = TASKS.get(answer.kind, "text-classification" if words.kind == "text" else "tabular-classification")
         torch.manual_seed(0)
-        about = About(name=name, task=task, words=words, answer=answer)
+        about = ModelInfo(name=name, task=task, input_schema=words, output_schema=answer)
         folder = self._folder / name
-        digest = bundle.save(folder, net, inputs=inputs, about=about, **more).digest
-        made = self._models[name] = Model(Endpoint(name=name, version=1, digest=digest, uri=str(folder)), self._folder)
-        self.signatures[name] = signature.of_model(made.manifest, made.example)
+        digest = save_bundle(folder, net, inputs=inputs, info=about, **more).digest
+        made = self._models[name] = ServedModel(
+            Endpoint(name=name, version=1, digest=digest, uri=str(folder)), self._folder
+        )
+        self.signatures[name] = signature.model_signature(made.manifest, made.example)
 
     def folder(self, name: str) -> Path:
         """Where a model's bundle is."""
@@ -71,17 +74,17 @@ class LocalModels:
                 await self._before[name]()
             return 200, await model.predict(raw, "application/json")
         except ClientError as error:
-            return error.status, errors.body(error.code, error.message, request_id)
+            return error.status, errors.encode_error(error.code, error.message, request_id)
         except asyncio.CancelledError:
             self.cancelled.append(name)
             raise
 
-    def runner(self, limits: Limits | None = None, **pipeline: Any) -> Runner:
+    def runner(self, limits: Limits | None = None, **pipeline: Any) -> PipelineExecutor:
         """A pipeline of these models."""
         made = Pipeline.model_validate({"name": "p", **pipeline})
-        steps = {name: self.signatures[name] for name in made.models()}
-        endpoint = PipelineEndpoint(name="p", version=1, pipeline=made, steps=steps, limits=limits or Limits())
-        return Runner(endpoint, self.ask)
+        steps = {name: self.signatures[name] for name in made.list_models()}
+        endpoint = PipelineEndpoint(name="p", version=1, pipeline=made, signatures=steps, limits=limits or Limits())
+        return PipelineExecutor(endpoint, self.ask)
 
 
 def body(*rows: Any, **more: Any) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from deployments.layers.asgi import App
+from deployments.server.asgi import App
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.deployments.local_models import LocalModels
-from training.recipe import Tokens
-from training.tokens import Tokeniser
-from training.words import Boxes, Classes, Continuation, Feature, ImageWords, Number, TableWords, TextWords
+from training.data.tokenizer import Tokenizer
+from training.recipe.spec import TokenizerConfig
+from training.schema import BoxOutput, ClassOutput, Feature, ImageInput, NumberOutput, TableInput, TextInput, TextOutput
 
 
 class Linear(nn.Module):
@@ -63,34 +63,34 @@ class Bright(nn.Module):
         return torch.stack([torch.zeros_like(mean), 10 * (mean - 0.5)], 1)
 
 
-TOKENISER = Tokeniser.fit(Tokens(kind="words"), ["good bad fine"])
-TABLE, AB = TableWords(features=("x", "y")), Classes(labels=("a", "b"))
+TOKENISER = Tokenizer.fit(TokenizerConfig(kind="words"), ["good bad fine"])
+TABLE, AB = TableInput(features=("x", "y")), ClassOutput(labels=("a", "b"))
 ROWS = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
-TEXT, IMAGE = TextWords(max_tokens=8), ImageWords(height=8, width=8, mode="L")
+TEXT, IMAGE = TextInput(max_tokens=8), ImageInput(height=8, width=8, mode="L")
 
 
 def add_all(models: LocalModels) -> None:
     """Make one bundle of each kind, and some that do not go together."""
     models.add("by-x", Linear([[0, 0], [1, 0]]), ROWS, TABLE, AB)
     models.add("by-y", Linear([[0, 0], [0, 1]]), ROWS, TABLE, AB)
-    models.add("turned", Linear([[0, 1], [0, 0]]), ROWS, TABLE, Classes(labels=("b", "a")))
-    models.add("colours", Linear([[1, 0], [0, 1]]), ROWS, TABLE, Classes(labels=("red", "green")))
-    models.add("sum", Linear([[1, 1]]), ROWS, TABLE, Number(name="total"))
-    models.add("double", Linear([[2, 2]]), ROWS, TABLE, Number(name="total"))
-    models.add("other-rows", Linear([[0, 0], [0, 1]]), ROWS, TableWords(features=("x", "z")), AB)
-    stacked = TableWords(features=("y", Feature(name="label", levels=("a", "b"))))
+    models.add("turned", Linear([[0, 1], [0, 0]]), ROWS, TABLE, ClassOutput(labels=("b", "a")))
+    models.add("colours", Linear([[1, 0], [0, 1]]), ROWS, TABLE, ClassOutput(labels=("red", "green")))
+    models.add("sum", Linear([[1, 1]]), ROWS, TABLE, NumberOutput(name="total"))
+    models.add("double", Linear([[2, 2]]), ROWS, TABLE, NumberOutput(name="total"))
+    models.add("other-rows", Linear([[0, 0], [0, 1]]), ROWS, TableInput(features=("x", "z")), AB)
+    stacked = TableInput(features=("y", Feature(name="label", categories=("a", "b"))))
     labelled = torch.tensor([[2.0, 1.0], [-1.0, 0.0]])
-    models.add("stacked", Linear([[0, 0], [0, 9]]), labelled, stacked, Classes(labels=("was a", "was b")))
-    models.add("of-scores", Linear([[9, 0], [0, 9]]), ROWS, TableWords(features=("a", "b")), AB)
+    models.add("stacked", Linear([[0, 0], [0, 9]]), labelled, stacked, ClassOutput(labels=("was a", "was b")))
+    models.add("of-scores", Linear([[9, 0], [0, 9]]), ROWS, TableInput(features=("a", "b")), AB)
     ids = {word: TOKENISER.encode(word).ids[0] for word in ("good", "bad", "fine")}
     tokens = torch.tensor([[4, 5, 6], [5, 5, 0]])
     more: Any = {"tokeniser": TOKENISER, "example": "good fine"}
-    models.add("mood", Bag(len(TOKENISER), ids["good"]), tokens, TEXT, Classes(labels=("sad", "glad")), **more)
-    models.add("label-mood", Bag(len(TOKENISER), ids["bad"]), tokens, TEXT, Classes(labels=("good", "bad")), **more)
+    models.add("mood", Bag(len(TOKENISER), ids["good"]), tokens, TEXT, ClassOutput(labels=("sad", "glad")), **more)
+    models.add("label-mood", Bag(len(TOKENISER), ids["bad"]), tokens, TEXT, ClassOutput(labels=("good", "bad")), **more)
     following = [ids["fine"]] * len(TOKENISER)
     following[ids["fine"]] = ids["good"]
-    models.add("writer", After(following), tokens, TEXT, Continuation(), **more)
+    models.add("writer", After(following), tokens, TEXT, TextOutput(), **more)
     picture = torch.full((2, 1, 8, 8), 200, dtype=torch.uint8)
-    models.add("finder", Halves(), picture, IMAGE, Boxes(labels=("left", "right")))
-    small = ImageWords(height=4, width=4, mode="L")
-    models.add("light", Bright(), picture[:, :, :4, :4].clone(), small, Classes(labels=("dark", "light")))
+    models.add("finder", Halves(), picture, IMAGE, BoxOutput(labels=("left", "right")))
+    small = ImageInput(height=4, width=4, mode="L")
+    models.add("light", Bright(), picture[:, :, :4, :4].clone(), small, ClassOutput(labels=("dark", "light")))

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from training import bundle
-from training.registry import Registry
+from training.bundle.load import load_bundle
+from training.registry.model_registry import Registry
 
 PATIENCE_S = 240.0
 STEPS_PER_EPOCH, EPOCHS = 90, 3
@@ -28,9 +28,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from training.data import Dataset
+from training.data.dataset import Dataset
 from training.recipe import Augment, Checkpoints, Data, Net, Optimiser, Recipe, Stop
-from training.words import TableWords
+from training.schema import TableWords
 
 
 class Rings(nn.Module):
@@ -216,7 +216,7 @@ def alive(number: int) -> bool:
 
 def weights(registry: Registry, reference: str = "slow") -> dict[str, torch.Tensor]:
     """The weights of a model's newest version."""
-    return dict(bundle.load(registry.fetch(registry.versions(reference)[0])).net.state_dict())
+    return dict(load_bundle(registry.fetch_bundle(registry.list_versions(reference)[0])).net.state_dict())
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

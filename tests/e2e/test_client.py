@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.lifecycle import Cluster
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments import errors
 from deployments.client import AsyncClient, Client
@@ -77,13 +77,13 @@ def test_what_there_is_can_be_asked(client: Client) -> None:
 def test_each_refusal_is_an_error_of_its_own(served: Cluster, client: Client) -> None:
     with pytest.raises(errors.UnknownModel, match="roses") as unknown:
         client.predict("roses", [[1]])
-    with pytest.raises(errors.UnknownFeature):
+    with pytest.raises(errors.InvalidFeatures):
         client.predict("flowers", [{"length": 1}])
-    with pytest.raises(errors.NotAnImage):
+    with pytest.raises(errors.InvalidImage):
         client.predict("pictures", b"\x89PNG no more")
     with pytest.raises(errors.Unprocessable):
         client.infer("flowers", {"input": ROWS[:, :3]}, binary=False)
-    with Client(served.url, "wrong") as stranger, pytest.raises(errors.MissingKey):
+    with Client(served.url, "wrong") as stranger, pytest.raises(errors.Unauthenticated):
         stranger.models()
 
     assert unknown.value.status == 404

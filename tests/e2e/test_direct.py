@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from cluster import lifecycle
-from cluster.lifecycle import Cluster
+from cluster.local import lifecycle
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import until
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster import lifecycle
-from cluster.lifecycle import Cluster
+from cluster.local import lifecycle
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
-from training.registry import Registry
-from training.runs import Runs
+from training.registry.model_registry import Registry
+from training.registry.runs import RunHistory
 
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
@@ -58,7 +58,7 @@ MOMENTS = {"early": [(1, 0), (0, 75)], "late": [(1, 2 * STEPS_PER_EPOCH - 1), (0
 def test_workers_may_be_killed_at_any_step_and_the_weights_are_the_same(
     run: SlowRun, registry: Registry, whole: dict[str, torch.Tensor], when: str
 ) -> None:
-    before, moments = registry.versions("slow")[0].version, MOMENTS[when]
+    before, moments = registry.list_versions("slow")[0].version, MOMENTS[when]
     run.start()
     for rank, step in moments:
         os.kill(run.at(step, rank), signal.SIGKILL)
@@ -69,29 +69,29 @@ def test_workers_may_be_killed_at_any_step_and_the_weights_are_the_same(
     left = [step for _, step in moments if step]
     assert len(run.resumed_at) == len(left)
     assert all(0 < at <= step + 1 for at, step in zip(run.resumed_at, left, strict=True))
-    assert registry.versions("slow")[0].version == before + 1
+    assert registry.list_versions("slow")[0].version == before + 1
     assert same(weights(registry), whole)
     # New workers take a while to start; that is no lack of room.
     assert "waits for room" not in run.said
 
 
 def versions(registry: Registry) -> list[int]:
-    return [version.version for version in registry.versions("slow")] if "slow" in registry.names() else []
+    return [version.version for version in registry.list_versions("slow")] if "slow" in registry.list_models() else []
 
 
 def status(registry: Registry, name: str) -> str:
-    return Runs(registry).find(name).status
+    return RunHistory(registry).find_run(name).status
 
 
 def driver(registry: Registry, name: str) -> int:
-    return int(Runs(registry).find(name).driver.split()[1])
+    return int(RunHistory(registry).find_run(name).driver.split()[1])
 
 
 @pytest.mark.soak
 def test_drivers_may_be_killed_and_their_run_goes_on(
     run: SlowRun, shoal: Shoal, registry: Registry, whole: dict[str, torch.Tensor]
 ) -> None:
-    before = registry.versions("slow")[0].version
+    before = registry.list_versions("slow")[0].version
     run.start()
     run.at(130)
     assert run.process is not None
@@ -135,7 +135,7 @@ def test_drivers_may_be_killed_and_their_run_goes_on(
     (third,) = run.resumed_at
     assert second < third <= 241
     assert status(registry, name) == "FINISHED"
-    assert registry.versions("slow")[0].version == before + 1
+    assert registry.list_versions("slow")[0].version == before + 1
     assert same(weights(registry), whole)
     again = shoal("train", "--resume", name)
     assert again.returncode == 2
@@ -236,9 +236,9 @@ def test_a_cluster_that_a_killed_run_left_is_none(settings: Settings, cluster: C
     ended.wait()
     try:
         state.write_text(json.dumps(asdict(cluster) | {"for_run": os.getpid()}))
-        found = lifecycle.find(settings)
+        found = lifecycle.find_cluster(settings)
         state.write_text(json.dumps(asdict(cluster) | {"for_run": ended.pid}))
-        left = lifecycle.find(settings)
+        left = lifecycle.find_cluster(settings)
     finally:
         state.write_text(before)
 

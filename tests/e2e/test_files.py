@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cluster.lifecycle import Cluster
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, published
-from training.registry import Registry
+from training.registry.model_registry import Registry
 
 RECIPE = """
 from pathlib import Path
 
-from training.nets.{net} import {factory}
+from training.zoo.nets.{net} import {factory}
 from training.recipe import Files, Net, Optimiser, Recipe, Stop, Tokens
 
 recipe = Recipe(
@@ -64,16 +64,16 @@ def test_a_folder_of_csv_files_is_streamed_trained_and_served(
 
     version = registry.resolve(published(trained))
     assert "3,000 rows in files, all checked" in trained.stdout
-    manifest = registry.manifest(version)
+    manifest = registry.load_manifest(version)
     assert manifest.metrics["test_accuracy"] > 0.9
     assert manifest.training["workers"] == 2
     dataset = manifest.dataset
     assert dataset is not None
     assert sum(dataset.rows.values()) == 3000
-    assert dataset.leaks == 0
+    assert dataset.leaked_rows == 0
     # 16 rows of a step are for one worker and 15 for the other, who have half of all rows each.
     assert manifest.training["steps"] == 2 * (dataset.rows["train"] // 2 // 16)
-    card = (registry.fetch(version) / "README.md").read_text()
+    card = (registry.fetch_bundle(version) / "README.md").read_text()
     assert "equal rows stand in one part" in card
     assert f"500 of the {dataset.rows['test']} test rows" in card
 
@@ -103,10 +103,10 @@ def test_a_folder_of_pictures_for_each_class_is_trained(
     # It ends in the middle of an epoch.
     done = shoal("train", path, "--set", "stop.steps=20")
 
-    manifest = registry.manifest(registry.resolve(published(done)))
+    manifest = registry.load_manifest(registry.resolve(published(done)))
     assert manifest.training["steps"] == 20
     assert manifest.training["stopped_by"] == "steps"
-    assert getattr(manifest.answer, "labels", None) == ("lying", "upright")
+    assert getattr(manifest.output_schema, "labels", None) == ("lying", "upright")
     assert manifest.metrics["test_accuracy"] > 0.8
 
 
@@ -125,8 +125,8 @@ def test_texts_of_parquet_files_are_cut_into_tokens_and_trained_on(
 
     done = shoal("train", path, "--workers", "1")
 
-    manifest = registry.manifest(registry.resolve(published(done)))
-    assert getattr(manifest.answer, "labels", None) == ("1", "5")
+    manifest = registry.load_manifest(registry.resolve(published(done)))
+    assert getattr(manifest.output_schema, "labels", None) == ("1", "5")
     assert manifest.metrics["test_accuracy"] > 0.95
 
 
@@ -146,4 +146,4 @@ def test_a_value_that_is_wrong_ends_the_run_before_training_with_one_line_that_n
         "error: old/c.csv, row 1001, column 'grams': 'heavy' is no number; mend it (rows count from 1, the header not)"
     )
     assert " ".join(done.stderr.split()) == said
-    assert "heavy" not in registry.names()
+    assert "heavy" not in registry.list_models()

@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from cluster import lifecycle, memory, processes
-from cluster.lifecycle import Cluster
+from cluster.local import lifecycle, malloc, processes
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, save_table, shoal_for
 
@@ -28,7 +28,7 @@ def own_home(tmp_path: Path) -> Iterator[Path]:
 
 
 def ours(home: Path) -> list[psutil.Process]:
-    return processes.owned(lifecycle.mark(home), lifecycle.temp_dir(home))
+    return processes.find_owned(lifecycle.cluster_id(home), lifecycle.temp_dir(home))
 
 
 def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
@@ -68,7 +68,7 @@ def test_a_cluster_comes_back_with_its_deployments_and_goes_without_a_trace_besi
     replicas = [each for each in found if each.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
     # Some glibc leave no more of it in /proc, once they have read it, than what stands before the first colon.
     told = [each.environ()["GLIBC_TUNABLES"].partition(":")[0] for each in replicas]
-    assert told == [memory.TUNABLES.partition(":")[0]]
+    assert told == [malloc.TUNABLES.partition(":")[0]]
     ports = listening(found)
 
     again = shoal("up")  # idempotent
@@ -213,11 +213,12 @@ def test_the_admin_key_is_made_once(shoal: Shoal, served: Cluster, settings: Set
 
 
 def test_no_key_is_readable_in_serves_configuration(served: Cluster, settings: Settings) -> None:
-    from cluster import rollout, secrets
+    from cluster.local import secrets
+    from cluster.rollout import reconcile
 
-    shown = json.dumps(rollout.statuses(settings, served))
+    shown = json.dumps(reconcile.fetch_statuses(settings, served))
 
-    assert secrets.read(settings.home, secrets.ADMIN_KEY) not in shown
+    assert secrets.read_secret(settings.home, secrets.ADMIN_KEY) not in shown
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:

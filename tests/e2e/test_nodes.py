@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import lifecycle, processes
-from cluster.lifecycle import Cluster
-from cluster.ports import Ports
+from cluster.local import lifecycle, processes
+from cluster.local.lifecycle import Cluster
+from cluster.local.ports import Ports
 from cluster.settings import Settings
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
-from training.registry import Registry
+from training.registry.model_registry import Registry
 
 pytestmark = pytest.mark.soak
 
@@ -43,12 +43,12 @@ class Nodes:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0, cpus=1)
-        self.cluster: Cluster = lifecycle.up(self.settings)
+        self.cluster: Cluster = lifecycle.start_cluster(self.settings)
 
     def add(self) -> psutil.Process:
         """Start a node; returns its raylet."""
         before = self._raylets()
-        self._run(sys.executable, "-c", NODE, self.cluster.ray_address, str(Ports().free()))
+        self._run(sys.executable, "-c", NODE, self.cluster.ray_address, str(Ports().pick_free()))
         (made,) = [process for process in self._raylets() if process not in before]
         return made
 
@@ -67,12 +67,12 @@ class Nodes:
         return time.time() + NOTICE_S
 
     def _run(self, *command: str) -> None:
-        environment = os.environ | lifecycle._switches(self.settings)
-        environment[processes.MARK] = lifecycle.mark(self.settings.home)
+        environment = os.environ | lifecycle.ray_environment(self.settings)
+        environment[processes.CLUSTER_ID_VARIABLE] = lifecycle.cluster_id(self.settings.home)
         subprocess.run(command, env=environment, check=True, timeout=120)
 
     def _raylets(self) -> list[psutil.Process]:
-        found = processes.owned(lifecycle.mark(self.settings.home), lifecycle.temp_dir(self.settings.home))
+        found = processes.find_owned(lifecycle.cluster_id(self.settings.home), lifecycle.temp_dir(self.settings.home))
         return [process for process in found if process.name() == "raylet"]
 
 
@@ -82,7 +82,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     try:
         yield Nodes(home)
     finally:
-        lifecycle.down(Settings(home=home))
+        lifecycle.stop_cluster(Settings(home=home))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_run_grows_with_the_cluster_and_keeps_a_checkpoint_before_a_machine_go
     run.pace(0)
 
     assert run.end() == 0, run.complaint
-    manifest = Registry(nodes.settings).manifest(Registry(nodes.settings).versions("slow")[0])
+    manifest = Registry(nodes.settings).load_manifest(Registry(nodes.settings).list_versions("slow")[0])
     assert int(re.findall(r"goes on from step (\d+) with 1 worker", run.said)[-1]) >= int(at)
     # However many workers there were, each step saw as many rows.
     assert manifest.training["steps"] == EPOCHS * STEPS_PER_EPOCH

@@ -11,8 +11,9 @@ import httpx
 import jsonschema
 import pytest
 
-from cluster import calls, rollout
-from cluster.lifecycle import Cluster
+from cluster.cli import predict
+from cluster.local.lifecycle import Cluster
+from cluster.rollout import reconcile
 from cluster.settings import Settings
 from deployments.pipelines import FanOut, Pipeline
 
@@ -29,15 +30,15 @@ expected-statuses = ["2xx", "3xx", "4xx", 504]
 @pytest.fixture(scope="module")
 def piped(served: Cluster, settings: Settings) -> Iterator[Cluster]:
     """The served models with a pipeline beside them."""
-    twice = Pipeline(name="twice", root=FanOut(to={"once": "flowers", "again": "flowers"}))
-    rollout.deploy_pipeline(settings, served, twice, lambda status: None)
+    twice = Pipeline(name="twice", root=FanOut(nodes={"once": "flowers", "again": "flowers"}))
+    reconcile.deploy_pipeline(settings, served, twice, lambda status: None)
     yield served
-    rollout.undeploy(settings, served, "twice", lambda status: None)
+    reconcile.undeploy(settings, served, "twice", lambda status: None)
 
 
 def test_schemathesis_finds_nothing(piped: Cluster, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    with calls.client(settings, piped) as client:
+    with predict.open_client(settings, piped) as client:
         key = client.headers["authorization"]
     # Whatever else the session has deployed has the same paths; two models of two kinds and a pipeline are enough.
     others = "^/(api/v1|v2)/models/(?!flowers|pictures|twice|[{])"

@@ -16,21 +16,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster import rollout
-from cluster.lifecycle import Cluster
+from cluster.local.lifecycle import Cluster
+from cluster.rollout import reconcile
 from cluster.settings import Settings
-from deployments.pipelines import files
-from deployments.spec import Scale
+from deployments.spec import pipeline_files
+from deployments.spec.model import Scale
 from tests.conftest import FEATURES, Shoal, save_table, serve, until
-from training import bundle
-from training.bundle import About
-from training.errors import Mistake
-from training.recipe import Tokens
-from training.tokens import Tokeniser
-from training.words import Classes, Continuation, TableWords, TextWords
+from training.bundle.manifest import ModelInfo
+from training.bundle.save import save_bundle
+from training.data.tokenizer import Tokenizer
+from training.errors import UserError
+from training.recipe.spec import TokenizerConfig
+from training.schema import ClassOutput, TableInput, TextInput, TextOutput
 
 ROW = {"length": 5.1, "width": 3.5, "height": 1.4, "weight": 0.2}
-TOKENISER = Tokeniser.fit(Tokens(kind="characters"), ["abcdefgh"])
+TOKENISER = Tokenizer.fit(TokenizerConfig(kind="characters"), ["abcdefgh"])
 TRIAGE = """
 name: triage
 summary: Long ones are looked at by two models.
@@ -72,8 +72,10 @@ class SlowWriter(nn.Module):
 def save_writer(folder: Path) -> None:
     torch.manual_seed(0)
     rows = torch.tensor([[4, 5, 6, 7], [5, 6, 7, 8]])
-    about = About(name="writer", task="text-generation", words=TextWords(max_tokens=16), answer=Continuation())
-    bundle.save(folder, SlowWriter(), inputs=rows, about=about, tokeniser=TOKENISER, example="abcd")
+    about = ModelInfo(
+        name="writer", task="text-generation", input_schema=TextInput(max_tokens=16), output_schema=TextOutput()
+    )
+    save_bundle(folder, SlowWriter(), inputs=rows, info=about, tokenizer=TOKENISER, example="abcd")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def applied(
         assert done.returncode == 0, done.stderr
     yield folder
     for name in ("late", "nested", "triage", "writer"):
-        rollout.undeploy(settings, served, name, lambda status: None)
+        reconcile.undeploy(settings, served, name, lambda status: None)
 
 
 def test_rows_go_through_real_models_and_come_back_in_order(http: httpx.Client, applied: Path) -> None:
@@ -105,7 +107,7 @@ def test_rows_go_through_real_models_and_come_back_in_order(http: httpx.Client, 
     answer = http.post("/v2/models/triage/predict", json={"inputs": [short, ROW, list(short.values())]}).json()
 
     assert (answer["model"], answer["version"]) == ("triage", "1")
-    assert [each["branch"] for each in answer["predictions"]] == ["otherwise", "long", "otherwise"]
+    assert [each["branch"] for each in answer["predictions"]] == ["default", "long", "default"]
     assert answer["predictions"][1]["scores"] == pytest.approx(alone["scores"])
     first, last = answer["predictions"][0]["kind"], answer["predictions"][2]["again"]
     assert first["scores"] == pytest.approx(last["scores"])
@@ -123,7 +125,7 @@ def test_a_pipeline_is_called_like_any_model(http: httpx.Client, applied: Path) 
 
     assert stable.json()["predictions"][0]["scores"] == pytest.approx(direct.json()["predictions"][0]["scores"])
     assert models["triage"]["status"] == "RUNNING"
-    assert models["triage"]["steps"] == ["flowers"]
+    assert models["triage"]["nodes"] == ["flowers"]
     assert http.get("/api/v1/models/nested").json()["pipeline"]["root"]["kind"] == "fan-out"
     assert http.post("/v2/models/triage/infer", json={"inputs": []}).status_code == 422
 
@@ -203,7 +205,7 @@ UNWATCHED = {"x-request-disconnect-disabled": "?1"}
 def test_a_caller_that_leaves_ends_the_work_inside_the_steps_replica(
     http: httpx.Client, served: Cluster, settings: Settings, applied: Path, path: str, headers: dict[str, str]
 ) -> None:
-    application = rollout.statuses(settings, served)["writer"]
+    application = reconcile.fetch_statuses(settings, served)["writer"]
     (replica,) = application["deployments"]["replica"]["replicas"]
     pid = replica["pid"]
     assert until(lambda: idle(pid), 20)  # what an earlier test gave up has ended, too
@@ -236,13 +238,13 @@ def test_what_a_pipeline_needs_is_neither_taken_away_nor_broken(
     assert "'triage' is a step of nested" in inner.stderr
 
     torch.manual_seed(0)
-    about = About(
+    about = ModelInfo(
         name="flowers",
         task="tabular-classification",
-        words=TableWords(features=("height", "depth")),
-        answer=Classes(labels=("a", "b", "c")),
+        input_schema=TableInput(features=("height", "depth")),
+        output_schema=ClassOutput(labels=("a", "b", "c")),
     )
-    bundle.save(tmp_path / "other", nn.Linear(2, 3), inputs=torch.rand(2, 2), about=about)
+    save_bundle(tmp_path / "other", nn.Linear(2, 3), inputs=torch.rand(2, 2), info=about)
     assert shoal("models", "import", str(tmp_path / "other")).returncode == 0
     refused = shoal("deploy", "flowers:2", "--cpus", "0.5")
 
@@ -268,8 +270,10 @@ def test_what_cannot_be_applied_says_why(
 ) -> None:
     (tmp_path / "wrong.yaml").write_text(content)
 
-    with pytest.raises(Mistake, match=re.escape(said)):
-        rollout.deploy_pipeline(settings, served, files.load(tmp_path / "wrong.yaml"), lambda status: None)
+    with pytest.raises(UserError, match=re.escape(said)):
+        reconcile.deploy_pipeline(
+            settings, served, pipeline_files.load_pipeline(tmp_path / "wrong.yaml"), lambda status: None
+        )
 
 
 def test_a_pipeline_that_cannot_be_applied_is_one_line_at_the_command_line(
@@ -299,17 +303,17 @@ def test_status_tells_pipelines_and_a_change_is_the_next_version(
     # The pipeline around it has followed.
     said = http.post("/v2/models/nested/predict", json={"inputs": [ROW]}).json()["predictions"][0]
     assert said["triage"]["scores"] == pytest.approx(said["plain"]["scores"])
-    assert http.get("/api/v1/models/nested").json()["steps"] == ["triage", "flowers"]
+    assert http.get("/api/v1/models/nested").json()["nodes"] == ["triage", "flowers"]
 
 
 @pytest.mark.soak
 def test_a_step_scales_by_itself(http: httpx.Client, served: Cluster, settings: Settings, applied: Path) -> None:
     def replicas(name: str) -> int:
-        found = rollout.statuses(settings, served)[name]["deployments"]["replica"]["replicas"]
+        found = reconcile.fetch_statuses(settings, served)[name]["deployments"]["replica"]["replicas"]
         return sum(replica["state"] == "RUNNING" for replica in found)
 
     scale = Scale(cpus=0.5, min_replicas=1, max_replicas=2, target_ongoing_requests=1)
-    rollout.deploy(settings, served, "writer:1", scale, lambda status: None)
+    reconcile.deploy(settings, served, "writer:1", scale, lambda status: None)
     stop = time.monotonic() + 120
     # Callers that come again at once, each with more work than a second.
     with ThreadPoolExecutor(4) as pool:
@@ -323,7 +327,7 @@ def test_a_step_scales_by_itself(http: httpx.Client, served: Cluster, settings: 
 
     assert replicas("writer") == 2
     assert replicas("late") == 1
-    rollout.deploy(settings, served, "writer:1", Scale(cpus=0.5), lambda status: None)
+    reconcile.deploy(settings, served, "writer:1", Scale(cpus=0.5), lambda status: None)
 
 
 @pytest.mark.soak

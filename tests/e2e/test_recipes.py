@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster import calls
-from cluster.lifecycle import Cluster
+from cluster.cli import predict
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
-from training.recipe import builtin_names
+from training.recipe.load import list_builtin_recipes
 
 Ask = Callable[[str], dict[str, Any]]
 
@@ -51,7 +51,7 @@ def driver(cluster: Cluster, settings: Settings) -> Iterator[Ask]:
 
 @pytest.fixture(scope="module")
 def caller(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
-    with calls.client(settings, cluster) as client:
+    with predict.open_client(settings, cluster) as client:
         yield client
 
 
@@ -60,7 +60,7 @@ DAILY = {"digits-detect", "roles", "shakespeare-gpt"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in DAILY else pytest.mark.soak) for name in builtin_names()]
+    "name", [pytest.param(name, marks=[] if name in DAILY else pytest.mark.soak) for name in list_builtin_recipes()]
 )
 def test_a_served_prediction_equals_the_training_time_one_bit_for_bit(
     driver: Ask, caller: httpx.Client, name: str

@@ -2,12 +2,13 @@
 
 import torch
 
-from cluster.lifecycle import Cluster
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, published
-from training import bundle, prepare
-from training.recipe import load_recipe
-from training.registry import Registry
+from training.bundle.load import load_bundle
+from training.data.preprocessing import prepare_dataset
+from training.recipe.load import load_recipe
+from training.registry.model_registry import Registry
 
 
 def test_a_sharded_net_is_published_whole_and_scores_as_its_card_says(
@@ -21,11 +22,11 @@ def test_a_sharded_net_is_published_whole_and_scores_as_its_card_says(
     assert done.returncode == 0, done.stderr
     registry = Registry(settings)
     version = registry.resolve(published(done))
-    metrics = registry.manifest(version).metrics
+    metrics = registry.load_manifest(version).metrics
     assert metrics["test_accuracy"] > 0.8
-    dataset, parts, _ = prepare.load(load_recipe("iris"))
+    dataset, parts, _ = prepare_dataset(load_recipe("iris"))
     test = dataset.select(parts["test"])
     with torch.inference_mode():
-        y_NC = bundle.load(registry.fetch(version)).net(test.inputs)
+        y_NC = load_bundle(registry.fetch_bundle(version)).net(test.inputs)
     accuracy = (y_NC.argmax(1) == test.targets).float().mean().item()
     assert abs(accuracy - metrics["test_accuracy"]) < 1e-6

@@ -18,20 +18,21 @@ from httpx_sse import EventSource
 from PIL import Image
 from torch import Tensor, nn
 
-from cluster import calls, lifecycle, processes
-from cluster.lifecycle import Cluster
+from cluster.cli import predict
+from cluster.local import lifecycle, processes
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from deployments import errors
 from deployments.client import Client
 from tests.conftest import Shoal, serve
-from training import bundle
-from training.bundle import About
-from training.recipe import Tokens
-from training.tokens import Tokeniser
-from training.words import Continuation, TextWords
+from training.bundle.manifest import ModelInfo
+from training.bundle.save import save_bundle
+from training.data.tokenizer import Tokenizer
+from training.recipe.spec import TokenizerConfig
+from training.schema import TextInput, TextOutput
 
 TEXTS = ["这本书很好，不好看", "naïve 😀 good book .", "She gave him a book ."] * 2
-TOKENISER = Tokeniser.fit(Tokens(kind="bpe", vocabulary=300), TEXTS)
+TOKENISER = Tokenizer.fit(TokenizerConfig(kind="bpe", vocab_size=300), TEXTS)
 DIRECT, STABLE = "/v2/models/writer/predict", "/api/v1/models/writer/predict"
 ASKED = {"inputs": ["这本书", "good"], "max_tokens": 30, "seed": 5, "temperature": 1.0}
 
@@ -57,11 +58,13 @@ def replica(cluster: Cluster, settings: Settings, tmp_path_factory: pytest.TempP
     """The process that serves a slow language model."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("writer") / "bundle"
-    about = About(name="writer", task="text-generation", words=TextWords(max_tokens=16), answer=Continuation())
+    about = ModelInfo(
+        name="writer", task="text-generation", input_schema=TextInput(max_tokens=16), output_schema=TextOutput()
+    )
     rows = torch.randint(4, len(TOKENISER), (2, 8))
-    bundle.save(folder, Slow(), inputs=rows, about=about, tokeniser=TOKENISER, example="good")
+    save_bundle(folder, Slow(), inputs=rows, info=about, tokenizer=TOKENISER, example="good")
     serve(settings, cluster, folder)
-    ours = processes.owned(lifecycle.mark(settings.home), lifecycle.temp_dir(settings.home))
+    ours = processes.find_owned(lifecycle.cluster_id(settings.home), lifecycle.temp_dir(settings.home))
     (made,) = [process for process in ours if "ServeReplica:writer" in " ".join(process.cmdline()[:1])]
     return made
 
@@ -122,7 +125,7 @@ def test_closing_the_connection_stops_the_work_in_the_replica(
 ) -> None:
     # A minute of work, were it not stopped; and Serve is told not to watch, so that it is the route that does.
     body = {"inputs": ["good"] * 8, "max_tokens": 1000, "stream": stream}
-    with calls.client(settings, cluster) as http:
+    with predict.open_client(settings, cluster) as http:
         http.headers["x-request-disconnect-disabled"] = "?1"
         if stream:
             with http.stream("POST", path, json=body) as response:

@@ -14,10 +14,10 @@ import tritonclient.http.aio
 from tritonclient.grpc.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
-from cluster import secrets
-from cluster.lifecycle import Cluster
+from cluster.local import secrets
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
-from deployments.rpc import messages
+from deployments.protocols.grpc import messages
 
 ROWS = np.array([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]], dtype=np.float32)
 PICTURE = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
@@ -26,7 +26,7 @@ TRANSPORTS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
 @pytest.fixture(scope="module")
 def headers(settings: Settings, served: Cluster) -> dict[str, str]:
-    return {"authorization": f"Bearer {secrets.read(settings.home, secrets.ADMIN_KEY)}"}
+    return {"authorization": f"Bearer {secrets.read_secret(settings.home, secrets.ADMIN_KEY)}"}
 
 
 class Caller:
@@ -255,7 +255,7 @@ def test_a_calls_deadline_ends_it(served: Cluster, headers: dict[str, str]) -> N
 
 def test_tritons_own_way_to_send_a_password_is_taken(served: Cluster, settings: Settings) -> None:
     client = tritonclient.grpc.InferenceServerClient(served.grpc)
-    client.register_plugin(BasicAuth("anybody", secrets.read(settings.home, secrets.ADMIN_KEY)))
+    client.register_plugin(BasicAuth("anybody", secrets.read_secret(settings.home, secrets.ADMIN_KEY)))
 
     assert client.is_model_ready("flowers")
 

@@ -14,24 +14,25 @@ import httpx
 import pytest
 import torch
 
-from cluster import secrets
-from cluster.lifecycle import Cluster
+from cluster.local import secrets
+from cluster.local.lifecycle import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, published, save_table
-from training import bundle, prepare
-from training.recipe import load_recipe
-from training.registry import Registry
-from training.runs import Runs
-from training.words import ImageWords
+from training.bundle.load import load_bundle
+from training.data.preprocessing import prepare_dataset
+from training.recipe.load import load_recipe
+from training.registry.model_registry import Registry
+from training.registry.runs import RunHistory
+from training.schema import ImageInput
 
 OWN_RECIPE = '''
 """A recipe with a net, a loss and data of its own, and a helper module beside it."""
 import torch
 from own_helper import WIDTH
 from torch import nn
-from training.data import Dataset
+from training.data.dataset import Dataset
 from training.recipe import Data, Loss, Net, Optimiser, Recipe, Stop
-from training.words import TableWords
+from training.schema import TableWords
 
 
 class Rings(nn.Module):
@@ -86,17 +87,17 @@ def registry(settings: Settings) -> Registry:
 
 
 def newest(registry: Registry, name: str) -> int:
-    return registry.versions(name)[0].version if name in registry.names() else 0
+    return registry.list_versions(name)[0].version if name in registry.list_models() else 0
 
 
 def run_of(registry: Registry, reference: str) -> str:
     """The name of the run that made a version."""
-    return Runs(registry).find(registry.resolve(reference).run_id).name
+    return RunHistory(registry).find_run(registry.resolve(reference).run_id).name
 
 
 def weights(registry: Registry, reference: str) -> dict[str, torch.Tensor]:
-    folder = registry.fetch(registry.resolve(reference))
-    return dict(bundle.load(folder).net.state_dict())
+    folder = registry.fetch_bundle(registry.resolve(reference))
+    return dict(load_bundle(folder).net.state_dict())
 
 
 def test_digits_are_trained_published_deployed_and_read(
@@ -106,7 +107,7 @@ def test_digits_are_trained_published_deployed_and_read(
     version = published(trained)
     assert "digits-cnn: epoch 3/3" in trained.stdout
 
-    manifest = registry.manifest(registry.resolve(version))
+    manifest = registry.load_manifest(registry.resolve(version))
     assert manifest.training["workers"] == 2
     assert manifest.metrics["test_accuracy"] > 0.9
     assert manifest.dataset is not None
@@ -116,18 +117,18 @@ def test_digits_are_trained_published_deployed_and_read(
     assert deployed.returncode == 0, deployed.stderr
 
     recipe = load_recipe("digits-cnn")
-    dataset, parts, _ = prepare.load(recipe)
+    dataset, parts, _ = prepare_dataset(recipe)
     test = dataset.select(parts["test"])
     assert isinstance(test.targets, torch.Tensor)
-    assert isinstance(dataset.words, ImageWords)
-    key = secrets.read(settings.home, secrets.ADMIN_KEY)
+    assert isinstance(dataset.input_schema, ImageInput)
+    key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
     url = f"{cluster.url}/v2/models/digits-cnn/predict"
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
     with httpx.Client(headers=headers) as http:
-        answers = [http.post(url, content=dataset.words.png(row)).json() for row in test.inputs[::5]]
+        answers = [http.post(url, content=dataset.input_schema.encode_png(row)).json() for row in test.inputs[::5]]
     right = [a["predictions"][0]["label"] == str(t) for a, t in zip(answers, test.targets[::5].tolist(), strict=True)]
     # The same net on the same rows: HTTP may cost nothing of the accuracy.
-    served = bundle.load(registry.fetch(registry.resolve(version))).net
+    served = load_bundle(registry.fetch_bundle(registry.resolve(version))).net
     with torch.inference_mode():
         expected = served(test.inputs[::5]).argmax(1) == test.targets[::5]
     assert right == expected.tolist()
@@ -163,13 +164,13 @@ def test_iris_reaches_its_score_and_its_card_can_be_trusted(
 ) -> None:
     version = published(iris)
     assert "all-reduce, inside it" in iris.stdout
-    manifest = registry.manifest(registry.resolve(version))
+    manifest = registry.load_manifest(registry.resolve(version))
     assert manifest.metrics["test_accuracy"] >= 0.93
     assert manifest.dataset is not None
-    assert manifest.dataset.cleaned == {"duplicates": 1}
+    assert manifest.dataset.dropped_rows == {"duplicates": 1}
     span = manifest.intervals["test_accuracy"]
     assert span.low <= manifest.metrics["test_accuracy"] <= span.high
-    assert manifest.by_class.keys() == {"setosa", "versicolor", "virginica"}
+    assert manifest.per_class_metrics.keys() == {"setosa", "versicolor", "virginica"}
     card = shoal("models", "show", version, env={"COLUMNS": "200"}).stdout
     assert f"card of {version}" in card
     assert "Calibration error" in card
@@ -179,7 +180,7 @@ def test_iris_reaches_its_score_and_its_card_can_be_trusted(
 def test_plain_ray_job_submit_runs_the_same_training(
     other_iris: subprocess.CompletedProcess[str], registry: Registry
 ) -> None:
-    manifest = registry.manifest(registry.resolve(published(other_iris)))
+    manifest = registry.load_manifest(registry.resolve(published(other_iris)))
 
     assert manifest.recipe is not None
     assert manifest.recipe["seed"] == 6
@@ -232,7 +233,7 @@ def test_a_users_own_net_data_and_loss_travel_with_a_job_and_are_served(
     trained = shoal("train", str(own_recipe), "--submit", "--workers", "1")
 
     version = published(trained)
-    manifest = registry.manifest(registry.resolve(version))
+    manifest = registry.load_manifest(registry.resolve(version))
     assert manifest.metrics["test_accuracy"] > 0.8
     assert manifest.training["workers"] == 1
     deployed = shoal("deploy", version, "--cpus", "0.1")
@@ -261,13 +262,13 @@ def test_a_recipe_that_cannot_run_is_one_line_and_publishes_nothing(
     assert done.returncode == 2
     assert "ZeroDivisionError" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "broken" not in registry.names()
+    assert "broken" not in registry.list_models()
 
 
 def application(cluster: Cluster, settings: Settings, name: str) -> dict[str, Any]:
-    from cluster import rollout
+    from cluster.rollout import reconcile
 
-    found: dict[str, Any] = rollout.statuses(settings, cluster)[name]
+    found: dict[str, Any] = reconcile.fetch_statuses(settings, cluster)[name]
     return found
 
 
@@ -285,7 +286,7 @@ def test_a_version_that_cannot_load_leaves_the_old_one_serving(
     (tmp_path / "second" / "bundle.json").write_text(manifest.model_dump_json())
     assert shoal("models", "import", str(tmp_path / "second")).returncode == 0
 
-    done = shoal("deploy", str(registry.versions("flowers")[0]))
+    done = shoal("deploy", str(registry.list_versions("flowers")[0]))
 
     assert done.returncode == 1
     assert "row 0 has 3 values; this model takes 4" in done.stderr
@@ -300,8 +301,8 @@ def test_a_damaged_bundle_is_not_deployed_and_its_file_is_named(
 ) -> None:
     save_table(tmp_path / "third", name="flowers")
     assert shoal("models", "import", str(tmp_path / "third")).returncode == 0
-    third = registry.versions("flowers")[0]
-    (registry.fetch(third) / "README.md").write_text("altered after publication")
+    third = registry.list_versions("flowers")[0]
+    (registry.fetch_bundle(third) / "README.md").write_text("altered after publication")
 
     done = shoal("deploy", str(third))
 

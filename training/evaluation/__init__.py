@@ -1,4 +1,4 @@
 """What a run comes to: scored, calibrated, drawn, and written down on the card of its model.
 
-Train walk: training.loop -> [conclude.py: scoring.py, confidence.py, plots.py, energy.py, card.py] -> training.bundle
+Train walk: training.worker.loop -> [conclude.py: scoring.py, confidence.py, plots.py, energy.py, card.py] -> training.bundle.bundle
 """

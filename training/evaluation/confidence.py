@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DRAWS = 1000
+BOOTSTRAP_SAMPLES = 1000
 BINS = 15
 
 
-def interval(facts_NK: Tensor, score: Callable[[Tensor], float], draws: int = DRAWS) -> tuple[float, float]:
+def bootstrap_interval(
+    facts_NK: Tensor, score: Callable[[Tensor], float], draws: int = BOOTSTRAP_SAMPLES
+) -> tuple[float, float]:
     """The 95% percentile interval of a score over rows drawn with replacement (Efron, 1979)."""
     generator = torch.Generator().manual_seed(0)
     size = len(facts_NK)
@@ -46,7 +48,7 @@ def fit_temperature(y_NC: Tensor, target_N: Tensor) -> float:
     return float(log_t.detach().exp().clamp(0.2, 10.0))
 
 
-def calibration_error(y_NC: Tensor, target_N: Tensor, temperature: float) -> float:
+def expected_calibration_error(y_NC: Tensor, target_N: Tensor, temperature: float) -> float:
     """Expected calibration error: how far scores are from shares of right answers, on average over rows."""
     # Brings scipy and matplotlib with it: not before a worker's first step.
     from torchmetrics.functional.classification import multiclass_calibration_error

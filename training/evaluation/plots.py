@@ -13,12 +13,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from training.bundle import About
-from training.tasks.classification import target_and_logits
-from training.words import Boxes, Classes, ImageWords, Picture
+from training.bundle.manifest import ModelInfo
+from training.schema import BoxOutput, ClassOutput, ImageInput, ImageOutput
+from training.tasks.classification import split_targets_logits
 
 if TYPE_CHECKING:
-    from training.worker import Worker
+    from training.worker.step import Worker
 
 mpl.use("Agg")
 
@@ -26,27 +26,29 @@ SAMPLES = 24
 BINS = 10
 
 
-def draw(worker: Worker, net: nn.Module, about: About, test_NK: Tensor) -> dict[str, bytes]:
+def draw_plots(worker: Worker, net: nn.Module, about: ModelInfo, test_NK: Tensor) -> dict[str, bytes]:
     """Draw all pictures that fit the task; PNG files by name."""
-    found = history(worker.progress.history, worker.task.metric)
-    answer = about.answer
-    if isinstance(answer, Classes):
-        target_N, y_NC = target_and_logits(test_NK)
-        found["confusion.png"] = confusion(target_N, y_NC.argmax(1), answer.labels)
-        found["reliability.png"] = reliability(target_N, y_NC, answer.temperature)
+    found = plot_history(worker.progress.history, worker.task.metric)
+    answer = about.output_schema
+    if isinstance(answer, ClassOutput):
+        target_N, y_NC = split_targets_logits(test_NK)
+        found["confusion.png"] = plot_confusion(target_N, y_NC.argmax(1), answer.labels)
+        found["reliability.png"] = plot_reliability(target_N, y_NC, answer.temperature)
     elif answer.kind == "number":
-        found["predictions.png"] = predictions(test_NK[:, 0], test_NK[:, 1], answer.name)
-    elif about.by_class:
-        found["labels.png"] = bars({label: scores["f1"] for label, scores in about.by_class.items()}, "F1")
-    if isinstance(about.words, ImageWords):
-        rows = worker.parts["test"].select(slice(0, SAMPLES))
+        found["predictions.png"] = plot_predictions(test_NK[:, 0], test_NK[:, 1], answer.name)
+    elif about.per_class_metrics:
+        found["labels.png"] = plot_bars(
+            {label: scores["f1"] for label, scores in about.per_class_metrics.items()}, "F1"
+        )
+    if isinstance(about.input_schema, ImageInput):
+        rows = worker.splits["test"].select(slice(0, SAMPLES))
         with torch.inference_mode():
             output = net(rows.inputs)
         found |= _pictures(rows.inputs, output, answer, net)
     return found
 
 
-def history(epochs: list[dict[str, float]], metric: str) -> dict[str, bytes]:
+def plot_history(epochs: list[dict[str, float]], metric: str) -> dict[str, bytes]:
     """Loss and validation score of each epoch."""
     found = {}
     for name, key, title in (
@@ -61,7 +63,7 @@ def history(epochs: list[dict[str, float]], metric: str) -> dict[str, bytes]:
     return found
 
 
-def confusion(target_N: Tensor, said_N: Tensor, labels: tuple[str, ...]) -> bytes:
+def plot_confusion(target_N: Tensor, said_N: Tensor, labels: tuple[str, ...]) -> bytes:
     """How often each label was taken for each; rows are the truth."""
     size = len(labels)
     counts = torch.bincount(target_N * size + said_N, minlength=size * size).reshape(size, size).numpy()
@@ -78,7 +80,7 @@ def confusion(target_N: Tensor, said_N: Tensor, labels: tuple[str, ...]) -> byte
     return _png(figure)
 
 
-def reliability(target_N: Tensor, y_NC: Tensor, temperature: float) -> bytes:
+def plot_reliability(target_N: Tensor, y_NC: Tensor, temperature: float) -> bytes:
     """How often a score is right, with and without temperature; the diagonal is perfect (DeGroot, Fienberg, 1983)."""
     figure, axes = _figure(4.5, 4.5)
     axes.plot([0, 1], [0, 1], color="0.7")
@@ -95,7 +97,7 @@ def reliability(target_N: Tensor, y_NC: Tensor, temperature: float) -> bytes:
     return _png(figure)
 
 
-def predictions(target_N: Tensor, said_N: Tensor, name: str) -> bytes:
+def plot_predictions(target_N: Tensor, said_N: Tensor, name: str) -> bytes:
     """What was said against what is true."""
     figure, axes = _figure(4.5, 4.5)
     low, high = float(min(target_N.min(), said_N.min())), float(max(target_N.max(), said_N.max()))
@@ -105,7 +107,7 @@ def predictions(target_N: Tensor, said_N: Tensor, name: str) -> bytes:
     return _png(figure)
 
 
-def bars(values: dict[str, float], title: str) -> bytes:
+def plot_bars(values: dict[str, float], title: str) -> bytes:
     """One number for each label."""
     figure, axes = _figure()
     axes.barh(list(values), list(values.values()))
@@ -114,24 +116,26 @@ def bars(values: dict[str, float], title: str) -> bytes:
 
 
 def _pictures(inputs: Tensor, output: Any, answer: Any, net: nn.Module) -> dict[str, bytes]:
-    if isinstance(answer, Classes):
+    if isinstance(answer, ClassOutput):
         said = output.softmax(1).max(1)
         titles = [f"{answer.labels[i]} {s:.2f}" for s, i in zip(said[0].tolist(), said[1].tolist(), strict=True)]
-        return {"samples.png": grid(inputs, titles)}
-    if isinstance(answer, Boxes):
-        return {"boxes.png": grid(inputs, [], output, answer.labels)}
-    if isinstance(answer, Picture):
+        return {"samples.png": plot_image_grid(inputs, titles)}
+    if isinstance(answer, BoxOutput):
+        return {"boxes.png": plot_image_grid(inputs, [], output, answer.labels)}
+    if isinstance(answer, ImageOutput):
         half = inputs[: SAMPLES // 2]
         pairs = torch.stack([half.float() / 255, output[0][: len(half)]], 1).flatten(0, 1)
-        noise = torch.randn(SAMPLES, answer.latent, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(SAMPLES, answer.latent_size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             drawn = net.decode(noise)  # type: ignore[operator]
         titles = ["input", "again"] * len(half)
-        return {"reconstructions.png": grid(pairs, titles), "samples.png": grid(drawn, [])}
+        return {"reconstructions.png": plot_image_grid(pairs, titles), "samples.png": plot_image_grid(drawn, [])}
     return {}
 
 
-def grid(pictures: Tensor, titles: list[str], boxes: Tensor | None = None, labels: tuple[str, ...] = ()) -> bytes:
+def plot_image_grid(
+    pictures: Tensor, titles: list[str], boxes: Tensor | None = None, labels: tuple[str, ...] = ()
+) -> bytes:
     """Pictures (B, K, H, W) in rows of six, with a title each, or with the boxes of more than one half."""
     rows = -(-len(pictures) // 6)
     figure = Figure(figsize=(9, 1.6 * rows), layout="constrained")

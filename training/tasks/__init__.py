@@ -1,17 +1,17 @@
 """Tasks: what differs between a classifier, a tagger and a language model, one file each; the loop is the same."""
 
-from training.data import Dataset
-from training.prepare import Fitted
-from training.recipe import Recipe
+from training.data.dataset import Dataset
+from training.data.preprocessing import FittedPreprocessing
+from training.recipe.spec import Recipe
 from training.tasks.base import Task
 from training.tasks.classification import Classification
-from training.tasks.detection import Detection
-from training.tasks.generation import Generation
-from training.tasks.language import Language
-from training.tasks.regression import Forecast, Regression
-from training.tasks.tagging import Tagging
+from training.tasks.image_generation import ImageGeneration
+from training.tasks.object_detection import ObjectDetection
+from training.tasks.regression import Forecasting, Regression
+from training.tasks.text_generation import TextGeneration
+from training.tasks.token_classification import TokenClassification
 
-__all__ = ["Task", "kind_of", "metric_of", "task_of"]
+__all__ = ["Task", "make_task", "primary_metric", "task_class"]
 
 _TASKS: dict[str, type[Task]] = {
     "tabular-classification": Classification,
@@ -19,24 +19,24 @@ _TASKS: dict[str, type[Task]] = {
     "text-classification": Classification,
     "audio-classification": Classification,
     "tabular-regression": Regression,
-    "time-series-forecasting": Forecast,
-    "token-classification": Tagging,
-    "text-generation": Language,
-    "image-generation": Generation,
-    "object-detection": Detection,
+    "time-series-forecasting": Forecasting,
+    "token-classification": TokenClassification,
+    "text-generation": TextGeneration,
+    "image-generation": ImageGeneration,
+    "object-detection": ObjectDetection,
 }
 
 
-def kind_of(recipe: Recipe) -> type[Task]:
+def task_class(recipe: Recipe) -> type[Task]:
     """The recipe's task, before there is data."""
     return _TASKS[recipe.task]
 
 
-def metric_of(name: str) -> str:
+def primary_metric(name: str) -> str:
     """The metric that stands first for a task of this name; empty for none that is known."""
     return _TASKS[name].metric if name in _TASKS else ""
 
 
-def task_of(recipe: Recipe, dataset: Dataset, fitted: Fitted) -> Task:
+def make_task(recipe: Recipe, dataset: Dataset, fitted: FittedPreprocessing) -> Task:
     """Make the recipe's task for one data set."""
-    return kind_of(recipe)(recipe, dataset, fitted)
+    return task_class(recipe)(recipe, dataset, fitted)

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from training import prepare
-from training.data import Dataset
-from training.errors import Mistake
-from training.prepare import Fitted, Rows
-from training.recipe import Recipe, load_path
-from training.words import Answer
+from training.data.dataset import Dataset
+from training.data.preprocessing import EncodedRows, FittedPreprocessing, encode_inputs
+from training.errors import UserError
+from training.recipe.load import import_path
+from training.recipe.spec import Recipe
+from training.schema import OutputSchema
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -31,58 +31,58 @@ class Task(ABC):
     """
 
     metric: str
-    higher: bool = True
+    higher_is_better: bool = True
     outputs: tuple[str, ...] = ("logits",)
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, fitted: Fitted) -> None:
-        self.recipe, self.labels, self.fitted = recipe, dataset.labels, fitted
+    def __init__(self, recipe: Recipe, dataset: Dataset, fitted: FittedPreprocessing) -> None:
+        self.recipe, self.labels, self.preprocessing = recipe, dataset.labels, fitted
         chosen = recipe.loss
-        self._chosen: Callable[..., Tensor] | None = load_path(chosen.source) if chosen else None
+        self._chosen: Callable[..., Tensor] | None = import_path(chosen.source) if chosen else None
         self._chosen_args: dict[str, Any] = dict(chosen.args) if chosen else {}
 
-    def rows(self, dataset: Dataset) -> Rows:
+    def encode_rows(self, dataset: Dataset) -> EncodedRows:
         """Turn one part of the data set into tensors."""
-        inputs, lengths, _ = prepare.encode(self.fitted, dataset)
+        inputs, lengths, _ = encode_inputs(self.preprocessing, dataset)
         if not isinstance(dataset.targets, Tensor):
-            raise Mistake(f"task {self.recipe.task} takes a tensor of targets; the data set gives none")
-        return Rows(inputs, dataset.targets, lengths)
+            raise UserError(f"task {self.recipe.task} takes a tensor of targets; the data set gives none")
+        return EncodedRows(inputs, dataset.targets, lengths)
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def net_sizes(self) -> dict[str, int]:
         """Sizes that come from the data, by the name of the net's argument that takes them."""
         found = {"classes": len(self.labels)}
-        return found | ({"vocabulary": len(self.fitted.tokeniser)} if self.fitted.tokeniser else {})
+        return found | ({"vocabulary": len(self.preprocessing.tokenizer)} if self.preprocessing.tokenizer else {})
 
-    def back(self, train: Rows) -> nn.Module | None:
+    def output_layer(self, train: EncodedRows) -> nn.Module | None:
         """The published net's last layer, where the task needs one; takes what the recipe's net gives."""
         return None
 
-    def loss(self, output: Outputs, batch: Rows) -> Tensor:
+    def loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
         """What is minimised: a mean over the batch's rows."""
         if self._chosen:
             return self._chosen(output, batch.targets, **self._chosen_args)
         return self.default_loss(output, batch)
 
     @abstractmethod
-    def default_loss(self, output: Outputs, batch: Rows) -> Tensor:
+    def default_loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
         """What is minimised where the recipe names no loss."""
 
     @abstractmethod
-    def facts(self, net: nn.Module, output: Outputs, batch: Rows) -> Tensor:
+    def eval_outputs(self, net: nn.Module, output: Outputs, batch: EncodedRows) -> Tensor:
         """What is to be known of each row to score it; float32 (B, K)."""
 
     @abstractmethod
-    def scores(self, facts_NK: Tensor) -> dict[str, float]:
+    def validation_metrics(self, facts_NK: Tensor) -> dict[str, float]:
         """The scores after an epoch, `metric` first; cheap."""
 
-    def full_scores(self, facts_NK: Tensor) -> dict[str, float]:
+    def metrics(self, facts_NK: Tensor) -> dict[str, float]:
         """All scores, for the held-out rows."""
-        return self.scores(facts_NK)
+        return self.validation_metrics(facts_NK)
 
-    def by_class(self, facts_NK: Tensor) -> dict[str, dict[str, float]]:
+    def per_class_metrics(self, facts_NK: Tensor) -> dict[str, dict[str, float]]:
         """Scores of each class by itself, where there are classes."""
         return {}
 
     @abstractmethod
-    def answer(self) -> Answer:
+    def output_schema(self) -> OutputSchema:
         """What the published net's outputs mean."""

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.prepare import Rows
+from training.data.preprocessing import EncodedRows
+from training.schema import ClassOutput
 from training.tasks.base import Outputs, Task
-from training.words import Classes
 
 
 class TwoLogits(nn.Module):
@@ -27,42 +27,42 @@ class Classification(Task):
     def _binary(self) -> bool:
         return len(self.labels) == 2 and self.recipe.net.args.get("classes") == 1
 
-    def back(self, train: Rows) -> nn.Module | None:
+    def output_layer(self, train: EncodedRows) -> nn.Module | None:
         """Two logits from one."""
         return TwoLogits() if self._binary else None
 
-    def loss(self, output: Outputs, batch: Rows) -> Tensor:
+    def loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
         """As in Task; a binary loss gets targets of the output's shape and type."""
         if self._chosen and self._binary and isinstance(output, Tensor):
             return self._chosen(output, batch.targets[:, None].to(output.dtype), **self._chosen_args)
         return super().loss(output, batch)
 
-    def default_loss(self, output: Outputs, batch: Rows) -> Tensor:
+    def default_loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
         """Cross-entropy, binary or over all classes."""
         assert isinstance(output, Tensor)
         if self._binary:
             return F.binary_cross_entropy_with_logits(output, batch.targets[:, None].to(output.dtype))
         return F.cross_entropy(output, batch.targets)
 
-    def facts(self, net: nn.Module, output: Outputs, batch: Rows) -> Tensor:
+    def eval_outputs(self, net: nn.Module, output: Outputs, batch: EncodedRows) -> Tensor:
         """Target and logits."""
         assert isinstance(output, Tensor)
         return torch.cat([batch.targets[:, None].float(), output.float()], 1)
 
-    def scores(self, facts_NK: Tensor) -> dict[str, float]:
+    def validation_metrics(self, facts_NK: Tensor) -> dict[str, float]:
         """Accuracy and cross-entropy."""
-        target_N, y_NC = target_and_logits(facts_NK)
+        target_N, y_NC = split_targets_logits(facts_NK)
         return {
             "accuracy": (y_NC.argmax(1) == target_N).float().mean().item(),
             "cross_entropy": F.cross_entropy(y_NC, target_N).item(),
         }
 
-    def full_scores(self, facts_NK: Tensor) -> dict[str, float]:
+    def metrics(self, facts_NK: Tensor) -> dict[str, float]:
         """Adds precision, recall and F1, averaged over the classes, and the area under the ROC curve (one vs rest)."""
         # Brings scipy and matplotlib with it: not before a worker's first step.
         from torchmetrics.functional import classification as metrics
 
-        target_N, y_NC = target_and_logits(facts_NK)
+        target_N, y_NC = split_targets_logits(facts_NK)
         classes = len(self.labels)
         averaged = {
             "precision": metrics.multiclass_precision(y_NC, target_N, classes, "macro"),
@@ -70,13 +70,13 @@ class Classification(Task):
             "f1": metrics.multiclass_f1_score(y_NC, target_N, classes, "macro"),
             "roc_auc": metrics.multiclass_auroc(y_NC.softmax(1), target_N, classes, "macro"),
         }
-        return self.scores(facts_NK) | {name: value.item() for name, value in averaged.items()}
+        return self.validation_metrics(facts_NK) | {name: value.item() for name, value in averaged.items()}
 
-    def by_class(self, facts_NK: Tensor) -> dict[str, dict[str, float]]:
+    def per_class_metrics(self, facts_NK: Tensor) -> dict[str, dict[str, float]]:
         """Precision, recall and F1 of each label."""
         from torchmetrics.functional import classification as metrics
 
-        target_N, y_NC = target_and_logits(facts_NK)
+        target_N, y_NC = split_targets_logits(facts_NK)
         classes = len(self.labels)
         found = {
             "precision": metrics.multiclass_precision(y_NC, target_N, classes, "none"),
@@ -89,11 +89,11 @@ class Classification(Task):
             for index, label in enumerate(self.labels)
         }
 
-    def answer(self) -> Classes:
+    def output_schema(self) -> ClassOutput:
         """Labels."""
-        return Classes(labels=self.labels)
+        return ClassOutput(labels=self.labels)
 
 
-def target_and_logits(facts_NK: Tensor) -> tuple[Tensor, Tensor]:
+def split_targets_logits(facts_NK: Tensor) -> tuple[Tensor, Tensor]:
     """Take facts apart: targets int64 (N,), logits (N, C)."""
     return facts_NK[:, 0].long(), facts_NK[:, 1:]

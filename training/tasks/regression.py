@@ -5,16 +5,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.prepare import Rows
+from training.data.preprocessing import EncodedRows
+from training.schema import NumberOutput
 from training.tasks.base import Outputs, Task
-from training.words import Number
 
 
-class Unit(nn.Module):
+class DenormalizeTarget(nn.Module):
     """Give a net that works in standard deviations its target's unit back."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, mean: Tensor, deviation: Tensor) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Unit(nn.Module):
 
     def forward(self, y_B1: Tensor) -> Tensor:
         """Shape (B, 1): the same in training, where the loss is in standard deviations; in the unit afterwards."""
-        return y_B1 if self.training else y_B1 * self.deviation + self.mean
+        return y_B1 if self.training else y_B1 * self.std + self.mean
 
 
 class Regression(Task):
@@ -32,38 +32,40 @@ class Regression(Task):
     metric = "r2"
     outputs = ("value",)
 
-    def rows(self, dataset):  # type: ignore[no-untyped-def]
+    def encode_rows(self, dataset):  # type: ignore[no-untyped-def]
         """Targets get the output's shape, (N, 1)."""
-        rows = super().rows(dataset)
-        return Rows(rows.inputs, rows.targets.reshape(-1, 1), rows.lengths)
+        rows = super().encode_rows(dataset)
+        return EncodedRows(rows.inputs, rows.targets.reshape(-1, 1), rows.lengths)
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def net_sizes(self) -> dict[str, int]:
         """One output."""
-        return super().sizes | {"classes": 1}
+        return super().net_sizes | {"classes": 1}
 
-    def back(self, train: Rows) -> nn.Module:
+    def output_layer(self, train: EncodedRows) -> nn.Module:
         """From standard deviations of the training targets to their unit."""
         deviation = train.targets.std(correction=0)
-        self._unit = Unit(train.targets.mean(), torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+        self._unit = DenormalizeTarget(
+            train.targets.mean(), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        )
         return self._unit
 
-    def loss(self, output: Outputs, batch: Rows) -> Tensor:
+    def loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
         """As in Task, with standardised targets."""
-        mean, deviation = (t.to(batch.targets.device) for t in (self._unit.mean, self._unit.deviation))
-        return super().loss(output, Rows(batch.inputs, (batch.targets - mean) / deviation, batch.lengths))
+        mean, deviation = (t.to(batch.targets.device) for t in (self._unit.mean, self._unit.std))
+        return super().loss(output, EncodedRows(batch.inputs, (batch.targets - mean) / deviation, batch.lengths))
 
-    def default_loss(self, output: Outputs, batch: Rows) -> Tensor:
+    def default_loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
         """Mean squared error."""
         assert isinstance(output, Tensor)
         return F.mse_loss(output, batch.targets)
 
-    def facts(self, net: nn.Module, output: Outputs, batch: Rows) -> Tensor:
+    def eval_outputs(self, net: nn.Module, output: Outputs, batch: EncodedRows) -> Tensor:
         """Target and prediction."""
         assert isinstance(output, Tensor)
         return torch.cat([batch.targets, output.float()], 1)
 
-    def scores(self, facts_NK: Tensor) -> dict[str, float]:
+    def validation_metrics(self, facts_NK: Tensor) -> dict[str, float]:
         """R2, mean absolute error and root of the mean squared error."""
         # Brings scipy and matplotlib with it: not before a worker's first step.
         from torchmetrics.functional import regression as metrics
@@ -76,13 +78,13 @@ class Regression(Task):
         }
         return {self.metric: found[self.metric]} | found
 
-    def answer(self) -> Number:
+    def output_schema(self) -> NumberOutput:
         """The number's name."""
-        return Number(name=self.labels[0] if self.labels else "value")
+        return NumberOutput(name=self.labels[0] if self.labels else "value")
 
 
-class Forecast(Regression):
+class Forecasting(Regression):
     """The next value of a series: judged by its mean absolute error."""
 
     metric = "mae"
-    higher = False
+    higher_is_better = False

@@ -8,11 +8,11 @@ import torch
 import uvicorn
 from mlp import build
 
-from deployments.codec.oip import Codec
-from training.bundle import Manifest
+from deployments.protocols.oip.codec import OipCodec
+from training.bundle.manifest import Manifest
 
 net = build()
-codec = Codec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", 65_536)
+codec = OipCodec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", 65_536)
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -20,7 +20,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     message = await receive()
     asked = codec.decode(message["body"])
     with torch.inference_mode():
-        y = net(torch.from_numpy(asked.x)).numpy()
+        y = net(torch.from_numpy(asked.rows)).numpy()
     body, _ = codec.encode((y,), asked)
     await send(
         {

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from training.nets.mlp import mlp
+from training.zoo.nets.mlp import mlp
 
 FEATURES, CLASSES = 64, 10
 

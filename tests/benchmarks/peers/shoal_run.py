@@ -7,25 +7,25 @@ import json
 import sys
 from typing import Any
 
-from cluster import lifecycle
+from cluster.local import lifecycle
 from cluster.settings import load_settings
-from training.recipe import load_recipe, override
+from training.recipe.load import load_recipe, override_recipe
 
 
 def main(name: str, seconds: str, overrides: list[str]) -> None:
     """Train until the time is up."""
     settings = load_settings()
-    lifecycle.use_switches(settings)
-    recipe = override(load_recipe(name), [*overrides, f"stop.seconds={seconds}"])
-    lifecycle.connect(settings, lifecycle.require(settings))
-    from training.run import train
+    lifecycle.set_ray_environment(settings)
+    recipe = override_recipe(load_recipe(name), [*overrides, f"stop.seconds={seconds}"])
+    lifecycle.connect(settings, lifecycle.require_cluster(settings))
+    from training.run.driver import train
 
     step = 0
 
     def tell(message: dict[str, Any]) -> None:
         nonlocal step
         if message["kind"] == "beat" and message["rank"] == 0:
-            rows = (message["step"] - step) * recipe.batch_rows
+            rows = (message["step"] - step) * recipe.batch_size
             step = message["step"]
             kind = "first step" if step == 1 else "steps"
             told = {"kind": kind, "at_s": message["at_s"], "rows": rows, "seconds": rows / message["rows_per_s"]}

@@ -18,9 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.data import clean, divide, load
-from training.nets.standardise import Standardise
-from training.recipe import Recipe, load_path, load_recipe, override
+from training.data.cleaning import clean_dataset
+from training.data.dataset import load_dataset
+from training.data.input_layers import Standardize
+from training.data.split import split_dataset
+from training.recipe.load import import_path, load_recipe, override_recipe
+from training.recipe.spec import Recipe
 
 # As Shoal's workers: what serves on the same machine comes first.
 NICENESS = 10
@@ -31,22 +34,22 @@ def main(recipe: Recipe, seconds: float) -> None:
     os.nice(NICENESS)
     dist.init_process_group("gloo")
     torch.manual_seed(recipe.seed)
-    dataset = clean(load(recipe.data), recipe.clean)
-    parts = divide(dataset, recipe.data)
+    dataset = clean_dataset(load_dataset(recipe.data), recipe.clean)
+    parts = split_dataset(dataset, recipe.data)
     assert isinstance(dataset.inputs, Tensor)
     assert isinstance(dataset.targets, Tensor)
     x, y = dataset.inputs[parts["train"]], dataset.targets[parts["train"]]
-    net = DistributedDataParallel(nn.Sequential(Standardise.fit(x), load_path(recipe.net.source)(**recipe.net.args)))
+    net = DistributedDataParallel(nn.Sequential(Standardize.fit(x), import_path(recipe.net.source)(**recipe.net.args)))
     average = AveragedModel(net.module, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.optimiser.lr, **recipe.optimiser.args)
-    steps = len(x) // recipe.batch_rows
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.optimizer.lr, **recipe.optimizer.args)
+    steps = len(x) // recipe.batch_size
     schedule = LambdaLR(optimiser, lr_factor(recipe, steps * recipe.stop.epochs))
     trained = 0.0
     for epoch in range(recipe.stop.epochs):
         start = time.perf_counter()
         train_epoch(recipe, net, average, optimiser, schedule, (x, y), epoch)
         took = time.perf_counter() - start
-        tell("steps", epoch=epoch, rows=steps * recipe.batch_rows, seconds=took)
+        tell("steps", epoch=epoch, rows=steps * recipe.batch_size, seconds=took)
         validate(average.module, dataset.inputs[parts["validation"]], dataset.targets[parts["validation"]])
         trained += took
         over = torch.tensor(trained >= seconds)
@@ -81,18 +84,18 @@ def train_epoch(
 ) -> float:
     """Pass over the training rows once; returns the mean loss."""
     x, y = rows
-    assert recipe.augment is not None
-    augment = load_path(recipe.augment.source)
+    assert recipe.augmentation is not None
+    augment = import_path(recipe.augmentation.source)
     generator = torch.Generator().manual_seed(epoch * dist.get_world_size() + dist.get_rank())
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
     total = torch.zeros(())
     net.train()
-    steps = len(x) // recipe.batch_rows
+    steps = len(x) // recipe.batch_size
     for step in range(steps):
-        mine = order[step * recipe.batch_rows : (step + 1) * recipe.batch_rows][
+        mine = order[step * recipe.batch_size : (step + 1) * recipe.batch_size][
             dist.get_rank() :: dist.get_world_size()
         ]
-        x_B, y_B = augment(x[mine], y[mine], generator, **recipe.augment.args)
+        x_B, y_B = augment(x[mine], y[mine], generator, **recipe.augmentation.args)
         loss = F.cross_entropy(net(x_B), y_B)
         loss.backward()
         optimiser.step()
@@ -124,4 +127,4 @@ def tell(kind: str, **values: float) -> None:
 
 
 if __name__ == "__main__":
-    main(override(load_recipe(sys.argv[1]), sys.argv[3:]), float(sys.argv[2]))
+    main(override_recipe(load_recipe(sys.argv[1]), sys.argv[3:]), float(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The `shoal` command: each verb parses, calls one function, prints."""

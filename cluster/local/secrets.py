@@ -1,0 +1,52 @@
+"""Secrets: made once, kept in SHOAL_HOME/secrets, readable by their owner alone."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from training.errors import UserError
+
+ADMIN_KEY, RAY_TOKEN = "admin_key", "ray_token"
+
+
+def ensure_secret(home: Path, name: str) -> str:
+    """Read a secret; make it first if there is none (256 random bits)."""
+    folder = home / "secrets"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    file = folder / name
+    if not file.exists():
+        prefix = "shoal-" if name == ADMIN_KEY else ""
+        # mkstemp gives it to its owner alone; the link appears whole or not at all, and never over another's.
+        handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+        with os.fdopen(handle, "w") as stream:
+            stream.write(prefix + secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(made, file)
+        Path(made).unlink()
+    return read_secret(home, name)
+
+
+def read_secret(home: Path, name: str) -> str:
+    """Read a secret.
+
+    Raises:
+        Mistake: there is none, or others may read it.
+    """
+    file = home / "secrets" / name
+    if not file.is_file():
+        raise UserError(f"no {file}; run `shoal init`, which makes it")
+    if file.stat().st_mode & 0o077:
+        raise UserError(f"{file} can be read by others; run `chmod 600 {file}`")
+    secret = file.read_text().strip()
+    if not secret:
+        raise UserError(f"{file} is empty; delete it and run `shoal init`")
+    return secret
+
+
+def hash_key(key: str) -> str:
+    """What a replica keeps of a key: its sha256. The keys are random, so no slow hash is needed."""
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""From what shall run to what runs: deploy, undeploy, reconcile with Ray Serve."""

@@ -1,0 +1,1 @@
+"""Model replicas: a verified bundle, its variant, batching, text generation."""

@@ -1,0 +1,39 @@
+"""The few ASGI words that every layer uses. https://asgi.readthedocs.io/en/latest/specs/www.html."""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+JSON = b"application/json"
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def get_header(scope: Scope, name: bytes) -> bytes:
+    """The first header of this (lower case) name, or b""."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value  # type: ignore[no-any-return]
+    return b""
+
+
+async def send_response(send: Send, status: int, body: bytes, kind: bytes = JSON, headers: Headers = ()) -> None:
+    """Send a whole answer."""
+    fields = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def reject_non_http(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what is no HTTP request: the server's start and stop have nothing to do here, WebSockets are closed."""
+    if scope["type"] == "lifespan":
+        for phase in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{phase}.complete"})
+    else:
+        await receive()
+        await send({"type": "websocket.close", "code": 1003})

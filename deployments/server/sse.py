@@ -1,0 +1,99 @@
+"""Server-sent events: an answer that is sent while it grows.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event is waited for like any answer, within
+request_timeout_s, so that what is refused keeps its own status. From then on the stream has stream_timeout_s, and what
+goes wrong is told as an event. Knows nothing of what the events say.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from deployments import errors
+from deployments.errors import ClientError, DeadlineExceeded
+from deployments.server.asgi import Scope, Send, get_header
+from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
+
+Event = tuple[str, bytes]
+"""Its name, and its data as JSON, which has no line break."""
+
+MEDIA_TYPE = b"text/event-stream"
+# Proxies cut a connection that is silent for long; 30 s and 60 s are common.
+KEEP_ALIVE_S = 10.0
+
+_HEADERS = [
+    (b"content-type", MEDIA_TYPE + b"; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # nginx would otherwise collect the events.
+    (b"x-accel-buffering", b"no"),
+]
+logger = logging.getLogger("ray.serve")
+
+
+class _StreamOption(msgspec.Struct):
+    stream: bool = False
+
+
+def wants_stream(scope: Scope, body: bytes) -> bool:
+    """Whether a request asks for events: by its Accept header, or by "stream": true in its body."""
+    if MEDIA_TYPE in get_header(scope, b"accept").lower():
+        return True
+    # Almost no body does: most are not read twice.
+    if b'"stream"' not in body:
+        return False
+    try:
+        return msgspec.json.decode(body, type=_StreamOption).stream
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+
+
+async def send_events(scope: Scope, send: Send, events: AsyncGenerator[Event]) -> None:
+    """Send events as they come; their source is closed at the end, also where the request is cancelled.
+
+    Raises:
+        ClientError: before the first event; afterwards it is an event itself.
+    """
+    async with contextlib.aclosing(events):
+        first = await anext(events)
+        most_s = scope["bounds"].lift(asyncio.current_task()) if "bounds" in scope else None
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        beats = asyncio.create_task(_send_keep_alives(send))
+        try:
+            async with asyncio.timeout(most_s):
+                await _send_all(send, first, events)
+        except Exception as error:
+            await _send_event(send, "error", _encode_late_error(error, scope, most_s))
+        finally:
+            beats.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_all(send: Send, first: Event, events: AsyncGenerator[Event]) -> None:
+    await _send_event(send, *first)
+    async for name, data in events:
+        await _send_event(send, name, data)
+
+
+async def _send_event(send: Send, name: str, data: bytes) -> None:
+    event = b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+async def _send_keep_alives(send: Send) -> None:
+    while True:
+        await asyncio.sleep(KEEP_ALIVE_S)
+        await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+
+
+def _encode_late_error(error: Exception, scope: Scope, most_s: float | None) -> bytes:
+    """The body of an error that comes too late for a status."""
+    request_id = get_header(scope, b"x-request-id").decode("latin-1") or None
+    if isinstance(error, TimeoutError):
+        error = DeadlineExceeded(f"no end within {most_s:g} s; ask for fewer tokens or rows")
+    if isinstance(error, ClientError):
+        return errors.encode_error(error.code, error.message, request_id)
+    logger.exception("stream failed: %s", scope["path"])
+    return errors.encode_error("internal", INTERNAL_ERROR_MESSAGE, request_id)

@@ -1,0 +1,1 @@
+"""What shall run, as closed models: deployments, pipelines, conditions, signatures."""

@@ -1,0 +1,56 @@
+"""Pipeline files: YAML, or Python that binds `pipeline`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from deployments.spec.pipeline import Pipeline
+from training.errors import UserError, summarize_validation_error
+
+
+def load_pipeline(file: Path) -> Pipeline:
+    """Read a pipeline.
+
+    Raises:
+        Mistake: no such file, or what it holds is no pipeline; the message says where and why.
+    """
+    if file.suffix not in (".yaml", ".yml", ".py"):
+        raise UserError(f"{file} is neither YAML nor Python; give a .yaml file, or a .py file that binds `pipeline`")
+    if not file.is_file():
+        raise UserError(f"no file {str(file)!r}; give a .yaml file, or a .py file that binds `pipeline`")
+    try:
+        return _python(file) if file.suffix == ".py" else _yaml(file)
+    except ValidationError as error:
+        raise UserError(f"{file}: {summarize_validation_error(error)}") from error
+
+
+def _yaml(file: Path) -> Pipeline:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    return Pipeline.model_validate(content)
+
+
+def _python(file: Path) -> Pipeline:
+    spec = importlib.util.spec_from_file_location("shoal_pipeline", file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # What stands beside the file can be imported by it.
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError:
+        raise
+    except Exception as error:
+        raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    pipeline = getattr(module, "pipeline", None)
+    if not isinstance(pipeline, Pipeline):
+        raise UserError(f"{file} binds no `pipeline`; add `pipeline = Pipeline(name=..., root=...)`")
+    return pipeline

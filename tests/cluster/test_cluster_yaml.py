@@ -1,0 +1,77 @@
+"""cluster.yaml against Ray's own schema and against the command line that it calls."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from cluster.cli.app import app
+from cluster.settings import list_fields, variable_name
+
+FILE = Path(__file__).parents[2] / "cluster.yaml"
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return loaded
+
+
+def validated(config: dict[str, Any]) -> dict[str, Any]:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared: dict[str, Any] = prepare_config(config)
+    validate_config(prepared)
+    return prepared
+
+
+def test_rays_launcher_accepts_it(config: dict[str, Any]) -> None:
+    assert validated(config)["available_node_types"].keys() == {"head", "gpu"}
+
+
+def test_rays_launcher_would_refuse_a_misspelt_key(config: dict[str, Any]) -> None:
+    config["idle_timeout_minuts"] = 5
+
+    with pytest.raises(Exception, match="idle_timeout_minuts"):
+        validated(config)
+
+
+def test_the_head_has_no_gpu_and_gpu_workers_scale_from_zero(config: dict[str, Any]) -> None:
+    types = config["available_node_types"]
+
+    assert config["head_node_type"] == "head"
+    assert "GPU" not in types["head"]["resources"]
+    assert types["gpu"]["min_workers"] == 0
+    assert types["gpu"]["max_workers"] >= 1
+    assert types["gpu"]["resources"]["GPU"] >= 1
+
+
+def test_its_commands_are_verbs_and_settings_that_exist(config: dict[str, Any]) -> None:
+    known = {variable_name(key) for key in list_fields()}
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    settings = re.findall(r"--env (SHOAL_\w+)=", " ".join(config["docker"]["run_options"]))
+    assert "SHOAL_HOST" in settings
+    assert set(settings) <= known
+    for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
+        words = shlex.split(line)
+        verb = words[words.index("shoal") + 1]
+        options = {o for parameter in verbs[verb].params for o in parameter.opts}
+        assert {w for w in words if w.startswith("--")} <= options
+
+
+def test_every_block_of_it_is_commented() -> None:
+    lines = FILE.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"^[a-z_]+:", line):
+            near = lines[max(0, number - 2) : number] + lines[number + 1 : number + 4]
+            assert any(near_line.lstrip().startswith("#") for near_line in near) or number < 2, line
+
+
+def test_the_image_is_of_the_ray_that_is_installed(config: dict[str, Any]) -> None:
+    import ray
+
+    assert f":{ray.__version__}-" in config["docker"]["image"]

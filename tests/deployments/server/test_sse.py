@@ -1,0 +1,182 @@
+"""Event streams and the caller's presence, over a real HTTP server."""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import EventSource, ServerSentEvent
+
+from deployments.errors import EmptyRequest, NotStreamed
+from deployments.server import sse
+from deployments.server.asgi import App, Receive, Scope, Send, send_response
+from deployments.server.error_responses import ErrorResponses
+from deployments.server.request_limits import RequestLimits, read_body
+from deployments.server.sse import Event, send_events, wants_stream
+from deployments.settings import Limits
+from tests.deployments.local_server import serving
+
+Source = Callable[[], AsyncGenerator[Event]]
+
+
+class Count:
+    """Counts to a thousand, one event every 10 ms; notes how far it came and how it ended."""
+
+    def __init__(self, fail_at: int = 1001, wait_s: float = 0.01) -> None:
+        self.sent, self.fail_at, self.wait_s = 0, fail_at, wait_s
+        self.closed = threading.Event()
+
+    async def __call__(self) -> AsyncGenerator[Event]:
+        try:
+            while self.sent < 1000:
+                await asyncio.sleep(self.wait_s)
+                if self.sent == self.fail_at:
+                    raise EmptyRequest("nothing is left") if self.fail_at % 2 else ZeroDivisionError("secret detail")
+                self.sent += 1
+                yield "token", b"%d" % self.sent
+        finally:
+            self.closed.set()
+
+
+def app(source: Source, **limits: float) -> App:
+    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(scope, receive, 1000)
+        await send_events(scope, send, source())
+
+    return ErrorResponses(RequestLimits(routes, Limits(**limits)))
+
+
+@contextlib.contextmanager
+def stream(url: str, **headers: str) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
+    with httpx.Client(timeout=10) as http, http.stream("POST", f"{url}/api/predict", headers=headers) as response:
+        yield response, EventSource(response).iter_sse()
+
+
+def test_events_arrive_while_the_rest_is_still_to_come() -> None:
+    count = Count()
+    with serving(app(count)) as url, stream(url) as (response, found):
+        first = next(found)
+
+        assert (first.event, first.data) == ("token", "1")
+        assert count.sent < 100
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+
+
+def test_closing_the_connection_closes_the_source() -> None:
+    count = Count()
+    with serving(app(count)) as url:
+        with stream(url) as (_, found):
+            next(found)
+        assert count.closed.wait(2)
+        assert count.sent < 100
+
+
+def test_leaving_before_the_first_event_closes_the_source_too() -> None:
+    count = Count(wait_s=5.0)
+    with serving(app(count)) as url:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/api/predict", timeout=0.2)
+        assert count.closed.wait(2)
+
+
+@pytest.mark.parametrize(("fail_at", "code"), [(3, "empty"), (4, "internal")])
+def test_an_error_after_the_first_event_is_the_last_event(fail_at: int, code: str) -> None:
+    with serving(app(Count(fail_at))) as url, stream(url, **{"x-request-id": "r1"}) as (response, found):
+        *tokens, last = list(found)
+
+    assert response.status_code == 200
+    assert [token.data for token in tokens] == [str(n + 1) for n in range(fail_at)]
+    assert last.event == "error"
+    assert last.json()["error"].keys() == {"code", "message", "request_id"}
+    assert (last.json()["error"]["code"], last.json()["error"]["request_id"]) == (code, "r1")
+    assert "secret" not in last.data
+
+
+async def refused() -> AsyncGenerator[Event]:
+    raise NotStreamed("no")
+    yield
+
+
+def test_an_error_before_the_first_event_has_its_own_status() -> None:
+    with serving(app(refused)) as url:
+        answer = httpx.post(f"{url}/api/predict")
+
+    assert answer.status_code == 406
+    assert answer.json()["error"]["code"] == "not_streamed"
+
+
+def test_a_first_event_that_takes_too_long_is_a_504() -> None:
+    count = Count(wait_s=5.0)
+    with serving(app(count, request_timeout_s=0.1)) as url:
+        answer = httpx.post(f"{url}/api/predict")
+
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "timeout"
+    assert count.closed.is_set()
+
+
+def test_a_stream_that_has_begun_may_take_longer_than_a_request_but_not_for_ever() -> None:
+    start = time.monotonic()
+    with serving(app(Count(), request_timeout_s=0.1, stream_timeout_s=0.5)) as url, stream(url) as (_, found):
+        *_, last = list(found)
+
+    assert last.event == "error"
+    assert json.loads(last.data)["error"]["code"] == "timeout"
+    assert time.monotonic() - start >= 0.5
+
+
+def test_a_silent_stream_is_kept_alive_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.02)
+    count = Count(fail_at=3, wait_s=0.1)
+    with serving(app(count)) as url:
+        text = httpx.post(f"{url}/api/predict").text
+
+    assert text.count(": keep-alive\n\n") >= 3
+    assert text.count("event: token\n") == 3
+
+
+def test_work_of_any_kind_ends_when_its_caller_leaves() -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    async def work() -> bytes:
+        try:
+            began.set()
+            await asyncio.sleep(30)
+        finally:
+            ended.set()
+        return b"never"
+
+    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(scope, receive, 1000)
+        await send_response(send, 200, await work())
+
+    with serving(ErrorResponses(RequestLimits(routes, Limits()))) as url:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/api/predict", timeout=0.2)
+        assert began.is_set()
+        assert ended.wait(2)
+
+
+@pytest.mark.parametrize(
+    ("accept", "body", "expected"),
+    [
+        (b"*/*", b'{"inputs": []}', False),
+        (b"text/event-stream", b"{}", True),
+        (b"application/json, text/event-stream;q=0.5", b"{}", True),
+        (b"*/*", b'{"inputs": [], "stream": true}', True),
+        (b"*/*", b'{"inputs": [], "stream": false}', False),
+        (b"*/*", b'{"inputs": ["stream"]}', False),
+        (b"*/*", b'{"stream": "yes"}', False),
+        (b"*/*", b'\x89PNG "stream"', False),
+    ],
+)
+def test_a_stream_is_asked_for_by_a_header_or_in_the_body(accept: bytes, body: bytes, expected: bool) -> None:
+    scope: dict[str, Any] = {"headers": [(b"accept", accept)]}
+
+    assert wants_stream(scope, body) is expected

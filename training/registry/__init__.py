@@ -1,0 +1,1 @@
+"""The registry, MLflow's: models, versions, aliases, runs, and where their artifacts are stored."""

@@ -1,0 +1,47 @@
+"""Options of one run: what the command line says beside the recipe."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from training.schema import StrictModel
+
+
+def _parse_bounds(value: object) -> object:
+    """Take `3` for exactly three, `2-4` for what there is between two and four."""
+    if not isinstance(value, str):
+        return (value, value) if isinstance(value, int) else value
+    low, _, high = value.partition("-")
+    if not (low.isdecimal() and (high.isdecimal() or (not high and "-" not in value))):
+        raise ValueError("write a number of workers, as 2, or bounds, as 2-4")
+    return int(low), int(high or low)
+
+
+class WorkerCount(StrictModel):
+    """How many data-parallel workers; a run with room between its bounds grows and shrinks with the cluster."""
+
+    bounds: Annotated[tuple[int, int], BeforeValidator(_parse_bounds)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "WorkerCount":
+        low, high = self.bounds
+        if not 1 <= low <= high:
+            raise ValueError(f"workers {low}-{high}: make it 1 or more, the lower bound first")
+        return self
+
+    def __str__(self) -> str:
+        low, high = self.bounds
+        return str(low) if low == high else f"{low}-{high}"
+
+
+class RunOptions(StrictModel):
+    """How a run is run."""
+
+    workers: WorkerCount | None = Field(None, description="None: one per GPU where there are any, else the recipe's.")
+    gpus: bool = Field(False, description="Give every worker a GPU even if the cluster has none yet.")
+    profile: bool = Field(False, description="Time every phase of a step; costs a little.")
+
+    def to_arguments(self) -> list[str]:
+        """The same options as arguments of `python -m training`."""
+        found = ["--workers", str(self.workers)] if self.workers else []
+        return found + ["--gpus"] * self.gpus + ["--profile"] * self.profile
