@@ -42,7 +42,7 @@ def run(settings: Settings, console: Console) -> None:
 
 
 def _walk(settings: Settings, console: Console) -> None:
-    from deployments.spec.model import Scale
+    from deployments.specs.model import Scale
     from training.run.options import RunOptions
 
     start = time.monotonic()

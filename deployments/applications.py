@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from deployments.settings import ServingSettings
-from deployments.spec.model import Deployment, Scale
-from deployments.spec.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.model import Deployment, Scale
+from deployments.specs.record import DeploymentRecord, PipelineDeployment
 
 if TYPE_CHECKING:
     # Whoever only writes the configuration is spared a second of imports.

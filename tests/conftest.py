@@ -18,7 +18,7 @@ from cluster.local import lifecycle
 from cluster.local.lifecycle import Cluster
 from cluster.rollout import reconcile
 from cluster.settings import Settings
-from deployments.spec.model import Scale
+from deployments.specs.model import Scale
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle
 from training.registry.model_registry import Registry

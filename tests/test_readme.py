@@ -72,7 +72,7 @@ def test_a_recipe_of_your_own_is_valid_as_printed(tmp_path: Path, monkeypatch: p
 
 
 def test_the_pipelines_are_valid_as_printed(tmp_path: Path) -> None:
-    from deployments.spec import pipeline_files
+    from deployments.specs import pipeline_files
 
     (yaml,) = [block for block in blocks("yaml") if "root:" in block]
     (code,) = [block for block in blocks("python") if "pipeline = Pipeline" in block]

@@ -177,7 +177,7 @@ def deploy(
 ) -> None:
     """Serve a published version at /v2/models/NAME."""
     from cluster.rollout import reconcile
-    from deployments.spec.model import Scale
+    from deployments.specs.model import Scale
 
     settings = context.settings
     scale = Scale(
@@ -205,7 +205,7 @@ def apply(
 ) -> None:
     """Serve a pipeline of deployed models at /v2/models/NAME."""
     from cluster.rollout import reconcile
-    from deployments.spec import pipeline_files
+    from deployments.specs import pipeline_files
 
     settings, pipeline = context.settings, pipeline_files.load_pipeline(file)
     cluster = lifecycle.require_cluster(settings)

@@ -7,11 +7,11 @@ import json
 
 from cluster.settings import Settings
 from deployments.pipelines.resolve import PipelineResolver
-from deployments.spec import signature
-from deployments.spec.model import Deployment
-from deployments.spec.pipeline import Pipeline
-from deployments.spec.record import DeploymentRecord, PipelineDeployment
-from deployments.spec.signature import Signature
+from deployments.specs import signature
+from deployments.specs.model import Deployment
+from deployments.specs.pipeline import Pipeline
+from deployments.specs.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.signature import Signature
 from deployments.state.store import DeploymentStore
 from training.bundle.manifest import EXAMPLE_FILE
 from training.errors import UserError

@@ -17,9 +17,9 @@ from cluster.local.lifecycle import Cluster
 from cluster.rollout import dependents
 from cluster.settings import Settings
 from deployments.applications import CONTROL, build_serve_config
-from deployments.spec.model import Deployment, Dtype, Endpoint, Scale
-from deployments.spec.pipeline import Pipeline
-from deployments.spec.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.model import Deployment, Dtype, Endpoint, Scale
+from deployments.specs.pipeline import Pipeline
+from deployments.specs.record import DeploymentRecord, PipelineDeployment
 from deployments.state.store import DeploymentStore
 from training.errors import ServiceError, UserError
 

@@ -7,8 +7,8 @@ from typing import Any
 from deployments.control.status import DeploymentStatus
 from deployments.pipelines.plan import pipeline_signature
 from deployments.settings import ServingSettings
-from deployments.spec.model import Deployment
-from deployments.spec.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
+from deployments.specs.model import Deployment
+from deployments.specs.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from training.bundle.load import verify_bundle
 from training.bundle.manifest import EXAMPLE_FILE, Manifest
 from training.errors import BundleError

@@ -14,8 +14,8 @@ from deployments.control import pipeline_schemas, schemas
 from deployments.control.catalog import Catalog
 from deployments.protocols.arrays import NUMPY
 from deployments.protocols.oip.codec import OutputParameters, Parameters
-from deployments.spec.model import Deployment
-from deployments.spec.record import PipelineEndpoint
+from deployments.specs.model import Deployment
+from deployments.specs.record import PipelineEndpoint
 from training.bundle.manifest import Manifest, TensorSpec
 from training.schema import ClassOutput, ImageInput, TextInput
 

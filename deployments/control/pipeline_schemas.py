@@ -6,8 +6,8 @@ from deployments.control import schemas
 from deployments.pipelines.call import ALL_LABELS
 from deployments.pipelines.plan import pipeline_signature
 from deployments.protocols.predict.codec import IMAGE_TYPES
-from deployments.spec.record import PipelineEndpoint
-from deployments.spec.signature import BranchOutput, ItemOutputs, NamedOutputs, Signature, has_labels
+from deployments.specs.record import PipelineEndpoint
+from deployments.specs.signature import BranchOutput, ItemOutputs, NamedOutputs, Signature, has_labels
 from training.schema import BoxOutput, ImageInput
 
 Schema = dict[str, Any]

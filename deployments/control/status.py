@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.settings import ServingSettings
-from deployments.spec.record import DeploymentRecord
+from deployments.specs.record import DeploymentRecord
 from deployments.state.store import DeploymentStore
 
 STATUS_S = 1.0

@@ -30,7 +30,7 @@ from deployments.server.handle_api import HandleApi
 from deployments.server.layers import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.server.sse import Event
-from deployments.spec.model import Endpoint
+from deployments.specs.model import Endpoint
 from training.bundle.load import load_bundle
 from training.registry import storage
 from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from deployments.models import compiled
 from deployments.protocols.arrays import Rows
-from deployments.spec.model import Endpoint
+from deployments.specs.model import Endpoint
 from training.bundle.manifest import Manifest
 from training.errors import UserError
 from training.schema import SeriesInput, TextInput, max_sequence_length

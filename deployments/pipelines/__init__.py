@@ -5,7 +5,7 @@ Request walk: socket -> HAProxy -> deployments.server.routes -> routes.py -> run
 A pipeline pins nothing: a step is whatever is deployed under its name just now.
 """
 
-from deployments.spec.conditions import (
+from deployments.specs.conditions import (
     CountCondition,
     FeatureCondition,
     LabelCondition,
@@ -14,7 +14,7 @@ from deployments.spec.conditions import (
     PatternCondition,
     PresenceCondition,
 )
-from deployments.spec.pipeline import Branch, Case, Ensemble, FanOut, ModelNode, Pipeline, PipelineScale, Sequence
+from deployments.specs.pipeline import Branch, Case, Ensemble, FanOut, ModelNode, Pipeline, PipelineScale, Sequence
 
 __all__ = [
     "Branch",

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from deployments.protocols.predict.images import FORMATS
-from deployments.spec.pipeline import AdapterName
-from deployments.spec.signature import common_output, describe_input, describe_output
+from deployments.specs.pipeline import AdapterName
+from deployments.specs.signature import common_output, describe_input, describe_output
 from training.data import images
 from training.errors import UserError
 from training.schema import (

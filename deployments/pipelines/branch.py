@@ -12,8 +12,8 @@ from deployments.pipelines.call import (
     run_concurrently,
 )
 from deployments.pipelines.node import PlanNode
-from deployments.spec.pipeline import Branch
-from deployments.spec.signature import BranchOutput, NamedOutputs, common_output, describe_output, merge_inputs
+from deployments.specs.pipeline import Branch
+from deployments.specs.signature import BranchOutput, NamedOutputs, common_output, describe_output, merge_inputs
 from training.errors import UserError
 from training.schema import NumberOutput
 

@@ -14,8 +14,8 @@ from deployments.pipelines.call import (
     run_concurrently,
 )
 from deployments.pipelines.node import PlanNode
-from deployments.spec.pipeline import Ensemble
-from deployments.spec.signature import common_output, describe_output, merge_inputs, same_output
+from deployments.specs.pipeline import Ensemble
+from deployments.specs.signature import common_output, describe_output, merge_inputs, same_output
 from training.errors import UserError
 from training.schema import ClassOutput, NumberOutput
 

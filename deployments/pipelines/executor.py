@@ -22,8 +22,8 @@ from deployments.pipelines.call import ALL_LABELS, ModelCall, Raw, RequestContex
 from deployments.pipelines.plan import build_plan
 from deployments.protocols.predict.codec import IMAGE_TYPES, parse_json_request
 from deployments.server.sse import Event
-from deployments.spec.record import PipelineEndpoint
-from deployments.spec.signature import has_labels
+from deployments.specs.record import PipelineEndpoint
+from deployments.specs.signature import has_labels
 from training.schema import ImageInput
 
 # A step is given up a little before the whole request is, so that the one that is late can be named.

@@ -2,7 +2,7 @@
 
 from deployments.pipelines.call import Raw, RequestContext, RowBatch, encode_json, run_concurrently
 from deployments.pipelines.node import PlanNode
-from deployments.spec.signature import NamedOutputs, merge_inputs
+from deployments.specs.signature import NamedOutputs, merge_inputs
 
 
 class FanOutPlan:

@@ -8,8 +8,8 @@ import msgspec
 from deployments.errors import ClientError
 from deployments.pipelines.call import NodeError, Raw, RequestContext, RowBatch
 from deployments.protocols.predict.outputs import BOUNDS, REQUESTS
-from deployments.spec.pipeline import ModelNode
-from deployments.spec.signature import MODEL_OUTPUTS, Signature, has_labels
+from deployments.specs.pipeline import ModelNode
+from deployments.specs.signature import MODEL_OUTPUTS, Signature, has_labels
 from training.errors import UserError
 
 

@@ -14,9 +14,9 @@ from deployments.pipelines.fan_out import FanOutPlan
 from deployments.pipelines.model_node import ModelNodePlan
 from deployments.pipelines.node import PlanNode
 from deployments.pipelines.sequence import SequencePlan
-from deployments.spec.pipeline import Branch, Ensemble, FanOut, ModelNode, Pipeline, Sequence
-from deployments.spec.record import PipelineEndpoint
-from deployments.spec.signature import Signature
+from deployments.specs.pipeline import Branch, Ensemble, FanOut, ModelNode, Pipeline, Sequence
+from deployments.specs.record import PipelineEndpoint
+from deployments.specs.signature import Signature
 
 
 def build_plan(endpoint: PipelineEndpoint) -> PlanNode:

@@ -19,7 +19,7 @@ from deployments.server.bind_host import bind_replica_port
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.layers import compose_http
-from deployments.spec.record import PipelineEndpoint
+from deployments.specs.record import PipelineEndpoint
 
 STATUS_S = 1.0
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 
 from deployments.pipelines.plan import build_plan, pipeline_signature
 from deployments.settings import Limits
-from deployments.spec.model import Deployment
-from deployments.spec.pipeline import Pipeline
-from deployments.spec.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
-from deployments.spec.signature import Signature
+from deployments.specs.model import Deployment
+from deployments.specs.pipeline import Pipeline
+from deployments.specs.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
+from deployments.specs.signature import Signature
 from training.errors import UserError
 
 SignatureOf = Callable[[Deployment], Signature]

@@ -14,8 +14,8 @@ from deployments.pipelines.call import (
     run_concurrently,
 )
 from deployments.pipelines.node import PlanNode
-from deployments.spec.pipeline import AdapterName
-from deployments.spec.signature import ItemOutputs
+from deployments.specs.pipeline import AdapterName
+from deployments.specs.signature import ItemOutputs
 
 
 class SequencePlan:

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
 
-from deployments.spec.model import Deployment
-from deployments.spec.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.model import Deployment
+from deployments.specs.record import DeploymentRecord, PipelineDeployment
 
 _METADATA = MetaData()
 _DEPLOYMENTS = Table(

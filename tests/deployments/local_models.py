@@ -15,10 +15,10 @@ from deployments.models.replica import ServedModel
 from deployments.pipelines import Pipeline
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.settings import Limits
-from deployments.spec import signature
-from deployments.spec.model import Endpoint
-from deployments.spec.record import PipelineEndpoint
-from deployments.spec.signature import Signature
+from deployments.specs import signature
+from deployments.specs.model import Endpoint
+from deployments.specs.record import PipelineEndpoint
+from deployments.specs.signature import Signature
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 

@@ -21,7 +21,7 @@ lifecycle.set_ray_environment(SETTINGS)
 from cluster.rollout import reconcile
 from deployments.protocols.predict import outputs
 from deployments.protocols.predict.outputs import format_predictions
-from deployments.spec.model import Scale
+from deployments.specs.model import Scale
 from training import tasks
 from training.bundle.load import Bundle, load_bundle
 from training.data.preprocessing import prepare_dataset, tokenize_row, truncate_tokens

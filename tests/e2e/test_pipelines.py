@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from cluster.local.lifecycle import Cluster
 from cluster.rollout import reconcile
 from cluster.settings import Settings
-from deployments.spec import pipeline_files
-from deployments.spec.model import Scale
+from deployments.specs import pipeline_files
+from deployments.specs.model import Scale
 from tests.conftest import FEATURES, Shoal, save_table, serve, until
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle

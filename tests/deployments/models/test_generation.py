@@ -15,7 +15,7 @@ from deployments.control.openapi import model_paths
 from deployments.models.generation import IncrementalDetokenizer, TextGenerator
 from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.predict.outputs import TextRequest
-from deployments.spec.model import Deployment, Endpoint
+from deployments.specs.model import Deployment, Endpoint
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 from training.data.tokenizer import Tokenizer

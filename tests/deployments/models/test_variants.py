@@ -11,7 +11,7 @@ from deployments.models.compiled import CompiledNet
 from deployments.models.replica import ServedModel
 from deployments.protocols.predict.codec import PredictCodec, encode_json
 from deployments.settings import Limits
-from deployments.spec.model import Dtype, Endpoint
+from deployments.specs.model import Dtype, Endpoint
 from training.bundle.load import load_bundle, verify_bundle
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle

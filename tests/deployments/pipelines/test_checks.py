@@ -9,9 +9,9 @@ import pytest
 from deployments.pipelines import Branch, Case, Ensemble, FanOut, LabelCondition, ModelNode, Pipeline
 from deployments.pipelines.resolve import PipelineResolver
 from deployments.settings import Limits
-from deployments.spec import pipeline_files
-from deployments.spec.model import Deployment, Endpoint
-from deployments.spec.record import PipelineDeployment
+from deployments.specs import pipeline_files
+from deployments.specs.model import Deployment, Endpoint
+from deployments.specs.record import PipelineDeployment
 from tests.deployments.local_models import LocalModels
 from tests.deployments.small_models import AB
 from training.errors import UserError

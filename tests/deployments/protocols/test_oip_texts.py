@@ -14,7 +14,7 @@ from deployments import errors
 from deployments.control.openapi import model_paths
 from deployments.models.replica import ServedModel
 from deployments.protocols.oip import binary
-from deployments.spec.model import Deployment, Endpoint
+from deployments.specs.model import Deployment, Endpoint
 from tests.deployments.protocols.test_predict_tasks import TEXTS, TOKENISER, WORDS
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle

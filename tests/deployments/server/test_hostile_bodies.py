@@ -22,7 +22,7 @@ from deployments.server.authentication import Caller
 from deployments.server.layers import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
-from deployments.spec.model import Endpoint
+from deployments.specs.model import Endpoint
 from tests.deployments.local_models import LocalModels
 from tests.deployments.server import hostile
 from tests.deployments.server.hostile import Hostile

@@ -16,7 +16,7 @@ from deployments.server.layers import compose_http
 from deployments.server.request_limits import CHECK_INTERVAL_S, RequestLimits, read_body
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
-from deployments.spec.model import Endpoint
+from deployments.specs.model import Endpoint
 from training.bundle.load import verify_bundle
 
 KEY = "a key"

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from deployments.settings import Limits
-from deployments.spec.model import Deployment, Scale
-from deployments.spec.pipeline import Pipeline
-from deployments.spec.signature import Signature
+from deployments.specs.model import Deployment, Scale
+from deployments.specs.pipeline import Pipeline
+from deployments.specs.signature import Signature
 from training.schema import StrictModel
 
 

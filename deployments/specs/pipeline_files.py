@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from deployments.spec.pipeline import Pipeline
+from deployments.specs.pipeline import Pipeline
 from training.errors import UserError, summarize_validation_error
 
 

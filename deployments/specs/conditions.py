@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from deployments.spec.signature import describe_input, describe_output
+from deployments.specs.signature import describe_input, describe_output
 from training.errors import UserError
 from training.schema import (
     BoxOutput,

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from deployments.spec.conditions import Condition
-from deployments.spec.model import Scale
+from deployments.specs.conditions import Condition
+from deployments.specs.model import Scale
 from training.schema import StrictModel
 
 AdapterName = Literal["text", "label", "scores", "record", "spans", "crops", "reconstruction", "latent"]
