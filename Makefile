@@ -42,8 +42,8 @@ bench: $(VENV)/.dev
 
 # Compile the gRPC messages anew, after a change of open_inference.proto.
 proto: $(VENV)/.dev
-	$(BIN)/python -m grpc_tools.protoc --proto_path deployments/rpc \
-		--descriptor_set_out deployments/rpc/open_inference.binpb open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path deployments/protocols/grpc \
+		--descriptor_set_out deployments/protocols/grpc/open_inference.binpb open_inference.proto
 
 down:
 	@if [ -x $(BIN)/shoal ]; then $(BIN)/shoal down; else echo "down: nothing was ever set up"; fi
