@@ -1,33 +1,41 @@
 """The errors that training, bundles and the registry raise.
 
-Every message gives the value, the rule and the remedy. `Mistake` is the caller's to mend (the command line exits
-with 2), `Failure` is not (it exits with 1).
+Every message gives the value, the rule and the remedy. `UserError`: the caller can correct it (the command line exits
+with 2). `ServiceError`: the request was valid and failed (exit code 1).
 """
 
-from pydantic import ValidationError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ShoalError(Exception):
-    """Anything that Shoal refuses or fails to do, said in one line."""
+    """Base class of what Shoal raises; its message is one line."""
 
 
 class UserError(ShoalError):
-    """What was asked for cannot be: a name, a value or a file is wrong."""
+    """The request is invalid: a name, a value or a file is wrong."""
 
 
 class BundleError(UserError):
-    """A bundle that cannot be trusted or read; the message names the file."""
+    """A bundle that cannot be read or fails its checks; the message names the file."""
 
 
 class ServiceError(ShoalError):
-    """What was asked for was right and did not work."""
+    """A valid request that failed."""
 
 
 def summarize_validation_error(error: ValidationError) -> str:
-    """Say all that a validation found in one line: where, what, and the value."""
+    """Format all problems of a validation in one line: location, message, value."""
     problems = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "value"
-        got = "" if item["type"] in ("missing", "extra_forbidden") else f" (got {item['input']!r:.80})"
-        problems.append(f"{where}: {item['msg']}{got}")
+        location = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        # The value of a whole model would be all its keys.
+        shows_value = location and item["type"] not in ("missing", "extra_forbidden", "renamed_key")
+        value = f" (got {item['input']!r:.80})" if shows_value else ""
+        problems.append(f"{location}: {message}{value}" if location else message)
     return "; ".join(problems)

@@ -1,6 +1,6 @@
-"""Training's own part of the settings: where runs, artefacts and the registry live.
+"""Training's part of the settings: where runs, artifacts and the registry are stored.
 
-`cluster.settings` composes it with the other parts; `python -m training` reads it alone.
+`cluster.settings` composes it with the other parts; `python -m training.run` reads this part only.
 """
 
 import re
@@ -17,26 +17,25 @@ class TrainingSettings(BaseSettings):
         env_prefix="SHOAL_", env_nested_delimiter="__", frozen=True, validate_default=True
     )
 
-    home: Path = Field(Path("~/.shoal"), description="The folder that holds everything Shoal keeps on this machine.")
+    home: Path = Field(Path("~/.shoal"), description="The folder of everything that Shoal stores on this machine.")
     registry_uri: str = Field(
         "",
-        description="MLflow store of runs, models and versions: a SQLAlchemy or http(s) URI. "
-        "Empty: SQLite in HOME/registry.db.",
+        description="MLflow store of runs, models and versions: a SQLAlchemy or http(s) URI. Empty: SQLite in "
+        "HOME/registry.db.",
     )
     artifacts_uri: str = Field(
         "",
-        description="Where bundles and checkpoints go: a folder or an object-store URI. Empty: HOME/artifacts.",
+        description="Where bundles and checkpoints are stored: a folder or an object-store URI. Empty: HOME/artifacts.",
     )
-
     country: str = Field(
         "",
         pattern="^([A-Z]{3})?$",
-        description="ISO 3166 code of three letters, as DEU, whose grid estimates a run's CO2. Empty: not estimated.",
+        description="ISO 3166 code of three letters, as DEU: the grid that CO2 is estimated by. Empty: not estimated.",
     )
 
     @field_validator("home")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
+    def _resolve_home(cls, home: Path) -> Path:
         try:
             return home.expanduser().resolve()
         except RuntimeError as error:
@@ -44,17 +43,17 @@ class TrainingSettings(BaseSettings):
 
     @property
     def registry(self) -> str:
-        """The MLflow URI in force."""
+        """The MLflow URI, with its default."""
         return self.registry_uri or f"sqlite:///{self.home / 'registry.db'}"
 
     @property
     def artifacts(self) -> str:
-        """The folder or URI in force."""
+        """The folder or URI of artifacts, with its default."""
         if "://" in self.artifacts_uri:
             return self.artifacts_uri
         return str(Path(self.artifacts_uri).resolve() if self.artifacts_uri else self.home / "artifacts")
 
 
 def mask_passwords(value: object) -> str:
-    """A value as it may be printed: a password inside a URI is hidden."""
+    """Format a value for printing, without the password that a URI in it may hold."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))

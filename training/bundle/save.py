@@ -1,8 +1,8 @@
-"""Save: a trained net is exported, and its bundle folder written and sealed.
+"""Save: exports a trained net and writes its bundle, the manifest last.
 
-Train walk: training.worker.finalize -> [save.py] -> training.registry
+Train walk: training.worker.finalize -> [training.bundle.save] -> training.bundle.exported_program
 """
-# Shapes: B rows of a batch (dynamic), T steps of a row (dynamic where rows have any), C classes, Z latent numbers.
+# Shapes: B rows of a batch (dynamic), T time steps or tokens of a row (dynamic), C classes, Z latent size.
 
 import json
 import platform
@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from training.bundle import card
-from training.bundle.datatypes import DATATYPES
+from training.bundle.card import render_card
+from training.bundle.datatypes import DATATYPES, datatype_of_torch
 from training.bundle.exported_program import export_program
 from training.bundle.manifest import (
     CARD_FILE,
@@ -31,73 +32,104 @@ from training.bundle.manifest import (
     TensorSpec,
     sha256,
 )
+from training.bundle.program_archive import refuse_pickles
 from training.data.tokenizer import Tokenizer
 from training.errors import UserError
 from training.schema import ImageInput, SeriesInput, TextInput, max_sequence_length
 
+# A text generator's example is the beginning of a row, which is a whole training text.
+MAX_PROMPT_CHARACTERS = 80
+
 
 def save_bundle(
-    folder: Path,
+    folder: str | Path,
     net: nn.Module,
     *,
     inputs: Tensor,
     info: ModelInfo,
+    overwrite: bool = False,
     outputs: tuple[str, ...] = ("logits",),
     tokenizer: Tokenizer | None = None,
     example: Any = None,
     decoder: Callable[[Tensor], Tensor] | None = None,
     images: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Export a trained net and write its bundle folder.
+    """Export a trained net and write its bundle.
 
     Args:
-        folder: is made; must not exist yet.
-        net: on the CPU; takes one tensor (B, ...) and gives what `about.answer` says.
-        inputs: at least two real rows, shape (B, ...), of the type that callers will send.
-        about: what the card says.
-        outputs: names of the tensors that the net gives.
-        tokeniser: for text.
-        example: one real row in words; needed for text, else taken from `inputs`.
-        decoder: for pictures: latent numbers (B, Z) to pictures.
-        pictures: PNG files for the card, by name.
+        folder: is created, once everything in it is written.
+        net: on the CPU; takes one tensor (B, ...) and returns what `info.output_schema` describes.
+        inputs: at least two real rows, shape (B, ...), of the dtype that callers will send.
+        info: what the manifest and the card say.
+        overwrite: whether a bundle that is at `folder` is replaced.
+        outputs: names of the tensors that the net returns.
+        tokenizer: of a text model.
+        example: one real row as JSON; required for text, otherwise taken from `inputs`.
+        decoder: of an image generator: latent vectors (B, Z) to images.
+        images: PNG files for the card, by file name.
 
     Raises:
-        Mistake: the net cannot be exported with free dimensions, or does not give what `about.answer` says.
+        UserError: `folder` exists, or is no bundle that could be overwritten; the net cannot be exported with dynamic
+            dimensions, or returns something else than `info.output_schema` describes.
     """
-    net, longest = net.eval(), max_sequence_length(info.input_schema)
-    if longest is not None and inputs.shape[1] < 2:
-        filling = (0, 0) * (inputs.ndim - 2) + (0, 1)
-        inputs = torch.nn.functional.pad(inputs, filling, value=info.input_schema.padding_value)  # type: ignore[union-attr]
+    folder = Path(folder)
+    _refuse_existing(folder, overwrite)
+    net, max_length = net.eval(), max_sequence_length(info.input_schema)
+    if max_length is not None and inputs.shape[1] < 2:
+        padding = (0, 0) * (inputs.ndim - 2) + (0, 1)
+        inputs = torch.nn.functional.pad(inputs, padding, value=info.input_schema.padding_value)  # type: ignore[union-attr]
     with torch.inference_mode():
-        given = net(inputs)
-    given = given if isinstance(given, tuple) else (given,)
-    described = describe_tensors(info, inputs, given, outputs, tokenizer)
-    written = export_program(net, inputs, longest)
-    folder.mkdir(parents=True)
-    torch.export.save(written, folder / PROGRAM_FILE)
-    if tokenizer:
-        (folder / TOKENIZER_FILE).write_text(tokenizer.to_json())
-    if decoder:
-        latent = torch.zeros(2, given[1].shape[1])
-        torch.export.save(export_program(_FunctionModule(decoder, net), latent), folder / DECODER_FILE)
-    for name, content in (images or {}).items():
-        (folder / name).write_bytes(content)
+        output = net(inputs)
+    tensors = output if isinstance(output, tuple) else (output,)
+    specs = describe_tensors(info, inputs, tensors, outputs, tokenizer)
+    program = export_program(net, inputs, max_length)
     request: dict[str, JsonValue] = {"inputs": [_example_input(info, inputs[0], example)]}
-    (folder / EXAMPLE_FILE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
-    return _write_manifest(folder, info, described, sorted(images or {}))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        bundle = Path(temporary) / folder.name
+        bundle.mkdir()
+        _write_program(bundle / PROGRAM_FILE, program)
+        if tokenizer:
+            (bundle / TOKENIZER_FILE).write_text(tokenizer.to_json())
+        if decoder:
+            latent = torch.zeros(2, tensors[1].shape[1])
+            _write_program(bundle / DECODER_FILE, export_program(_FunctionModule(decoder, net), latent))
+        for name, content in (images or {}).items():
+            (bundle / name).write_bytes(content)
+        (bundle / EXAMPLE_FILE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
+        manifest = _write_manifest(bundle, info, specs, sorted(images or {}))
+        if folder.exists():
+            folder.rename(Path(temporary) / "replaced")
+        bundle.rename(folder)
+    return manifest
 
 
-def _write_manifest(folder: Path, about: ModelInfo, described: tuple[TensorSpec, ...], pictures: list[str]) -> Manifest:
-    """Write the card, then the manifest over everything."""
+def _refuse_existing(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{folder} exists already; choose another folder, or save_bundle(..., overwrite=True)")
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UserError(f"{folder} is no bundle, so it is not overwritten; choose another folder")
+
+
+def _write_program(path: Path, program: torch.export.ExportedProgram) -> None:
+    torch.export.save(program, path)
+    # A torch with another archive layout shows here, not when the bundle is deployed.
+    refuse_pickles(path)
+
+
+def _write_manifest(folder: Path, info: ModelInfo, specs: tuple[TensorSpec, ...], images: list[str]) -> Manifest:
+    """Write the card, then the manifest with the checksums of all other files."""
     manifest = Manifest(
-        **dict(about),
+        **dict(info),
         created=datetime.now(UTC).replace(microsecond=0),
-        inputs=(described[0],),
-        outputs=described[1:],
+        inputs=(specs[0],),
+        outputs=specs[1:],
         versions={"torch": torch.__version__, "shoal": version("shoal"), "python": platform.python_version()},
         files={},
     )
-    (folder / CARD_FILE).write_text(card.render_card(manifest, pictures))
+    (folder / CARD_FILE).write_text(render_card(manifest, images))
     files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     manifest = manifest.model_copy(update={"files": files})
     manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
@@ -106,7 +138,7 @@ def _write_manifest(folder: Path, about: ModelInfo, described: tuple[TensorSpec,
 
 
 class _FunctionModule(nn.Module):
-    """A function of a net as a net of its own, with the same weights."""
+    """A function of a net as a module of its own, with the net's weights."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], net: nn.Module) -> None:
         super().__init__()
@@ -116,57 +148,84 @@ class _FunctionModule(nn.Module):
         return self._function(x)
 
 
-def _example_input(about: ModelInfo, row: Tensor, example: Any) -> JsonValue:
-    if isinstance(about.input_schema, TextInput):
-        if example is None:
-            raise UserError("a bundle for text needs `example`: one real row in words")
-        said: JsonValue = example[:80] if about.output_schema.kind == "text" else example
-        return said
-    return about.input_schema.to_example(row)
+def _example_input(info: ModelInfo, row: Tensor, example: Any) -> JsonValue:
+    if not isinstance(info.input_schema, TextInput):
+        return info.input_schema.to_example(row)
+    if example is None:
+        raise UserError("a text model needs `example`; give one real row as JSON")
+    text: JsonValue = example[:MAX_PROMPT_CHARACTERS] if info.output_schema.kind == "text" else example
+    return text
 
 
 def describe_tensors(
     info: ModelInfo, inputs: Tensor, outputs: tuple[Tensor, ...], names: tuple[str, ...], tokenizer: Tokenizer | None
 ) -> tuple[TensorSpec, ...]:
-    """Describe input and outputs, after checking that they are what words and answer say."""
-    stepped = isinstance(info.input_schema, TextInput | SeriesInput)
-    rows, steps = len(inputs), inputs.shape[1] if stepped else 0
-    wanted = _expected_shapes(info, rows, steps, tokenizer)
-    shapes = [tuple(tensor.shape) for tensor in outputs]
-    if len(shapes) != len(wanted) or any(
-        len(shape) != len(want) or any(n not in (None, got) for n, got in zip(want, shape, strict=True))
-        for shape, want in zip(shapes, wanted, strict=True)
-    ):
-        said = " and ".join(str(tuple("any" if n is None else n for n in want)) for want in wanted)
-        raise UserError(
-            f"the net gives {' and '.join(map(str, shapes))} for {rows} rows; a model whose answer is "
-            f"{info.output_schema.kind} must give {said}: {(type(info.output_schema).__doc__ or '').strip()}"
-        )
-    described = []
+    """Describe the input and output tensors of a net.
+
+    Args:
+        info: gives the schemas.
+        inputs: rows of shape (B, ...).
+        outputs: what the net returned for them.
+        names: of the outputs.
+        tokenizer: of a text model.
+
+    Returns:
+        The input's spec, then one for each output.
+
+    Raises:
+        UserError: the outputs have other shapes than the output schema, or a dtype that no protocol carries.
+    """
+    has_time_axis = isinstance(info.input_schema, TextInput | SeriesInput)
+    _check_shapes(info, inputs, outputs, inputs.shape[1] if has_time_axis else 0, tokenizer)
+    specs = []
     for name, tensor in zip(("input", *names), (inputs, *outputs), strict=True):
-        if tensor.dtype not in DATATYPES:
-            raise UserError(f"the net takes or gives {tensor.dtype}; convert to one of {', '.join(DATATYPES.values())}")
-        free = 2 if stepped and (name == "input" or info.output_schema.kind in ("spans", "text")) else 1
-        shape = (*[-1] * free, *tensor.shape[free:])
-        described.append(TensorSpec(name=name, datatype=DATATYPES[tensor.dtype], shape=shape))
-    return tuple(described)
+        datatype = datatype_of_torch(tensor.dtype)
+        if datatype is None:
+            raise UserError(f"the net takes or returns {tensor.dtype}; convert it to one of {', '.join(DATATYPES)}")
+        per_token = has_time_axis and (name == "input" or info.output_schema.kind in ("spans", "text"))
+        dynamic_dims = 2 if per_token else 1
+        shape = (*[-1] * dynamic_dims, *tensor.shape[dynamic_dims:])
+        specs.append(TensorSpec(name=name, datatype=datatype, shape=shape))
+    return tuple(specs)
+
+
+def _check_shapes(
+    info: ModelInfo, inputs: Tensor, outputs: tuple[Tensor, ...], time_steps: int, tokenizer: Tokenizer | None
+) -> None:
+    """Raise UserError unless the outputs have the shapes of the output schema."""
+    expected = _expected_shapes(info, len(inputs), time_steps, tokenizer)
+    shapes = [tuple(tensor.shape) for tensor in outputs]
+    if len(shapes) == len(expected) and all(map(_fits, shapes, expected)):
+        return
+    expected_text = " and ".join(str(tuple("any" if size is None else size for size in shape)) for shape in expected)
+    schema = info.output_schema
+    raise UserError(
+        f"the net returns {' and '.join(map(str, shapes))} for {len(inputs)} rows; a model with output "
+        f"{schema.kind!r} must return {expected_text}: {(type(schema).__doc__ or '').strip()}"
+    )
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        size in (None, actual) for size, actual in zip(expected, shape, strict=True)
+    )
 
 
 def _expected_shapes(
-    about: ModelInfo, rows: int, steps: int, tokeniser: Tokenizer | None
+    info: ModelInfo, rows: int, time_steps: int, tokenizer: Tokenizer | None
 ) -> list[tuple[int | None, ...]]:
-    """The shapes that an answer's outputs have; None for any size."""
-    answer = about.output_schema
-    if answer.kind == "classes":
-        return [(rows, len(answer.labels))]
-    if answer.kind == "number":
+    """The shapes of the outputs by the output schema; None is any size."""
+    schema = info.output_schema
+    if schema.kind == "classes":
+        return [(rows, len(schema.labels))]
+    if schema.kind == "number":
         return [(rows, 1)]
-    if answer.kind == "spans":
-        return [(rows, steps, 1 + 2 * len(answer.labels))]
-    if answer.kind == "text":
-        return [(rows, steps, len(tokeniser) if tokeniser else None)]
-    if answer.kind == "boxes":
+    if schema.kind == "spans":
+        return [(rows, time_steps, 1 + 2 * len(schema.labels))]
+    if schema.kind == "text":
+        return [(rows, time_steps, len(tokenizer) if tokenizer else None)]
+    if schema.kind == "boxes":
         return [(rows, None, 6)]
-    picture = about.input_schema
-    size = (picture.channels, picture.height, picture.width) if isinstance(picture, ImageInput) else (None,) * 3
-    return [(rows, *size), (rows, answer.latent_size), (rows, answer.latent_size)]
+    image = info.input_schema
+    size = (image.channels, image.height, image.width) if isinstance(image, ImageInput) else (None,) * 3
+    return [(rows, *size), (rows, schema.latent_size), (rows, schema.latent_size)]

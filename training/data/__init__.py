@@ -1,1 +1,4 @@
-"""Rows: loaded, cleaned, split without leaking, and turned into the tensors that a net takes."""
+"""Data: rows are loaded, cleaned, split without leaks, and encoded as the tensors that a net takes.
+
+Imports nothing here, so that `image_types` stays light.
+"""

@@ -1,4 +1,4 @@
-"""Augmentation: how a training batch is varied; never held-out rows, never a served request."""
+"""Augmentation: random transforms of training batches; never applied to held-out rows or to served requests."""
 # Shapes: B rows, K channels, H height, W width.
 
 import math
@@ -18,31 +18,31 @@ def random_affine(
     shear: float = 0.25,
     translate: float = 3.0,
 ) -> tuple[Tensor, Tensor]:
-    """Turn, scale, shear and move each picture by its own random amounts.
+    """Rotate, scale, shear and translate each image, every amount drawn uniformly per image.
 
     Args:
         x: any number type, shape (B, K, H, W).
-        targets: left as they are.
-        generator: where the amounts are drawn from.
-        degrees: turned by up to so much either way.
-        scale: each axis scaled by up to exp(scale) either way.
-        shear: up to so much either way.
-        translate: moved by up to so many pixels along each axis.
+        targets: returned unchanged.
+        generator: source of the random amounts.
+        degrees: maximum rotation either way.
+        scale: each axis is scaled by a factor in exp(-scale)..exp(scale).
+        shear: maximum shear factor either way.
+        translate: maximum translation along each axis, in pixels.
 
     Returns:
-        float32, shape (B, K, H, W), where what comes in from outside is 0; and the targets.
+        float32, shape (B, K, H, W), with zeros where the transform reaches outside the image; and the targets.
     """
-    rows, height, width = len(x), x.shape[2], x.shape[3]
+    batch_size, height, width = len(x), x.shape[2], x.shape[3]
 
-    def draw(most: float) -> Tensor:
-        return (torch.rand(rows, generator=generator) * 2 - 1) * most
+    def draw_uniform(limit: float) -> Tensor:
+        return (torch.rand(batch_size, generator=generator) * 2 - 1) * limit
 
-    angle, skew = draw(math.radians(degrees)), draw(shear)
-    scale_x, scale_y = draw(scale).exp(), draw(scale).exp()
+    angle, shear_factor = draw_uniform(math.radians(degrees)), draw_uniform(shear)
+    scale_x, scale_y = draw_uniform(scale).exp(), draw_uniform(scale).exp()
     cos, sin = angle.cos(), angle.sin()
-    theta = torch.empty(rows, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 1] = cos * scale_x, (cos * skew - sin) * scale_y
-    theta[:, 1, 0], theta[:, 1, 1] = sin * scale_x, (sin * skew + cos) * scale_y
-    theta[:, 0, 2], theta[:, 1, 2] = draw(2 * translate / width), draw(2 * translate / height)
+    theta = torch.empty(batch_size, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = cos * scale_x, (cos * shear_factor - sin) * scale_y
+    theta[:, 1, 0], theta[:, 1, 1] = sin * scale_x, (sin * shear_factor + cos) * scale_y
+    theta[:, 0, 2], theta[:, 1, 2] = draw_uniform(2 * translate / width), draw_uniform(2 * translate / height)
     grid = affine_grid(theta, list(x.shape), align_corners=False)
     return grid_sample(x.float(), grid, align_corners=False), targets

@@ -1,68 +1,73 @@
-"""Cleaning: rows are dropped by the recipe's rules before anything is split, and counted."""
-# Shapes: N rows of the set.
+"""Cleaning: drops rows by the recipe's rules before the data set is split, and counts them."""
+# Shapes: N rows of the data set.
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.dataset import Dataset, row_digest
+from training.data.dataset import Dataset, hash_row
 from training.errors import UserError
 from training.recipe.spec import Cleaning
 
+RowMask = NDArray[np.bool_]
 
-def clean_dataset(dataset: Dataset, rules: Cleaning) -> Dataset:
-    """Drop what the recipe says, before anything is divided, and count it.
+
+def clean_dataset(dataset: Dataset, cleaning: Cleaning) -> Dataset:
+    """Drop rows as the recipe says, and count them by reason.
 
     Raises:
-        Mistake: a number is missing and the recipe refuses that.
+        UserError: a number is missing and the recipe refuses that.
     """
     keep = np.ones(len(dataset), dtype=bool)
     missing = _find_missing(dataset)
-    if rules.missing == "refuse" and missing.any():
+    if cleaning.missing == "refuse" and missing.any():
         raise UserError(
-            f"row {int(missing.argmax())} has a value that is missing or not finite; mend it, or set clean.missing to "
-            "drop (the row) or mean (of the training rows)"
+            f"row {int(missing.argmax())} has a value that is missing or not finite; correct it, or set clean.missing "
+            "to drop (the row) or mean (of the training rows)"
         )
-    if rules.missing == "drop":
+    if cleaning.missing == "drop":
         keep &= ~missing
     counts = {"missing": int((~keep).sum())}
-    if rules.duplicates == "drop":
-        repeated, contradictory = _find_duplicates(dataset, keep)
-        keep &= ~repeated & ~contradictory
-        counts |= {"duplicates": int(repeated.sum()), "contradictory": int(contradictory.sum())}
-    dropped = {what: count for what, count in counts.items() if count}
+    if cleaning.duplicates == "drop":
+        duplicates, contradictory = _find_duplicates(dataset, keep)
+        keep &= ~duplicates & ~contradictory
+        counts |= {"duplicates": int(duplicates.sum()), "contradictory": int(contradictory.sum())}
+    dropped_rows = {reason: count for reason, count in counts.items() if count}
     kept = dataset if keep.all() else dataset.select(torch.from_numpy(keep.nonzero()[0]))
-    return replace(kept, dropped_rows=dropped)
+    return replace(kept, dropped_rows=dropped_rows)
 
 
-def _find_missing(dataset: Dataset) -> Any:
-    """Which rows lack a number; bool, shape (N,)."""
-    x = dataset.inputs
-    if isinstance(x, Tensor):
-        if not x.is_floating_point():
-            return np.zeros(len(x), dtype=bool)
-        return (~torch.isfinite(x.reshape(len(x), -1))).any(1).numpy()
-    return np.array([isinstance(row, Tensor) and not bool(torch.isfinite(row).all()) for row in x])
+def _find_missing(dataset: Dataset) -> RowMask:
+    """Find the rows with a number that is missing; bool, shape (N,)."""
+    inputs = dataset.inputs
+    if isinstance(inputs, Tensor):
+        if not inputs.is_floating_point():
+            return np.zeros(len(inputs), dtype=bool)
+        missing: RowMask = (~torch.isfinite(inputs.reshape(len(inputs), -1))).any(1).numpy()
+        return missing
+    return np.array([isinstance(row, Tensor) and not bool(torch.isfinite(row).all()) for row in inputs])
 
 
-def _find_duplicates(dataset: Dataset, keep: Any) -> tuple[Any, Any]:
-    """Which rows came before, and which have an input that stands there with two classes; bool, shape (N,) each."""
-    repeated, contradictory = np.zeros((2, len(dataset)), dtype=bool)
+def _find_duplicates(dataset: Dataset, keep: RowMask) -> tuple[RowMask, RowMask]:
+    """Find the rows that repeat an earlier one, and those whose input occurs with two classes; bool, shape (N,)."""
+    duplicates, contradictory = np.zeros((2, len(dataset)), dtype=bool)
     targets = dataset.targets
-    classes = isinstance(targets, Tensor) and targets.dtype == torch.int64
-    numbers = isinstance(targets, Tensor) and not classes
-    first: dict[bytes, int] = {}
-    rows_of: dict[bytes, list[int]] = {}
+    has_classes = isinstance(targets, Tensor) and targets.dtype == torch.int64
+    has_numbers = isinstance(targets, Tensor) and not has_classes
+    rows_by_hash: dict[bytes, list[int]] = {}
     for row in keep.nonzero()[0].tolist():
-        # Equal inputs with unequal numbers are measurements, no mistake.
-        key = row_digest(dataset.inputs[row]) + (row_digest(targets[row]) if numbers and targets is not None else b"")
-        repeated[row] = first.setdefault(key, row) != row
-        rows_of.setdefault(key, []).append(row)
-    if classes and targets is not None:
-        for rows in rows_of.values():
+        row_hash = hash_row(dataset.inputs[row])
+        if has_numbers and targets is not None:
+            # Equal inputs with different numbers are repeated measurements, not contradictions.
+            row_hash += hash_row(targets[row])
+        equal_rows = rows_by_hash.setdefault(row_hash, [])
+        duplicates[row] = bool(equal_rows)
+        equal_rows.append(row)
+    if has_classes and targets is not None:
+        for rows in rows_by_hash.values():
             if len({int(targets[row]) for row in rows}) > 1:
                 contradictory[rows] = True
-    return repeated & ~contradictory, contradictory
+    return duplicates & ~contradictory, contradictory

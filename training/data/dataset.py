@@ -1,9 +1,9 @@
-"""Data: what a data set is, and how it is cleaned and divided without leaking.
+"""Dataset: rows in memory as their source returned them: texts, images, records.
 
-Train walk: run.py -> loop.py -> [data.py] -> prepare.py
-Rows are still as their source gave them: texts, pictures, records. Knows nothing of nets or Ray.
+Train walk: training.data.preprocessing -> [training.data.dataset]
+Knows nothing of nets or Ray.
 """
-# Shapes: N rows of the set.
+# Shapes: N rows of the data set.
 
 import hashlib
 import json
@@ -16,25 +16,27 @@ from torch import Tensor
 
 from training.errors import UserError
 from training.recipe.load import import_path
+from training.recipe.renamed import renamed_hint
 from training.recipe.spec import Data
 from training.schema import InputSchema
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows that fit in memory, with what a model card must say of them.
+    """Rows that fit in memory, and what a model card states about them.
 
     Attributes:
-        inputs: one a row: a tensor of shape (N, ...) in the type that a caller will send (uint8 pixels, float32
+        inputs: one per row: a tensor of shape (N, ...) in the type that a caller sends (uint8 pixels, float32
             features), or a list of texts, of float32 series (T, F), or of records.
-        targets: one a row: int64 (N,) into `labels` for classes; float32 (N,) for numbers; lists of spans (start, end,
-            label) in characters for tags; float32 (N, M, 5) of x1, y1, x2, y2, label number for boxes, where rows
-            that a picture has no box for are -1; None where the input is its own target.
-        words: how one row is put in words; None for text, whose tokeniser is fitted after the split.
-        labels: names of the classes, span types or boxes, in order; for a number, its one name.
-        source: where the rows are from.
-        licence: under what terms.
-        held_out: int64, the rows that must be the test part; None for a random one.
+        targets: one per row: int64 (N,), indices of `labels`, for classes; float32 (N,) for numbers; lists of spans
+            (start, end, label) in characters; float32 (N, M, 5) of x1, y1, x2, y2, label index for boxes, padded with
+            rows of -1; None where the input is its own target.
+        input_schema: the JSON form of one row; None for text, whose tokenizer is fitted after the split.
+        labels: names of the classes, span labels or box labels, in order; for a number, its one name.
+        source: origin of the rows.
+        license: license of the rows.
+        test_index: int64, the rows of the test split; None for a random split.
+        dropped_rows: how many rows cleaning dropped, by reason.
     """
 
     inputs: Tensor | Sequence[Any]
@@ -53,51 +55,62 @@ class Dataset:
         """sha256 over every row's input and target, in order: the same rows, the same fingerprint."""
         digest = hashlib.sha256()
         for index in range(len(self)):
-            digest.update(row_digest(self.inputs[index]))
-            digest.update(row_digest(None if self.targets is None else self.targets[index]))
+            digest.update(hash_row(self.inputs[index]))
+            digest.update(hash_row(None if self.targets is None else self.targets[index]))
         return digest.hexdigest()
 
-    def select(self, rows: Tensor) -> "Dataset":
-        """The rows of these numbers, in this order; those held out keep their place among them."""
-        held = None
+    def select(self, indices: Tensor) -> "Dataset":
+        """Select rows, in this order; `test_index` is renumbered."""
+        test_index = None
         if self.test_index is not None:
-            held = torch.isin(rows, self.test_index).nonzero().flatten()
+            test_index = torch.isin(indices, self.test_index).nonzero().flatten()
         return replace(
-            self, inputs=_select_values(self.inputs, rows), targets=_select_values(self.targets, rows), test_index=held
+            self,
+            inputs=_select_values(self.inputs, indices),
+            targets=_select_values(self.targets, indices),
+            test_index=test_index,
         )
 
 
 def load_dataset(data: Data) -> Dataset:
     """Call the recipe's source and check what it returned.
 
-    A source returns a Dataset, or an object with three methods: `__len__`, `__getitem__` (row number to input and
-    target) and `about` (the other attributes of a Dataset, as a dict).
+    A source returns a Dataset, or an object with three methods: `__len__`, `__getitem__` (row index to input and
+    target) and `info` (the other attributes of a Dataset, as a dict).
 
     Raises:
-        Mistake: it returned neither, or its rows do not fit each other.
+        UserError: it returned neither, or inputs, targets and labels do not match.
     """
-    found = import_path(data.source)(**data.args)
-    if all(hasattr(found, method) for method in ("__len__", "__getitem__", "about")):
-        found = _collect_rows(found)
-    if not isinstance(found, Dataset):
+    try:
+        dataset = import_path(data.source)(**data.args)
+    except TypeError as error:
+        if hint := renamed_hint(error):
+            raise UserError(f"{data.source}: {error}{hint}") from error
+        raise
+    if all(hasattr(dataset, method) for method in ("__len__", "__getitem__", "info")):
+        dataset = _collect_rows(dataset)
+    if not isinstance(dataset, Dataset):
+        hint = "; 'about' is called 'info' now" if hasattr(dataset, "about") else ""
         raise UserError(
-            f"{data.source} returned a {type(found).__name__}; return a training.data.dataset.Dataset, or an object with "
-            "__len__, __getitem__ and about"
+            f"{data.source} returned a {type(dataset).__name__}; return a training.Dataset, or an object with "
+            f"__len__, __getitem__ and info{hint}"
         )
-    _validate(found, data.source)
-    return found
+    _validate_dataset(dataset, data.source)
+    return dataset
 
 
 def _collect_rows(rows: Any) -> Dataset:
-    """Turn an object with the three methods into a Dataset; what is all tensors of one shape is stacked."""
+    """Convert an object with the three methods to a Dataset; tensors of one shape are stacked."""
     inputs, targets = zip(*(rows[index] for index in range(len(rows))), strict=True)
-    about = dict(rows.about())
+    info = dict(rows.info())
     try:
         return Dataset(
-            inputs=_stack_values(inputs), targets=None if targets[0] is None else _stack_values(targets), **about
+            inputs=_stack_values(inputs), targets=None if targets[0] is None else _stack_values(targets), **info
         )
     except TypeError as error:
-        raise UserError(f"{type(rows).__name__}.about(): {error}; give the attributes of a Dataset") from None
+        raise UserError(
+            f"{type(rows).__name__}.info(): {error}; return attributes of a Dataset{renamed_hint(error)}"
+        ) from None
 
 
 def _stack_values(values: Sequence[Any]) -> Tensor | list[Any]:
@@ -111,18 +124,20 @@ def _stack_values(values: Sequence[Any]) -> Tensor | list[Any]:
     return list(values)
 
 
-def _validate(dataset: Dataset, source: str) -> None:
+def _validate_dataset(dataset: Dataset, source: str) -> None:
     targets = dataset.targets
     if not len(dataset):
         raise UserError(f"{source}: no rows")
     if targets is not None and len(dataset.inputs) != len(targets):
-        raise UserError(f"{source}: {len(dataset.inputs)} inputs, {len(targets)} targets; give one each")
+        raise UserError(f"{source}: {len(dataset.inputs)} inputs, {len(targets)} targets; return one target per input")
     if not isinstance(targets, Tensor):
         return
     if targets.dtype == torch.int64 and targets.ndim == 1:
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= len(dataset.labels):
-            raise UserError(f"{source}: targets run {low}..{high} over {len(dataset.labels)} labels; name every class")
+            raise UserError(
+                f"{source}: targets are in {low}..{high}, but there are {len(dataset.labels)} labels; name every class"
+            )
     elif targets.dtype != torch.float32:
         raise UserError(f"{source}: targets are {targets.dtype}; make classes int64 of shape (N,), numbers float32")
     elif not torch.isfinite(targets).all():
@@ -130,8 +145,8 @@ def _validate(dataset: Dataset, source: str) -> None:
         raise UserError(f"{source}: the target of row {row} is not finite; drop such rows")
 
 
-def row_digest(row: Any) -> bytes:
-    """A digest of one input or target; texts that differ in outer white space are equal."""
+def hash_row(row: Any) -> bytes:
+    """sha256 of one input or target; surrounding whitespace of a text is ignored."""
     if isinstance(row, Tensor):
         content = f"{row.dtype} {tuple(row.shape)}".encode() + row.contiguous().numpy().tobytes()
     else:
@@ -139,7 +154,7 @@ def row_digest(row: Any) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _select_values(values: Any, rows: Tensor) -> Any:
+def _select_values(values: Any, indices: Tensor) -> Any:
     if values is None or isinstance(values, Tensor):
-        return None if values is None else values[rows]
-    return [values[row] for row in rows.tolist()]
+        return None if values is None else values[indices]
+    return [values[index] for index in indices.tolist()]

@@ -1,8 +1,8 @@
-"""The first layer of a published net: raw values in, centred and scaled values on.
+"""Input layers: the first layer of a published net standardizes numbers and one-hot encodes categories.
 
-Being a layer, it is exported with the net: a served request passes the same arithmetic as a training row, bit for bit.
+As a layer it is exported with the net: a served request passes the same arithmetic as a training row, bit for bit.
 """
-# Shapes: N rows, B rows of a batch, F features or channels, T steps, V levels of one feature.
+# Shapes: N rows, B rows of a batch, F features or channels, T time steps.
 
 from collections.abc import Sequence
 
@@ -11,67 +11,69 @@ from torch import Tensor, nn
 
 
 class Standardize(nn.Module):
-    """(x - mean) / deviation in float32, per column of a table, channel of a picture or feature of a series."""
+    """(x - mean) / std in float32, per column of a table, channel of an image or feature of a series."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, deviation: Tensor, fill: bool = False) -> None:
-        """Keep statistics that broadcast over a batch; with `fill`, a value that is missing (NaN) becomes the mean."""
+    def __init__(self, mean: Tensor, std: Tensor, impute_missing: bool = False) -> None:
+        """Take statistics that broadcast over a batch; with `impute_missing`, NaN becomes the mean."""
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
-        self._fill = fill
+        self.register_buffer("std", std)
+        self._impute_missing = impute_missing
 
     @classmethod
-    def fit(cls, x: Tensor, axis: int = 1, fill: bool = False) -> "Standardize":
-        """Measure the training rows, and only them.
+    def fit(cls, x: Tensor, feature_dim: int = 1, impute_missing: bool = False) -> "Standardize":
+        """Compute the statistics of the training rows.
 
         Args:
-            x: shape (N, ...), any number type; NaN is left out. A constant feature keeps its scale.
-            axis: which one is F.
-            fill: whether a missing value is filled; else NaN stays NaN, as a step that fills up a series must.
+            x: shape (N, ...), any number type; NaN is ignored. A constant feature keeps its scale.
+            feature_dim: the dimension of size F.
+            impute_missing: whether NaN becomes the mean; else it stays NaN, as the padding of a series must.
         """
-        f = torch.moveaxis(x, axis, 0).flatten(1).to(torch.float64)
-        mean = f.nanmean(1)
-        deviation = (f - mean[:, None]).square().nanmean(1).sqrt()
-        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        x_F = torch.moveaxis(x, feature_dim, 0).flatten(1).to(torch.float64)
+        mean_F = x_F.nanmean(1)
+        std_F = (x_F - mean_F[:, None]).square().nanmean(1).sqrt()
+        std_F = torch.where(std_F > 0, std_F, torch.ones_like(std_F))
         shape = [1] * x.ndim
-        shape[axis] = -1
-        return cls(mean.float().reshape(shape), deviation.float().reshape(shape), fill)
+        shape[feature_dim] = -1
+        return cls(mean_F.float().reshape(shape), std_F.float().reshape(shape), impute_missing)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, ...) of any number type to the same shape in float32."""
         scaled = (x.to(torch.float32) - self.mean) / self.std
-        return torch.where(scaled.isnan(), 0.0, scaled) if self._fill else scaled
+        return torch.where(scaled.isnan(), 0.0, scaled) if self._impute_missing else scaled
 
 
 class EncodeColumns(nn.Module):
-    """A table that mixes numbers and levels: numbers are standardised, levels become one column each (one-hot).
+    """A table of numbers and categories: numbers are standardized, categories one-hot encoded.
 
-    A level comes as its place among the feature's levels; one that is missing (NaN) has a 1 in none of the columns.
+    A category comes as its index among those of its feature; a missing one (NaN) is encoded as zeros.
     """
 
-    numbers: Tensor
+    numeric_index: Tensor
 
-    def __init__(self, numbers: Standardize, levels: Sequence[int | None]) -> None:
-        """Take the number of levels of each feature, None for a number."""
+    def __init__(self, standardize: Standardize, category_counts: Sequence[int | None]) -> None:
+        """Take the number of categories of each feature, None for a number."""
         super().__init__()
-        self.standardise = numbers
-        self.register_buffer("numbers", torch.tensor([i for i, count in enumerate(levels) if count is None]))
-        self._levels = [(index, count) for index, count in enumerate(levels) if count is not None]
-        self.width = len(self.numbers) + sum(count for _, count in self._levels)
+        self.standardize = standardize
+        numeric_index = [index for index, count in enumerate(category_counts) if count is None]
+        # The dtype matters where no feature is a number: an empty tensor of floats is no index.
+        self.register_buffer("numeric_index", torch.tensor(numeric_index, dtype=torch.int64))
+        self._categorical = [(index, count) for index, count in enumerate(category_counts) if count is not None]
+        self.out_features = len(numeric_index) + sum(count for _, count in self._categorical)
 
     @classmethod
-    def fit(cls, x_NF: Tensor, levels: Sequence[int | None], fill: bool) -> "EncodeColumns":
-        """Measure the numbers of the training rows."""
-        numbers = [index for index, count in enumerate(levels) if count is None]
-        return cls(Standardize.fit(x_NF[:, numbers], fill=fill), levels)
+    def fit(cls, x_NF: Tensor, category_counts: Sequence[int | None], impute_missing: bool) -> "EncodeColumns":
+        """Compute the statistics of the training rows' numbers."""
+        numeric_index = [index for index, count in enumerate(category_counts) if count is None]
+        return cls(Standardize.fit(x_NF[:, numeric_index], impute_missing=impute_missing), category_counts)
 
     def forward(self, x_BF: Tensor) -> Tensor:
-        """Float32 (B, F) to (B, numbers + all levels)."""
-        hot = [
+        """float32 (B, F) to (B, out_features): the numbers, then a column per category."""
+        one_hot = [
             (x_BF[:, index, None] == torch.arange(count, device=x_BF.device)).to(torch.float32)
-            for index, count in self._levels
+            for index, count in self._categorical
         ]
-        return torch.cat([self.standardise(x_BF[:, self.numbers]), *hot], 1)
+        return torch.cat([self.standardize(x_BF[:, self.numeric_index]), *one_hot], 1)

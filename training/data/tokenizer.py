@@ -1,6 +1,6 @@
-"""Text to tokens and back: fitted on training texts, kept in the bundle as tokenizer.json, run by `tokenizers`.
+"""Tokenizer: text to token ids and back; fitted on training texts, saved in the bundle as tokenizer.json.
 
-The same object reads a training row and a served request.
+The same object encodes a training row and a served request; the Hugging Face `tokenizers` library does the work.
 """
 
 from collections import Counter
@@ -12,52 +12,55 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from training.recipe.spec import TokenizerConfig
 
-PADDING, UNKNOWN, OPEN, CLOSE = "[PAD]", "[UNK]", "[OPEN]", "[CLOSE]"
-_SPECIAL = (PADDING, UNKNOWN, OPEN, CLOSE)
-# The first so many ids stand for no text.
-NUM_SPECIAL_TOKENS = len(_SPECIAL)
-# One character, a line break too; and a word or one sign of punctuation, without the white space between.
+PAD_TOKEN, UNK_TOKEN, PREDICATE_START, PREDICATE_END = "[PAD]", "[UNK]", "[OPEN]", "[CLOSE]"
+_SPECIAL_TOKENS = (PAD_TOKEN, UNK_TOKEN, PREDICATE_START, PREDICATE_END)
+# Ids below this are special tokens, which cover no text.
+NUM_SPECIAL_TOKENS = len(_SPECIAL_TOKENS)
+UNK_ID = _SPECIAL_TOKENS.index(UNK_TOKEN)
+_PREDICATE_START_ID, _PREDICATE_END_ID = map(_SPECIAL_TOKENS.index, (PREDICATE_START, PREDICATE_END))
+# Any one character, line breaks too; a word or one punctuation mark, without the whitespace between.
 _CHARACTER, _WORD = r"[\s\S]", r"\w+|[^\w\s]"
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A text as token ids, each with the characters (start, end) that it stands for; markers stand for none."""
+    """The token ids of a text, and each token's start and end character; equal for special tokens."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class Tokenizer:
-    """Ids 0 padding, 1 unknown, 2 and 3 the marks around a predicate; then the vocabulary."""
+    """Token ids: 0 padding, 1 unknown, 2 and 3 around a predicate, then the vocabulary."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
 
     @classmethod
-    def fit(cls, tokens: TokenizerConfig, texts: Iterable[str]) -> "Tokenizer":
-        """Build the vocabulary from training texts alone."""
-        if tokens.kind == "bpe":
-            inner = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
+    def fit(cls, config: TokenizerConfig, texts: Iterable[str]) -> "Tokenizer":
+        """Build the vocabulary from training texts."""
+        if config.kind == "bpe":
+            inner = tokenizers.Tokenizer(models.BPE(unk_token=UNK_TOKEN))
             inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             inner.decoder = decoders.ByteLevel()
         else:
-            inner = tokenizers.Tokenizer(models.WordLevel({name: i for i, name in enumerate(_SPECIAL)}, UNKNOWN))
-            pattern = Regex(_CHARACTER if tokens.kind == "characters" else _WORD)
+            special_vocab = {token: index for index, token in enumerate(_SPECIAL_TOKENS)}
+            inner = tokenizers.Tokenizer(models.WordLevel(special_vocab, UNK_TOKEN))
+            pattern = Regex(_CHARACTER if config.kind == "characters" else _WORD)
             inner.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
-            inner.decoder = decoders.Fuse() if tokens.kind == "characters" else decoders.WordPiece(prefix="")
-        if tokens.lowercase:
+            inner.decoder = decoders.Fuse() if config.kind == "characters" else decoders.WordPiece(prefix="")
+        if config.lowercase:
             inner.normalizer = normalizers.Lowercase()
-        if tokens.kind == "bpe":
+        if config.kind == "bpe":
             trainer = trainers.BpeTrainer(
-                vocab_size=tokens.vocab_size,
-                special_tokens=list(_SPECIAL),
+                vocab_size=config.vocab_size,
+                special_tokens=list(_SPECIAL_TOKENS),
                 initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
                 show_progress=False,
             )
             inner.train_from_iterator(texts, trainer)
         else:
-            inner.model = models.WordLevel(_build_vocab(inner, tokens, texts), UNKNOWN)
+            inner.model = models.WordLevel(_build_vocab(inner, config, texts), UNK_TOKEN)
         return cls(inner)
 
     @classmethod
@@ -66,40 +69,47 @@ class Tokenizer:
         return cls(tokenizers.Tokenizer.from_str(content))
 
     def to_json(self) -> str:
-        """What tokenizer.json holds."""
+        """The content of tokenizer.json."""
         return str(self._inner.to_str())
 
     def __len__(self) -> int:
         return int(self._inner.get_vocab_size())
 
     def encode(self, text: str) -> Encoding:
-        """Cut a text into tokens."""
-        found = self._inner.encode(text, add_special_tokens=False)
-        return Encoding(found.ids, found.offsets)
+        """Tokenize a text, without special tokens."""
+        encoding = self._inner.encode(text, add_special_tokens=False)
+        return Encoding(encoding.ids, encoding.offsets)
 
-    def encode_marked(self, text: str, start: int, end: int) -> Encoding:
-        """Cut a text into tokens, with marks around its characters start..end, the predicate."""
+    def encode_with_predicate(self, text: str, start: int, end: int) -> Encoding:
+        """Tokenize a text, with special tokens around its predicate, the characters start..end (exclusive)."""
         ids, offsets = [], []
-        for piece, at, mark in ((text[:start], 0, 2), (text[start:end], start, 3), (text[end:], end, None)):
-            part = self.encode(piece)
-            ids += part.ids
-            offsets += [(a + at, b + at) for a, b in part.offsets]
-            if mark is not None:
-                ids.append(mark)
+        for piece, piece_start, special_id in (
+            (text[:start], 0, _PREDICATE_START_ID),
+            (text[start:end], start, _PREDICATE_END_ID),
+            (text[end:], end, None),
+        ):
+            encoding = self.encode(piece)
+            ids += encoding.ids
+            offsets += [(piece_start + first, piece_start + last) for first, last in encoding.offsets]
+            if special_id is not None:
+                ids.append(special_id)
                 offsets.append((0, 0))
         return Encoding(ids, offsets)
 
     def decode(self, ids: list[int]) -> str:
-        """Put tokens together again."""
+        """Convert token ids to text."""
         return str(self._inner.decode(ids))
 
 
-def _build_vocab(inner: tokenizers.Tokenizer, tokens: TokenizerConfig, texts: Iterable[str]) -> dict[str, int]:
-    """The special tokens, then the most frequent of the rest; equal counts in order of the text."""
+def _build_vocab(inner: tokenizers.Tokenizer, config: TokenizerConfig, texts: Iterable[str]) -> dict[str, int]:
+    """Number the special tokens, then the most frequent others; equal counts in order of the texts."""
     counts: Counter[str] = Counter()
     for text in texts:
         if inner.normalizer:
             text = inner.normalizer.normalize_str(text)
-        counts.update(piece for piece, _ in inner.pre_tokenizer.pre_tokenize_str(text))
-    kept = [piece for piece, count in counts.most_common() if count >= tokens.min_frequency and piece not in _SPECIAL]
-    return {piece: index for index, piece in enumerate([*_SPECIAL, *kept[: tokens.vocab_size - len(_SPECIAL)]])}
+        counts.update(token for token, _ in inner.pre_tokenizer.pre_tokenize_str(text))
+    frequent = [
+        token for token, count in counts.most_common() if count >= config.min_frequency and token not in _SPECIAL_TOKENS
+    ]
+    vocab = [*_SPECIAL_TOKENS, *frequent[: config.vocab_size - len(_SPECIAL_TOKENS)]]
+    return {token: index for index, token in enumerate(vocab)}

@@ -1,4 +1,4 @@
-"""What a run comes to: scored, calibrated, drawn, and written down on the card of its model.
+"""Evaluation: detection metrics, bootstrap intervals, calibration and plots, as functions of tensors and labels.
 
-Train walk: training.worker.loop -> [conclude.py: scoring.py, confidence.py, plots.py, energy.py, card.py] -> training.bundle.bundle
+Knows nothing of recipes, tasks, bundles or workers, which build on it.
 """

@@ -1,100 +1,127 @@
-"""Scores that torchmetrics does not give on its own: detection in COCO's terms (Lin et al., 2014)."""
-# Shapes: N boxes, M other boxes, K detections of a picture.
+"""Object detection's average precision as COCO defines it (Lin et al., 2014), computed by pycocotools.
 
-import numpy as np
+torchmetrics' MeanAveragePrecision, which calls pycocotools too, cannot be imported without torchvision. Knows nothing
+of nets or tasks.
+"""
+# Shapes: N images, P detections of an image, M true boxes of an image.
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from numpy.typing import NDArray
+from pycocotools import coco, cocoeval
 from torch import Tensor
 
-MOST_PER_PICTURE = 100
-RECALLS = np.linspace(0.0, 1.0, 101)
+MAX_DETECTIONS = 100
 
 
-def box_iou(one_N4: Tensor, other_M4: Tensor) -> Tensor:
-    """Intersection over union of each box with each other one, (N, M); boxes are x1, y1, x2, y2."""
-    low = torch.maximum(one_N4[:, None, :2], other_M4[None, :, :2])
-    high = torch.minimum(one_N4[:, None, 2:4], other_M4[None, :, 2:4])
-    shared_NM = (high - low).clamp(min=0).prod(2)
-    return shared_NM / (_area(one_N4)[:, None] + _area(other_M4)[None] - shared_NM)
+class DetectionEvaluation:
+    """Detections matched with the true boxes of their images; average precision over all images or a bootstrap sample.
 
-
-def average_precision(detections: list[Tensor], boxes: list[Tensor], *, classes: int, iou: float = 0.5) -> float:
-    """COCO's mean average precision at one IoU; see `hits` and `mean_average_precision`.
-
-    Args:
-        detections: per picture (K, 6): x1, y1, x2, y2, score, class.
-        boxes: per picture (M, 5): x1, y1, x2, y2, class; rows of another class than 0 .. classes - 1 are left out.
-        classes: how many there are.
-        iou: least intersection over union.
-
-    Returns:
-        0 to 1; nan where there is no box at all.
+    Matching is the expensive part and is done once: for 1,000 images with 20 detections each, of 10 classes, it takes
+    0.6 s of one core, and the average precision of each sample 0.03 s.
     """
-    found = [match_detections(said_K6, true_M5, iou) for said_K6, true_M5 in zip(detections, boxes, strict=True)]
-    said, true = torch.cat(detections), torch.cat(boxes)
-    return mean_average_precision(said[:, 4], said[:, 5], torch.cat(found), true[:, 4], classes=classes)
+
+    def __init__(
+        self, detections: Iterable[Tensor], boxes: Iterable[Tensor], *, num_classes: int, ious: Sequence[float]
+    ) -> None:
+        """Match the detections of each image with its boxes.
+
+        Args:
+            detections: per image (P, 6): x1, y1, x2, y2, score, class; of each class the best 100 count.
+            boxes: per image (M, 5): x1, y1, x2, y2, class; rows of class -1 are padding.
+            num_classes: classes are 0 to num_classes - 1; others are ignored.
+            ious: thresholds of intersection over union from which on a detection matches a box.
+
+        Raises:
+            ValueError: detections and boxes are of different numbers of images.
+        """
+        # A net that diverges predicts NaN, which COCOeval would match with any box.
+        predicted = [image[image.isfinite().all(1)] for image in detections]
+        true = [image[image[:, 4] >= 0] for image in boxes]
+        if len(predicted) != len(true):
+            raise ValueError(f"detections for {len(predicted)} images, boxes for {len(true)}; pass both for each image")
+        self._num_images = len(true)
+        self._coco_eval = cocoeval.COCOeval(_to_coco(true, num_classes), _to_coco(predicted, num_classes), "bbox")
+        params = self._coco_eval.params
+        params.iouThrs, params.maxDets, params.areaRng = list(ious), [MAX_DETECTIONS], params.areaRng[:1]
+        with _silence_print():
+            self._coco_eval.evaluate()
+        self._matches: list[Any] = self._coco_eval.evalImgs
+
+    def average_precision(self, images: Tensor | None = None) -> list[float]:
+        """Mean average precision over the classes that have boxes, for each IoU threshold; nan where there is no box.
+
+        Args:
+            images: indices of a bootstrap sample, int64 (N,), with repeats; None for all images.
+
+        Raises:
+            ValueError: the sample is not of N images.
+        """
+        self._coco_eval.evalImgs = self._matches if images is None else self._sample_matches(images.tolist())
+        with _silence_print():
+            self._coco_eval.accumulate()
+        # (IoU, recall, class, area, max detections); -1 where a class has no boxes.
+        precision = torch.from_numpy(self._coco_eval.eval["precision"])[..., 0, 0]
+        return [at_iou[:, at_iou[0] > -1].mean().item() for at_iou in precision]
+
+    def _sample_matches(self, images: list[int]) -> list[Any]:
+        """Matches of sampled images in COCOeval's order: all images of the first class, then of the next."""
+        if len(images) != self._num_images:
+            raise ValueError(f"a sample of {len(images)} images; draw {self._num_images}, as many as were matched")
+        return [
+            self._matches[start + image] for start in range(0, len(self._matches), self._num_images) for image in images
+        ]
 
 
-def match_detections(said_K6: Tensor, true_M5: Tensor, iou: float) -> Tensor:
-    """Which detections of one picture find a box; bool (K,).
-
-    A detection finds the free box of its class that it covers best, if by `iou` at least; the surest chooses first.
-    """
-    found_K = torch.zeros(len(said_K6), dtype=torch.bool)
-    for label in said_K6[:, 5].unique():
-        mine = (said_K6[:, 5] == label).nonzero().flatten()
-        mine = mine[said_K6[mine, 4].argsort(descending=True, stable=True)][:MOST_PER_PICTURE]
-        wanted_M4 = true_M5[true_M5[:, 4] == label, :4].double()
-        found_K[mine] = _match_boxes(box_iou(said_K6[mine, :4].double(), wanted_M4), iou)
-    return found_K
-
-
-def mean_average_precision(
-    scores: Tensor, labels: Tensor, found: Tensor, true_labels: Tensor, *, classes: int
+def average_precision(
+    detections: Iterable[Tensor], boxes: Iterable[Tensor], *, num_classes: int, iou: float = 0.5
 ) -> float:
-    """Average precision, interpolated at 101 recalls; mean over the classes that have boxes.
+    """Mean average precision at one IoU; see `DetectionEvaluation`."""
+    evaluation = DetectionEvaluation(detections, boxes, num_classes=num_classes, ious=[iou])
+    return evaluation.average_precision()[0]
 
-    Args:
-        scores: of all detections of all pictures, any shape.
-        labels: their classes, same shape.
-        found: whether each found a box, same shape.
-        true_labels: classes of all boxes; those that are not 0 .. classes - 1 are left out.
-        classes: how many there are.
 
-    Returns:
-        0 to 1; nan where there is no box at all.
+def _to_coco(images: Sequence[Tensor], num_classes: int) -> coco.COCO:
+    """Build COCO's index of boxes (M, 5) or of detections (P, 6), as `DetectionEvaluation` takes them."""
+    annotations = [
+        {
+            "id": number,
+            "image_id": index,
+            "category_id": int(rest[-1]),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "score": rest[0],
+            "iscrowd": 0,
+        }
+        # Ids start at 1: COCOeval records the id of a match, and 0 where there is none.
+        for number, (index, (x1, y1, x2, y2, *rest)) in enumerate(
+            ((index, row) for index, image in enumerate(images) for row in image.tolist()), start=1
+        )
+    ]
+    dataset = coco.COCO()
+    dataset.dataset = {
+        "images": [{"id": index} for index in range(len(images))],
+        "categories": [{"id": label} for label in range(num_classes)],
+        "annotations": annotations,
+    }
+    with _silence_print():
+        dataset.createIndex()
+    return dataset
+
+
+@contextmanager
+def _silence_print() -> Iterator[None]:
+    """Shadow `print` in pycocotools, which prints its progress at every call, so twice for each bootstrap sample.
+
+    contextlib.redirect_stdout is not enough: Ray Train replaces `print` by a function that also logs.
     """
-    precisions = []
-    for label in range(classes):
-        total = int((true_labels == label).sum())
-        if total:
-            mine = labels == label
-            order = scores[mine].argsort(descending=True, stable=True)
-            precisions.append(_interpolate_precision(found[mine][order].numpy(), total))
-    return float(np.mean(precisions)) if precisions else float("nan")
-
-
-def _area(boxes_N4: Tensor) -> Tensor:
-    return (boxes_N4[:, 2:4] - boxes_N4[:, :2]).prod(1)
-
-
-def _match_boxes(iou_KM: Tensor, least: float) -> Tensor:
-    """Which detections, best first, find a box that none before them took; bool (K,)."""
-    free_M = torch.ones(iou_KM.shape[1], dtype=torch.bool)
-    found_K = torch.zeros(len(iou_KM), dtype=torch.bool)
-    for k, iou_M in enumerate(iou_KM):
-        fit_M = torch.where(free_M & (iou_M >= least), iou_M, -1.0)
-        if len(fit_M) and fit_M.max() >= 0:
-            # Of equals COCO takes the last.
-            free_M[len(fit_M) - 1 - int(fit_M.flip(0).argmax())] = False
-            found_K[k] = True
-    return found_K
-
-
-def _interpolate_precision(found: NDArray[np.bool_], total: int) -> float:
-    """Mean, over 101 recalls, of the best precision at that recall or more; 0 where the recall is never reached."""
-    hits = found.cumsum()
-    recall, precision = hits / total, hits / np.arange(1, len(found) + 1)
-    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(recall, RECALLS, side="left")
-    return float(np.append(best_from_here, 0.0)[np.minimum(at, len(found))].mean())
+    modules = (coco, cocoeval)
+    for module in modules:
+        module.print = lambda *values: None
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.print

@@ -1,163 +1,125 @@
-"""Pictures of a run for its card: how it went, where it errs, what it does with rows it has never seen."""
-# Shapes: N rows of the test part, K facts of a row, B sample rows, C classes.
+"""Plots of a run as PNG files for its model card: training history, errors, calibration, sample outputs.
 
-from __future__ import annotations
+Train walk: training.worker.report_plots -> [plots.py]
+Functions of tensors and labels; knows nothing of tasks or workers.
+"""
+# Shapes: E epochs, N rows of the test split, B images, C classes, P detections of an image.
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib as mpl
 import matplotlib.patches
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from training.bundle.manifest import ModelInfo
-from training.schema import BoxOutput, ClassOutput, ImageInput, ImageOutput
-from training.tasks.classification import split_targets_logits
-
-if TYPE_CHECKING:
-    from training.worker.step import Worker
-
-mpl.use("Agg")
-
-SAMPLES = 24
-BINS = 10
+RELIABILITY_BINS = 10
+IMAGES_PER_ROW = 6
+MIN_SCORE = 0.5
+MAX_EPOCHS_WITH_MARKERS = 40
+MAX_CLASSES_WITH_COUNTS = 20
 
 
-def draw_plots(worker: Worker, net: nn.Module, about: ModelInfo, test_NK: Tensor) -> dict[str, bytes]:
-    """Draw all pictures that fit the task; PNG files by name."""
-    found = plot_history(worker.progress.history, worker.task.metric)
-    answer = about.output_schema
-    if isinstance(answer, ClassOutput):
-        target_N, y_NC = split_targets_logits(test_NK)
-        found["confusion.png"] = plot_confusion(target_N, y_NC.argmax(1), answer.labels)
-        found["reliability.png"] = plot_reliability(target_N, y_NC, answer.temperature)
-    elif answer.kind == "number":
-        found["predictions.png"] = plot_predictions(test_NK[:, 0], test_NK[:, 1], answer.name)
-    elif about.per_class_metrics:
-        found["labels.png"] = plot_bars(
-            {label: scores["f1"] for label, scores in about.per_class_metrics.items()}, "F1"
-        )
-    if isinstance(about.input_schema, ImageInput):
-        rows = worker.splits["test"].select(slice(0, SAMPLES))
-        with torch.inference_mode():
-            output = net(rows.inputs)
-        found |= _pictures(rows.inputs, output, answer, net)
-    return found
+def plot_history(epochs: Sequence[float], values: Sequence[float], name: str) -> bytes:
+    """Plot a quantity of each epoch, such as the training loss."""
+    figure, axes = _new_figure()
+    axes.plot(epochs, values, marker="." if len(epochs) < MAX_EPOCHS_WITH_MARKERS else "")
+    axes.set(xlabel="epoch", ylabel=name)
+    axes.grid(alpha=0.3)
+    return _encode_png(figure)
 
 
-def plot_history(epochs: list[dict[str, float]], metric: str) -> dict[str, bytes]:
-    """Loss and validation score of each epoch."""
-    found = {}
-    for name, key, title in (
-        ("loss.png", "loss", "training loss"),
-        ("metric.png", f"validation_{metric}", f"validation {metric}"),
-    ):
-        figure, axes = _figure()
-        axes.plot([e["epoch"] for e in epochs], [e[key] for e in epochs], marker="." if len(epochs) < 40 else "")
-        axes.set(xlabel="epoch", ylabel=title)
-        axes.grid(alpha=0.3)
-        found[name] = _png(figure)
-    return found
-
-
-def plot_confusion(target_N: Tensor, said_N: Tensor, labels: tuple[str, ...]) -> bytes:
-    """How often each label was taken for each; rows are the truth."""
-    size = len(labels)
-    counts = torch.bincount(target_N * size + said_N, minlength=size * size).reshape(size, size).numpy()
-    side = min(12.0, 3 + 0.5 * size)
-    figure, axes = _figure(side, side)
-    axes.imshow(np.sqrt(counts), cmap="Blues")
-    axes.set(xlabel="said", ylabel="true", xticks=range(size), yticks=range(size))
+def plot_confusion_matrix(target_N: Tensor, predicted_N: Tensor, labels: Sequence[str]) -> bytes:
+    """Plot how often each true label (row) was predicted as each label (column)."""
+    num_classes = len(labels)
+    counts_CC = multiclass_confusion_matrix(predicted_N, target_N, num_classes).numpy()
+    side = min(12.0, 3 + 0.5 * num_classes)
+    figure, axes = _new_figure(side, side)
+    # The square root keeps rare confusions visible beside the diagonal.
+    axes.imshow(np.sqrt(counts_CC), cmap="Blues")
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(num_classes), yticks=range(num_classes))
     axes.set_xticklabels(labels, rotation=45, ha="right")
     axes.set_yticklabels(labels)
-    if size <= 20:
-        for row, column in np.ndindex(size, size):
-            dark = counts[row, column] > 0.25 * counts.max()
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color="w" if dark else "k")
-    return _png(figure)
+    if num_classes <= MAX_CLASSES_WITH_COUNTS:
+        for row, column in np.ndindex(num_classes, num_classes):
+            is_dark = counts_CC[row, column] > 0.25 * counts_CC.max()
+            color = "w" if is_dark else "k"
+            axes.text(column, row, str(counts_CC[row, column]), ha="center", va="center", color=color)
+    return _encode_png(figure)
 
 
 def plot_reliability(target_N: Tensor, y_NC: Tensor, temperature: float) -> bytes:
-    """How often a score is right, with and without temperature; the diagonal is perfect (DeGroot, Fienberg, 1983)."""
-    figure, axes = _figure(4.5, 4.5)
+    """Plot accuracy against score with and without the temperature (DeGroot, Fienberg, 1983); ideal is the diagonal."""
+    figure, axes = _new_figure(4.5, 4.5)
     axes.plot([0, 1], [0, 1], color="0.7")
-    for t, name in ((1.0, "as trained"), (temperature, f"temperature {temperature:.2f}")):
-        score_N, said_N = (y_NC / t).softmax(1).max(1)
-        right_N = (said_N == target_N).float()
-        bins = (score_N * BINS).long().clamp(max=BINS - 1)
-        filled = [b for b in range(BINS) if (bins == b).any()]
-        x = [score_N[bins == b].mean().item() for b in filled]
-        y = [right_N[bins == b].mean().item() for b in filled]
-        axes.plot(x, y, marker="o", label=name)
-    axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    for divisor, name in ((1.0, "as trained"), (temperature, f"temperature {temperature:.2f}")):
+        score_N, predicted_N = (y_NC / divisor).softmax(1).max(1)
+        correct_N = (predicted_N == target_N).float()
+        bin_N = (score_N * RELIABILITY_BINS).long().clamp(max=RELIABILITY_BINS - 1)
+        bins = bin_N.unique().tolist()
+        scores = [score_N[bin_N == index].mean().item() for index in bins]
+        accuracies = [correct_N[bin_N == index].mean().item() for index in bins]
+        axes.plot(scores, accuracies, marker="o", label=name)
+    axes.set(xlabel="score", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend()
-    return _png(figure)
+    return _encode_png(figure)
 
 
-def plot_predictions(target_N: Tensor, said_N: Tensor, name: str) -> bytes:
-    """What was said against what is true."""
-    figure, axes = _figure(4.5, 4.5)
-    low, high = float(min(target_N.min(), said_N.min())), float(max(target_N.max(), said_N.max()))
-    axes.plot([low, high], [low, high], color="0.7")
-    axes.scatter(target_N.numpy(), said_N.numpy(), s=12)
-    axes.set(xlabel=f"true {name}", ylabel=f"said {name}")
-    return _png(figure)
+def plot_predictions(target_N: Tensor, predicted_N: Tensor, name: str) -> bytes:
+    """Plot predicted against true numbers; ideal is the diagonal."""
+    figure, axes = _new_figure(4.5, 4.5)
+    low, high = torch.cat([target_N, predicted_N]).aminmax()
+    axes.plot([low.item(), high.item()], [low.item(), high.item()], color="0.7")
+    axes.scatter(target_N.numpy(), predicted_N.numpy(), s=12)
+    axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
+    return _encode_png(figure)
 
 
-def plot_bars(values: dict[str, float], title: str) -> bytes:
-    """One number for each label."""
-    figure, axes = _figure()
+def plot_bars(values: dict[str, float], name: str) -> bytes:
+    """Plot a metric between 0 and 1 of each label."""
+    figure, axes = _new_figure()
     axes.barh(list(values), list(values.values()))
-    axes.set(xlabel=title, xlim=(0, 1))
-    return _png(figure)
+    axes.set(xlabel=name, xlim=(0, 1))
+    return _encode_png(figure)
 
 
-def _pictures(inputs: Tensor, output: Any, answer: Any, net: nn.Module) -> dict[str, bytes]:
-    if isinstance(answer, ClassOutput):
-        said = output.softmax(1).max(1)
-        titles = [f"{answer.labels[i]} {s:.2f}" for s, i in zip(said[0].tolist(), said[1].tolist(), strict=True)]
-        return {"samples.png": plot_image_grid(inputs, titles)}
-    if isinstance(answer, BoxOutput):
-        return {"boxes.png": plot_image_grid(inputs, [], output, answer.labels)}
-    if isinstance(answer, ImageOutput):
-        half = inputs[: SAMPLES // 2]
-        pairs = torch.stack([half.float() / 255, output[0][: len(half)]], 1).flatten(0, 1)
-        noise = torch.randn(SAMPLES, answer.latent_size, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            drawn = net.decode(noise)  # type: ignore[operator]
-        titles = ["input", "again"] * len(half)
-        return {"reconstructions.png": plot_image_grid(pairs, titles), "samples.png": plot_image_grid(drawn, [])}
-    return {}
-
-
-def plot_image_grid(
-    pictures: Tensor, titles: list[str], boxes: Tensor | None = None, labels: tuple[str, ...] = ()
+def plot_images(
+    images: Tensor, titles: Sequence[str] = (), boxes_BP6: Tensor | None = None, labels: Sequence[str] = ()
 ) -> bytes:
-    """Pictures (B, K, H, W) in rows of six, with a title each, or with the boxes of more than one half."""
-    rows = -(-len(pictures) // 6)
+    """Plot images in rows of six, with a title each, or with their detected boxes.
+
+    Args:
+        images: shape (B, channels, height, width), as matplotlib takes them: uint8, or floats in 0 to 1.
+        titles: one for each image, or none.
+        boxes_BP6: x1, y1, x2, y2 in pixels, score, label index; those with a score of at most 0.5 are left out.
+        labels: names of the boxes' labels.
+    """
+    rows = -(-len(images) // IMAGES_PER_ROW)
     figure = Figure(figsize=(9, 1.6 * rows), layout="constrained")
-    for index, picture in enumerate(pictures):
-        axes = figure.add_subplot(rows, 6, index + 1)
-        axes.imshow(picture.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
+    for index, image in enumerate(images):
+        axes = figure.add_subplot(rows, IMAGES_PER_ROW, index + 1)
+        axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
         axes.set_axis_off()
         if titles:
             axes.set_title(titles[index], fontsize=8)
-        for x1, y1, x2, y2, score, label in [] if boxes is None else boxes[index].tolist():
-            if score > 0.5:
-                axes.add_patch(mpl.patches.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="lime"))
+        for x1, y1, x2, y2, score, label in [] if boxes_BP6 is None else boxes_BP6[index].tolist():
+            if score > MIN_SCORE:
+                rectangle = matplotlib.patches.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="lime")
+                axes.add_patch(rectangle)
                 axes.text(x1, y1, labels[int(label)], color="lime", fontsize=8)
-    return _png(figure)
+    return _encode_png(figure)
 
 
-def _figure(width: float = 6, height: float = 4) -> tuple[Figure, Any]:
+def _new_figure(width: float = 6, height: float = 4) -> tuple[Figure, Any]:
+    # Without pyplot, which would choose a window system and keep every figure in memory.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=100)
-    return out.getvalue()
+def _encode_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

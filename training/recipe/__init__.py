@@ -1,1 +1,4 @@
-"""Recipes: what is trained, as a closed model (spec.py); found by name or file and overridden key by key (load.py)."""
+"""Recipes: what is trained, as a closed model.
+
+Other packages use `Recipe` and its parts (spec.py), and `load_recipe`, `override_recipe` and `import_path` (load.py).
+"""

@@ -1,35 +1,61 @@
-"""Driver: which process drives a run; where it was killed, nobody was left to say that the run had ended.
+"""Driver process: identifies the process that drives a training run, and tells whether it still runs.
 
-Train walk: training.registry.model_registry: start_run notes it, training.registry.runs asks
+A driver that was killed cannot record that its run has ended, so readers of the run check the process.
 """
+
+from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 
 import psutil
 
-# Process numbers come again; one that started at another time is another process.
-SAME_S = 5.0
+# A process id is reused: a process that started at another time is another process.
+START_TOLERANCE_S = 5.0
 
 
-def this() -> str:
-    """What names this process: its machine, number and start."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+@dataclass(frozen=True)
+class DriverProcess:
+    """The process that drives a training run.
 
+    Attributes:
+        host: name of its machine.
+        pid: its process id there.
+        started_s: when it started, in whole seconds since the epoch.
+    """
 
-def living(named: str) -> int | None:
-    """The number of a process that runs on this machine; None for any other."""
-    host, number, started = named.split()
-    if host != socket.gethostname():
-        return None
-    try:
-        process = psutil.Process(int(number))
-        same = abs(process.create_time() - float(started)) < SAME_S and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return None
-    return process.pid if same else None
+    host: str
+    pid: int
+    started_s: int
 
+    @classmethod
+    def current(cls) -> DriverProcess:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid(), round(psutil.Process().create_time()))
 
-def gone(named: str) -> bool:
-    """Whether a process is known to have ended; of another machine's nothing is known."""
-    return bool(named) and named.split()[0] == socket.gethostname() and living(named) is None
+    @classmethod
+    def parse(cls, text: str) -> DriverProcess:
+        """Read what `str` wrote."""
+        host, pid, started_s = text.split()
+        return cls(host, int(pid), round(float(started_s)))
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.pid} {self.started_s}"
+
+    def is_alive(self) -> bool:
+        """Whether it runs on this machine; False for a process of another machine."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                abs(process.create_time() - self.started_s) < START_TOLERANCE_S
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+    def has_ended(self) -> bool:
+        """Whether it ran on this machine and has ended; False for a process of another machine."""
+        return self.host == socket.gethostname() and not self.is_alive()

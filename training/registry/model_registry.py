@@ -1,127 +1,102 @@
-"""The registry: MLflow's, with what Shoal asks of it in Shoal's words.
+"""Registry: the published models, their versions and aliases, and the record of each training run.
 
-Train walk:  bundle.py -> [registry.py: publish]
-Deploy walk: cluster.rollout.reconcile -> [registry.py: resolve] -> deployments.applications -> deployments.models.replica
-A version is a bundle kept as an artefact of the run that made it, pinned by the digest of its manifest. Nothing here is
-ever on a request's path.
+Train walk:  training.run.driver -> [training.registry.model_registry] -> training.registry.mlflow_store
+Deploy walk: cluster.shoal -> [training.registry.model_registry] -> training.registry.sqlite_reader
+A version is a bundle stored as an artifact of the run that made it, pinned by its manifest's digest. It is never on a
+request's path.
 """
 
+from __future__ import annotations
+
 import contextlib
-import logging
-import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
-from mlflow.store.entities.paged_list import PagedList
+from training.bundle.manifest import MANIFEST_FILE, Manifest
+from training.bundle.verify import parse_manifest, verify_bundle
+from training.errors import BundleError, UserError
+from training.registry import storage
+from training.registry.records import CHAMPION, IMPORTED_PARAM, RegistryReader, Version
+from training.registry.sqlite_reader import SqliteReader
+from training.settings import TrainingSettings
 
-from training.bundle.load import verify_bundle
-from training.bundle.manifest import Manifest
-from training.errors import UserError
-from training.registry import driver_process, storage
-from training.settings import TrainingSettings, mask_passwords
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-Found = TypeVar("Found")
-
-EXPERIMENT = "shoal"
-CHAMPION = "champion"
-DIGEST_TAG = "shoal.digest"
-ORIGIN_TAG = "shoal.origin"
-DRIVER_TAG = "shoal.driver"
-RECIPE_FILE = "recipe.json"
-
-# Schema upgrades of a new store are no news to a user.
-for noisy in ("alembic", "mlflow"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)
+    from training.registry.mlflow_store import EndStatus, MlflowStore
 
 
-@dataclass(frozen=True)
-class Version:
-    """One published bundle.
+class AlreadyPublished(UserError):
+    """The bundle is a version of its model already."""
 
-    Attributes:
-        name: of the registered model.
-        version: 1, 2, ... in order of publication.
-        digest: of its manifest; a replica refuses any other content.
-        uri: where its folder is.
-        aliases: names that point at it now.
-        run_id: the MLflow run that made it.
-        created_s: seconds since the epoch.
-    """
-
-    name: str
-    version: int
-    digest: str
-    uri: str
-    aliases: tuple[str, ...]
-    run_id: str
-    created_s: float
+    def __init__(self, version: Version) -> None:
+        super().__init__(version)
+        self.version = version
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.version}"
+        return f"this bundle is published already, as {self.version}; deploy that, or save a new bundle"
 
 
 class Registry:
-    """Runs, models, versions and aliases in one MLflow store."""
+    """Runs, models, versions and aliases in one MLflow store.
+
+    Opening one is cheap and creates nothing: MLflow is imported, and a new store created, by the first call that needs
+    it, which then raises UserError where the store does not answer.
+    """
 
     def __init__(self, settings: TrainingSettings) -> None:
-        if settings.registry.startswith("sqlite:///"):
-            Path(settings.registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._settings = settings
         self._cache = settings.home / "cache"
-        # Where runs keep their checkpoints until they have published.
         self.run_storage = f"{settings.artifacts}/runs"
-        self._artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
-        try:
-            self.client = MlflowClient(settings.registry, settings.registry)
-            self.experiment = self._ensure_experiment()
-        except MlflowException as error:
-            raise UserError(
-                mask_passwords(f"the registry at {settings.registry} does not answer: {error.message}")
-            ) from error
-        except ImportError as error:
-            raise UserError(f"the registry's database needs a driver that is not installed: {error}") from error
+        """The folder of all runs' checkpoints, which a run deletes when it has published."""
+
+    @cached_property
+    def _store(self) -> MlflowStore:
+        from training.registry.mlflow_store import MlflowStore
+
+        return MlflowStore(self._settings)
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client of this store, for what Shoal has no method for."""
+        return self._store.client
+
+    @property
+    def reader(self) -> RegistryReader:
+        """The fastest reader of this store: SQLite's own where it knows the file, otherwise MLflow."""
+        uri = self._settings.registry
+        if uri.startswith("sqlite:///") and "?" not in uri:
+            sqlite_reader = SqliteReader(Path(uri.removeprefix("sqlite:///")))
+            if sqlite_reader.is_supported():
+                return sqlite_reader
+        return self._store
 
     def start_run(
         self, name: str, params: Mapping[str, object], *, recipe: Mapping[str, object] | None = None, origin: str = ""
     ) -> str:
-        """Open a run and note its parameters, and its whole recipe where it has one; returns its id."""
-        tags = {DRIVER_TAG: driver_process.this()} | ({ORIGIN_TAG: origin} if origin else {})
-        run = self.client.create_run(self.experiment, run_name=name, tags=tags)
-        run_id = str(run.info.run_id)
-        # MLflow's limit on a parameter's length.
-        self.client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
-        if recipe is not None:
-            self.client.log_dict(run_id, dict(recipe), RECIPE_FILE)
-        return run_id
+        """Create a run that this process drives, with its parameters and its recipe; returns its id."""
+        return self._store.start_run(name, params, recipe=recipe, origin=origin)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Note one epoch's metrics."""
-        now_ms = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(key, value, now_ms, step) for key, value in metrics.items()])
+        """Log metrics of one epoch."""
+        self._store.log_metrics(run_id, metrics, step)
 
     def reopen_run(self, run_id: str) -> None:
-        """Mark a run that had ended as running again, driven by this process."""
-        self.client.set_tag(run_id, DRIVER_TAG, driver_process.this())
-        self.client.update_run(run_id, status="RUNNING")
+        """Set an ended run to RUNNING, driven by this process."""
+        self._store.reopen_run(run_id)
 
-    def end_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Close a run."""
-        self.client.set_terminated(run_id, status)
+    def end_run(self, run_id: str, status: EndStatus) -> None:
+        """Set a run's final status and its end time."""
+        self._store.end_run(run_id, status)
 
     def publish(self, folder: Path, run_id: str | None = None) -> Version:
-        """Verify a bundle and make it the next version of the model that it names.
+        """Verify a bundle and publish it as the next version of the model that it names.
 
-        The version is created after the last file is in place, so that no reader finds half of it. A model's first
+        The version is created after its last file is stored, so that no reader finds half a bundle. A model's first
         version becomes its champion.
 
         Args:
@@ -129,54 +104,44 @@ class Registry:
             run_id: the run that made it; None for a bundle from elsewhere, which gets a run of its own.
 
         Raises:
-            BundleError: the bundle is not whole.
+            BundleError: the bundle fails its checks.
+            AlreadyPublished: the model has a version with this digest.
         """
         manifest = verify_bundle(folder)
-        own_run = run_id is None
-        run_id = run_id or self.start_run(f"import-{manifest.name}", {"imported": True})
-        self.client.log_artifacts(run_id, str(folder), "bundle")
-        first = manifest.name not in self.list_models()
-        if self._find_registered(manifest.name) is None:
-            with contextlib.suppress(MlflowException):  # another run published its first version in the same moment
-                self.client.create_registered_model(manifest.name, description=manifest.summary)
-        made = self.client.create_model_version(
-            manifest.name,
-            source=f"{self.client.get_run(run_id).info.artifact_uri}/bundle",
-            run_id=run_id,
-            tags={DIGEST_TAG: manifest.digest},
-            description=manifest.summary,
-        )
-        if own_run:
+        versions = self.reader.list_versions(manifest.name)
+        for version in versions:
+            if version.digest == manifest.digest:
+                raise AlreadyPublished(version)
+        is_import = run_id is None
+        run_id = run_id or self.start_run(f"import-{manifest.name}", {IMPORTED_PARAM: True})
+        number = self._store.create_version(manifest.name, manifest.summary, folder, manifest.digest, run_id)
+        if is_import:
             self.log_metrics(run_id, manifest.metrics, step=0)
             self.end_run(run_id, "FINISHED")
-        if first:
-            self.promote(manifest.name, int(made.version), CHAMPION)
-        return self.get_version(manifest.name, int(made.version))
+        if not versions:
+            self.promote(manifest.name, number, CHAMPION)
+        return self.get_version(manifest.name, number)
 
     def list_models(self) -> list[str]:
-        """Names of all models that have a version."""
-        versions = _fetch_all_pages(lambda page_token: self.client.search_model_versions(page_token=page_token))
-        return sorted({str(version.name) for version in versions})
+        """Names of all models that have a version, sorted."""
+        return sorted({version.name for version in self.reader.list_versions()})
 
     def list_versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first.
 
         Raises:
-            Mistake: no model has this name.
+            UserError: no model has this name.
         """
-        model = self._find_registered(name)
-        found = model and _fetch_all_pages(
-            lambda page_token: self.client.search_model_versions(f"name = '{name}'", page_token=page_token)
-        )
-        if not model or not found:
+        versions = self.reader.list_versions(name)
+        if not versions:
             raise UserError(f"no model {name!r}; registered: {', '.join(self.list_models()) or 'none'}")
-        return sorted((_to_version(v, model.aliases) for v in found), key=lambda v: -v.version)
+        return versions
 
     def get_version(self, name: str, number: int) -> Version:
         """One version of a model.
 
         Raises:
-            Mistake: the model or the version does not exist.
+            UserError: the model or the version does not exist.
         """
         versions = self.list_versions(name)
         for version in versions:
@@ -185,89 +150,106 @@ class Registry:
         raise UserError(f"{name} has no version {number}; it has {', '.join(str(v.version) for v in versions)}")
 
     def resolve(self, reference: str) -> Version:
-        """Find what `NAME`, `NAME@alias` or `NAME:version` means now; NAME is its champion, or else its newest.
+        """Find the version of `NAME` (its newest), `NAME@alias` or `NAME:version`.
 
         Raises:
-            Mistake: it means nothing.
+            UserError: there is none, or the reference has another form.
         """
-        name, at, alias = reference.partition("@")
-        name, colon, number = name.partition(":")
-        if colon:
-            if at or not re.fullmatch(r"[0-9]+", number):
-                raise UserError(f"{reference!r} is no model reference; write NAME, NAME@alias or NAME:version")
+        match = re.fullmatch(r"(?P<name>[^:@]*)(:(?P<number>[0-9]+)|@(?P<alias>[^:@]*))?", reference)
+        if not match:
+            raise UserError(f"{reference!r} is not a model reference; write NAME, NAME@alias or NAME:version")
+        name, number, alias = match["name"], match["number"], match["alias"]
+        if number is not None:
             return self.get_version(name, int(number))
         versions = self.list_versions(name)
+        if alias is None:
+            return versions[0]
         for version in versions:
-            if (alias if at else CHAMPION) in version.aliases:
+            if alias in version.aliases:
                 return version
-        if at:
-            known = sorted(a for v in versions for a in v.aliases)
-            raise UserError(f"{name} has no alias {alias!r}; it has {', '.join(known) or 'none'}")
-        return versions[0]
+        aliases = sorted(alias for version in versions for alias in version.aliases)
+        raise UserError(f"{name} has no alias {alias!r}; it has {', '.join(aliases) or 'none'}")
+
+    def resolve_version(self, reference: str) -> Version:
+        """Find the version of `NAME:version`, for what must not act on whichever version is the newest.
+
+        Raises:
+            UserError: there is none, or the reference has another form.
+        """
+        if ":" not in reference:
+            raise UserError(f"{reference!r} names no version; write NAME:version")
+        return self.resolve(reference)
 
     def promote(self, name: str, number: int, alias: str) -> Version:
-        """Point an alias at a version."""
+        """Point an alias at a version.
+
+        Raises:
+            UserError: the version does not exist, or the alias is not a valid one.
+        """
         self.get_version(name, number)
-        try:
-            self.client.set_registered_model_alias(name, alias, str(number))
-        except MlflowException as error:
-            raise UserError(f"{alias!r} cannot be an alias: {error.message}") from error
+        self._store.set_alias(name, alias, number)
         return self.get_version(name, number)
 
+    def delete_version(self, name: str, number: int) -> Version:
+        """Delete a version and its bundle's files; the record of its run stays.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            UserError: the version does not exist, or an alias points at it.
+        """
+        version = self.get_version(name, number)
+        if version.aliases:
+            raise UserError(
+                f"{version} has the alias {', '.join(version.aliases)}; point that at another version first, with "
+                f"`shoal models promote {name} VERSION --as {version.aliases[0]}`"
+            )
+        # The record first: files without a record are harmless, a version without files is not.
+        self._store.delete_version(name, number)
+        with contextlib.suppress(FileNotFoundError):
+            storage.delete_folder(version.uri)
+        shutil.rmtree(self._cache_folder(version), ignore_errors=True)
+        return version
+
     def fetch_bundle(self, version: Version, into: Path | None = None) -> Path:
-        """Bring a version's folder to this machine (where it is local already, that is no copy) and return its path."""
-        return storage.fetch_folder(version.uri, into or self._cache / version.digest)
+        """Return a local path of a version's folder: its own if it is local, otherwise a copy."""
+        return storage.fetch_folder(version.uri, into or self._cache_folder(version))
 
     def export_bundle(self, reference: str, folder: Path) -> Path:
         """Copy a version's verified bundle to a new folder.
 
         Raises:
-            Mistake: the folder exists already, or there is no such version.
+            UserError: the folder exists already, or there is no such version.
+            BundleError: the bundle fails its checks.
         """
         if folder.exists():
-            raise UserError(f"{folder} exists; give a folder that does not")
+            raise UserError(f"{folder} exists already; give a new folder")
         version = self.resolve(reference)
         self.load_manifest(version)
         return Path(shutil.copytree(self.fetch_bundle(version), folder))
 
     def load_manifest(self, version: Version) -> Manifest:
-        """Read and check a version's manifest."""
+        """Fetch a version's bundle and verify every file of it.
+
+        Raises:
+            BundleError: the bundle fails its checks.
+        """
         return verify_bundle(self.fetch_bundle(version), version.digest)
 
-    def _find_registered(self, name: str) -> RegisteredModel | None:
+    def read_manifest(self, version: Version) -> Manifest:
+        """Read a version's manifest and check its digest only: fast, for listings.
+
+        Raises:
+            BundleError: it cannot be read or was altered.
+        """
+        cached = self._cache_folder(version) / MANIFEST_FILE
+        uri = str(cached) if cached.is_file() else f"{version.uri}/{MANIFEST_FILE}"
         try:
-            return self.client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
+            content = storage.read_file(uri)
+        except OSError as error:
+            raise BundleError(f"{MANIFEST_FILE} of {version} cannot be read: {error}") from error
+        return parse_manifest(content, version.digest)
 
-    def _ensure_experiment(self) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found:
-            return str(found.experiment_id)
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=self._artifacts))
-
-
-def _to_version(found: ModelVersion, aliases: Mapping[str, str]) -> Version:
-    return Version(
-        name=found.name,
-        version=int(found.version),
-        digest=found.tags.get(DIGEST_TAG, ""),
-        uri=found.source or "",
-        aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(found.version))),
-        run_id=found.run_id or "",
-        created_s=(found.creation_timestamp or time.time() * 1000) / 1000,
-    )
-
-
-def _fetch_all_pages(search: Callable[..., PagedList[Found]]) -> list[Found]:
-    """Follow MLflow's page tokens to the end."""
-    found: list[Found] = []
-    token: str | None = None
-    while True:
-        page = search(page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    def _cache_folder(self, version: Version) -> Path:
+        return self._cache / version.digest

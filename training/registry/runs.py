@@ -1,146 +1,97 @@
-"""Runs: what was trained, how it went, and what can go on; read from the registry's store."""
+"""Run history: the training runs of a registry, and which of them can be resumed.
+
+Train walk: cluster.train -> [training.registry.runs] -> training.registry.records
+"""
+
+from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlflow.entities import Run as Kept
+from pydantic import ValidationError
 
-from training import tasks
-from training.errors import UserError
+from training.errors import UserError, summarize_validation_error
 from training.recipe.spec import Recipe
-from training.registry import driver_process, storage
-from training.registry.model_registry import DRIVER_TAG, ORIGIN_TAG, RECIPE_FILE, Registry
+from training.registry import storage
+from training.registry.model_registry import Registry
+from training.registry.records import RECIPE_FILE, Run
 
-# MLflow gives no more at once.
-MAX_RUNS = 1000
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run.
-
-    Attributes:
-        run_id: MLflow's.
-        name: what people call it by.
-        status: RUNNING, FINISHED, FAILED or KILLED; a run whose driver is gone from this machine was killed.
-        started_s: seconds since the epoch.
-        seconds: how long it took; None while it runs.
-        params: the recipe, flat.
-        metrics: the last of each.
-        origin: how its recipe was named on the command line.
-        driver: the process that drives it, or did last.
-    """
-
-    run_id: str
-    name: str
-    status: str
-    started_s: float
-    seconds: float | None
-    params: dict[str, str]
-    metrics: dict[str, float]
-    origin: str
-    driver: str
-
-    @property
-    def score(self) -> str:
-        """The held-out score of its task, or the last validation score."""
-        task = self.params.get("task", "")
-        metric = tasks.primary_metric(task) if task else ""
-        for part in ("test", "validation"):
-            value = self.metrics.get(f"{part}_{metric}")
-            if value is not None:
-                return f"{part} {metric.replace('_', ' ')} {value:.4f}"
-        return ""
+MAX_SUGGESTIONS = 10
 
 
 class RunHistory:
-    """The runs in one registry."""
+    """The training runs of one registry."""
 
     def __init__(self, registry: Registry) -> None:
-        self._client, self._experiment, self._storage = registry.client, registry.experiment, registry.run_storage
+        self._registry = registry
 
     def list_runs(self) -> list[Run]:
-        """Training runs, newest first; imports of finished bundles are none."""
-        found = self._client.search_runs(
-            [self._experiment], max_results=MAX_RUNS, order_by=["attributes.start_time DESC"]
-        )
-        return [_to_run(kept) for kept in found if "imported" not in kept.data.params]
+        """Training runs, newest first; imported bundles are not training runs."""
+        return self._registry.reader.list_runs()
 
     def find_run(self, reference: str) -> Run:
-        """The run of this name, or id, or the only one whose name begins so.
+        """Find a run by its name, its id, or a prefix that only its name has.
 
         Raises:
-            Mistake: there is none, or more than one.
+            UserError: there is none, or more than one.
         """
         runs = self.list_runs()
-        exact = [run for run in runs if reference in (run.name, run.run_id)]
-        found = exact or [run for run in runs if run.name.startswith(reference)]
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(run.name for run in (found or runs)[:10]) or "none"
-        raise UserError(
-            f"{len(found)} runs are called {reference!r}: {names}; give more of the name"
-            if found
-            else f"no run {reference!r}; newest: {names}"
-        )
+        matches = [run for run in runs if reference in (run.name, run.run_id)]
+        matches = matches or [run for run in runs if run.name.startswith(reference)]
+        if len(matches) == 1:
+            return matches[0]
+        names = ", ".join(run.name for run in (matches or runs)[:MAX_SUGGESTIONS]) or "none"
+        if matches:
+            raise UserError(f"{len(matches)} runs have names that begin with {reference!r}: {names}; give more of it")
+        raise UserError(f"no run {reference!r}; newest: {names}")
 
     def find_resumable(self, reference: str) -> Run:
-        """The run that is to go on.
+        """Find a run that can be resumed.
 
         Raises:
-            Mistake: it has finished, or still runs on this machine. Of another machine's driver nothing is known here;
-                `messages.inbox` refuses a second one on the same cluster.
+            UserError: it has finished, or still runs on this machine. Of a driver on another machine nothing is known
+                here; `progress_channel.open_channel` refuses a second driver on the same cluster.
         """
         run = self.find_run(reference)
-        number = driver_process.living(run.driver) if run.status == "RUNNING" and run.driver else None
-        if number and number != os.getpid():
-            raise UserError(f"run {run.name} still runs, driven by process {number}; stop it first, or wait")
+        driver = run.driver if run.status == "RUNNING" else None
+        if driver and driver.is_alive() and driver.pid != os.getpid():
+            raise UserError(f"run {run.name} still runs, driven by process {driver.pid}; stop it first, or wait")
         if run.status == "FINISHED":
             raise UserError(f"run {run.name} has finished and published; train its recipe again for a new version")
         return run
 
     def delete_checkpoints(self, reference: str) -> str:
-        """Remove what an ended run left in the store; returns its name.
+        """Delete the checkpoints of a run that has ended; returns its name.
 
         Raises:
-            Mistake: it still runs, or left nothing.
+            UserError: it still runs, or has no checkpoints.
         """
         run = self.find_run(reference)
         if run.status == "RUNNING":
             raise UserError(f"run {run.name} is running; stop it first")
         try:
-            storage.delete_folder(f"{self._storage}/{run.name}")
+            storage.delete_folder(f"{self._registry.run_storage}/{run.name}")
         except FileNotFoundError:
-            raise UserError(f"run {run.name} left no checkpoints") from None
+            raise UserError(f"run {run.name} has no checkpoints") from None
         return run.name
 
     def load_recipe(self, run: Run) -> Recipe:
-        """The recipe that a run was started with.
+        """Load the recipe that a run was started with.
 
         Raises:
-            Mistake: the run is older than this Shoal, or its files are gone.
+            UserError: its file is missing, or an earlier Shoal wrote it.
         """
         with TemporaryDirectory() as folder:
             try:
-                path = self._client.download_artifacts(run.run_id, RECIPE_FILE, folder)
+                path = self._registry.client.download_artifacts(run.run_id, RECIPE_FILE, folder)
             except Exception as error:
-                raise UserError(f"run {run.name} has no {RECIPE_FILE} any more: {error}") from error
-            return Recipe.model_validate(json.loads(Path(path).read_text()))
-
-
-def _to_run(kept: Kept) -> Run:
-    info, driven_by = kept.info, kept.data.tags.get(DRIVER_TAG, "")
-    return Run(
-        run_id=info.run_id,
-        name=info.run_name,
-        status="KILLED" if info.status == "RUNNING" and driver_process.gone(driven_by) else info.status,
-        started_s=info.start_time / 1000,
-        seconds=(info.end_time - info.start_time) / 1000 if info.end_time else None,
-        params=dict(kept.data.params),
-        metrics=dict(kept.data.metrics),
-        origin=kept.data.tags.get(ORIGIN_TAG, ""),
-        driver=driven_by,
-    )
+                raise UserError(f"{RECIPE_FILE} of run {run.name} cannot be read: {error}") from error
+            try:
+                return Recipe.model_validate(json.loads(Path(path).read_text()))
+            except ValidationError as error:
+                raise UserError(
+                    f"{RECIPE_FILE} of run {run.name} is of another Shoal ({summarize_validation_error(error)}); "
+                    "train its recipe again"
+                ) from error

@@ -1,47 +1,78 @@
-"""Folders, local or in an object store, behind one URI."""
+"""Storage: folders and files, local or in an object store, by URI.
+
+Deploy walk: training.registry.model_registry -> [training.registry.storage]
+"""
+
+from __future__ import annotations
 
 import contextlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from pyarrow import fs
+if TYPE_CHECKING:
+    from pyarrow import fs
 
 
 def fetch_folder(uri: str, into: Path) -> Path:
-    """Give a local path of the folder at `uri`: itself where it is local, else a copy below `into`."""
+    """Return a local path of the folder at `uri`: its own if it is local, otherwise a copy at `into`."""
     local = _local_path(uri)
     if local:
         return local
     if into.exists():
         return into
-    store, path = fs.FileSystem.from_uri(uri)
+    from pyarrow import fs
+
+    filesystem, path = fs.FileSystem.from_uri(uri)
     into.parent.mkdir(parents=True, exist_ok=True)
     # Rename is atomic on one filesystem: another replica sees the whole folder or none.
-    copying = Path(tempfile.mkdtemp(dir=into.parent, prefix=".copying-"))
+    partial = Path(tempfile.mkdtemp(dir=into.parent, prefix=".copying-"))
     try:
-        fs.copy_files(path, str(copying), source_filesystem=store, destination_filesystem=fs.LocalFileSystem())
-        with contextlib.suppress(OSError):  # another was first
-            copying.rename(into)
+        fs.copy_files(path, str(partial), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+        with contextlib.suppress(OSError):  # another process was first
+            partial.rename(into)
     finally:
-        shutil.rmtree(copying, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return into
 
 
+def read_file(uri: str) -> bytes:
+    """Read one file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    local = _local_path(uri)
+    if local:
+        return local.read_bytes()
+    filesystem, path = open_filesystem(uri)
+    with filesystem.open_input_file(path) as file:
+        content: bytes = file.read()
+    return content
+
+
 def delete_folder(uri: str) -> None:
-    """Remove the folder at `uri` and all that is in it."""
-    store, path = open_filesystem(uri)
-    store.delete_dir(path)
+    """Delete the folder at `uri` and everything in it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    filesystem, path = open_filesystem(uri)
+    filesystem.delete_dir(path)
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """What reads and writes there, and the path that it takes."""
+    """Return the filesystem that reads and writes `uri`, and the path in it."""
+    from pyarrow import fs
+
     local = _local_path(uri)
     return (fs.LocalFileSystem(), str(local)) if local else fs.FileSystem.from_uri(uri)
 
 
 def _local_path(uri: str) -> Path | None:
+    """The path of a local file or folder; None for a URI of an object store."""
     parsed = urlparse(uri)
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))

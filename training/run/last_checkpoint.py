@@ -1,8 +1,8 @@
-"""Latest: finds what a run goes on from, where the account that Ray Train keeps of its checkpoints cannot be read.
+"""Last checkpoint: finds what a run resumes from where Ray Train's own list of checkpoints cannot be read.
 
-Train walk: training.run.driver -> [latest.py], for a run that is resumed
-Ray Train writes that account in place; a driver that is killed, or a store that is full, may leave half of it. Then the
-checkpoints say themselves what there is: one counts if its two files are whole.
+Train walk: training.run.driver -> [training.run.last_checkpoint] -> training.run.ray_internals
+Ray Train rewrites its list in place, so a killed driver or a full store may leave half of it. Then the
+checkpoints themselves are read; one counts if its two files are complete.
 """
 
 import json
@@ -11,56 +11,56 @@ from typing import Any
 from pyarrow import fs
 
 from training.registry import storage
+from training.run.ray_internals import SNAPSHOT_FILE, parse_snapshot
 from training.worker.checkpoint import METADATA_FILE, TENSORS_FILE
 
-SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-# A safetensors file begins with the length of its header, in so many bytes.
-LENGTH_BYTES = 8
+# A safetensors file begins with the length of its header, as an unsigned little-endian integer of so many bytes.
+HEADER_LENGTH_BYTES = 8
 
 
 def find_last_checkpoint(run_storage: str, run: str) -> str | None:
-    """Find the newest whole checkpoint of a run whose account is broken, and remove the account.
+    """Find the newest complete checkpoint of a run whose list is unreadable, and delete that list.
 
     Returns:
-        The checkpoint's URI; None where Ray Train finds the last one itself, or there is none.
+        The checkpoint's URI; None where Ray Train can read its list, or there is no complete checkpoint.
     """
-    files, folder = storage.open_filesystem(f"{run_storage}/{run}")
-    entries = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    filesystem, folder = storage.open_filesystem(f"{run_storage}/{run}")
+    entries = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     names = {entry.base_name for entry in entries}
-    if _is_readable(files, f"{folder}/{SNAPSHOT_FILE}", names):
+    if _is_snapshot_readable(filesystem, folder, names):
         return None
     if SNAPSHOT_FILE in names:
-        files.delete_file(f"{folder}/{SNAPSHOT_FILE}")
-    found = {name: _count_steps(files, f"{folder}/{name}") for name in names if name.startswith("checkpoint_")}
-    whole = sorted((steps, name) for name, steps in found.items() if steps is not None)
-    return f"{run_storage}/{run}/{whole[-1][1]}" if whole else None
+        filesystem.delete_file(f"{folder}/{SNAPSHOT_FILE}")
+    checkpoints = [name for name in names if name.startswith("checkpoint_")]
+    steps = {name: _read_step(filesystem, f"{folder}/{name}") for name in checkpoints}
+    complete = sorted((step, name) for name, step in steps.items() if step is not None)
+    return f"{run_storage}/{run}/{complete[-1][1]}" if complete else None
 
 
-def _is_readable(files: fs.FileSystem, account: str, names: set[str]) -> bool:
-    """Whether Ray Train can read its account, and everything in it is there."""
+def _is_snapshot_readable(filesystem: fs.FileSystem, folder: str, names: set[str]) -> bool:
+    """Whether Ray Train's list can be read and every checkpoint in it exists."""
     try:
-        content = json.loads(_read(files, account))
-        listed = [result["checkpoint_dir_name"] for result in content["checkpoint_results"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = parse_snapshot(_read(filesystem, f"{folder}/{SNAPSHOT_FILE}"))
+    except (OSError, ValueError):
         return False
     return set(listed) <= names
 
 
-def _count_steps(files: fs.FileSystem, checkpoint: str) -> int | None:
-    """How many steps a checkpoint holds; None if it is not whole."""
+def _read_step(filesystem: fs.FileSystem, checkpoint: str) -> int | None:
+    """The optimizer step of a checkpoint; None if it is not complete."""
     try:
-        steps = json.loads(_read(files, f"{checkpoint}/{METADATA_FILE}"))["progress"]["global_step"]
-        with files.open_input_file(f"{checkpoint}/{TENSORS_FILE}") as file:
-            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            header: dict[str, Any] = json.loads(file.read(length))
+        step = json.loads(_read(filesystem, f"{checkpoint}/{METADATA_FILE}"))["progress"]["global_step"]
+        with filesystem.open_input_file(f"{checkpoint}/{TENSORS_FILE}") as file:
+            header_length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+            header: dict[str, Any] = json.loads(file.read(header_length))
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            whole = file.size() == LENGTH_BYTES + length + max(ends, default=0)
+            is_complete = file.size() == HEADER_LENGTH_BYTES + header_length + max(ends, default=0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return int(steps) if whole else None
+    return int(step) if is_complete else None
 
 
-def _read(files: fs.FileSystem, path: str) -> bytes:
-    with files.open_input_file(path) as file:
+def _read(filesystem: fs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_file(path) as file:
         content: bytes = file.read()
     return content

@@ -1,4 +1,9 @@
-"""Options of one run: what the command line says beside the recipe."""
+"""Run options: settings of one run that are not part of its recipe.
+
+Train walk: cluster.train -> [training.run.options] -> training.run.driver
+"""
+
+from __future__ import annotations
 
 from typing import Annotated
 
@@ -8,7 +13,7 @@ from training.schema import StrictModel
 
 
 def _parse_bounds(value: object) -> object:
-    """Take `3` for exactly three, `2-4` for what there is between two and four."""
+    """Read `3` as exactly three, and `2-4` as from two to four."""
     if not isinstance(value, str):
         return (value, value) if isinstance(value, int) else value
     low, _, high = value.partition("-")
@@ -18,12 +23,12 @@ def _parse_bounds(value: object) -> object:
 
 
 class WorkerCount(StrictModel):
-    """How many data-parallel workers; a run with room between its bounds grows and shrinks with the cluster."""
+    """The number of data-parallel workers; a run with different bounds scales with the cluster between them."""
 
     bounds: Annotated[tuple[int, int], BeforeValidator(_parse_bounds)]
 
     @model_validator(mode="after")
-    def _in_order(self) -> "WorkerCount":
+    def _validate_order(self) -> WorkerCount:
         low, high = self.bounds
         if not 1 <= low <= high:
             raise ValueError(f"workers {low}-{high}: make it 1 or more, the lower bound first")
@@ -35,13 +40,13 @@ class WorkerCount(StrictModel):
 
 
 class RunOptions(StrictModel):
-    """How a run is run."""
+    """Settings of one run that are not part of its recipe."""
 
     workers: WorkerCount | None = Field(None, description="None: one per GPU where there are any, else the recipe's.")
     gpus: bool = Field(False, description="Give every worker a GPU even if the cluster has none yet.")
-    profile: bool = Field(False, description="Time every phase of a step; costs a little.")
+    profile: bool = Field(False, description="Measure every phase of a step; costs a little time.")
 
     def to_arguments(self) -> list[str]:
-        """The same options as arguments of `python -m training`."""
-        found = ["--workers", str(self.workers)] if self.workers else []
-        return found + ["--gpus"] * self.gpus + ["--profile"] * self.profile
+        """The same options as arguments of `python -m training.run`."""
+        arguments = ["--workers", str(self.workers)] if self.workers else []
+        return arguments + ["--gpus"] * self.gpus + ["--profile"] * self.profile

@@ -1,49 +1,52 @@
-"""Placement: tells a run that waits for room in the cluster from one whose workers are merely slow to start.
+"""Placement: distinguishes a run that waits for resources from one whose workers are slow to start.
 
-Train walk: training.run.driver -> [placement.py], while no worker has anything to say
+Train walk: training.run.ray_train -> [training.run.placement]
 """
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.train.v2.api.config import ScalingConfig
 from ray.util.state import list_placement_groups
 
-# A run that waits says so this often.
+# A run that waits for resources reports it this often.
 REPORT_INTERVAL_S = 15.0
 LIST_TIMEOUT_S = 5
 
 
 class PlacementWatch:
-    """Follows a run's messages, and now and then looks at the cluster."""
+    """Follows a run's messages, and checks the cluster's resources when they stop.
 
-    def __init__(self, scaling: ScalingConfig) -> None:
-        self._scaling = scaling
+    Args:
+        min_workers: that the run needs to start.
+        use_gpu: whether each needs a GPU; otherwise each needs a CPU.
+    """
+
+    def __init__(self, *, min_workers: int, use_gpu: bool) -> None:
+        self._required, self._resource = min_workers, "GPU" if use_gpu else "CPU"
         self._placed = False
-        self._heard_s = time.monotonic()
+        self._last_message_s = time.monotonic()
 
-    def observe(self, message: Mapping[str, Any]) -> None:
-        """Take one message; workers are in their places from their start until one dies, or its machine is to go."""
-        self._heard_s = time.monotonic()
-        if message["kind"] in ("started", "died", "notice"):
+    def observe(self, message: dict[str, Any]) -> None:
+        """Take one message: workers are placed from their start until one fails or its node is preempted."""
+        self._last_message_s = time.monotonic()
+        if message["kind"] in ("started", "worker_failed", "preemption_notice"):
             self._placed = message["kind"] == "started"
 
     def waiting_message(self) -> dict[str, Any] | None:
-        """A message, if workers have not started for a while because there is no room for them."""
-        if self._placed or time.monotonic() - self._heard_s < REPORT_INTERVAL_S:
+        """A `waiting_for_resources` message if workers have not started for a while for lack of resources."""
+        if self._placed or time.monotonic() - self._last_message_s < REPORT_INTERVAL_S:
             return None
-        self._heard_s = time.monotonic()
-        what, wanted = "GPU" if self._scaling.use_gpu else "CPU", self._scaling.min_workers
-        free = ray.available_resources().get(what, 0)
-        if free >= wanted or _has_reservation():
+        self._last_message_s = time.monotonic()
+        available = ray.available_resources().get(self._resource, 0)
+        if available >= self._required or _has_reservation():
             return None
-        return {"kind": "waiting", "rank": 0, "at_s": time.time(), "what": what, "wanted": wanted, "free": free}
+        message = {"kind": "waiting_for_resources", "rank": 0, "at_s": time.time()}
+        return message | {"resource": self._resource, "required": self._required, "available": available}
 
 
 def _has_reservation() -> bool:
-    """Whether the cluster has put resources aside for this driver's workers."""
+    """Whether the cluster has reserved resources for this driver's workers."""
     context = ray.get_runtime_context()
     try:
         groups = list_placement_groups(

@@ -1,7 +1,8 @@
-"""Rehearsal: one small step and an export on the driver, so that a mistake shows at once, not hours later on a cluster.
+"""Preflight: one small step and an export on the driver, so that an error in a recipe shows before the cluster starts.
 
-Train walk: run.py -> [rehearsal.py], then the cluster
+Train walk: training.run.driver -> [training.run.preflight] -> training.worker.build
 """
+# Shapes: B rows of a batch.
 
 import torch
 
@@ -12,45 +13,54 @@ from training.bundle.save import describe_tensors
 from training.data.files.scan import FileScan
 from training.data.preprocessing import EncodedRows, prepare_dataset
 from training.errors import ShoalError, UserError
+from training.recipe.renamed import renamed_hint
 from training.recipe.spec import Recipe
-from training.schema import SeriesInput, TextInput, max_sequence_length
+from training.schema import InputSchema, SeriesInput, TextInput, max_sequence_length
 from training.worker import build
-from training.worker.step import build_augmentation
 
-ROWS = 64
+# Rows that the net is built from, and rows of the one step.
+SAMPLE_ROWS = 64
+STEP_ROWS = 8
 
 
-def run_preflight(recipe: Recipe, survey: FileScan | None = None) -> None:
-    """Take a recipe once through everything that does not need the cluster.
+def run_preflight(recipe: Recipe, scan: FileScan | None = None) -> InputSchema:
+    """Run a recipe through everything that does not need the cluster.
 
     Args:
-        recipe: what is to be trained.
-        survey: of its files, where its data is files.
+        recipe: what to train.
+        scan: of its files, where its data is files.
+
+    Returns:
+        The input schema that the model will have.
 
     Raises:
-        Mistake: data, net, loss and task do not fit together.
+        UserError: data, net, loss and task do not fit together.
     """
     try:
-        dataset, parts, fitted = prepare_dataset(recipe, survey)
+        dataset, splits, fitted = prepare_dataset(recipe, scan)
         task = tasks.make_task(recipe, dataset, fitted)
-        if len(parts["train"]) < recipe.batch_size and recipe.task != "text-generation":
-            raise UserError(
-                f"batch_rows={recipe.batch_size} is more than the {len(parts['train'])} training rows; lower it"
-            )
-        rows = task.encode_rows(dataset.select(parts["train"][:ROWS]))
+        train_rows = len(splits["train"])
+        if train_rows < recipe.batch_size and recipe.task != "text-generation":
+            raise UserError(f"batch_size={recipe.batch_size} is more than the {train_rows} training rows; lower it")
+        rows = task.encode_rows(dataset.select(splits["train"][:SAMPLE_ROWS]))
         net = build.build_net(recipe, task, rows)
         _train_one_step(recipe, task, net, rows)
         _evaluate_and_export(recipe, task, net.eval(), rows.select(slice(0, 2)))
+        return task.preprocessing.input_schema
     except ShoalError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise UserError(f"{recipe.name} fails at its first step: {type(error).__name__}: {error}") from error
+        message = " ".join(str(error).split())
+        raise UserError(
+            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{renamed_hint(error)}"
+        ) from error
 
 
 def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows) -> None:
-    few = rows.select(slice(0, min(8, recipe.batch_size)))
-    x_B, targets_B = build_augmentation(recipe)(few.inputs, few.targets, torch.Generator().manual_seed(0))
-    batch = EncodedRows(x_B, targets_B, few.lengths, few.weights)
+    sample = rows.select(slice(0, min(STEP_ROWS, recipe.batch_size)))
+    generator = torch.Generator().manual_seed(0)
+    x_B, targets_B = build.build_augmentation(recipe)(sample.inputs, sample.targets, generator)
+    batch = EncodedRows(x_B, targets_B, sample.lengths, sample.weights)
     loss = task.loss(net.train()(batch.inputs), batch)
     if loss.ndim:
         raise UserError(f"the loss has shape {tuple(loss.shape)}; return the mean over rows")
@@ -59,17 +69,13 @@ def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows
 
 
 def _evaluate_and_export(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows) -> None:
-    words = task.preprocessing.input_schema
-    about = ModelInfo(name=recipe.name, task=recipe.task, input_schema=words, output_schema=task.output_schema())
+    schema = task.preprocessing.input_schema
+    info = ModelInfo(name=recipe.name, task=recipe.task, input_schema=schema, output_schema=task.output_schema())
     with torch.inference_mode():
         output = net(rows.inputs)
-        describe_tensors(
-            about,
-            rows.inputs,
-            output if isinstance(output, tuple) else (output,),
-            task.outputs,
-            task.preprocessing.tokenizer,
-        )
+        outputs = output if isinstance(output, tuple) else (output,)
+        describe_tensors(info, rows.inputs, outputs, task.output_names, task.preprocessing.tokenizer)
         task.validation_metrics(task.eval_outputs(net, output, rows))
-    if not isinstance(words, TextInput | SeriesInput) or rows.inputs.shape[1] > 1:
-        export_program(net, rows.inputs, max_sequence_length(words))
+    # A time dimension of 1 cannot be exported as a dynamic one.
+    if not isinstance(schema, TextInput | SeriesInput) or rows.inputs.shape[1] > 1:
+        export_program(net, rows.inputs, max_sequence_length(schema))

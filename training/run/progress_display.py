@@ -1,19 +1,21 @@
-"""What a person sees while a run trains: a live picture on a terminal, a line per epoch anywhere else."""
+"""Progress display: shows a run while it trains, as a live bar on a terminal and as a line per epoch elsewhere.
+
+Train walk: cluster.train -> [training.run.progress_display] -> training.run.driver
+"""
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from training import tasks
-from training.recipe.spec import Recipe
+from training.recipe.spec import PRIMARY_METRICS, Recipe
 from training.worker.failures import resume_hint
+from training.worker.progress_channel import Message
 
-# A worker that says nothing for so long is shown as silent.
+# A worker that has sent nothing for so long is shown as silent.
 SILENT_S = 5.0
 
 
@@ -22,7 +24,8 @@ class ProgressDisplay:
 
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self._recipe, self._console = recipe, console
-        self._metric = tasks.task_class(recipe).metric
+        self._metric = PRIMARY_METRICS[recipe.task]
+        self._metric_label = self._metric.replace("_", " ")
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -31,11 +34,22 @@ class ProgressDisplay:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._bar.add_task(f"{recipe.name}: starting workers", total=None, scores="")
-        self._workers: dict[int, dict[str, Any]] = {}
+        self._bar_task = self._bar.add_task(f"{recipe.name}: starting workers", total=None, scores="")
+        self._last_messages: dict[int, Message] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
         self._scores = ""
-        self._noticed = False
+        self._notice_shown = False
+        self._handlers = {
+            "scanning": self._show_scanning,
+            "preflight_passed": self._show_preflight_passed,
+            "started": self._show_started,
+            "progress": self._show_progress,
+            "preemption_notice": self._show_preemption_notice,
+            "report": self._show_report,
+            "worker_failed": self._show_worker_failed,
+            "waiting_for_resources": self._show_waiting_for_resources,
+            "interrupted": self._show_interrupted,
+        }
 
     def __enter__(self) -> "ProgressDisplay":
         if self._console.is_terminal:
@@ -43,77 +57,86 @@ class ProgressDisplay:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._console.is_terminal:
-            self._live.__exit__(kind, error, trace)
+            self._live.__exit__(error_type, error, traceback)
 
-    def show(self, message: dict[str, Any]) -> None:
-        """Take one message of training.run.driver."""
-        kind = message["kind"]
-        if kind in ("started", "beat"):
-            self._workers[message["rank"]] = message
-        if kind == "started" and message["rank"] == 0:
-            self._noticed = False
-            self._workers = {rank: last for rank, last in self._workers.items() if rank < message["world"]}
-            if message["step"]:
-                self._print(f"goes on from step {message['step']} with {message['world']} worker(s)")
-        elif kind == "beat" and message["rank"] == 0:
-            self._bar.update(
-                self._task,
-                description=f"{self._recipe.name}: epoch {int(message['epoch']) + 1}/{self._recipe.stop.epochs}",
-                completed=message["step"],
-                total=message["steps"],
-                scores=f"loss {message['loss']:.4f}  {message['rows_per_s']:.0f} samples/s  {self._scores}",
-            )
-        elif kind == "reading":
-            self._reading(message["rows"], message["done"])
-        elif kind == "died":
-            self._print(
-                f"worker {message['rank']} stopped ({message['why']}); the run goes on from its last checkpoint"
-            )
-        elif kind == "waiting":
-            what, wanted, free = message["what"], message["wanted"], message["free"]
-            self._print(f"waits for room: a {what} for each of {wanted} worker(s), {free:g} free in the cluster")
-        elif kind == "notice" and message["rank"] == 0 and not self._noticed:
-            # It comes again every few seconds, with another checkpoint, until the machine goes.
-            self._noticed = True
-            self._print(f"a machine will be taken away; keeps a checkpoint at step {message['step']}")
-        elif kind == "interrupted":
-            self._print(f"interrupted; {resume_hint(message['run'])}")
-        elif kind == "report":
-            self._report(message["metrics"])
+    def show(self, message: Message) -> None:
+        """Show one message of the driver; see training.worker.progress_channel for their kinds."""
+        self._handlers[message["kind"]](message)
 
-    def _reading(self, rows: int, done: bool) -> None:
-        name = self._recipe.name
-        now = "starting workers" if done else f"{rows:,} rows checked"
-        self._bar.update(self._task, description=f"{name}: {now}")
-        if done:
-            self._print(f"{rows:,} rows in files, all checked")
+    def _show_scanning(self, message: Message) -> None:
+        status = "starting workers" if message["done"] else f"{message['rows']:,} rows scanned"
+        self._bar.update(self._bar_task, description=f"{self._recipe.name}: {status}")
+        if message["done"]:
+            self._print(f"{message['rows']:,} rows scanned, all valid")
 
-    def _report(self, metrics: dict[str, Any]) -> None:
-        epoch, validation, test = metrics.get("epoch"), f"validation_{self._metric}", f"test_{self._metric}"
+    def _show_preflight_passed(self, message: Message) -> None:
+        if message["net_input"]:
+            self._print(f"the net gets {message['net_input']}")
+
+    def _show_started(self, message: Message) -> None:
+        self._last_messages[message["rank"]] = message
+        if message["rank"]:
+            return
+        self._notice_shown = False
+        workers = message["world_size"]
+        self._last_messages = {rank: last for rank, last in self._last_messages.items() if rank < workers}
+        if message["step"]:
+            self._print(f"resumed at step {message['step']} with {workers} worker(s)")
+
+    def _show_progress(self, message: Message) -> None:
+        self._last_messages[message["rank"]] = message
+        if message["rank"]:
+            return
+        self._bar.update(
+            self._bar_task,
+            description=f"{self._recipe.name}: epoch {int(message['epoch']) + 1}/{self._recipe.stop.epochs}",
+            completed=message["step"],
+            total=message["steps"],
+            scores=f"loss {message['loss']:.4f}  {message['rows_per_s']:.0f} rows/s  {self._scores}",
+        )
+
+    def _show_worker_failed(self, message: Message) -> None:
+        self._print(f"worker {message['rank']} failed ({message['reason']}); resuming from the last checkpoint")
+
+    def _show_waiting_for_resources(self, message: Message) -> None:
+        self._print(
+            f"waiting for resources: a {message['resource']} for each of {message['required']} worker(s), "
+            f"{message['available']:g} available in the cluster"
+        )
+
+    def _show_preemption_notice(self, message: Message) -> None:
+        # It is repeated every few seconds, each time with another checkpoint, until the node goes.
+        if message["rank"] == 0 and not self._notice_shown:
+            self._notice_shown = True
+            self._print(f"a node will be preempted; saving a checkpoint at step {message['step']}")
+
+    def _show_interrupted(self, message: Message) -> None:
+        self._print(f"interrupted; {resume_hint(message['run'])}")
+
+    def _show_report(self, message: Message) -> None:
+        metrics = message["metrics"]
+        validation, test = f"validation_{self._metric}", f"test_{self._metric}"
         if test in metrics:
-            self._print(f"held-out {self._name} {metrics[test]:.4f}, best epoch {metrics['best_epoch']}")
+            self._print(f"test {self._metric_label} {metrics[test]:.4f}, best epoch {metrics['best_epoch']}")
         elif validation in metrics and "step" not in metrics:
-            self._scores = f"validation {self._name} {metrics[validation]:.4f}"
+            self._scores = f"validation {self._metric_label} {metrics[validation]:.4f}"
             if not self._console.is_terminal:
-                self._print(f"epoch {epoch}/{self._recipe.stop.epochs}  loss {metrics['loss']:.4f}  {self._scores}")
-
-    @property
-    def _name(self) -> str:
-        return self._metric.replace("_", " ")
+                epochs = f"{metrics['epoch']}/{self._recipe.stop.epochs}"
+                self._print(f"epoch {epochs}  loss {metrics['loss']:.4f}  {self._scores}")
 
     def _print(self, text: str) -> None:
         self._console.print(f"{self._recipe.name}: {text}", highlight=False, markup=False)
 
     def _render(self) -> Group:
         line = Text()
-        for rank, last in sorted(self._workers.items()):
-            silent = time.time() - last["at_s"]
+        for rank, last in sorted(self._last_messages.items()):
+            silent_s = time.time() - last["at_s"]
             line.append(f"  worker {rank}: ")
-            if silent > SILENT_S:
-                line.append(f"silent for {silent:.0f} s", "yellow")
+            if silent_s > SILENT_S:
+                line.append(f"silent for {silent_s:.0f} s", "yellow")
             else:
                 line.append(f"{last.get('rows_per_s', 0):.0f} rows/s", "green")
         return Group(self._bar, line)

@@ -1,41 +1,50 @@
-"""Reproduction: a published version's recipe, trained again, beside the version itself."""
+"""Reproduction: trains a published version's recipe again and compares the result with the version.
+
+Train walk: cluster.train -> [training.run.reproduction] -> training.bundle.load
+"""
 
 import torch
 
 from training.bundle.load import load_bundle
 from training.errors import UserError
 from training.recipe.spec import Recipe
-from training.registry.model_registry import ORIGIN_TAG, Registry, Version
+from training.registry.model_registry import Registry
+from training.registry.records import Version
 from training.run.options import RunOptions, WorkerCount
 
 
 def load_training_recipe(registry: Registry, version: Version) -> tuple[Recipe, RunOptions, str]:
-    """The recipe that made a version, the workers that ran it, and where it came from.
+    """Load the recipe of a version, the options with as many workers as it had, and the recipe's origin.
 
     Raises:
-        Mistake: the version was not trained by Shoal.
+        UserError: the version was not trained by Shoal.
     """
     manifest = registry.load_manifest(version)
     if manifest.recipe is None:
         raise UserError(f"{version} was not trained by Shoal: its bundle holds no recipe")
     recipe = Recipe.model_validate(manifest.recipe)
     workers = int(str(manifest.training.get("workers", recipe.workers)))
-    origin = registry.client.get_run(version.run_id).data.tags.get(ORIGIN_TAG, "")
-    return recipe, RunOptions(workers=WorkerCount(bounds=(workers, workers))), origin
+    run = registry.reader.get_run(version.run_id)
+    return recipe, RunOptions(workers=WorkerCount(bounds=(workers, workers))), run.origin if run else ""
 
 
 def compare_versions(registry: Registry, before: Version, after: Version) -> tuple[list[tuple[str, float, float]], str]:
-    """Scores of both, and what they and the weights say."""
+    """Compare a version with its reproduction.
+
+    Returns:
+        The metrics that both have, as (name, before, after), and a verdict in one line.
+    """
     old, new = registry.load_manifest(before), registry.load_manifest(after)
-    scores = [(name, value, new.metrics[name]) for name, value in old.metrics.items() if name in new.metrics]
+    metrics = [(name, value, new.metrics[name]) for name, value in old.metrics.items() if name in new.metrics]
     if old.dataset and new.dataset and old.dataset.fingerprint != new.dataset.fingerprint:
-        return scores, "the data is not the same: its fingerprint has changed"
-    weights = (load_bundle(registry.fetch_bundle(each), each.digest).net.state_dict() for each in (before, after))
-    one, other = weights
-    if all(torch.equal(one[key], other[key]) for key in one):
-        return scores, "reproduced: every weight is the same, bit for bit"
-    furthest = max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
-    span = old.intervals.get(old.primary_metric)
-    if span and span.low <= new.metrics[old.primary_metric] <= span.high:
-        return scores, f"reproduced within the 95% interval; weights differ by up to {furthest:.2g}"
-    return scores, f"not reproduced: {old.primary_metric} is outside the 95% interval of {before}"
+        return metrics, "the data is not the same: its fingerprint has changed"
+    old_state, new_state = (
+        load_bundle(registry.fetch_bundle(version), version.digest).net.state_dict() for version in (before, after)
+    )
+    if all(torch.equal(old_state[key], new_state[key]) for key in old_state):
+        return metrics, "reproduced: every weight is the same, bit for bit"
+    max_difference = max(float((old_state[key].double() - new_state[key].double()).abs().max()) for key in old_state)
+    interval = old.intervals.get(old.primary_metric)
+    if interval and interval.low <= new.metrics[old.primary_metric] <= interval.high:
+        return metrics, f"reproduced within the 95% interval; weights differ by up to {max_difference:.2g}"
+    return metrics, f"not reproduced: {old.primary_metric} is outside the 95% interval of {before}"

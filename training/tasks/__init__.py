@@ -1,4 +1,7 @@
-"""Tasks: what differs between a classifier, a tagger and a language model, one file each; the loop is the same."""
+"""Tasks: one file per kind of target, behind one interface (base.py); the training loop is the same for all.
+
+Other packages use `make_task`, `get_task_class`, `get_primary_metric` and `Task`.
+"""
 
 from training.data.dataset import Dataset
 from training.data.preprocessing import FittedPreprocessing
@@ -11,7 +14,7 @@ from training.tasks.regression import Forecasting, Regression
 from training.tasks.text_generation import TextGeneration
 from training.tasks.token_classification import TokenClassification
 
-__all__ = ["Task", "make_task", "primary_metric", "task_class"]
+__all__ = ["Task", "get_primary_metric", "get_task_class", "make_task"]
 
 _TASKS: dict[str, type[Task]] = {
     "tabular-classification": Classification,
@@ -27,16 +30,16 @@ _TASKS: dict[str, type[Task]] = {
 }
 
 
-def task_class(recipe: Recipe) -> type[Task]:
-    """The recipe's task, before there is data."""
+def get_task_class(recipe: Recipe) -> type[Task]:
+    """Return the class of the recipe's task."""
     return _TASKS[recipe.task]
 
 
-def primary_metric(name: str) -> str:
-    """The metric that stands first for a task of this name; empty for none that is known."""
-    return _TASKS[name].metric if name in _TASKS else ""
+def get_primary_metric(task_name: str) -> str:
+    """Return the name of a task's primary metric; empty for an unknown task, which old runs may have."""
+    return _TASKS[task_name].primary_metric if task_name in _TASKS else ""
 
 
 def make_task(recipe: Recipe, dataset: Dataset, fitted: FittedPreprocessing) -> Task:
-    """Make the recipe's task for one data set."""
-    return task_class(recipe)(recipe, dataset, fitted)
+    """Create the recipe's task for one data set."""
+    return get_task_class(recipe)(recipe, dataset, fitted)

@@ -1,79 +1,79 @@
-"""CenterNet ("Objects as Points", Zhou, Wang, Krähenbühl, 2019): objects are peaks of heat maps; their loss and decoding."""
-# Shapes: B rows, C classes, H x W cells of the maps, M boxes, P peaks.
+"""CenterNet ("Objects as Points", Zhou, Wang, Krähenbühl, 2019): heatmap peaks as object centers; loss, decoding."""
+# Shapes: B images, C classes, H x W cells of the maps, M true boxes of an image, P detections of an image. The C + 4
+# channels of the maps are a heatmap for each class, then width, height and the center's offset in its cell (x, y).
 
 import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, logsigmoid, max_pool2d, one_hot
 
-STRIDE = 4  # pixels of the picture to one cell of the maps, along each axis
+STRIDE = 4  # image pixels per map cell, along each axis
 
 
-def decode_peaks(raw: Tensor, classes: int, peaks: int) -> Tensor:
-    """Turn raw maps (B, C + 4, H, W) into boxes (B, P, 6): x1, y1, x2, y2 in pixels, score, class; best first.
+def decode_peaks(maps: Tensor, num_classes: int, max_detections: int) -> Tensor:
+    """Decode maps (B, C + 4, H, W) into boxes (B, P, 6): x1, y1, x2, y2 in pixels, score, class; best first.
 
-    A cell that is not the highest of its 3x3 neighbours is no peak: this stands in for non-maximum suppression.
+    Only a cell that is the maximum of its 3x3 neighborhood is a peak, which replaces non-maximum suppression.
     """
-    height, width = raw.shape[2:]
-    heat = raw[:, :classes].sigmoid()
-    heat = torch.where(max_pool2d(heat, 3, stride=1, padding=1) == heat, heat, 0.0)
-    score_BP, index_BP = heat.flatten(1).topk(peaks)
+    height, width = maps.shape[2:]
+    heatmap = maps[:, :num_classes].sigmoid()
+    heatmap = torch.where(max_pool2d(heatmap, 3, stride=1, padding=1) == heatmap, heatmap, 0.0)
+    score_BP, index_BP = heatmap.flatten(1).topk(max_detections)
     class_BP, cell_BP = index_BP // (height * width), index_BP % (height * width)
-    size_BP2, centre_BP2 = _at_cells(raw[:, classes:], cell_BP)
-    half_BP2 = size_BP2.clamp(min=0) / 2
-    corners = torch.cat([centre_BP2 - half_BP2, centre_BP2 + half_BP2], dim=2) * STRIDE
-    return torch.cat([corners, torch.stack([score_BP, class_BP.to(raw.dtype)], dim=2)], dim=2)
+    size_BP2, center_BP2 = _gather_boxes(maps[:, num_classes:], cell_BP)
+    half_size_BP2 = size_BP2.clamp(min=0) / 2
+    corners_BP4 = torch.cat([center_BP2 - half_size_BP2, center_BP2 + half_size_BP2], dim=2) * STRIDE
+    return torch.cat([corners_BP4, torch.stack([score_BP, class_BP.to(maps.dtype)], dim=2)], dim=2)
 
 
-def detection_loss(raw: Tensor, boxes: Tensor, size_weight: float = 0.4) -> Tensor:
-    """Penalty-reduced focal loss of the heat maps plus L1 of sizes and offsets, per object.
+def detection_loss(maps: Tensor, boxes_BM5: Tensor, size_weight: float = 0.4) -> Tensor:
+    """Penalty-reduced focal loss of the heatmaps plus L1 loss of sizes and offsets, per object.
 
     Args:
-        raw: the maps, (B, C + 4, H, W).
-        boxes: (B, M, 5): x1, y1, x2, y2 in pixels, class; rows of class -1 stand for nothing.
-        size_weight: of the sizes' part; the paper's 0.1 is for pixels, sizes here are in cells of 4.
+        maps: (B, C + 4, H, W), heatmaps as logits.
+        boxes_BM5: x1, y1, x2, y2 in pixels, class; rows of class -1 are padding.
+        size_weight: weight of the size loss; the paper's 0.1 is for sizes in pixels, here they are in cells of 4.
     """
-    raw, classes = raw.float(), raw.shape[1] - 4
-    height, width = raw.shape[2:]
-    there_BM = boxes[..., 4] >= 0
-    low, high = boxes[..., :2] / STRIDE, boxes[..., 2:4] / STRIDE
-    centre_BM2, size_BM2 = (low + high) / 2, high - low
-    cell_BM2 = centre_BM2.floor()
-    objects = there_BM.sum().clamp(min=1)
+    maps, num_classes = maps.float(), maps.shape[1] - 4
+    height, width = maps.shape[2:]
+    mask_BM = boxes_BM5[..., 4] >= 0
+    top_left, bottom_right = boxes_BM5[..., :2] / STRIDE, boxes_BM5[..., 2:4] / STRIDE
+    center_BM2, size_BM2 = (top_left + bottom_right) / 2, bottom_right - top_left
+    cell_BM2 = center_BM2.floor()
+    num_objects = mask_BM.sum().clamp(min=1)
 
-    heat = _heat(cell_BM2, size_BM2, boxes[..., 4].long(), (classes, height, width))
-    logits = raw[:, :classes]
+    target = _target_heatmap(cell_BM2, size_BM2, boxes_BM5[..., 4].long(), (num_classes, height, width))
+    logits = maps[:, :num_classes]
     p = logits.sigmoid()
-    found = (1 - p).square() * logsigmoid(logits) * (heat == 1)
-    empty = (1 - heat).pow(4) * p.square() * logsigmoid(-logits)
-    focal = -(found + empty).sum() / objects
+    positive = (1 - p).square() * logsigmoid(logits) * (target == 1)
+    negative = (1 - target).pow(4) * p.square() * logsigmoid(-logits)
+    focal_loss = -(positive + negative).sum() / num_objects
 
     index_BM = (cell_BM2[..., 1] * width + cell_BM2[..., 0]).long().clamp(0, height * width - 1)
-    said_size, said_centre = _at_cells(raw[:, classes:], index_BM)
-    size = l1_loss(said_size[there_BM], size_BM2[there_BM], reduction="sum") / objects
-    offset = l1_loss(said_centre[there_BM], centre_BM2[there_BM], reduction="sum") / objects
-    return focal + size_weight * size + offset
+    predicted_size, predicted_center = _gather_boxes(maps[:, num_classes:], index_BM)
+    size_loss = l1_loss(predicted_size[mask_BM], size_BM2[mask_BM], reduction="sum") / num_objects
+    offset_loss = l1_loss(predicted_center[mask_BM], center_BM2[mask_BM], reduction="sum") / num_objects
+    return focal_loss + size_weight * size_loss + offset_loss
 
 
-def _at_cells(maps: Tensor, cell_BP: Tensor) -> tuple[Tensor, Tensor]:
-    """Sizes (B, P, 2) and centres (B, P, 2), in cells, that maps (B, 4, H, W) say at cells numbered along the rows."""
-    width = maps.shape[3]
-    said_BP4 = maps.flatten(2).transpose(1, 2).gather(1, cell_BP[..., None].expand(-1, -1, 4))
+def _gather_boxes(maps_B4HW: Tensor, cell_BP: Tensor) -> tuple[Tensor, Tensor]:
+    """Read sizes (B, P, 2) and centers (B, P, 2), both in cells, at cells numbered row by row."""
+    width = maps_B4HW.shape[3]
+    values_BP4 = maps_B4HW.flatten(2).transpose(1, 2).gather(1, cell_BP[..., None].expand(-1, -1, 4))
     corner_BP2 = torch.stack([cell_BP % width, cell_BP // width], dim=2)
-    return said_BP4[..., :2], corner_BP2 + said_BP4[..., 2:]
+    return values_BP4[..., :2], corner_BP2 + values_BP4[..., 2:]
 
 
-def _heat(cell_BM2: Tensor, size_BM2: Tensor, class_BM: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Build the wanted heat maps (B, C, H, W): 1 in each object's cell, a Gaussian of a sixth of its size around."""
-    classes, height, width = shape
-    deviation_BM2 = (size_BM2 / 6).clamp(min=0.1)
+def _target_heatmap(cell_BM2: Tensor, size_BM2: Tensor, class_BM: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Build target heatmaps (B, C, H, W): 1 in each object's cell, a Gaussian around it, std = size / 6."""
+    num_classes, height, width = shape
+    std_BM2 = (size_BM2 / 6).clamp(min=0.1)
 
-    def along(axis: int, cells: int) -> Tensor:
-        steps = (torch.arange(cells, device=cell_BM2.device) - cell_BM2[..., axis, None]) / deviation_BM2[
-            ..., axis, None
-        ]
-        return (-0.5 * steps.square()).exp()
+    def gaussian(axis: int, cells: int) -> Tensor:
+        """Unnormalized density along one axis, (B, M, cells)."""
+        distance = torch.arange(cells, device=cell_BM2.device) - cell_BM2[..., axis, None]
+        return (-0.5 * (distance / std_BM2[..., axis, None]).square()).exp()
 
-    heat = along(1, height)[..., :, None] * along(0, width)[..., None, :]
-    # A row that stands for nothing has class -1: one class more than there are, dropped again.
-    is_class = one_hot(class_BM + 1, classes + 1)[..., 1:]
-    return (is_class[..., None, None] * heat[:, :, None]).amax(1)
+    heatmap_BMHW = gaussian(1, height)[..., :, None] * gaussian(0, width)[..., None, :]
+    # Padding has class -1: shifted by one it gets a one-hot column of its own, which is dropped.
+    is_class_BMC = one_hot(class_BM + 1, num_classes + 1)[..., 1:]
+    return (is_class_BMC[..., None, None] * heatmap_BMHW[:, :, None]).amax(1)

@@ -1,82 +1,81 @@
 """Regression: one number for each row, published in the target's own unit."""
-# Shapes: N rows, B rows of a batch; facts are target and prediction.
+# Shapes: N rows of a split, B rows of a batch; eval outputs K = 2: the target and the prediction.
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.data.dataset import Dataset
 from training.data.preprocessing import EncodedRows
 from training.schema import NumberOutput
-from training.tasks.base import Outputs, Task
+from training.tasks.base import NetOutput, Task
 
 
 class DenormalizeTarget(nn.Module):
-    """Give a net that works in standard deviations its target's unit back."""
+    """Output layer that turns standardized predictions back into the target's unit."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.register_buffer("std", std)
 
     def forward(self, y_B1: Tensor) -> Tensor:
-        """Shape (B, 1): the same in training, where the loss is in standard deviations; in the unit afterwards."""
+        """Shape (B, 1): unchanged in training, where the loss is on standardized targets, else in the target's unit."""
         return y_B1 if self.training else y_B1 * self.std + self.mean
 
 
 class Regression(Task):
-    """Mean squared error of standardised targets."""
+    """Mean squared error of standardized targets."""
 
-    metric = "r2"
-    outputs = ("value",)
+    primary_metric = "r2"
+    output_names = ("value",)
 
-    def encode_rows(self, dataset):  # type: ignore[no-untyped-def]
-        """Targets get the output's shape, (N, 1)."""
+    def encode_rows(self, dataset: Dataset) -> EncodedRows:
+        """As in Task, with targets of the output's shape, (N, 1)."""
         rows = super().encode_rows(dataset)
         return EncodedRows(rows.inputs, rows.targets.reshape(-1, 1), rows.lengths)
 
     @property
     def net_sizes(self) -> dict[str, int]:
-        """One output."""
-        return super().net_sizes | {"classes": 1}
+        """One output, whatever the labels."""
+        return super().net_sizes | {"num_classes": 1}
 
     def output_layer(self, train: EncodedRows) -> nn.Module:
-        """From standard deviations of the training targets to their unit."""
-        deviation = train.targets.std(correction=0)
-        self._unit = DenormalizeTarget(
-            train.targets.mean(), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-        )
-        return self._unit
+        """Fit the mean and standard deviation of the training targets; a constant target keeps its scale."""
+        std = train.targets.std(correction=0)
+        self._denormalize = DenormalizeTarget(train.targets.mean(), torch.where(std > 0, std, torch.ones_like(std)))
+        return self._denormalize
 
-    def loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
-        """As in Task, with standardised targets."""
-        mean, deviation = (t.to(batch.targets.device) for t in (self._unit.mean, self._unit.std))
-        return super().loss(output, EncodedRows(batch.inputs, (batch.targets - mean) / deviation, batch.lengths))
+    def loss(self, output: NetOutput, batch: EncodedRows) -> Tensor:
+        """As in Task, on standardized targets."""
+        mean, std = (t.to(batch.targets.device) for t in (self._denormalize.mean, self._denormalize.std))
+        return super().loss(output, EncodedRows(batch.inputs, (batch.targets - mean) / std, batch.lengths))
 
-    def default_loss(self, output: Outputs, batch: EncodedRows) -> Tensor:
+    def default_loss(self, output: NetOutput, batch: EncodedRows) -> Tensor:
         """Mean squared error."""
         assert isinstance(output, Tensor)
         return F.mse_loss(output, batch.targets)
 
-    def eval_outputs(self, net: nn.Module, output: Outputs, batch: EncodedRows) -> Tensor:
+    def eval_outputs(self, net: nn.Module, output: NetOutput, batch: EncodedRows) -> Tensor:
         """Target and prediction."""
         assert isinstance(output, Tensor)
         return torch.cat([batch.targets, output.float()], 1)
 
-    def validation_metrics(self, facts_NK: Tensor) -> dict[str, float]:
-        """R2, mean absolute error and root of the mean squared error."""
-        # Brings scipy and matplotlib with it: not before a worker's first step.
-        from torchmetrics.functional import regression as metrics
+    def validation_metrics(self, eval_outputs_NK: Tensor) -> dict[str, float]:
+        """R2 (nan for a single row), mean absolute error and root mean squared error."""
+        # Imported late: it takes a second, with matplotlib and scipy, that no first training step should wait for.
+        from torchmetrics.functional import regression
 
-        target_N, y_N = facts_NK[:, 0], facts_NK[:, 1]
-        found = {
-            "r2": metrics.r2_score(y_N, target_N).item() if len(target_N) > 1 else float("nan"),
-            "mae": metrics.mean_absolute_error(y_N, target_N).item(),
-            "rmse": metrics.mean_squared_error(y_N, target_N, squared=False).item(),
+        target_N, y_N = eval_outputs_NK[:, 0], eval_outputs_NK[:, 1]
+        metrics = {
+            "r2": regression.r2_score(y_N, target_N).item() if len(target_N) > 1 else float("nan"),
+            "mae": regression.mean_absolute_error(y_N, target_N).item(),
+            "rmse": regression.mean_squared_error(y_N, target_N, squared=False).item(),
         }
-        return {self.metric: found[self.metric]} | found
+        return {self.primary_metric: metrics[self.primary_metric]} | metrics
 
     def output_schema(self) -> NumberOutput:
         """The number's name."""
@@ -84,7 +83,7 @@ class Regression(Task):
 
 
 class Forecasting(Regression):
-    """The next value of a series: judged by its mean absolute error."""
+    """The next value of a series; evaluated by its mean absolute error."""
 
-    metric = "mae"
+    primary_metric = "mae"
     higher_is_better = False

@@ -1,1 +1,5 @@
-"""One training worker from start to finish: build, feed, step, synchronize, checkpoint, finalize."""
+"""What one training worker does, from the recipe to the bundle; it begins at `loop.train_worker`.
+
+The driver may use `loop`, with its strategies in `gradients` and `finalize`, `build`, `failures`, `progress_channel`,
+`ray_internals`, and the names of a checkpoint's files and metrics.
+"""

@@ -1,11 +1,10 @@
-"""Checkpoints without pickle: tensors in safetensors, everything else in JSON.
+"""Checkpoints without pickle: tensors as safetensors, everything else as JSON.
 
-Holds nets, optimiser, schedule and position. There is no random state to keep: every draw of the loop is seeded by
-(recipe seed, epoch, step, rank), so the position says it all. A snapshot is taken while training stands still, which is
-a copy in memory; files are written and carried to the store while it goes on.
+Train walk: training.worker.loop -> [training.worker.checkpoint] -> training.worker.parallel
+Holds net, optimizer, schedule and progress; no random state, since every draw of the loop is seeded by (recipe seed,
+step, rank). A snapshot is a copy in memory, taken between two steps; it is written and uploaded while training goes on.
 """
 
-import contextlib
 import json
 import math
 import shutil
@@ -13,13 +12,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import Checkpoint
-from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,32 +26,34 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from training.errors import ServiceError
 from training.worker import parallel
+from training.worker.failures import resume_hint
+from training.worker.ray_internals import CheckpointStorage
 
 TENSORS_FILE, METADATA_FILE = "state.safetensors", "state.json"
-# What Ray Train orders checkpoints by, the higher the better: it holds neither for what has no score, nor, once it has
-# been written down and read again, for what is no finite number.
+# The metric by which Ray Train orders checkpoints, higher is better. It is always a finite number: Ray Train cannot
+# order by a missing one, and cannot read infinity or NaN back from its JSON.
 ORDERING_METRIC = "order"
-# A store that is slower than the epochs holds training up; snapshots that wait for it would fill the memory.
+# Snapshots that wait for a store slower than the epochs would fill the memory, so training waits for the last upload.
 _upload_slot = threading.Semaphore(1)
 
 
 @dataclass
 class TrainProgress:
-    """How far a run is, and the best it has seen.
+    """How far a run is, and the best validation score so far.
 
     Attributes:
-        epoch: epochs that are done.
-        step: steps that are done of the one after.
-        steps: optimiser steps in all.
-        seconds: spent in training.
-        loss_sum: of the rows of this epoch so far.
-        rows: of this epoch so far.
-        first_loss: the run's first, which tells whether a later one has exploded.
-        best_score: of a validation.
-        best_epoch: where that was, from 1; of equal scores the last.
-        risen_epoch: where a score was last better than all before.
+        epoch: epochs that are complete.
+        epoch_step: steps that are complete of the next epoch.
+        global_step: optimizer steps in all.
+        seconds: time spent in training.
+        loss_sum: sum of the losses of this epoch's rows so far.
+        rows: number of this epoch's rows so far.
+        first_loss: the run's first synchronized loss, to which a diverging one is compared.
+        best_score: the best validation score.
+        best_epoch: its epoch, from 1; of equal scores the last.
+        last_improved_epoch: the last epoch whose score was better than all before.
         history: the metrics of each epoch.
-        stopped: why the run is over; empty while it goes on.
+        stop_reason: the stop rule that ended the run; empty while it goes on.
     """
 
     epoch: int = 0
@@ -71,129 +72,151 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that a resumed run must find as it was; `best` is a whole state dict, empty before the first."""
+    """Everything that a resumed run must restore.
 
-    nets: dict[str, nn.Module]
-    best: dict[str, Tensor]
+    Attributes:
+        net: the trained net, not wrapped by DDP.
+        ema: its moving average, where the recipe keeps one.
+        best_weights: see Worker.
+        optimizer: over the net's parameters.
+        schedule: of the learning rate.
+        progress: how far the run is.
+    """
+
+    net: nn.Module
+    ema: nn.Module | None
+    best_weights: dict[str, Tensor]
     optimizer: Optimizer
     schedule: LRScheduler
     progress: TrainProgress
 
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules whose state is saved, by the prefix of their tensors' names."""
+        return {"net": self.net} | ({"ema": self.ema} if self.ema else {})
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A State copied to memory of its own."""
+    """A copy of a TrainState on the CPU; empty on all workers but rank 0.
+
+    Attributes:
+        tensors: by `net/NAME`, `ema/NAME`, `best/NAME`, `optimizer/PARAMETER/SLOT`.
+        metadata: the rest, as JSON.
+    """
 
     tensors: dict[str, Tensor]
     metadata: str
 
 
 def take_snapshot(state: TrainState) -> Snapshot:
-    """Copy a state; all workers must ask for it, since a sharded net is put together for it."""
-    tensors: dict[str, Tensor] = {f"best/{key}": value for key, value in state.best.items()}
-    for name, net in state.nets.items():
-        tensors |= {f"{name}/{key}": value for key, value in parallel.full_state_dict(net).items()}
-    optimiser = state.optimizer.state_dict()
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, slots in optimiser["state"].items():
+    """Copy a state to rank 0's memory; collective: a sharded net is gathered for it."""
+    tensors = {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
+    for prefix, module in state.modules.items():
+        tensors |= {f"{prefix}/{name}": tensor for name, tensor in parallel.get_full_state(module).items()}
+    optimizer = parallel.get_full_optimizer_state(state.net, state.optimizer)
+    scalars: dict[str, dict[str, float]] = {}
+    for parameter, slots in optimizer["state"].items():
         for slot, value in slots.items():
             if isinstance(value, Tensor):
-                tensors[f"optimiser/{index}/{slot}"] = parallel.full_tensor(value.detach()).cpu().clone()
+                tensors[f"optimizer/{parameter}/{slot}"] = value
             else:
-                scalars.setdefault(str(index), {})[slot] = value
-    rest = {
-        "groups": optimiser["param_groups"],
-        "scalars": scalars,
+                scalars.setdefault(parameter, {})[slot] = value
+    metadata = {
+        "param_groups": optimizer["param_groups"],
+        "optimizer_scalars": scalars,
         "schedule": state.schedule.state_dict(),
         "progress": vars(state.progress),
     }
-    return Snapshot(tensors, json.dumps(rest))
+    return Snapshot(tensors, json.dumps(metadata))
 
 
-def write_snapshot(folder: Path, taken: Snapshot) -> None:
+def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     """Write a snapshot's two files."""
-    save_file({key: value.contiguous() for key, value in taken.tensors.items()}, folder / TENSORS_FILE)
-    (folder / METADATA_FILE).write_text(taken.metadata)
+    save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, folder / TENSORS_FILE)
+    (folder / METADATA_FILE).write_text(snapshot.metadata)
 
 
 def restore_state(folder: Path, state: TrainState) -> None:
-    """Bring everything back to what `snapshot` saw; shapes and names must be the same, the number of workers not."""
+    """Restore a state in place; collective. The net must be the same, the number of workers and their sharding not."""
     tensors = load_file(folder / TENSORS_FILE)
-    rest = json.loads((folder / METADATA_FILE).read_text())
-    for name, net in state.nets.items():
-        parallel.load_full_state_dict(net, _strip_prefix(f"{name}/", tensors))
-    state.best.update(_strip_prefix("best/", tensors))
-    slots: dict[int, dict[str, Any]] = {int(index): dict(found) for index, found in rest["scalars"].items()}
-    weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
-    for key, value in _strip_prefix("optimiser/", tensors).items():
-        index, slot = key.split("/")
-        slots.setdefault(int(index), {})[slot] = parallel.shard_like(value, weights[int(index)])
-    state.optimizer.load_state_dict({"state": slots, "param_groups": rest["groups"]})
-    state.schedule.load_state_dict(rest["schedule"])
-    vars(state.progress).update(rest["progress"])
+    metadata = json.loads((folder / METADATA_FILE).read_text())
+    slots: dict[str, dict[str, Any]] = metadata["optimizer_scalars"]
+    for key, tensor in _select_prefix("optimizer/", tensors).items():
+        parameter, slot = key.rsplit("/", 1)
+        slots.setdefault(parameter, {})[slot] = tensor
+    optimizer = {"state": slots, "param_groups": metadata["param_groups"]}
+    parallel.load_full_optimizer_state(state.net, state.optimizer, optimizer)
+    for prefix, module in state.modules.items():
+        parallel.load_full_state(module, _select_prefix(f"{prefix}/", tensors))
+    if parallel.is_rank_zero():
+        state.best_weights.update(_select_prefix("best/", tensors))
+    state.schedule.load_state_dict(metadata["schedule"])
+    vars(state.progress).update(metadata["progress"])
 
 
-def ordering_metric(score: float | None, *, higher: bool) -> dict[str, float]:
-    """Where a checkpoint stands among the others, as one more metric; without a score, last."""
-    found = (score if higher else -score) if score is not None and math.isfinite(score) else -sys.float_info.max
-    return {ORDERING_METRIC: found}
+def ordering_metric(score: float | None, *, higher_is_better: bool) -> dict[str, float]:
+    """Return the metric that orders a checkpoint among the others; without a finite score, last."""
+    if score is None or not math.isfinite(score):
+        return {ORDERING_METRIC: -sys.float_info.max}
+    return {ORDERING_METRIC: score if higher_is_better else -score}
 
 
-def report_checkpoint(metrics: dict[str, Any], taken: Snapshot, rank: int, *, run: str) -> None:
-    """Report to Ray Train, with a checkpoint that is written and stored while training goes on.
+def report_checkpoint(
+    metrics: dict[str, Any], snapshot: Snapshot, storage: CheckpointStorage, *, rank: int, run: str
+) -> None:
+    """Report to Ray Train, with a checkpoint that is written and uploaded while training goes on; on every worker.
 
-    A checkpoint counts only once all of it is stored; one that cannot be stored ends the run, with what was kept
-    before as it was.
+    A checkpoint counts only once it is uploaded; one that cannot be uploaded ends the run, and the earlier ones stay.
     """
     if rank:
         ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
         return
     _upload_slot.acquire()
-    # Ray Train gives each worker a working folder inside its own temp dir.
+    # Ray Train gives each worker a working directory inside its own temporary one.
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd()))
     ray.train.report(
         metrics,
         checkpoint=Checkpoint.from_directory(str(folder)),
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=_make_upload(run, lambda: write_snapshot(folder, taken)),
+        checkpoint_upload_fn=_make_upload(storage, run, lambda: write_snapshot(folder, snapshot)),
         delete_local_checkpoint_after_upload=True,
     )
 
 
-def report_final(metrics: dict[str, Any], folder: Path, *, run: str) -> None:
-    """Report a folder that is written already, and wait until it is stored; rank 0 alone."""
+def report_final(metrics: dict[str, Any], folder: Path, storage: CheckpointStorage, *, run: str) -> None:
+    """Report a folder that is already written, and wait until it is uploaded; rank 0 only."""
     _upload_slot.acquire()
     ray.train.report(
         metrics,
         checkpoint=Checkpoint.from_directory(str(folder)),
-        checkpoint_upload_fn=_make_upload(run, lambda: None),
+        checkpoint_upload_fn=_make_upload(storage, run, lambda: None),
     )
 
 
-def _make_upload(run: str, write_files: Callable[[], None]) -> Callable[[Checkpoint, str], Checkpoint]:
-    storage = ray.train.get_context().get_storage()
-
-    def store(local: Checkpoint, name: str) -> Checkpoint:
-        place = local.path
+def _make_upload(
+    storage: CheckpointStorage, run: str, write_files: Callable[[], None]
+) -> Callable[[Checkpoint, str], Checkpoint]:
+    def upload(local: Checkpoint, name: str) -> Checkpoint:
+        destination = local.path
         try:
             write_files()
-            place = storage.experiment_fs_path
-            kept: Checkpoint = storage.persist_current_checkpoint(local, name)
+            destination = storage.path
+            return storage.upload(local, name)
         except Exception as error:
-            # Half of it would take room from what is whole.
+            # The half that is there would take the room that a complete one needs.
             shutil.rmtree(local.path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                storage.storage_filesystem.delete_dir(storage.build_checkpoint_path_from_name(name))
+            with suppress(OSError):
+                storage.delete(name)
             raise ServiceError(
-                f"a checkpoint cannot be stored in {place}: {' '.join(str(error).split())}; earlier ones are kept: "
-                f"make room or mend the store, then go on with `shoal train --resume {run}`"
+                f"a checkpoint cannot be stored in {destination}: {' '.join(str(error).split())}; earlier ones are "
+                f"kept: free some space or repair the store, then {resume_hint(run)}"
             ) from error
         finally:
             _upload_slot.release()
-        return kept
 
-    return store
+    return upload
 
 
-def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+def _select_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

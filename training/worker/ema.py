@@ -1,50 +1,34 @@
-"""Average: a second copy of a net that follows the trained one slowly; it is what is judged and published.
+"""Moving average of the weights: a second copy of the net, which is evaluated and published.
 
-Train walk: worker.py -> [average.py]
-torch.optim.swa_utils.AveragedModel looks for all tensors of both nets at every step; in a small net that costs as much
-as a layer.
+Train walk: training.worker.step -> [training.worker.ema]
+torch.optim.swa_utils.AveragedModel, with a decay that warms up. It lists all tensors of both nets at every step, beside
+an average of our own that did so once: 0.7 ms instead of 0.26 ms with digits-cnn, which adds 1.0 to 1.6% to its step;
+0.13 ms more with a net of three linear layers, 8% of a step of digits-mlp and 30% of one of iris (0.44 ms).
 """
 
-from copy import deepcopy
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-class ExponentialMovingAverage(nn.Module):
-    """An exponential moving average of a net's weights and running statistics.
+class ExponentialMovingAverage(AveragedModel):
+    """An exponential moving average of a net's weights and running statistics; the first update copies them.
 
-    Its decay rises with the steps, so that a short run forgets its start: min(decay, (1 + n) / (10 + n)), as
-    TensorFlow's ExponentialMovingAverage has it.
+    The decay of update n is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so that a
+    short run forgets its initial weights.
     """
 
-    steps: Tensor
-
     def __init__(self, net: nn.Module, decay: float) -> None:
-        super().__init__()
-        self.module = deepcopy(net)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        super().__init__(net, multi_avg_fn=self._average, use_buffers=True)
         self._decay = decay
-        # A net may put another tensor in a buffer's place; a weight stays the tensor that the optimiser knows.
-        self._weights = [weight.detach() for weight in self.module.parameters()]
-        self._net_weights = [weight.detach() for weight in net.parameters()]
-        self._buffers_of = [
-            (mine._buffers, theirs._buffers) for mine, theirs in zip(self.module.modules(), net.modules(), strict=True)
-        ]
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move towards the net as it is now; the first time, all the way."""
-        n = int(self.steps)
-        weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
-        torch._foreach_lerp_(self._weights, self._net_weights, weight)
-        for mine, theirs in self._buffers_of:
-            for name, old in mine.items():
-                new = theirs[name]
-                if old is None or new is None:
-                    continue
-                if old.is_floating_point():
-                    old.lerp_(new, weight)
-                else:
-                    old.copy_(new)
-        self.steps += 1
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        """Update tensors of one dtype in place."""
+        if averaged[0].is_floating_point():
+            # Not the third argument, which is on the net's device: to read it would wait for the GPU.
+            n = int(self.n_averaged)
+            get_ema_multi_avg_fn(min(self._decay, (1 + n) / (10 + n)))(list(averaged), list(current), n)
+        else:
+            for average, value in zip(averaged, current, strict=True):
+                average.copy_(value)

@@ -1,7 +1,8 @@
-"""Energy: what the machines of a run drew while it trained, as codecarbon tells it, without asking the internet.
+"""Energy that the machines of a run used while it trained, as codecarbon measures it, without internet access.
 
-Where the processor has counters (RAPL) or the GPU has (NVML) that is a measurement; elsewhere codecarbon estimates from
-the processor's rated power and load, and the card says so.
+Train walk: training.worker.loop -> [training.worker.energy] -> training.bundle.manifest
+Where the processor has counters (RAPL) or the GPU has (NVML) it is a measurement; elsewhere codecarbon estimates it
+from the processor's rated power and load, and the model card says so.
 """
 
 import threading
@@ -14,45 +15,49 @@ import torch
 import torch.distributed as dist
 
 from training.bundle.manifest import EnergyCard
+from training.worker.codecarbon_internals import reads_energy_counters
 
 
 class EnergyMeter:
-    """Measures one machine, whichever number of workers it has; use as a context manager."""
+    """Measures within its block; of the workers of one machine, the first does so for the whole machine."""
 
-    def __init__(self, country: str, rank: int) -> None:
-        self._country, self._rank = country, rank
-        self._starting: threading.Thread | None = None
+    def __init__(self, country: str) -> None:
+        self._country = country
+        self._startup: threading.Thread | None = None
         self._tracker: Any = None
-        self._kwh, self._kg, self._how = 0.0, 0.0, ""
+        self._kwh, self._kg_co2, self._method = 0.0, 0.0, ""
 
     def __enter__(self) -> "EnergyMeter":
         if ray.train.get_context().get_local_rank() == 0:
-            # codecarbon looks at the processor for seconds before it returns; training need not wait for it.
-            self._starting = threading.Thread(target=self._start, daemon=True)
-            self._starting.start()
+            # codecarbon examines the processor for seconds, for which training need not wait.
+            self._startup = threading.Thread(target=self._start, daemon=True)
+            self._startup.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        if self._starting:
-            self._starting.join()
+        if self._startup:
+            self._startup.join()
         if self._tracker is None:
             return
         try:
-            self._kg = float(self._tracker.stop() or 0.0)
+            self._kg_co2 = float(self._tracker.stop() or 0.0)
             self._kwh = float(self._tracker.final_emissions_data.energy_consumed)
-        except Exception:
+        except Exception:  # as below
             return
-        modes = {getattr(part, "_mode", None) for part in self._tracker._hardware} - {None}
-        self._how = "measured" if modes == {"intel_rapl"} else "estimated from rated power and load"
+        measured = reads_energy_counters(self._tracker)
+        self._method = "measured" if measured else "estimated from rated power and load"
 
     def _start(self) -> None:
         try:
             from codecarbon import OfflineEmissionsTracker
 
             tracker = OfflineEmissionsTracker(
-                # codecarbon wants one; without ours its kilograms are thrown away below.
+                # codecarbon requires a country; without the user's own its kilograms are discarded below.
                 country_iso_code=self._country or "USA",
                 save_to_file=False,
                 log_level="critical",
@@ -60,16 +65,16 @@ class EnergyMeter:
             )
             tracker.start()
             self._tracker = tracker
-        except Exception:  # whatever a machine's sensors make it raise: a run does not end for it
+        except Exception:  # whatever a machine's sensors raise: a run does not end for it
             return
 
     def sum_over_machines(self) -> EnergyCard | None:
-        """The sum; None where nothing could be told. All workers must ask for it."""
-        sums = torch.tensor([self._kwh, self._kg], dtype=torch.float64)
+        """Return the energy of all machines; None where none was measured. Collective."""
+        sums = torch.tensor([self._kwh, self._kg_co2], dtype=torch.float64)
         if dist.is_initialized():
             sums = sums.to(ray.train.torch.get_device())
             dist.all_reduce(sums)
-        kwh, kg = sums.tolist()
+        kwh, kg_co2 = sums.tolist()
         if not kwh:
             return None
-        return EnergyCard(kwh=kwh, kg_co2=kg if self._country else None, country=self._country, method=self._how)
+        return EnergyCard(kwh=kwh, kg_co2=kg_co2 if self._country else None, country=self._country, method=self._method)

@@ -1,9 +1,9 @@
-"""Failures: which of them a run outlives by going on from its last checkpoint, and which end it.
+"""Failures: which errors of a worker are retried from the last checkpoint, and which end the run.
 
-Train walk: training.run.driver -> [failures.py], around training.worker.loop in each worker and beside Ray Train's controller
-A worker that dies is replaced: a machine is lost, memory runs out, somebody kills it. What would come again ends the
-run at once, with one line that says what: an error that Shoal raised, or one in the recipe's own code. What may pass (a
-connection, a file, whatever torch calls a RuntimeError) is tried again, but not when it comes twice at the same step.
+Train walk: training.worker.loop -> [training.worker.failures] -> training.run.failure_policy
+A worker that dies (a machine is lost, memory runs out, its process is killed) is replaced. An error that would come
+again ends the run at once, in one line: what Shoal raised, or an error in the recipe's code. What may be transient (a
+connection, a file, whatever torch calls a RuntimeError) is retried, but not if it comes twice at the same step.
 """
 
 import sysconfig
@@ -16,80 +16,85 @@ import ray
 
 from training.errors import ServiceError, ShoalError
 
-# Errors that another try may mend. A connection that the death of another worker broke is a RuntimeError of torch's.
+# Errors that may be transient; torch raises RuntimeError where a worker's death broke a connection.
 RETRYABLE_ERRORS = (OSError, RuntimeError, MemoryError, ray.exceptions.RayError)
-# What torch's collective libraries say where the worker at the other end is gone.
+# What gloo and NCCL put into the error of a worker whose peer died.
 LOST_PEER_SIGNS = ("gloo", "NCCL", "Connection reset by peer", "Connection closed by peer")
-# Code in these folders is not a recipe's.
-LIBRARY_FOLDERS = [str(Path(__file__).parent), *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))]
+# Code outside of these folders is the recipe's.
+LIBRARY_FOLDERS = [str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
 
 
 class TransientError(Exception):
-    """A worker's error that may pass; `lost` if it is only that another worker is gone."""
+    """A worker's error that may not come again.
 
-    def __init__(self, what: str, step: int, lost: bool) -> None:
-        super().__init__(what, step, lost)
-        self.what, self.step, self.lost_peer = what, step, lost
+    Attributes:
+        description: one line.
+        step: optimizer steps that the run had made.
+        lost_peer: whether it only says that another worker died.
+    """
+
+    def __init__(self, description: str, step: int, lost_peer: bool) -> None:
+        super().__init__(description, step, lost_peer)
+        self.description, self.step, self.lost_peer = description, step, lost_peer
 
     def __str__(self) -> str:
-        return f"{self.what} at step {self.step}"
+        return f"{self.description} at step {self.step}"
 
 
 @contextmanager
-def classify_failures(step: Callable[[], int], run: str) -> Iterator[None]:
-    """Put a worker's error so that the controller knows what to make of it.
+def classify_failures(get_step: Callable[[], int], run: str) -> Iterator[None]:
+    """Convert what a worker raises within the block to an error that tells Ray Train's controller how to go on.
 
     Args:
-        step: says how many steps the run has made.
+        get_step: returns the optimizer steps that the run has made.
         run: its name, for the message.
 
     Raises:
-        ShoalError: as it was.
-        Stumble: another try may mend it.
-        Failure: it is an error in code, and would come again.
+        ShoalError: unchanged.
+        TransientError: another attempt may succeed.
+        ServiceError: an error in code, which would come again.
     """
     try:
         yield
     except ShoalError:
         raise
     except RETRYABLE_ERRORS as error:
-        lost = any(sign in str(error) for sign in LOST_PEER_SIGNS)
-        raise TransientError("it lost another worker" if lost else _describe_error(error), step(), lost) from error
+        lost_peer = any(sign in str(error) for sign in LOST_PEER_SIGNS)
+        description = "lost the connection to another worker" if lost_peer else _describe_error(error)
+        raise TransientError(description, get_step(), lost_peer) from error
     except Exception as error:
-        raise ServiceError(f"{_describe_error(error)} after step {step()}; mend it, then {resume_hint(run)}") from error
+        raise ServiceError(
+            f"{_describe_error(error)} after step {get_step()}; fix it, then {resume_hint(run)}"
+        ) from error
 
 
 def resume_hint(run: str) -> str:
-    """What to type."""
-    return f"go on from its last checkpoint with `shoal train --resume {run}`"
+    """Return the remedy that ends a message: how to resume a run."""
+    return f"resume from its last checkpoint with `shoal train --resume {run}`"
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Find what a worker said, under the layers that Ray wraps around it."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        error = next(iter(failures.values()))
-    while True:
-        inner = (
-            getattr(error, "controller_failure", None)
-            or getattr(error, "_base_exc", None)
-            or getattr(error, "cause", None)
-            or error.__cause__
-        )
-        if not isinstance(inner, BaseException) or isinstance(error, ShoalError):
-            return error
+    """Return the error of a worker, or of Shoal, inside the errors that Ray wraps around it."""
+    worker_failures = getattr(error, "worker_failures", None)
+    if worker_failures:
+        error = next(iter(worker_failures.values()))
+    while not isinstance(error, ShoalError):
+        inner = getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            break
         error = inner
+    return error
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error's message, or its type where it has none, in one line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
 
 
 def _describe_error(error: Exception) -> str:
-    """An error with the line of code that it comes from: the recipe's own where it passed through that."""
+    """Describe an error with the last line of the recipe's code that it passed through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(Path(f.filename).is_relative_to(str(folder)) for folder in LIBRARY_FOLDERS)]
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {first_line(error)}{where}"
+    own = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in LIBRARY_FOLDERS)]
+    location = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {first_line(error)}{location}"

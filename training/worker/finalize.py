@@ -1,81 +1,95 @@
-"""The end of a run: the best weights are scored on the held-out rows, and become a bundle.
+"""The end of a run: the best weights are evaluated on the held-out splits and written as a bundle.
 
-Train walk: loop.py -> [conclude.py] -> training.bundle.bundle -> training.registry.model_registry
+Train walk: training.worker.loop -> [training.worker.finalize] -> training.evaluation.confidence, training.bundle.save
+Another ending (a trial of a search, which only reports its score) is a `Finalize` that goes to `train_worker`. Knows
+nothing of the registry: the driver publishes the bundle from the last checkpoint.
 """
-# Shapes: N rows of a part, K facts of a row.
+# Shapes: N rows of a split, K eval outputs of a row, C classes.
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from torch import Tensor
 
-from training.bundle.manifest import Calibration, DatasetCard, Interval, ModelInfo
+from training.bundle.manifest import Calibration, DatasetCard, EnergyCard, Interval, ModelInfo
 from training.bundle.save import save_bundle
 from training.data.files.scan import ScannedDataset
 from training.data.split import count_leaks
 from training.evaluation import confidence
 from training.schema import ClassOutput, OutputSchema
 from training.tasks.classification import split_targets_logits
-from training.tasks.object_detection import ObjectDetection
 from training.worker import checkpoint
 from training.worker.energy import EnergyMeter
+from training.worker.ray_internals import CheckpointStorage
 from training.worker.step import Worker
 
+BUNDLE_FOLDER = "bundle"
 
-def finalize(worker: Worker, config: Mapping[str, Any], energy: EnergyMeter) -> None:
-    """Score, write the bundle, and report both; the last thing a worker does."""
+Finalize = Callable[[Worker, Mapping[str, Any], EnergyMeter], None]
+"""Called on every worker when training is over, with the config of `train_worker`; reports what the run leaves."""
+
+
+def finalize_run(worker: Worker, config: Mapping[str, Any], energy: EnergyMeter) -> None:
+    """Evaluate the best weights, write their bundle and a last checkpoint, and report them to Ray Train; collective."""
     worker.load_best()
-    validation, test = worker.compute_eval_outputs("validation"), worker.compute_eval_outputs("test")
-    used = energy.sum_over_machines()
-    scores = worker.task.metrics(test)
-    progress = worker.progress
-    last = progress.history[-1] if progress.history else {}
-    metrics: dict[str, Any] = last | add_prefix("test", scores) | {"best_epoch": progress.best_epoch}
-    metrics |= checkpoint.ordering_metric(progress.best_score, higher=worker.task.higher_is_better)
-    taken = checkpoint.take_snapshot(worker.state)
+    validation_NK, test_NK = worker.compute_eval_outputs("validation"), worker.compute_eval_outputs("test")
+    energy_card = energy.sum_over_machines()
+    scores = worker.task.metrics(test_NK)
+    snapshot = checkpoint.take_snapshot(worker.state)
+    metrics = _collect_metrics(worker, scores)
     if worker.rank:
         ray.train.report(metrics)
         return
-    if worker.timer.enabled:
-        metrics |= {f"profile_{name}_s": seconds for name, seconds in worker.timer.seconds.items()}
-        metrics |= {"profile_steps": worker.timer.steps, "profile_allreduce_bytes": worker.timer.all_reduce_bytes}
-    with tempfile.TemporaryDirectory(prefix="conclusion-", dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(prefix="final-", dir=Path.cwd()) as name:
         folder = Path(name)
-        checkpoint.write_snapshot(folder, taken)
-        about = _build_model_info(worker, config, scores, (validation, test)).model_copy(update={"energy": used})
-        _write_bundle(folder / "bundle", worker, about, test)
-        checkpoint.report_final(metrics, folder, run=config["run"])
+        checkpoint.write_snapshot(folder, snapshot)
+        info = _build_model_info(worker, config, scores, validation_NK, test_NK, energy_card)
+        _write_bundle(folder / BUNDLE_FOLDER, worker, info, test_NK)
+        checkpoint.report_final(metrics, folder, CheckpointStorage(), run=config["run"])
 
 
-def add_prefix(prefix: str, scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores under longer names."""
-    return {f"{prefix}_{name}": value for name, value in scores.items()}
+def prefix_keys(split: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Name scores after their split, as `test_accuracy`."""
+    return {f"{split}_{name}": value for name, value in scores.items()}
+
+
+def _collect_metrics(worker: Worker, scores: dict[str, float]) -> dict[str, Any]:
+    progress, timer = worker.progress, worker.timer
+    last_epoch = progress.history[-1] if progress.history else {}
+    metrics: dict[str, Any] = last_epoch | prefix_keys("test", scores) | {"best_epoch": progress.best_epoch}
+    metrics |= checkpoint.ordering_metric(progress.best_score, higher_is_better=worker.task.higher_is_better)
+    if timer.enabled:
+        metrics |= {f"profile_{phase}_s": seconds for phase, seconds in timer.seconds.items()}
+        metrics |= {"profile_steps": timer.steps, "profile_allreduce_bytes": timer.all_reduce_bytes}
+    return metrics
 
 
 def _build_model_info(
-    worker: Worker, config: Mapping[str, Any], scores: dict[str, float], facts: tuple[Tensor, Tensor]
+    worker: Worker,
+    config: Mapping[str, Any],
+    scores: dict[str, float],
+    validation_NK: Tensor,
+    test_NK: Tensor,
+    energy_card: EnergyCard | None,
 ) -> ModelInfo:
     recipe, dataset, task, progress = worker.recipe, worker.dataset, worker.task, worker.progress
-    answer, calibration = _calibrate(task.output_schema(), *facts)
-    # Matching boxes again and again takes its time.
-    draws = 100 if isinstance(task, ObjectDetection) else confidence.BOOTSTRAP_SAMPLES
-    low, high = confidence.bootstrap_interval(
-        facts[1], lambda drawn: task.validation_metrics(drawn)[task.metric], draws
-    )
+    output_schema, calibration = _calibrate(task.output_schema(), validation_NK, test_NK)
+    low, high = confidence.bootstrap_interval(task.bootstrap_metric(test_NK), len(test_NK), task.bootstrap_samples)
+    primary_metric = f"test_{task.primary_metric}"
     return ModelInfo(
         name=recipe.name,
         task=recipe.task,
         input_schema=task.preprocessing.input_schema,
-        output_schema=answer,
+        output_schema=output_schema,
         summary=recipe.summary,
         intended_use=recipe.intended_use,
-        metrics=add_prefix("test", scores),
-        primary_metric=f"test_{task.metric}",
-        intervals={f"test_{task.metric}": Interval(low=low, high=high)},
-        per_class_metrics=task.per_class_metrics(facts[1]),
+        metrics=prefix_keys("test", scores),
+        primary_metric=primary_metric,
+        intervals={primary_metric: Interval(low=low, high=high)},
+        per_class_metrics=task.per_class_metrics(test_NK),
         calibration=calibration,
         dataset=DatasetCard(
             source=dataset.source,
@@ -86,10 +100,11 @@ def _build_model_info(
             dropped_rows=dataset.dropped_rows,
             leaked_rows=count_leaks(dataset, worker.split_index),
         ),
+        energy=energy_card,
         recipe=recipe.model_dump(mode="json"),
         training={
             "run": config["run"],
-            "workers": worker.world,
+            "workers": worker.world_size,
             "epochs": progress.epoch,
             "best_epoch": progress.best_epoch,
             "steps": progress.global_step,
@@ -102,44 +117,47 @@ def _build_model_info(
 
 
 def _describe_split(worker: Worker) -> str:
-    data_, dataset = worker.recipe.data, worker.dataset
+    """Describe how rows were split, for the model card."""
+    data, dataset = worker.recipe.data, worker.dataset
     if isinstance(dataset, ScannedDataset):
-        return dataset.split
+        return dataset.split_description
     if dataset.test_index is not None:
-        return f"test rows named by the data set; validation {data_.validation_fraction:.0%} of the rest, at random"
-    how = "stratified by class" if isinstance(worker.task.output_schema(), ClassOutput) else "at random"
+        return f"test rows chosen by the data set; validation {data.validation_fraction:.0%} of the rest, at random"
+    method = "stratified by class" if isinstance(worker.task.output_schema(), ClassOutput) else "at random"
     return (
-        f"{how}, seed {data_.seed}: test {data_.test_fraction:.0%}, validation {data_.validation_fraction:.0%} "
+        f"{method}, seed {data.seed}: test {data.test_fraction:.0%}, validation {data.validation_fraction:.0%} "
         "of the rest"
     )
 
 
-def _calibrate(answer: OutputSchema, validation: Tensor, test: Tensor) -> tuple[OutputSchema, Calibration | None]:
-    """Fit the temperature of a classifier's scores on the validation rows; say on the test rows what it brings."""
-    if not isinstance(answer, ClassOutput):
-        return answer, None
-    target_N, y_NC = split_targets_logits(validation)
+def _calibrate(
+    output_schema: OutputSchema, validation_NK: Tensor, test_NK: Tensor
+) -> tuple[OutputSchema, Calibration | None]:
+    """Fit the temperature of a classifier's scores on the validation split, measure its effect on the test split."""
+    if not isinstance(output_schema, ClassOutput):
+        return output_schema, None
+    target_N, y_NC = split_targets_logits(validation_NK)
     temperature = confidence.fit_temperature(y_NC, target_N)
-    target_N, y_NC = split_targets_logits(test)
+    target_N, y_NC = split_targets_logits(test_NK)
     before, after = (confidence.expected_calibration_error(y_NC, target_N, t) for t in (1.0, temperature))
-    return answer.model_copy(update={"temperature": temperature}), Calibration(error_before=before, error_after=after)
+    calibrated = output_schema.model_copy(update={"temperature": temperature})
+    return calibrated, Calibration(error_before=before, error_after=after)
 
 
-def _write_bundle(folder: Path, worker: Worker, about: ModelInfo, test: Tensor) -> None:
-    # Matplotlib, which takes a second to import: not before the first step.
-    from training.evaluation import plots
+def _write_bundle(folder: Path, worker: Worker, info: ModelInfo, test_NK: Tensor) -> None:
+    # Imported late: matplotlib takes a second, that no first training step should wait for.
+    from training.worker import report_plots
 
     net, task = worker.build_published_net(), worker.task
-    rows = worker.splits["test"].select(slice(0, plots.SAMPLES))
-    decode = getattr(net, "decode", None)
+    rows = worker.splits["test"].select(slice(0, report_plots.NUM_SAMPLES))
     save_bundle(
         folder,
         net,
         inputs=rows.inputs[:2],
-        info=about,
-        outputs=task.outputs,
+        info=info,
+        outputs=task.output_names,
         tokenizer=task.preprocessing.tokenizer,
         example=worker.dataset.inputs[int(worker.split_index["test"][0])],
-        decoder=decode if about.output_schema.kind == "image" else None,
-        images=plots.draw_plots(worker, net, about, test),
+        decoder=getattr(net, "decode", None) if info.output_schema.kind == "image" else None,
+        images=report_plots.draw_plots(worker, net, info, test_NK),
     )

@@ -1,7 +1,7 @@
-"""The loop: what one training worker does, start to finish.
+"""The training loop: what one worker does, start to finish, for every recipe.
 
-Train walk: run.py -> data.py -> prepare.py -> worker.py -> [loop.py] -> evaluation.conclude -> bundle.py -> registry.py
-One loop for every recipe. Knows the recipe, Ray Train and torch; nothing of the registry or the command line.
+Train walk: training.run.driver -> [training.worker.loop] -> training.worker.step, training.worker.finalize
+Knows the recipe, Ray Train and torch; nothing of the registry or the command line.
 """
 
 import os
@@ -12,101 +12,121 @@ import ray.train
 from ray.train import Checkpoint
 
 from training.recipe.spec import Recipe
-from training.worker import checkpoint, failures, finalize
+from training.worker import checkpoint
 from training.worker.energy import EnergyMeter
+from training.worker.failures import classify_failures
+from training.worker.finalize import Finalize, finalize_run, prefix_keys
+from training.worker.gradients import GradientAccumulation, GradientStepFactory
 from training.worker.progress_channel import ProgressSender
 from training.worker.progress_sync import ProgressSync, SyncedProgress
+from training.worker.ray_internals import CheckpointStorage
 from training.worker.step import Worker
 from training.worker.step_timer import StepTimer
 
 NICENESS = 10
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Train as one of `world` workers; rank 0 also keeps checkpoints and writes the bundle.
+def train_worker(
+    config: dict[str, Any],
+    *,
+    gradient_step: GradientStepFactory = GradientAccumulation,
+    finalize: Finalize = finalize_run,
+) -> None:
+    """Train as one of several workers; Ray Train calls it on each.
 
     Args:
-        config: {"recipe": Recipe as JSON, "run": the run's name, "git_commit": str | None, "profile": bool, "country":
-            str, "messages": queue to the driver, "survey": reference to that of the files or None, "last": where to
-            find the checkpoint to begin at, if Ray Train knows of none}; Ray Train hands it to every worker.
+        config: the same on every worker: {"recipe": Recipe as JSON, "run": its name, "git_commit": str or None,
+            "profile": bool, "country": str, "channel": ProgressChannel, "scan": reference to the FileScan or None,
+            "last_checkpoint": path or URI to resume from where Ray Train knows of no checkpoint, or None}.
+        gradient_step: makes the strategy that computes a step's gradients.
+        finalize: ends the run; the default publishes the best weights.
     """
-    # Where a machine also serves, training is what yields.
+    # On a machine that serves as well, training yields the processor.
     os.nice(NICENESS)
     context = ray.train.get_context()
     recipe = Recipe.model_validate(config["recipe"])
-    progress, phases = checkpoint.TrainProgress(), StepTimer(on=config["profile"])
-    with failures.classify_failures(lambda: progress.global_step, config["run"]):
-        survey = ray.get(config["survey"]) if config["survey"] else None
-        worker = Worker(recipe, context.get_world_rank(), context.get_world_size(), phases, progress, survey)
-        loop = _TrainLoop(worker, config["run"], ProgressSender(config["messages"], worker.rank))
-        with EnergyMeter(config["country"], rank=worker.rank) as energy:
-            loop.resume(config["last"])
-            with phases.measure("all"):
+    progress, timer = checkpoint.TrainProgress(), StepTimer(enabled=config["profile"])
+    with classify_failures(lambda: progress.global_step, config["run"]):
+        scan = ray.get(config["scan"]) if config["scan"] else None
+        rank, world_size = context.get_world_rank(), context.get_world_size()
+        worker = Worker(recipe, rank, world_size, timer, progress, scan, gradient_step)
+        loop = TrainLoop(worker, config["run"], ProgressSender(config["channel"], rank))
+        with EnergyMeter(config["country"]) as energy:
+            loop.resume(config["last_checkpoint"])
+            with timer.measure("all"):
                 while not progress.stop_reason:
                     loop.train_epoch()
                     loop.end_epoch()
-        finalize.finalize(worker, config, energy)
+        finalize(worker, config, energy)
 
 
-class _TrainLoop:
-    """Epochs of one worker, with what happens between steps."""
+class TrainLoop:
+    """The epochs of one worker, and what happens between steps."""
 
-    def __init__(self, worker: Worker, run: str, messages: ProgressSender) -> None:
-        self.worker, self.progress, self.run, self.messages = worker, worker.progress, run, messages
-        self._pulse = ProgressSync(worker.recipe.optimizer.lr, worker.progress)
-        # Training seconds at the last checkpoint.
-        self._kept_at = 0.0
+    def __init__(self, worker: Worker, run: str, sender: ProgressSender) -> None:
+        self.worker, self.progress, self.run, self.sender = worker, worker.progress, run, sender
+        self._sync = ProgressSync(worker.recipe.optimizer.lr, worker.progress)
+        self._storage = CheckpointStorage()
+        # Training time at the last checkpoint.
+        self._saved_at_s = 0.0
 
-    def resume(self, before: str | None) -> None:
-        """Go on from the last checkpoint, if this run has one, else from the one `before` it began."""
-        last = ray.train.get_checkpoint() or (Checkpoint(before) if before else None)
+    def resume(self, last_checkpoint: str | None) -> None:
+        """Restore the run's last checkpoint, if it has one.
+
+        Args:
+            last_checkpoint: path or URI, used where Ray Train knows of none.
+        """
+        last = ray.train.get_checkpoint() or (Checkpoint(last_checkpoint) if last_checkpoint else None)
         if last:
             with last.as_directory() as folder:
                 checkpoint.restore_state(Path(folder), self.worker.state)
-            self._kept_at = self.progress.seconds
-        self.messages.send(
-            "started", epoch=self.progress.epoch, step=self.progress.global_step, world=self.worker.world
+            self._saved_at_s = self.progress.seconds
+        self.sender.send(
+            "started",
+            epoch=self.progress.epoch,
+            step=self.progress.global_step,
+            world_size=self.worker.world_size,
         )
 
     def train_epoch(self) -> None:
-        """Pass over the training rows, from where the run is, until the epoch or the run ends."""
-        worker, progress, recipe = self.worker, self.progress, self.worker.recipe
-        pulse, last = self._pulse, recipe.stop.steps or worker.total_steps
-        pulse.start_clock()
-        for batch in worker.timer.measure_waits(worker.feed.train_batches(progress.epoch, skip=progress.epoch_step)):
-            loss = worker.train_step(batch, self._seed())
+        """Train from the run's position to the end of the epoch or of the run."""
+        worker, progress = self.worker, self.progress
+        last_step = worker.recipe.stop.steps or worker.total_steps
+        self._sync.start_clock()
+        batches = worker.feed.train_batches(progress.epoch, skip_steps=progress.epoch_step)
+        for batch in worker.timer.measure_waits(batches):
+            loss = worker.train_step(batch, self._step_seed())
             progress.epoch_step += 1
             progress.global_step += 1
-            due = pulse.record_step(loss, len(batch))
-            over = progress.global_step >= last
-            if due or over:
-                self._on_sync(pulse.synchronize(progress.global_step))
-            if over or progress.stop_reason:
+            is_due = self._sync.record_step(loss, len(batch))
+            is_last = progress.global_step >= last_step
+            if is_due or is_last:
+                self._on_sync(self._sync.synchronize(progress.global_step))
+            if is_last or progress.stop_reason:
                 break
-        self._record(pulse.synchronize(progress.global_step))
+        self._record(self._sync.synchronize(progress.global_step))
 
     def end_epoch(self) -> None:
-        """Score the validation rows, keep the best weights, decide whether to go on, and keep a checkpoint."""
-        worker, progress, stop = self.worker, self.progress, self.worker.recipe.stop
+        """Evaluate the validation split, keep the best weights, check the stop rules, save a checkpoint."""
+        worker, progress = self.worker, self.progress
         loss = progress.loss_sum / max(progress.rows, 1)
         progress.epoch += 1
         progress.epoch_step, progress.loss_sum, progress.rows = 0, 0.0, 0
         with worker.timer.measure("validation"):
             scores = worker.task.validation_metrics(worker.compute_eval_outputs("validation"))
-            worker.keep_best(scores[worker.task.metric])
-        metrics = {"epoch": progress.epoch, "loss": loss, "lr": worker.lr} | finalize.add_prefix("validation", scores)
+            score = scores[worker.task.primary_metric]
+            worker.keep_best(score)
+        metrics = {"epoch": progress.epoch, "loss": loss, "lr": worker.lr} | prefix_keys("validation", scores)
         progress.history.append(metrics)
-        progress.stop_reason = progress.stop_reason or self._stop_reason(loss, scores[worker.task.metric])
-        if progress.epoch >= stop.epochs and not progress.stop_reason:
-            progress.stop_reason = "epochs"
-        self._save_checkpoint(metrics, scores[worker.task.metric])
+        progress.stop_reason = progress.stop_reason or self._check_stop_rules(loss, score)
+        self._save_checkpoint(metrics, score)
 
-    def _stop_reason(self, loss: float, score: float) -> str:
-        """Why the run is over after this epoch; empty if it is not."""
+    def _check_stop_rules(self, loss: float, score: float) -> str:
+        """Return the rule that ends the run after this epoch; empty if none does."""
         progress, stop = self.progress, self.worker.recipe.stop
         if stop.steps is not None and progress.global_step >= stop.steps:
             return "steps"
-        # Within an epoch of less than a second nobody looks up.
+        # An epoch of less than SYNC_INTERVAL_S may not have been synchronized, nor its time checked.
         if stop.seconds is not None and progress.seconds >= stop.seconds:
             return "seconds"
         if stop.loss is not None and loss <= stop.loss:
@@ -117,41 +137,42 @@ class _TrainLoop:
             return "score"
         if stop.patience is not None and progress.epoch - progress.last_improved_epoch >= stop.patience:
             return "patience"
-        return ""
+        return "epochs" if progress.epoch >= stop.epochs else ""
 
-    def _on_sync(self, beat: SyncedProgress) -> None:
-        """What happens about once a second, at the same step on all workers."""
+    def _on_sync(self, synced: SyncedProgress) -> None:
+        """Act on what all workers agreed on at this step: the time limit, a preemption, the checkpoint interval."""
         progress, recipe = self.progress, self.worker.recipe
-        self._record(beat)
+        self._record(synced)
         if recipe.stop.seconds is not None and progress.seconds >= recipe.stop.seconds:
             progress.stop_reason = "seconds"
-        elif beat.preempted or progress.seconds - self._kept_at >= recipe.checkpoints.interval_s:
-            if beat.preempted:
-                self.messages.send("notice", step=progress.global_step)
+        elif synced.preempted or progress.seconds - self._saved_at_s >= recipe.checkpoints.interval_s:
+            if synced.preempted:
+                self.sender.send("preemption_notice", step=progress.global_step)
             self._save_checkpoint({"epoch": progress.epoch, "step": progress.global_step}, score=None)
 
-    def _record(self, beat: SyncedProgress) -> None:
+    def _record(self, synced: SyncedProgress) -> None:
         progress = self.progress
-        progress.loss_sum += beat.loss_sum
-        progress.rows += beat.rows
-        progress.seconds += beat.seconds
-        if beat.rows:
-            self.messages.send(
-                "beat",
+        progress.loss_sum += synced.loss_sum
+        progress.rows += synced.rows
+        progress.seconds += synced.seconds
+        if synced.rows:
+            self.sender.send(
+                "progress",
                 epoch=progress.epoch,
                 step=progress.global_step,
                 steps=self.worker.total_steps,
-                loss=beat.loss_sum / beat.rows,
-                rows_per_s=beat.rows / max(beat.seconds, 1e-9),
+                loss=synced.loss_sum / synced.rows,
+                rows_per_s=synced.rows / max(synced.seconds, 1e-9),
             )
 
     def _save_checkpoint(self, metrics: dict[str, float], score: float | None) -> None:
-        self._kept_at = self.progress.seconds
-        with self.worker.timer.measure("checkpoint"):
-            taken = checkpoint.take_snapshot(self.worker.state)
-            metrics = metrics | checkpoint.ordering_metric(score, higher=self.worker.task.higher_is_better)
-            checkpoint.report_checkpoint(metrics, taken, self.worker.rank, run=self.run)
+        worker = self.worker
+        self._saved_at_s = self.progress.seconds
+        with worker.timer.measure("checkpoint"):
+            snapshot = checkpoint.take_snapshot(worker.state)
+            metrics = metrics | checkpoint.ordering_metric(score, higher_is_better=worker.task.higher_is_better)
+            checkpoint.report_checkpoint(metrics, snapshot, self._storage, rank=worker.rank, run=self.run)
 
-    def _seed(self) -> int:
-        """One seed for each (recipe seed, step, rank)."""
+    def _step_seed(self) -> int:
+        """Return an even seed for each (recipe seed, step, rank); the odd one after it is the augmentation's."""
         return ((self.worker.recipe.seed * 1_000_003 + self.progress.global_step) * 1_009 + self.worker.rank) * 2

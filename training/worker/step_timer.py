@@ -1,4 +1,7 @@
-"""Phases: where the time of a training step goes, for `shoal train --profile`."""
+"""Step timer: the time spent in each phase of training, for `shoal train --profile`.
+
+Train walk: training.worker.loop -> [training.worker.step_timer]
+"""
 
 import time
 from collections import defaultdict
@@ -16,67 +19,67 @@ Item = TypeVar("Item")
 
 
 class StepTimer:
-    """Seconds by phase, and the bytes of gradients that workers exchanged; does nothing unless it is switched on.
+    """Seconds by phase, and the bytes of gradients that workers exchange; does nothing unless enabled.
 
-    The all-reduce overlaps with the backward pass: its seconds are from the first bucket handed over to the last one
-    back, and are part of backward's. All phases are parts of "all", which is the run from its first step on.
+    The all-reduce overlaps with the backward pass: its seconds run from the first bucket sent to the last one received,
+    and are part of "backward". Every phase is part of "all", the run from its first step on.
     """
 
-    def __init__(self, on: bool) -> None:
-        self.enabled = on
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
         self.seconds: dict[str, float] = defaultdict(float)
         self.all_reduce_bytes = self.steps = 0
-        self._exchange_from: float | None = None
+        self._all_reduce_start_s: float | None = None
 
-    def measure(self, name: str) -> AbstractContextManager[None]:
-        """Time what is inside."""
-        return self._timed(name) if self.enabled else nullcontext()
+    def measure(self, phase: str) -> AbstractContextManager[None]:
+        """Add the time of the block to a phase."""
+        return self._measure(phase) if self.enabled else nullcontext()
 
     @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = self._now()
+    def _measure(self, phase: str) -> Iterator[None]:
+        start_s = self._now()
         try:
             yield
         finally:
-            self.seconds[name] += self._now() - start
-            self._exchange_from = None
+            self.seconds[phase] += self._now() - start_s
+            self._all_reduce_start_s = None
 
-    def measure_waits(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass items on, and time the wait for each as data."""
+    def measure_waits(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield the batches, adding the wait for each to "data", and count them as steps."""
         if not self.enabled:
-            yield from items
+            yield from batches
             return
-        iterator = iter(items)
+        iterator = iter(batches)
         while True:
             with self.measure("data"):
-                item = next(iterator, None)
-            if item is None:
+                batch = next(iterator, None)
+            if batch is None:
                 return
             self.steps += 1
-            yield item
+            yield batch
 
     def watch_all_reduce(self, net: nn.Module) -> None:
-        """Time a DDP net's all-reduce from inside."""
+        """Measure the all-reduce of a net that is wrapped by DDP, by a communication hook."""
         if self.enabled and isinstance(net, DistributedDataParallel):
-            net.register_comm_hook(None, self._timed_allreduce)
+            net.register_comm_hook(None, self._timed_all_reduce)
 
-    # DDP asks for exactly this annotation, which torch does not export to type checkers.
-    def _timed_allreduce(
+    # DDP requires exactly this annotation, which torch does not export to type checkers.
+    def _timed_all_reduce(
         self,
         _: object,
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[Tensor]:
-        if self._exchange_from is None:
-            self._exchange_from = time.perf_counter()
+        if self._all_reduce_start_s is None:
+            self._all_reduce_start_s = time.perf_counter()
         self.all_reduce_bytes += bucket.buffer().nbytes
         future = allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
 
-        def arrived(done: torch.futures.Future[Tensor]) -> Tensor:
-            if bucket.is_last() and self._exchange_from is not None:
-                self.seconds["all-reduce"] += time.perf_counter() - self._exchange_from
+        def on_done(done: torch.futures.Future[Tensor]) -> Tensor:
+            if bucket.is_last() and self._all_reduce_start_s is not None:
+                self.seconds["all-reduce"] += time.perf_counter() - self._all_reduce_start_s
             return done.value()
 
-        timed: torch.futures.Future[Tensor] = future.then(arrived)
+        timed: torch.futures.Future[Tensor] = future.then(on_done)
         return timed
 
     def _now(self) -> float:

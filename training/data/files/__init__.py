@@ -1,1 +1,4 @@
-"""Rows in files: scanned once, cut into units of work, read, checked, split, and streamed by Ray Data."""
+"""Files: rows in Parquet, CSV, JSON Lines and image files, scanned once and then streamed by Ray Data.
+
+`scan` is what other packages use; the other modules run in its tasks and import neither torch nor Ray.
+"""

@@ -1,8 +1,8 @@
-"""Formats: how Parquet, CSV, JSON lines and pictures are read, a little at a time.
+"""Formats: how Parquet, CSV, JSON Lines and images are read, a few MB at a time.
 
-Train walk: source.py -> [formats.py] -> columns.py
-Each function yields Arrow batches of the columns that are wanted. CSV comes as bytes, whatever its values look like,
-and JSON lines in the types that are asked for: `columns` makes numbers and texts of them, and says where one is wrong.
+Train walk: training.data.files.source -> [training.data.files.formats]
+Each reader yields Arrow batches of the requested columns. CSV values come as bytes and JSON values in the types of the
+schema: `columns` parses numbers and text, and names the value that is wrong.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import csv, parquet
 from pyarrow import json as jsonl
@@ -20,108 +21,122 @@ from training.data import images
 from training.data.files.source_location import SourceLocation
 from training.errors import UserError
 
-# So much of a file is in memory at a time, decoded.
+# Decoded bytes of a file in memory at a time.
 BATCH_BYTES = 2**22
-# So much of a row group is fetched at a time: all of it, which an object store answers fastest, or part of each column.
-GROUP_BYTES = 2**24
+# A row group up to this size is fetched at once, which is fastest from an object store; of a larger one, a part of each
+# column at a time.
+ROW_GROUP_BUFFER_BYTES = 2**24
 MAX_BATCH_ROWS = 2**16
 
 
-def read_parquet(stream: Any, group: int, columns: Sequence[str], place: SourceLocation) -> Iterator[pa.RecordBatch]:
+def read_parquet(
+    stream: Any, row_group: int, columns: Sequence[str], location: SourceLocation
+) -> Iterator[pa.RecordBatch]:
     """Read one row group."""
-    described = parquet.read_metadata(stream)
-    place.require_columns(columns, described.schema.to_arrow_schema().names)
-    size, rows = described.row_group(group).total_byte_size, described.row_group(group).num_rows
-    at_once = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // max(1, size // max(1, rows))))
-    part = max(2**12, GROUP_BYTES // max(1, len(columns)))
-    file = parquet.ParquetFile(stream, metadata=described, buffer_size=part, pre_buffer=size <= GROUP_BYTES)
-    yield from file.iter_batches(at_once, row_groups=[group], columns=list(columns), use_threads=False)
+    metadata = parquet.read_metadata(stream)
+    location.require_columns(columns, metadata.schema.to_arrow_schema().names)
+    num_bytes, num_rows = metadata.row_group(row_group).total_byte_size, metadata.row_group(row_group).num_rows
+    batch_size = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // max(1, num_bytes // max(1, num_rows))))
+    file = parquet.ParquetFile(
+        stream,
+        metadata=metadata,
+        buffer_size=max(2**12, ROW_GROUP_BUFFER_BYTES // max(1, len(columns))),
+        pre_buffer=num_bytes <= ROW_GROUP_BUFFER_BYTES,
+    )
+    yield from file.iter_batches(batch_size, row_groups=[row_group], columns=list(columns), use_threads=False)
 
 
-def read_csv(stream: Any, columns: Sequence[str], place: SourceLocation) -> Iterator[pa.RecordBatch]:
+def read_csv(stream: Any, columns: Sequence[str], location: SourceLocation) -> Iterator[pa.RecordBatch]:
     """Read a CSV file with a header."""
-    odd: list[csv.InvalidRow] = []
+    invalid_rows: list[csv.InvalidRow] = []
 
-    def note(row: csv.InvalidRow) -> str:
-        odd.append(row)
+    def record_invalid_row(row: csv.InvalidRow) -> str:
+        invalid_rows.append(row)
         return "error"
 
-    # One thread, so that rows are counted.
-    reading = csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES)
-    parsing = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
-    as_bytes = csv.ConvertOptions(
+    # With more than one thread Arrow does not number rows.
+    read_options = csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES)
+    parse_options = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=record_invalid_row)
+    convert_options = csv.ConvertOptions(
         column_types={name: pa.binary() for name in columns}, strings_can_be_null=True, null_values=[""]
     )
     try:
-        reader = csv.open_csv(stream, reading, parsing, as_bytes)
-        place.require_columns(columns, reader.schema.names)
+        reader = csv.open_csv(stream, read_options, parse_options, convert_options)
+        location.require_columns(columns, reader.schema.names)
         for batch in reader:
             yield batch.select(list(columns))
     except pa.ArrowInvalid:
-        if not odd:
+        if not invalid_rows:
             raise
-        row = odd[0]
-        # Arrow counts the header.
-        raise place.row_error(
+        row = invalid_rows[0]
+        # Arrow numbers rows from 1 and counts the header.
+        raise location.row_error(
             row.number - 2,
-            f"{row.actual_columns} values, where the header has {row.expected_columns}: {row.text[:80]!r}",
+            f"{row.actual_columns} values, but the header has {row.expected_columns}: {row.text[:80]!r}",
         ) from None
 
 
-def read_jsonl(stream: Any, schema: pa.Schema, place: SourceLocation) -> Iterator[pa.RecordBatch]:
-    """Read an object from each line; a key that it lacks is null, others are passed over."""
-    parsing = jsonl.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+def read_jsonl(stream: Any, schema: pa.Schema, location: SourceLocation) -> Iterator[pa.RecordBatch]:
+    """Read an object per line; a missing key is null, other keys are ignored.
+
+    Not by `pyarrow.json.open_json`: it refuses an object larger than its block, and its errors number rows by block.
+    """
+    parse_options = jsonl.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     for lines in split_lines(stream):
         try:
-            reading = jsonl.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-            table = jsonl.read_json(io.BytesIO(lines), reading, parsing)
+            read_options = jsonl.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+            table = jsonl.read_json(io.BytesIO(lines), read_options, parse_options)
         except pa.ArrowInvalid as error:
-            _raise_bad_line(lines, schema, place)
-            raise place.row_error(0, f"this line, or one of those after it, cannot be read: {error}") from error
+            _raise_for_invalid_line(lines, schema, location)
+            raise location.row_error(0, f"this line or a later one cannot be read: {error}") from error
         yield from table.combine_chunks().to_batches()
-        place = place.advance(len(table))
+        location = location.advance(len(table))
 
 
 def split_lines(stream: Any) -> Iterator[bytes]:
-    """Cut a stream into pieces that end where a line ends; blank lines alone make no piece."""
+    """Cut a stream into blocks of whole lines; a block of blank lines is skipped."""
     rest = b""
-    while piece := stream.read(BATCH_BYTES):
-        lines, newline, rest = (rest + piece).rpartition(b"\n")
+    while block := stream.read(BATCH_BYTES):
+        lines, newline, rest = (rest + block).rpartition(b"\n")
         if lines.strip():
             yield lines + newline
     if rest.strip():
         yield rest
 
 
-def decode_image(raw: bytes, file: str, height: int, width: int, mode: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode a picture's file; uint8 of shape (channels, height, width).
+def decode_image(content: bytes, file: str, height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    """Decode an image file; uint8 of shape (channels, height, width).
 
     Raises:
-        Mistake: it is none, or broken.
+        UserError: it is not an image, or a broken one.
     """
     try:
-        return images.resize_to_pixels(images.orient_and_convert(Image.open(io.BytesIO(raw)), mode), height, width)
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
-        raise UserError(f"{file}: no picture that can be decoded ({error}); mend it or take it out") from error
+        image = images.orient_and_convert(Image.open(io.BytesIO(content)), mode)
+        return images.resize_to_pixels(image, height, width)
+    except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
+        raise UserError(f"{file}: not an image that can be decoded ({error}); repair or remove it") from error
 
 
-def _raise_bad_line(lines: bytes, schema: pa.Schema, place: SourceLocation) -> None:
-    """Raise for the first line that is no object of the columns' types."""
+def _raise_for_invalid_line(lines: bytes, schema: pa.Schema, location: SourceLocation) -> None:
+    """Raise for the first line that is not an object of the schema's types."""
     for index, line in enumerate(line for line in lines.splitlines() if line.strip()):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise place.row_error(index, f"no JSON ({error}): {line[:80].decode(errors='replace')!r}") from None
+            raise location.row_error(index, f"not JSON ({error}): {line[:80].decode(errors='replace')!r}") from None
         if not isinstance(row, dict):
-            raise place.row_error(index, f"no JSON object: {line[:80].decode(errors='replace')!r}")
+            raise location.row_error(index, f"not a JSON object: {line[:80].decode(errors='replace')!r}")
         for field in schema:
             value = row.get(field.name)
-            wanted, name = _json_type(field.type)
-            if value is not None and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
-                raise place.value_error(index, field.name, f"{value!r:.80} is no {name}, as it is in the first file")
+            python_type, name = _json_type(field.type)
+            is_bool = isinstance(value, bool)
+            if value is not None and (not isinstance(value, python_type) or is_bool != (python_type is bool)):
+                raise location.value_error(
+                    index, field.name, f"{value!r:.80} is not a {name}, the column's type in the first file"
+                )
 
 
-def _json_type(type_: pa.DataType) -> tuple[Any, str]:
-    if pa.types.is_boolean(type_):
-        return bool, "true or false"
-    return (str, "text") if pa.types.is_string(type_) else ((int, float), "number")
+def _json_type(arrow_type: pa.DataType) -> tuple[Any, str]:
+    if pa.types.is_boolean(arrow_type):
+        return bool, "boolean"
+    return (str, "string") if pa.types.is_string(arrow_type) else ((int, float), "number")

@@ -1,7 +1,11 @@
-"""Survey: one pass over all files before training, on the cluster, and the stream of their rows in training.
+"""Scan: one pass over all files before training, on the cluster, and the stream of their rows during training.
 
-Train walk: training.run.driver -> [survey.py] -> read_tasks.py, then training.run.preflight and, in every epoch, training.worker.feed
-Every row is checked and counted; what preparation, scores and the card need of the rows is kept, little as it is.
+Train walk: training.run.driver -> [training.data.files.scan] -> training.data.files.read_tasks
+Every row is checked and counted; a sample of each split is kept for preprocessing, scores and the model card.
+
+Ray Data runs our read tasks, not its own readers (2.60): read_parquet and read_csv give a row's file but not its index,
+which errors name; read_json loads whole files, or pandas guesses types (lines=True); read_images resizes before it
+converts and ignores EXIF orientation, unlike serving; an error of read_binary_files names no host.
 """
 
 import logging
@@ -20,8 +24,9 @@ from torch import Tensor
 
 from training.data.dataset import Dataset
 from training.data.files import read_tasks
-from training.data.files.columns import Column, RowReader, infer_columns, sort_categories
-from training.data.files.read_tasks import RowStatistics, SampleLimits
+from training.data.files.columns import Column, infer_columns, sort_categories
+from training.data.files.row_reader import RowReader
+from training.data.files.row_statistics import RowStatistics, SampleLimits
 from training.data.files.source import FOLDER, PIXELS, FileSource, ReadUnit
 from training.data.files.source_location import SourceLocation
 from training.errors import ShoalError, UserError
@@ -31,165 +36,149 @@ from training.schema import SPLITS, Feature, ImageInput, InputSchema, TableInput
 # Rows that were read and wait for a worker, in the object stores of the cluster, for each worker.
 STREAM_BYTES = 2**27
 BLOCK_BYTES = 2**22
-# Units beyond so many share their tasks.
+# More units than this share tasks.
 MAX_BLOCKS = 1000
 
-OnRows = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class ScannedDataset(Dataset):
-    """The rows of files that are held in memory, which stand for all of them.
+    """The sampled rows of files, which stand for all of them.
 
     Attributes:
-        content: fingerprint of all rows, in whatever order and files they stand.
-        split: how rows were divided, and which of them are held, for the card.
+        content_hash: fingerprint of all rows, in any order and distribution over files.
+        split_description: how rows were split and sampled, for the model card.
     """
 
-    content: str = ""
-    split: str = ""
+    content_hash: str = ""
+    split_description: str = ""
 
     def fingerprint(self) -> str:
-        """Of all rows, not only of those that are held."""
-        return self.content
+        """Of all rows, not only of the sample."""
+        return self.content_hash
 
-    def select(self, rows: Tensor) -> "Dataset":
-        """As in Dataset; rows that follow each other are not copied."""
-        start = int(rows[0]) if len(rows) else 0
-        if not torch.equal(rows, torch.arange(start, start + len(rows))):
-            return super().select(rows)
-        together = slice(start, start + len(rows))
+    def select(self, indices: Tensor) -> "Dataset":
+        """As in Dataset, without a copy where the indices are contiguous."""
+        start = int(indices[0]) if len(indices) else 0
+        if not torch.equal(indices, torch.arange(start, start + len(indices))):
+            return super().select(indices)
+        contiguous = slice(start, start + len(indices))
         assert self.targets is not None
-        return replace(self, inputs=self.inputs[together], targets=self.targets[together])
+        return replace(self, inputs=self.inputs[contiguous], targets=self.targets[contiguous])
 
 
 @dataclass(frozen=True)
 class FileScan:
-    """What is known of the files.
+    """Result of a scan.
 
     Attributes:
-        rows: how many rows each part has in the files.
-        held: how many of these are held, one part after the other.
-        encoded: the rows that are held, as `Reader.encode` has them; arrays, which all workers of a machine share in
-            its object store.
-        about: the other attributes of a Surveyed.
-        reader: how rows are read, with the levels of every category.
-        units: what is read.
+        row_counts: rows of each split in the files.
+        sample_counts: rows of each split in the sample, where the splits follow each other.
+        encoded_sample: the sample as `RowReader.encode_rows` returns it; arrays, which all workers of a machine share
+            in its object store.
+        dataset_attributes: the other attributes of a ScannedDataset.
+        reader: with the categories of every column.
+        units: what is read in every epoch.
     """
 
-    rows: dict[str, int]
-    sampled: dict[str, int]
-    encoded: dict[str, Any]
+    row_counts: dict[str, int]
+    sample_counts: dict[str, int]
+    encoded_sample: dict[str, Any]
     dataset_attributes: dict[str, Any]
     reader: RowReader
     units: list[ReadUnit]
 
     def to_dataset(self) -> ScannedDataset:
-        """The rows that are held."""
+        """The sample as a data set."""
         tensors: dict[str, Any] = {}
         with warnings.catch_warnings():
-            # Nobody may write to what lies in the object store, and nobody does.
+            # Arrays in the object store are read-only, and nothing writes to these tensors.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            for name, values in self.encoded.items():
+            for name, values in self.encoded_sample.items():
                 tensors[name] = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
         return ScannedDataset(**tensors, **self.dataset_attributes)
 
     def split_index(self) -> dict[str, Tensor]:
-        """Which of the rows that are held belong to each part."""
-        ends = np.cumsum(list(self.sampled.values())).tolist()
-        return {
-            part: torch.arange(end - count, end) for (part, count), end in zip(self.sampled.items(), ends, strict=True)
-        }
+        """Indices of the sampled rows of each split."""
+        indices, start = {}, 0
+        for split, count in self.sample_counts.items():
+            indices[split] = torch.arange(start, start + count)
+            start += count
+        return indices
 
 
-def scan_files(recipe: Recipe, files: Files, on_rows: OnRows = lambda rows: None) -> FileScan:
-    """Read everything once.
+def scan_files(recipe: Recipe, files: Files, on_progress: OnProgress = lambda rows: None) -> FileScan:
+    """Read all files once.
 
     Args:
         recipe: what is trained.
         files: its data.
-        on_rows: called with the number of rows that have been read so far.
+        on_progress: called with the number of rows read so far.
 
     Raises:
-        Mistake: a file, column or value is not as it must be.
+        UserError: a file, column or value is invalid; the message names file, row and column.
     """
-    reader, units, expected = plan_scan(recipe, files)
+    reader, units, expected_rows = plan_scan(recipe, files)
     test, validation = files.test_fraction, (1 - files.test_fraction) * files.validation_fraction
-    shares = (1 - test - validation, validation, test)
-    sample = SampleLimits(
-        max_rows=files.sample_rows, max_bytes=files.sample_bytes, fractions=shares, expected_rows=expected
+    limits = SampleLimits(
+        max_rows=files.sample_rows,
+        max_bytes=files.sample_bytes,
+        fractions=(1 - test - validation, validation, test),
+        # A column may give a split any share of the rows.
+        expected_rows=None if files.split_column else expected_rows,
     )
-    tally = RowStatistics(reader, sample)
-    task = partial(read_tasks.scan_units, reader=reader, sample=sample)
-    read = _units_dataset(units, workers=2).map_batches(task, batch_size=None, concurrency=_num_read_tasks(units))
+    statistics = RowStatistics(reader, limits)
+    task = partial(read_tasks.scan_units, reader=reader, limits=limits)
+    stream = _units_dataset(units, workers=2).map_batches(task, batch_size=None, concurrency=_num_read_tasks(units))
     try:
-        pieces: Any
-        for pieces in read.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for piece in pieces.to_pylist():
-                tally.merge_chunk(piece)
-            on_rows(sum(tally.counts[part] for part in SPLITS))
+        chunks: Any
+        for chunks in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for chunk in chunks.to_pylist():
+                statistics.merge_chunk(chunk)
+            on_progress(sum(statistics.counts[split] for split in SPLITS))
     except Exception as error:
         raise find_shoal_error(error) or error from None
-    found = build_scan(files, reader, units, tally)
-    del tally
+    scan = build_scan(files, reader, units, statistics)
+    del statistics
     read_tasks.release_memory()
-    return found
+    return scan
 
 
-def stream_rows(found: FileScan, seed: int, workers: int) -> ray.data.Dataset:
-    """The training rows, in units whose order is new in every epoch; at most `workers` take a share each."""
-    ordered = _units_dataset(found.units, workers).randomize_block_order(seed=RandomSeedConfig(seed=seed))
-    task = partial(read_tasks.read_training_rows, reader=found.reader)
-    return ordered.map_batches(task, batch_size=None, concurrency=_num_read_tasks(found.units))
+def stream_rows(scan: FileScan, seed: int, workers: int) -> ray.data.Dataset:
+    """Stream the training rows; read units are shuffled anew in every epoch, at most `workers` take a shard each."""
+    units = _units_dataset(scan.units, workers).randomize_block_order(seed=RandomSeedConfig(seed=seed))
+    task = partial(read_tasks.read_training_rows, reader=scan.reader)
+    return units.map_batches(task, batch_size=None, concurrency=_num_read_tasks(scan.units))
 
 
 def find_shoal_error(error: BaseException) -> ShoalError | None:
-    """What one of our own errors said in a task, without what Ray Data puts around it and adds to it."""
-    at: BaseException | None = error
-    while at is not None:
-        inner = getattr(at, "cause", None) or at.__cause__
-        if isinstance(at, ShoalError) and not isinstance(at, ray.exceptions.RayError):
-            return type(at)(str(at).splitlines()[0])
-        at = inner
+    """Find the error of ours that a Ray Data task raised, without the lines that Ray Data adds to its message."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ShoalError) and not isinstance(cause, ray.exceptions.RayError):
+            return type(cause)(str(cause).splitlines()[0])
+        cause = getattr(cause, "cause", None) or cause.__cause__
     return None
 
 
 def plan_scan(recipe: Recipe, files: Files) -> tuple[RowReader, list[ReadUnit], int | None]:
-    """Find the files and tell what their columns are; returns that, the units, and the number of rows if it is known.
+    """Find the files and their columns; returns the reader, the units, and the number of rows, None if unknown.
 
     Raises:
-        Mistake: there are no such files or columns.
+        UserError: there are no such files or columns.
     """
     source = FileSource(
-        folder=files.path,
-        format=files.format,
-        height=files.height or 0,
-        width=files.width or 0,
-        mode=files.mode,
+        path=files.path, format=files.format, height=files.height or 0, width=files.width or 0, mode=files.mode
     )
-    if files.format == "images":
-        inputs: tuple[Column, ...] = (Column(name=PIXELS, kind="pixels"),)
-        target = Column(name=FOLDER, kind="label")
-    else:
-        file, schema = source.read_schema()
-        assert files.target is not None  # as Files has it
-        SourceLocation(file=file).require_columns([files.target], schema.names)
-        target = infer_columns(schema, [files.target], file)[0]
-        target = target.model_copy(update={"kind": "number" if recipe.task == "tabular-regression" else "label"})
-        if files.text:
-            SourceLocation(file=file).require_columns([files.text], schema.names)
-            inputs = (Column(name=files.text, kind="text"),)
-        else:
-            others = [name for name in schema.names if name != files.target]
-            inputs = infer_columns(schema, files.features or others, file)
+    inputs, target = _plan_columns(recipe, files, source)
     if not inputs:
-        raise UserError(
-            f"{files.path} holds no column but the target {files.target!r}; there is nothing to tell it from"
-        )
+        raise UserError(f"{files.path} has no column but the target {files.target!r}; a model needs a feature")
     reader = RowReader(
         source=source,
         inputs=inputs,
         target=target,
+        split=Column(name=files.split_column, kind="split") if files.split_column else None,
         missing_policy=recipe.clean.missing,
         test_fraction=files.test_fraction,
         validation_fraction=files.validation_fraction,
@@ -198,84 +187,101 @@ def plan_scan(recipe: Recipe, files: Files) -> tuple[RowReader, list[ReadUnit], 
     return reader, *source.plan_units(files.seed)
 
 
+def _plan_columns(recipe: Recipe, files: Files, source: FileSource) -> tuple[tuple[Column, ...], Column]:
+    """Find the columns of the inputs and of the target in the first file."""
+    if files.format == "images":
+        return (Column(name=PIXELS, kind="pixels"),), Column(name=FOLDER, kind="label")
+    file, schema = source.read_schema()
+    assert files.target is not None  # as Files checks
+    target = infer_columns(schema, [files.target], file)[0]
+    target = target.model_copy(update={"kind": "number" if recipe.task == "tabular-regression" else "label"})
+    if files.text:
+        SourceLocation(file=file).require_columns([files.text], schema.names)
+        return (Column(name=files.text, kind="text"),), target
+    SourceLocation(file=file).require_columns([*files.exclude, *filter(None, [files.split_column])], schema.names)
+    others = [name for name in schema.names if name not in (files.target, files.split_column, *files.exclude)]
+    return infer_columns(schema, files.features or others, file), target
+
+
 def _units_dataset(units: list[ReadUnit], workers: int) -> ray.data.Dataset:
-    """Units as rows of a Ray Data set, one to a task; what is read of them may not fill the memory."""
+    """Make a Ray Data set of units, one per task; its tasks' output is bounded in memory."""
     context = DataContext.get_current()
-    # This process shows its own progress, and says in one line what was wrong.
+    # The driver shows its own progress, and reports an error in one line.
     context.enable_progress_bars = context.print_on_execution_start = False
     context.log_internal_stack_trace = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows = [{"unit": unit.model_dump_json()} for unit in units]
-    found = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))
-    found.context.target_max_block_size = BLOCK_BYTES
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))
+    dataset.context.target_max_block_size = BLOCK_BYTES
     limits = ExecutionResources.for_limits(object_store_memory=STREAM_BYTES * workers)
-    found.context.execution_options.resource_limits = limits
-    return found
+    dataset.context.execution_options.resource_limits = limits
+    return dataset
 
 
 def _num_read_tasks(units: list[ReadUnit]) -> int:
-    """How many tasks read at a time: a core each.
+    """How many tasks read at a time: about one per core.
 
-    Shoal hands out two CPUs for each core and two more, since most who hold one wait (cluster/local/lifecycle.py); these do
-    not, and each takes memory.
+    Shoal gives Ray two CPUs for each core and two more, since most holders of a CPU wait (cluster/local/start.py). Read
+    tasks do not wait, and each takes memory.
     """
     return min(len(units), max(2, int(ray.cluster_resources().get("CPU", 0)) // 2 - 1))
 
 
-def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], tally: RowStatistics) -> FileScan:
-    """Make what is known of all units a survey.
+def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistics: RowStatistics) -> FileScan:
+    """Build the result of a scan from the statistics of all units.
 
     Raises:
-        Mistake: there are too few rows, or a column that tells nothing.
+        UserError: there are too few rows, or a column is constant.
     """
-    counts = {part: tally.counts[part] for part in SPLITS}
-    if not all(counts.values()):
-        have = ", ".join(f"{part} {count}" for part, count in counts.items())
-        raise UserError(
-            f"{files.path} has too few rows for three parts ({have}); add rows or change data.test_fraction"
-        )
-    for name, levels in tally.categories.items():
-        if len(levels) < 2:
-            only = next(iter(levels), "nothing")
+    row_counts = {split: statistics.counts[split] for split in SPLITS}
+    if not all(row_counts.values()):
+        counts = ", ".join(f"{split} {count}" for split, count in row_counts.items())
+        if files.split_column:
             raise UserError(
-                f"column {name!r} holds {only!r} in every row, which tells nothing; leave it out or mend it"
+                f"{files.path}: column {files.split_column!r} leaves a split without rows ({counts}); each needs some"
             )
-    levelled = reader.model_copy(
+        raise UserError(
+            f"{files.path} has too few rows for three splits ({counts}); add rows or change data.test_fraction"
+        )
+    for name, categories in statistics.categories.items():
+        if len(categories) < 2:
+            value = next(iter(categories), None)
+            raise UserError(f"column {name!r} is constant, {value!r} in every row; leave it out or correct it")
+    reader = reader.model_copy(
         update={
-            "inputs": tuple(_with_categories(column, tally.categories) for column in reader.inputs),
-            "target": _with_categories(reader.target, tally.categories),
+            "inputs": tuple(_with_categories(column, statistics.categories) for column in reader.inputs),
+            "target": _with_categories(reader.target, statistics.categories),
         }
     )
-    tables = {part: tally.sample_table(part) for part in SPLITS}
-    held = {part: len(table) for part, table in tables.items()}
-    encoded = levelled.encode_rows(pa.concat_tables(tables.values()))
+    tables = {split: statistics.sample_table(split) for split in SPLITS}
+    sample_counts = {split: len(table) for split, table in tables.items()}
+    encoded_sample = reader.encode_rows(pa.concat_tables(tables.values()))
     if files.text:
-        encoded["inputs"] = encoded["inputs"].to_pylist()
-    about = {
-        "labels": levelled.target.categories or (files.target,),
-        "input_schema": _input_schema(files, levelled),
+        encoded_sample["inputs"] = encoded_sample["inputs"].to_pylist()
+    dropped = statistics.counts["dropped"]
+    dataset_attributes = {
+        "labels": reader.target.categories or (files.target,),
+        "input_schema": _input_schema(files, reader),
         "source": files.source or files.path,
         "license": files.license,
-        "dropped_rows": {"missing": tally.counts["dropped"]} if tally.counts["dropped"] else {},
-        "content": f"{tally.fingerprint:016x}",
-        "split": _describe_split(files, counts, held),
+        "dropped_rows": {"missing": dropped} if dropped else {},
+        "content_hash": f"{statistics.fingerprint:016x}",
+        "split_description": _describe_split(files, row_counts, sample_counts),
     }
-    return FileScan(counts, held, encoded, about, levelled, units)
+    return FileScan(row_counts, sample_counts, encoded_sample, dataset_attributes, reader, units)
 
 
-def _with_categories(column: Column, levels: Mapping[str, set[str]]) -> Column:
-    return (
-        column.model_copy(update={"categories": sort_categories(levels[column.name])})
-        if column.name in levels
-        else column
-    )
+def _with_categories(column: Column, categories: Mapping[str, set[str]]) -> Column:
+    if column.name not in categories:
+        return column
+    return column.model_copy(update={"categories": sort_categories(categories[column.name])})
 
 
 def _input_schema(files: Files, reader: RowReader) -> InputSchema | None:
     if files.text:
         return None
     if files.format == "images":
-        assert files.height is not None  # as Files has it
+        assert files.height is not None  # as Files checks
         assert files.width is not None
         return ImageInput(height=files.height, width=files.width, mode=files.mode)
     return TableInput(
@@ -283,12 +289,17 @@ def _input_schema(files: Files, reader: RowReader) -> InputSchema | None:
     )
 
 
-def _describe_split(files: Files, rows: Mapping[str, int], held: Mapping[str, int]) -> str:
-    how = (
-        f"by a hash of each row's content, so that equal rows stand in one part, seed {files.seed}: "
+def _describe_split(files: Files, row_counts: Mapping[str, int], sample_counts: Mapping[str, int]) -> str:
+    by_hash = (
+        f"by a hash of each row's content, so that equal rows are in the same split, seed {files.seed}: "
         f"test {files.test_fraction:.0%}, validation {files.validation_fraction:.0%} of the rest"
     )
-    partly = [f"{held[part]} of the {rows[part]} {part} rows" for part in SPLITS if held[part] < rows[part]]
-    if partly:
-        how += f"; preparation and scores are from a sample, {', '.join(partly)}"
-    return f"{how}; training rows are streamed in an order that another run does not repeat"
+    description = f"by column {files.split_column!r}" if files.split_column else by_hash
+    sampled = [
+        f"{sample_counts[split]} of the {row_counts[split]} {split} rows"
+        for split in SPLITS
+        if sample_counts[split] < row_counts[split]
+    ]
+    if sampled:
+        description += f"; preprocessing and scores use a sample, {', '.join(sampled)}"
+    return f"{description}; training rows are streamed in an order that another run does not repeat"

@@ -1,10 +1,9 @@
-"""Source: what files lie where, and how they are cut into units of work.
+"""Source: finds the files of a data set and cuts them into read units.
 
-Train walk: survey.py -> [source.py] -> formats.py -> columns.py
-A unit is what one task reads: a row group of a Parquet file, a CSV or JSON lines file, some pictures. Knows neither
-torch nor Ray: a process that reads for a run imports this and little else.
+Train walk: training.data.files.row_reader -> [training.data.files.source] -> training.data.files.formats
+A unit is what one task reads at a time: a row group of a Parquet file, a CSV or JSON Lines file, some images.
+Imports neither torch nor Ray, so that a read task's process stays small.
 """
-# Shapes: K channels, H height, W width.
 
 import io
 import random
@@ -22,6 +21,7 @@ from pyarrow import json as jsonl
 
 from training.data.files import formats
 from training.data.files.source_location import SourceLocation
+from training.data.image_types import IMAGE_SUFFIXES
 from training.errors import UserError
 from training.schema import StrictModel
 
@@ -29,17 +29,17 @@ SUFFIXES = {
     "parquet": (".parquet", ".pq"),
     "csv": (".csv", ".csv.gz", ".csv.bz2", ".csv.zst"),
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst"),
-    "images": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    "images": IMAGE_SUFFIXES,
 }
 IMAGES_PER_UNIT = 256
-# Footers are read by so many threads: an object store answers late, and many at once.
+# Parquet footers are read in so many threads: an object store has a high latency, but serves many requests at once.
 FOOTER_THREADS = 16
-# The columns of a folder of pictures.
+# The columns of an image folder.
 PIXELS, FOLDER = "pixels", "folder"
 
 
 class ReadUnit(StrictModel):
-    """What one task reads; `group` is a row group of a Parquet file, and `before` the file's rows before it."""
+    """What a task reads at a time; `row_group` is of a Parquet file, `row_offset` the file's rows before it."""
 
     files: tuple[str, ...]
     row_group: int = 0
@@ -47,145 +47,142 @@ class ReadUnit(StrictModel):
 
 
 class FileSource(StrictModel):
-    """Files of one format below one folder; plain values, which travel to every task that reads."""
+    """Files of one format at or below one path; plain values, which are sent to every read task."""
 
-    folder: str
+    path: str
     format: Literal["parquet", "csv", "jsonl", "images"]
     height: int = 0
     width: int = 0
     mode: Literal["L", "RGB"] = "RGB"
 
     def list_files(self) -> list[str]:
-        """All files of the format, as the store's paths, in order.
+        """List all files of the format, as paths of the filesystem, sorted.
 
         Raises:
-            Mistake: there is nothing there, or nothing of this format.
+            UserError: the path does not exist, or holds no file of the format.
         """
-        store, path = _open_filesystem(self.folder)
+        filesystem, path = _open_filesystem(self.path)
         with self._explain_errors(""):
-            about = store.get_file_info(path)
-            if about.type == fs.FileType.File and self.format != "images":
+            info = filesystem.get_file_info(path)
+            if info.type == fs.FileType.File and self.format != "images":
                 return [path]
-            below = store.get_file_info(fs.FileSelector(path, recursive=True))
+            infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
         suffixes = SUFFIXES[self.format]
-        found = sorted(f.path for f in below if f.type == fs.FileType.File and f.path.lower().endswith(suffixes))
-        # What Spark and editors leave beside the data begins with one of these.
-        found = [f for f in found if not any(part[0] in "._" for part in self.display_name(f).split("/"))]
-        if not found:
-            raise UserError(f"data.path {self.folder!r} holds no {self.format} file ({', '.join(suffixes)})")
-        return found
+        files = sorted(f.path for f in infos if f.type == fs.FileType.File and f.path.lower().endswith(suffixes))
+        # Hidden files, and what Spark leaves beside the data (_SUCCESS, _temporary).
+        files = [f for f in files if not any(part[0] in "._" for part in self.display_name(f).split("/"))]
+        if not files:
+            raise UserError(f"data.path {self.path!r} holds no {self.format} file ({', '.join(suffixes)})")
+        return files
 
     def display_name(self, file: str) -> str:
-        """A file as messages say it: from the folder on."""
-        return (
-            file.removeprefix(f"{_open_filesystem(self.folder)[1]}/")
-            if file != self.folder
-            else file.rsplit("/", 1)[-1]
-        )
+        """A file's name in messages: its path below the folder."""
+        _, path = _open_filesystem(self.path)
+        return file.rsplit("/", 1)[-1] if file == path else file.removeprefix(f"{path}/")
 
     def plan_units(self, seed: int) -> tuple[list[ReadUnit], int | None]:
-        """Cut the files into units; returns them and the number of all rows, where that is known before reading."""
+        """Cut the files into units; returns them and the number of rows, None if it is unknown before reading."""
         files = self.list_files()
         if self.format == "images":
-            # In the order of their names all pictures of a class would come together.
+            # Sorted by name, all images of a class would be in the same units.
             random.Random(seed).shuffle(files)
-            cuts = range(0, len(files), IMAGES_PER_UNIT)
-            return [ReadUnit(files=tuple(files[at : at + IMAGES_PER_UNIT])) for at in cuts], len(files)
+            starts = range(0, len(files), IMAGES_PER_UNIT)
+            return [ReadUnit(files=tuple(files[start : start + IMAGES_PER_UNIT])) for start in starts], len(files)
         if self.format != "parquet":
             return [ReadUnit(files=(file,)) for file in files], None
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            counts = list(pool.map(self._count_group_rows, files))
+            row_counts = list(pool.map(self._count_row_group_rows, files))
         units = [
-            ReadUnit(files=(file,), row_group=group, row_offset=before)
-            for file, rows in zip(files, counts, strict=True)
-            for group, before in enumerate(accumulate(rows[:-1], initial=0))
+            ReadUnit(files=(file,), row_group=row_group, row_offset=row_offset)
+            for file, counts in zip(files, row_counts, strict=True)
+            for row_group, row_offset in enumerate(accumulate(counts[:-1], initial=0))
         ]
-        return units, sum(map(sum, counts))
+        return units, sum(map(sum, row_counts))
 
     def read_schema(self) -> tuple[str, pa.Schema]:
-        """The first file's name, columns and types; what CSV and JSON lines hold is told from its first lines."""
+        """The first file's name and Arrow schema; for CSV and JSON Lines inferred from its first block."""
         file = self.list_files()[0]
         name = self.display_name(file)
         with self._explain_errors(name), self._open_stream(file) as stream:
             if self.format == "parquet":
                 return name, parquet.read_schema(stream)
             if self.format == "csv":
-                found = csv.open_csv(stream).schema
+                schema = csv.open_csv(stream).schema
             else:
                 head = next(formats.split_lines(stream), b"")
-                found = jsonl.read_json(io.BytesIO(head), jsonl.ReadOptions(block_size=len(head) + 1)).schema
-            # What looks like a time is a text that looks like one.
-            return name, pa.schema([(f.name, pa.string() if pa.types.is_temporal(f.type) else f.type) for f in found])
+                schema = jsonl.read_json(io.BytesIO(head), jsonl.ReadOptions(block_size=len(head) + 1)).schema
+            # Arrow infers timestamps from strings; to a net they are strings.
+            return name, pa.schema([(f.name, pa.string() if pa.types.is_temporal(f.type) else f.type) for f in schema])
 
     def read_batches(self, unit: ReadUnit, schema: pa.Schema) -> Iterator[tuple[SourceLocation, pa.RecordBatch]]:
-        """Read a unit, never much of it at a time; each batch comes with the place where it begins.
+        """Read a unit, a few MB at a time; each batch comes with the location of its first row.
 
         Args:
             unit: what to read.
-            schema: the columns that are wanted; JSON lines are read into these types.
+            schema: the requested columns; JSON Lines are read into these types.
 
         Raises:
-            Mistake: a file cannot be read, or lacks a column.
+            UserError: a file cannot be read, or lacks a column.
         """
         if self.format == "images":
             yield from self._read_images(unit)
             return
-        place = SourceLocation(file=self.display_name(unit.files[0]), row_offset=unit.row_offset)
-        with self._explain_errors(place.file), self._open_stream(unit.files[0]) as stream:
+        location = SourceLocation(file=self.display_name(unit.files[0]), row_offset=unit.row_offset)
+        with self._explain_errors(location.file), self._open_stream(unit.files[0]) as stream:
             if self.format == "parquet":
-                batches = formats.read_parquet(stream, unit.row_group, schema.names, place)
+                batches = formats.read_parquet(stream, unit.row_group, schema.names, location)
             elif self.format == "csv":
-                batches = formats.read_csv(stream, schema.names, place)
+                batches = formats.read_csv(stream, schema.names, location)
             else:
-                batches = formats.read_jsonl(stream, schema, place)
+                batches = formats.read_jsonl(stream, schema, location)
             for batch in batches:
-                yield place, batch
-                place = place.advance(len(batch))
+                yield location, batch
+                location = location.advance(len(batch))
 
     def _read_images(self, unit: ReadUnit) -> Iterator[tuple[SourceLocation, pa.RecordBatch]]:
-        store, _ = _open_filesystem(self.folder)
-        size = self.height * self.width * (1 if self.mode == "L" else 3)
-        at_once = max(1, formats.BATCH_BYTES // size)
-        for start in range(0, len(unit.files), at_once):
-            raw, folders = [], []
-            for file in unit.files[start : start + at_once]:
+        filesystem, _ = _open_filesystem(self.path)
+        image_bytes = self.height * self.width * (1 if self.mode == "L" else 3)
+        batch_size = max(1, formats.BATCH_BYTES // image_bytes)
+        for start in range(0, len(unit.files), batch_size):
+            pixels, folders = [], []
+            for file in unit.files[start : start + batch_size]:
                 name = self.display_name(file)
                 if "/" not in name:
-                    raise UserError(f"{name} stands in no folder; put each picture into the folder of its class")
-                with self._explain_errors(name), store.open_input_stream(file, compression=None) as stream:
+                    raise UserError(f"{name} is in no folder; put each image into the folder of its class")
+                with self._explain_errors(name), filesystem.open_input_stream(file, compression=None) as stream:
                     content = stream.read()
-                raw.append(formats.decode_image(content, name, self.height, self.width, self.mode).tobytes())
+                pixels.append(formats.decode_image(content, name, self.height, self.width, self.mode).tobytes())
                 folders.append(name.split("/", 1)[0])
-            columns = [pa.array(raw, pa.binary(size)), pa.array(folders)]
+            columns = [pa.array(pixels, pa.binary(image_bytes)), pa.array(folders)]
             yield SourceLocation(file=self.display_name(unit.files[start])), pa.record_batch(columns, [PIXELS, FOLDER])
 
-    def _count_group_rows(self, file: str) -> list[int]:
+    def _count_row_group_rows(self, file: str) -> list[int]:
         with self._explain_errors(self.display_name(file)), self._open_stream(file) as stream:
-            about = parquet.read_metadata(stream)
-            return [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+            metadata = parquet.read_metadata(stream)
+            return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
     def _open_stream(self, file: str) -> Any:
-        store, _ = _open_filesystem(self.folder)
-        # Parquet is read from its end; the others may be compressed, which their names say.
-        return store.open_input_file(file) if self.format == "parquet" else store.open_input_stream(file)
+        filesystem, _ = _open_filesystem(self.path)
+        # Parquet needs random access; an input stream decompresses the others by their suffix.
+        return filesystem.open_input_file(file) if self.format == "parquet" else filesystem.open_input_stream(file)
 
     @contextmanager
     def _explain_errors(self, name: str) -> Iterator[None]:
-        """Say which file it was that Arrow could not read, and where."""
+        """Raise Arrow's and the system's errors as UserError, with the file and, for a local path, the host."""
         try:
             yield
         except (pa.ArrowException, OSError) as error:
-            what = f"{name or f'data.path {self.folder!r}'} cannot be read: {' '.join(str(error).split())}"
-            if isinstance(error, OSError) and "://" not in self.folder:
-                what += f" (on {socket.gethostname()}; every machine of the cluster must see the same folder)"
-            raise UserError(what) from error
+            message = f"{name or f'data.path {self.path!r}'} cannot be read: {' '.join(str(error).split())}"
+            if isinstance(error, OSError) and "://" not in self.path:
+                message += f" (on {socket.gethostname()}; every machine of the cluster must see the same folder)"
+            raise UserError(message) from error
 
 
 @lru_cache(maxsize=8)
-def _open_filesystem(folder: str) -> tuple[fs.FileSystem, str]:
-    """A folder's store, and its path there."""
+def _open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    """Open the filesystem of a path or URI; returns it and the path there."""
     try:
-        store, path = fs.FileSystem.from_uri(folder)
+        filesystem, inner_path = fs.FileSystem.from_uri(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"data.path {folder!r} cannot be opened: {' '.join(str(error).split())}") from error
-    return store, path.rstrip("/")
+        raise UserError(f"data.path {path!r} cannot be opened: {' '.join(str(error).split())}") from error
+    return filesystem, inner_path.rstrip("/")

@@ -1,4 +1,4 @@
-"""Place: where in the files a row stands, for the message that says what is wrong with it."""
+"""Source location: a row's position in its file, for error messages."""
 
 from collections.abc import Sequence
 
@@ -7,34 +7,34 @@ from training.schema import StrictModel
 
 
 class SourceLocation(StrictModel):
-    """Rows of a file that come after `before` others; they are counted from 1, a CSV file's header not among them."""
+    """The rows of a file from `row_offset` on; messages number rows from 1, without a CSV file's header."""
 
     file: str
     row_offset: int = 0
 
     def advance(self, rows: int) -> "SourceLocation":
-        """Where the rows stand that come so many later."""
-        return self.model_copy(update={"before": self.row_offset + rows})
+        """Move so many rows on."""
+        return self.model_copy(update={"row_offset": self.row_offset + rows})
 
-    def value_error(self, index: int, column: str, said: str) -> UserError:
-        """What to say of a value of the row that comes `index` rows later."""
-        return self._said(index, f", column {column!r}: {said}")
+    def value_error(self, index: int, column: str, problem: str) -> UserError:
+        """Make the error for a value of the row that is `index` rows further on."""
+        return self._error(index, f", column {column!r}: {problem}")
 
-    def row_error(self, index: int, said: str) -> UserError:
-        """What to say of that row as a whole."""
-        return self._said(index, f": {said}")
+    def row_error(self, index: int, problem: str) -> UserError:
+        """Make the error for the row that is `index` rows further on."""
+        return self._error(index, f": {problem}")
 
-    def require_columns(self, columns: Sequence[str], found: Sequence[str]) -> None:
-        """Check that a file has the columns that are wanted, once each.
+    def require_columns(self, required: Sequence[str], columns: Sequence[str]) -> None:
+        """Check that a file has each required column exactly once.
 
         Raises:
-            Mistake: it has not.
+            UserError: it does not.
         """
-        for name in columns:
-            if list(found).count(name) != 1:
-                has = "no" if name not in found else "more than one"
-                raise UserError(f"{self.file} has {has} column {name!r}; it has {', '.join(found)}")
+        for name in required:
+            if list(columns).count(name) != 1:
+                count = "no" if name not in columns else "more than one"
+                raise UserError(f"{self.file} has {count} column {name!r}; it has {', '.join(columns)}")
 
-    def _said(self, index: int, said: str) -> UserError:
-        header = ", the header not" if ".csv" in self.file.lower() else ""
-        return UserError(f"{self.file}, row {self.row_offset + index + 1}{said} (rows count from 1{header})")
+    def _error(self, index: int, problem: str) -> UserError:
+        header = ", without the header" if ".csv" in self.file.lower() else ""
+        return UserError(f"{self.file}, row {self.row_offset + index + 1}{problem} (rows are numbered from 1{header})")

@@ -1,1 +1,1 @@
-"""The data sets that ready recipes train on: real ones that PyPI packages ship, and generated ones that say so."""
+"""Data sets of the ready recipes: real ones from files of PyPI packages, and synthetic ones, which are labeled so."""

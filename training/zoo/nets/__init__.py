@@ -1,1 +1,1 @@
-"""Nets in the form that the literature gives them, one file each."""
+"""Nets as in the papers that introduced them, one file each; a recipe names one as `training.zoo.nets.FILE:NAME`."""

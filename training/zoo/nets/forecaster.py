@@ -1,54 +1,57 @@
-"""Forecaster of a series: a recurrent net beside a linear autoregression, which are added.
+"""Time-series forecaster: the sum of a recurrent net and a linear autoregression.
 
-The two halves of LSTNet (Lai et al., 2018) without its convolutions: the net bends what the autoregression, its
-"highway", says in a straight line, and the highway keeps the scale of the input, which a net of bounded states loses.
+These are the two halves of LSTNet (Lai et al., 2018) without its convolutions: the recurrent net models what is
+nonlinear, and the autoregressive "highway" keeps the scale of the input, which bounded hidden states lose.
 """
-# Shapes: B rows, T steps, F features, H numbers of a state, K steps of the highway, C outputs.
+# Shapes: B rows, T time steps, F features, H hidden size, K time steps of the highway, C outputs.
 
 import torch
 from torch import Tensor, nn
 
-from training.zoo.nets.recurrent import CELLS
+from training.zoo.nets.recurrent import CELLS, gather_time_steps
 
 
 class Forecaster(nn.Module):
-    """Foretell what comes after a series.
+    """Predict the values that follow a series.
 
     Args:
-        features: F, the numbers of one step.
-        classes: C, the numbers that are foretold.
-        cell: "rnn", "lstm" or "gru", reading forward: what is asked for lies after the last step.
-        width: H.
-        highway: K; a series of fewer steps is continued backwards by its first one.
-        dropout: share of the last state that is dropped in training.
+        num_features: F, values of one time step.
+        num_outputs: C, values to predict.
+        cell_type: "rnn", "lstm" or "gru"; forward only, as the target lies after the last time step.
+        hidden_size: H.
+        highway_window: K; a shorter series is extended backwards by repeating its first time step.
+        dropout: share of the last hidden state dropped in training.
     """
 
-    back: Tensor
+    lags: Tensor
 
-    def __init__(self, features: int, classes: int, cell: str, width: int, highway: int, dropout: float) -> None:
+    def __init__(
+        self, num_features: int, num_outputs: int, cell_type: str, hidden_size: int, highway_window: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.recurrence = CELLS[cell](features, width, batch_first=True)
+        self.rnn = CELLS[cell_type](num_features, hidden_size, batch_first=True)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, classes)
-        self.highway = nn.Linear(highway * features, classes)
-        self.register_buffer("back", torch.arange(highway), persistent=False)
+        self.head = nn.Linear(hidden_size, num_outputs)
+        self.highway = nn.Linear(highway_window * num_features, num_outputs)
+        self.register_buffer("lags", torch.arange(highway_window), persistent=False)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        """Take float32 (B, T, F), a padding step NaN throughout; gives (B, C)."""
+        """Map float32 (B, T, F), NaN throughout a padding time step, to (B, C)."""
         last_B1 = (~x_BTF[..., 0].isnan()).sum(1, keepdim=True) - 1
         x_BTF = x_BTF.nan_to_num(0.0)
-        h_BH = _take(self.recurrence(x_BTF)[0], last_B1).flatten(1)
-        recent_BKF = _take(x_BTF, (last_B1 - self.back).clamp(min=0))
+        h_BH = gather_time_steps(self.rnn(x_BTF)[0], last_B1).flatten(1)
+        recent_BKF = gather_time_steps(x_BTF, (last_B1 - self.lags).clamp(min=0))
         y_BC: Tensor = self.head(self.dropout(h_BH)) + self.highway(recent_BKF.flatten(1))
         return y_BC
 
 
-def _take(x_BTD: Tensor, steps_BK: Tensor) -> Tensor:
-    return x_BTD.gather(1, steps_BK[..., None].expand(-1, -1, x_BTD.shape[2]))
-
-
 def forecaster(
-    features: int, classes: int, cell: str = "gru", width: int = 32, highway: int = 11, dropout: float = 0.0
+    num_features: int,
+    num_outputs: int = 1,
+    cell_type: str = "gru",
+    hidden_size: int = 32,
+    highway_window: int = 11,
+    dropout: float = 0.0,
 ) -> Forecaster:
-    """Build a forecaster whose highway reads the last `highway` steps."""
-    return Forecaster(features, classes, cell, width, highway, dropout)
+    """Build a forecaster; see `Forecaster` for the arguments."""
+    return Forecaster(num_features, num_outputs, cell_type, hidden_size, highway_window, dropout)

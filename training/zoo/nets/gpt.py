@@ -1,9 +1,9 @@
-"""Decoder-only Transformer, GPT-2 in small (Radford, Wu, Child, Luan, Amodei, Sutskever, 2019).
+"""Decoder-only Transformer, a small GPT-2 (Radford, Wu, Child, Luan, Amodei, Sutskever, 2019).
 
-Pre-norm blocks of causal self-attention (Vaswani et al., 2017) and a GELU perceptron; learned positions; the output
-layer is the transposed token table (Press, Wolf, 2017).
+Pre-norm blocks of causal self-attention (Vaswani et al., 2017) and a GELU feed-forward layer; learned positions; the
+output layer is the transposed token embedding (Press, Wolf, 2017).
 """
-# Shapes: B rows, T tokens, C width, H heads, D width of a head, V vocabulary.
+# Shapes: B rows, T tokens, C hidden size, H heads, D head dimension (C / H), V vocabulary size.
 
 import math
 
@@ -13,93 +13,110 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 
 class GPT(nn.Module):
-    """Logits of each next token, from the tokens up to it."""
+    """Next-token logits at each token.
 
-    def __init__(self, vocabulary: int, context: int, width: int, layers: int, heads: int, dropout: float) -> None:
-        """Take rows of at most `context` tokens; `width` must divide over `heads`."""
+    Args:
+        vocab_size: V.
+        context_length: maximum number of tokens of a row.
+        hidden_size: C, a multiple of num_heads.
+        num_layers: number of blocks.
+        num_heads: H.
+        dropout: of the embeddings and of each residual branch.
+    """
+
+    def __init__(
+        self, vocab_size: int, context_length: int, hidden_size: int, num_layers: int, num_heads: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(context, width)
+        self.token_embedding = nn.Embedding(vocab_size, hidden_size)
+        self.position_embedding = nn.Embedding(context_length, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.apply(_start)
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.apply(_init_weights)
         for name, weight in self.named_parameters():
-            # Each block adds twice to the residual stream; so its variance at the start does not grow with depth.
-            if name.endswith("out.weight"):
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * layers))
+            # Each block adds to the residual stream twice: the scale keeps its initial variance independent of depth.
+            if name.endswith("out_proj.weight"):
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(self, x_BT: Tensor) -> Tensor:
-        """Take token ids, int64 (B, T), and give logits float32 (B, T, V).
+        """Map token ids, int64 (B, T), to logits float32 (B, T, V).
 
-        Padding stands at the end of a row, where no earlier token can look: it needs no mask.
+        Padding comes last in a row, where causal attention hides it from every earlier token: it needs no mask.
         """
         position_T = torch.arange(x_BT.shape[1], device=x_BT.device)
-        h_BTC = self.dropout(self.token(x_BT) + self.position(position_T))
+        h_BTC = self.dropout(self.token_embedding(x_BT) + self.position_embedding(position_T))
         for block in self.blocks:
             h_BTC = block(h_BTC)
-        return linear(self.norm(h_BTC), self.token.weight)
+        return linear(self.norm(h_BTC), self.token_embedding.weight)
 
 
 class Block(nn.Module):
-    """What each token reads from those before it, then a perceptron on each; both added to the residual stream."""
+    """Causal self-attention, then a feed-forward layer, each added to the residual stream."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.perceptron_norm = nn.LayerNorm(width)
-        self.perceptron = Perceptron(width)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.attention = CausalSelfAttention(hidden_size, num_heads)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = FeedForward(hidden_size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h_BTC: Tensor) -> Tensor:
         """Shape (B, T, C) to the same shape."""
         h_BTC = h_BTC + self.dropout(self.attention(self.attention_norm(h_BTC)))
-        out_BTC: Tensor = h_BTC + self.dropout(self.perceptron(self.perceptron_norm(h_BTC)))
+        out_BTC: Tensor = h_BTC + self.dropout(self.feed_forward(self.feed_forward_norm(h_BTC)))
         return out_BTC
 
 
-class Attention(nn.Module):
-    """Causal self-attention of several heads."""
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention in which a token attends to itself and to earlier tokens."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.read = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.num_heads = num_heads
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, h_BTC: Tensor) -> Tensor:
         """Shape (B, T, C) to the same shape."""
-        query, key, value = (
-            part_BTC.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D)
-            for part_BTC in self.read(h_BTC).chunk(3, dim=2)
+        q_BHTD, k_BHTD, v_BHTD = (
+            chunk_BTC.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for chunk_BTC in self.qkv_proj(h_BTC).chunk(3, dim=2)
         )
-        read_BHTD = scaled_dot_product_attention(query, key, value, is_causal=True)
-        out_BTC: Tensor = self.out(read_BHTD.transpose(1, 2).flatten(2))
+        attended_BHTD = scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        out_BTC: Tensor = self.out_proj(attended_BHTD.transpose(1, 2).flatten(2))
         return out_BTC
 
 
-class Perceptron(nn.Module):
+class FeedForward(nn.Module):
     """One hidden layer, four times as wide."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, 4 * width)
-        self.out = nn.Linear(4 * width, width)
+        self.in_proj = nn.Linear(hidden_size, 4 * hidden_size)
+        self.out_proj = nn.Linear(4 * hidden_size, hidden_size)
 
     def forward(self, h_BTC: Tensor) -> Tensor:
         """Shape (B, T, C) to the same shape."""
-        out_BTC: Tensor = self.out(gelu(self.hidden(h_BTC), approximate="tanh"))
+        out_BTC: Tensor = self.out_proj(gelu(self.in_proj(h_BTC), approximate="tanh"))
         return out_BTC
 
 
-def _start(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
 
 
-def gpt(vocabulary: int, context: int, width: int = 128, layers: int = 4, heads: int = 4, dropout: float = 0.0) -> GPT:
-    """Build a GPT; input int64 (B, T <= context) token ids, output logits float32 (B, T, vocabulary)."""
-    return GPT(vocabulary, context, width, layers, heads, dropout)
+def gpt(
+    vocab_size: int,
+    context_length: int,
+    hidden_size: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    dropout: float = 0.0,
+) -> GPT:
+    """Build a GPT; input int64 (B, T <= context_length) token ids, output logits float32 (B, T, vocab_size)."""
+    return GPT(vocab_size, context_length, hidden_size, num_layers, num_heads, dropout)

@@ -7,15 +7,16 @@ from torch import nn
 
 
 def mlp(
-    features: int, hidden: Sequence[int], classes: int, dropout: float = 0.0, flatten: bool = False
+    num_features: int, hidden_sizes: Sequence[int], num_classes: int, dropout: float = 0.0, flatten: bool = False
 ) -> nn.Sequential:
-    """Build features -> hidden[0] -> ... -> classes; input float32 (B, features), output logits (B, classes).
+    """Build num_features -> hidden_sizes[0] -> ... -> num_classes; num_classes is 1 for a regression.
 
-    With `flatten` the input may be a picture (B, K, H, W) of as many numbers.
+    Input float32 (B, num_features), or with `flatten` an image (B, K, H, W) of as many values; output (B, num_classes).
     """
     layers: list[nn.Module] = [nn.Flatten()] if flatten else []
-    for wide, narrow in pairwise([features, *hidden]):
-        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    sizes = [num_features, *hidden_sizes]
+    for in_features, out_features in pairwise(sizes):
+        layers += [nn.Linear(in_features, out_features), nn.ReLU()]
         if dropout:
             layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear([features, *hidden][-1], classes))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))

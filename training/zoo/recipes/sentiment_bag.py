@@ -1,18 +1,25 @@
-"""Chinese reviews, good or bad, by the mean of what their characters, pairs and triples say."""
+"""Chinese reviews, positive or negative, with a bag of character 1- to 3-grams."""
 
 from training.recipe.spec import Data, LrSchedule, Net, Optimizer, Recipe, StopRule, TokenizerConfig
-from training.zoo.datasets.reviews import reviews
-from training.zoo.nets.bag import bag
 
 recipe = Recipe(
     name="sentiment-bag",
     task="text-classification",
-    summary="Tells good from bad Chinese reviews, by a bag of characters, pairs and triples.",
+    summary="Classifies Chinese reviews as positive or negative, with a bag of character n-grams.",
     intended_use="Chinese reviews of goods and hotels, with noisy labels and unknown writers. Not for judging people.",
-    data=Data(source=reviews),
+    data=Data(source="training.zoo.datasets.reviews:reviews"),
     tokenizer=TokenizerConfig(kind="characters", lowercase=True, max_tokens=2048),
-    net=Net(source=bag, args={"orders": [1, 2, 3], "buckets": 524288, "dim": 8, "dropout": 0.5, "root": True}),
-    # A rare n-gram must be seen again before its decay wipes it out: what it says by chance does not stay.
+    net=Net(
+        source="training.zoo.nets.bag_of_ngrams:bag_of_ngrams",
+        args={
+            "ngram_orders": [1, 2, 3],
+            "num_buckets": 524288,
+            "embedding_dim": 8,
+            "ngram_dropout": 0.5,
+            "combiner": "sqrtn",
+        },
+    ),
+    # Strong weight decay: a rare n-gram that does not recur decays to zero, which removes chance correlations.
     optimizer=Optimizer(name="AdamW", lr=0.005, args={"weight_decay": 1.0}),
     schedule=LrSchedule(name="cosine", warmup=0.05),
     stop=StopRule(epochs=5),

@@ -1,17 +1,18 @@
-"""Shakespeare's plays, token by token, by an LSTM."""
+"""Language model of Shakespeare's plays: an LSTM."""
 
 from training.recipe.spec import Data, LrSchedule, Net, Optimizer, Recipe, StopRule, TokenizerConfig
-from training.zoo.datasets.shakespeare import shakespeare
-from training.zoo.nets.language_lstm import language_lstm
 
 recipe = Recipe(
     name="shakespeare-lstm",
     task="text-generation",
-    summary="Continues a text in the manner of Shakespeare's plays, with an LSTM.",
-    intended_use="Play. What it writes has the plays' layout and vocabulary, and no sense; it knows nothing of today.",
-    data=Data(source=shakespeare, validation_fraction=0.08),
+    summary="Continues a text in the style of Shakespeare's plays, with an LSTM.",
+    intended_use="Demonstration. Generated text has the plays' layout and vocabulary, but no meaning and no facts.",
+    data=Data(source="training.zoo.datasets.shakespeare:shakespeare", validation_fraction=0.08),
     tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048, max_tokens=64),
-    net=Net(source=language_lstm, args={"width": 384, "layers": 1, "embedding": 128, "dropout": 0.0, "tied": True}),
+    net=Net(
+        source="training.zoo.nets.language_lstm:language_lstm",
+        args={"hidden_size": 384, "num_layers": 1, "embedding_dim": 128, "dropout": 0.0, "tie_weights": True},
+    ),
     optimizer=Optimizer(name="AdamW", lr=0.004, args={"betas": [0.9, 0.95], "weight_decay": 0.1}),
     schedule=LrSchedule(name="cosine", warmup=0.05),
     stop=StopRule(epochs=2),

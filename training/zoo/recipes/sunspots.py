@@ -1,16 +1,17 @@
-"""Next year's sunspots from the thirty-three years before."""
+"""Next year's number of sunspots from the 33 years before."""
 
 from training.recipe.spec import Data, LrSchedule, Net, Optimizer, Recipe, StopRule
-from training.zoo.datasets.sunspots import sunspots
-from training.zoo.nets.forecaster import forecaster
 
 recipe = Recipe(
     name="sunspots",
     task="time-series-forecasting",
-    summary="Foretells next year's number of sunspots from the years before.",
+    summary="Predicts next year's number of sunspots from the years before.",
     intended_use="Teaching. One year ahead, from yearly means.",
-    data=Data(source=sunspots),
-    net=Net(source=forecaster, args={"cell": "gru", "width": 32, "highway": 11}),
+    data=Data(source="training.zoo.datasets.sunspots:sunspots"),
+    net=Net(
+        source="training.zoo.nets.forecaster:forecaster",
+        args={"cell_type": "gru", "hidden_size": 32, "highway_window": 11},
+    ),
     optimizer=Optimizer(name="AdamW", lr=0.01, args={"weight_decay": 0.1}),
     schedule=LrSchedule(name="cosine"),
     stop=StopRule(epochs=40),

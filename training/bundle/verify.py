@@ -1,0 +1,102 @@
+"""Verify: every file of a bundle is checked against its manifest before anything in it is used.
+
+Deploy walk: training.bundle.load -> [training.bundle.verify] -> training.bundle.program_archive
+Imports no torch: the catalog and the command line verify bundles too.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from training.bundle.manifest import (
+    CARD_FILE,
+    DECODER_FILE,
+    EXAMPLE_FILE,
+    FORMAT,
+    MANIFEST_FILE,
+    PROGRAM_FILE,
+    Manifest,
+    sha256,
+)
+from training.bundle.program_archive import refuse_pickles
+from training.errors import BundleError, summarize_validation_error
+
+
+def verify_bundle(folder: Path, digest: str | None = None) -> Manifest:
+    """Read a bundle's manifest and check every file against it.
+
+    Args:
+        folder: the bundle.
+        digest: the one that the registry pinned; None for a bundle from elsewhere, which has none to compare with.
+
+    Raises:
+        BundleError: a file is missing, altered, not listed, or not of this format; the message names it.
+    """
+    manifest = parse_manifest(find_manifest(folder).read_bytes(), digest)
+    # bundle.json cannot list itself; a name with a folder in it would lead outside.
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    names -= {MANIFEST_FILE}
+    for name in sorted(names ^ manifest.files.keys()):
+        problem = "is not listed in" if name in names else "is missing, though listed in"
+        raise BundleError(f"{name} {problem} {MANIFEST_FILE}; fetch the bundle again")
+    for name in sorted({PROGRAM_FILE, EXAMPLE_FILE, CARD_FILE} - manifest.files.keys()):
+        raise BundleError(f"{name} is not listed in {MANIFEST_FILE}; every bundle has one")
+    for name, expected in manifest.files.items():
+        if (folder / name).is_symlink() or sha256(folder / name) != expected:
+            raise BundleError(
+                f"{name} was altered: its sha256 is not the one in {MANIFEST_FILE}; fetch the bundle again"
+            )
+    for name in manifest.files.keys() & {PROGRAM_FILE, DECODER_FILE}:
+        refuse_pickles(folder / name)
+    return manifest
+
+
+def find_manifest(folder: Path) -> Path:
+    """The path of a bundle's manifest.
+
+    Raises:
+        BundleError: the folder holds none.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no {MANIFEST_FILE}; give the folder of a bundle")
+    return path
+
+
+def parse_manifest(content: bytes, digest: str | None = None) -> Manifest:
+    """Parse bundle.json and check its digest; the other files are not read.
+
+    Raises:
+        BundleError: it is not a manifest of this format, or its digest is not its content's or not the pinned one.
+    """
+    try:
+        _check_format(json.loads(content))
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise BundleError(
+            f"{MANIFEST_FILE} is not a bundle manifest of format {FORMAT}: {summarize_validation_error(error)}"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_FILE} is not JSON: {error}; fetch the bundle again") from error
+    if manifest.digest != manifest.computed_digest():
+        raise BundleError(f"{MANIFEST_FILE} was altered: its content does not match its digest; fetch the bundle again")
+    if digest is not None and manifest.digest != digest:
+        raise BundleError(
+            f"{MANIFEST_FILE} has digest {manifest.digest}, the registry pinned {digest}; it was replaced, "
+            "fetch the bundle again"
+        )
+    return manifest
+
+
+def _check_format(manifest: object) -> None:
+    bundle_format = manifest.get("format") if isinstance(manifest, dict) else None
+    if bundle_format == FORMAT:
+        return
+    if isinstance(bundle_format, int) and bundle_format > FORMAT:
+        remedy = "load it with the Shoal that wrote it, or a newer one"
+    else:
+        remedy = "train its recipe again, or save it again with training.save_bundle"
+    raise BundleError(
+        f"{MANIFEST_FILE} has bundle format {json.dumps(bundle_format)}; this Shoal reads format {FORMAT}: {remedy}"
+    )

@@ -1,0 +1,211 @@
+"""MLflow store: every write of the registry, and the reads of stores other than a local SQLite file.
+
+The one file that imports MLflow, and the registry imports it on first use: `from mlflow import MlflowClient` takes 1.4
+to 3 s on 2 cores, because any module of mlflow-skinny 3.17 runs mlflow/__init__.py, which imports pandas, FastAPI and
+MLflow's GenAI and tracing modules; no setting skips them.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.entities import Run as MlflowRun
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
+
+from training.errors import UserError
+from training.registry.driver_process import DriverProcess
+from training.registry.records import (
+    DIGEST_TAG,
+    DRIVER_TAG,
+    EXPERIMENT,
+    IMPORTED_PARAM,
+    MAX_RUNS,
+    ORIGIN_TAG,
+    RECIPE_FILE,
+    Run,
+    Version,
+    make_run,
+)
+from training.settings import TrainingSettings, mask_passwords
+
+Item = TypeVar("Item")
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+# MLflow's limit is 6000 characters.
+MAX_PARAM_LENGTH = 6000
+
+# A new store logs each of its schema migrations.
+for verbose_logger in ("alembic", "mlflow"):
+    logging.getLogger(verbose_logger).setLevel(logging.WARNING)
+
+
+class MlflowStore:
+    """Shoal's runs, models and versions in one MLflow store."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        """Open the store; a new SQLite file and Shoal's experiment are created.
+
+        Raises:
+            UserError: the store does not answer, or its database driver is not installed.
+        """
+        if settings.registry.startswith("sqlite:///"):
+            Path(settings.registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
+        try:
+            self.client = MlflowClient(settings.registry, settings.registry)
+            self._experiment_id = self._ensure_experiment(artifacts)
+        except MlflowException as error:
+            raise UserError(
+                mask_passwords(f"the registry at {settings.registry} does not answer: {error.message}")
+            ) from error
+        except ImportError as error:
+            raise UserError(f"the registry's database needs a driver that is not installed: {error}") from error
+
+    def _ensure_experiment(self, artifacts: str) -> str:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment:
+            return str(experiment.experiment_id)
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+
+    def start_run(
+        self, name: str, params: Mapping[str, object], *, recipe: Mapping[str, object] | None = None, origin: str = ""
+    ) -> str:
+        """Create a run with its parameters, and its recipe as a file; returns its id."""
+        tags = {DRIVER_TAG: str(DriverProcess.current())} | ({ORIGIN_TAG: origin} if origin else {})
+        run_id = str(self.client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id)
+        self.client.log_batch(
+            run_id, params=[Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
+        )
+        if recipe is not None:
+            self.client.log_dict(run_id, dict(recipe), RECIPE_FILE)
+        return run_id
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of one epoch."""
+        now_ms = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(key, value, now_ms, step) for key, value in metrics.items()])
+
+    def reopen_run(self, run_id: str) -> None:
+        """Set an ended run to RUNNING, driven by this process."""
+        self.client.set_tag(run_id, DRIVER_TAG, str(DriverProcess.current()))
+        self.client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: EndStatus) -> None:
+        """Set a run's final status and its end time."""
+        self.client.set_terminated(run_id, status)
+
+    def import_run(self, name: str, metrics: Mapping[str, float]) -> str:
+        """Create a finished run that holds an imported bundle; returns its id."""
+        run_id = self.start_run(name, {IMPORTED_PARAM: True})
+        self.log_metrics(run_id, metrics, step=0)
+        self.end_run(run_id, "FINISHED")
+        return run_id
+
+    def create_version(self, name: str, summary: str, folder: Path, digest: str, run_id: str) -> int:
+        """Copy a bundle's folder into a run's artifacts, then create a version of it; returns its number."""
+        self.client.log_artifacts(run_id, str(folder), "bundle")
+        try:
+            self.client.create_registered_model(name, description=summary)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = self.client.create_model_version(
+            name,
+            source=f"{self.client.get_run(run_id).info.artifact_uri}/bundle",
+            run_id=run_id,
+            tags={DIGEST_TAG: digest},
+            description=summary,
+        )
+        return int(version.version)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias at a version.
+
+        Raises:
+            UserError: the alias is not a valid one.
+        """
+        try:
+            self.client.set_registered_model_alias(name, alias, str(version))
+        except MlflowException as error:
+            raise UserError(f"{alias!r} cannot be an alias: {error.message}") from error
+
+    def delete_version(self, name: str, version: int) -> None:
+        """Delete the record of a version."""
+        self.client.delete_model_version(name, str(version))
+
+    def list_versions(self, name: str | None = None) -> list[Version]:
+        """All versions of a model, or of all models; ordered by name, newest first."""
+        if name is not None and (not name or "'" in name):
+            return []  # no name of a model, and no valid filter
+        filter_string = None if name is None else f"name = '{name}'"
+        versions = _fetch_all_pages(lambda token: self.client.search_model_versions(filter_string, page_token=token))
+        names = {version.name for version in versions}
+        aliases = {model: self.client.get_registered_model(model).aliases for model in names}
+        return sorted(
+            (_to_version(version, aliases[version.name]) for version in versions),
+            key=lambda version: (version.name, -version.version),
+        )
+
+    def list_runs(self) -> list[Run]:
+        """The newest MAX_RUNS training runs, newest first, without imports."""
+        runs = self.client.search_runs(
+            [self._experiment_id], max_results=MAX_RUNS, order_by=["attributes.start_time DESC"]
+        )
+        return [_to_run(run) for run in runs if IMPORTED_PARAM not in run.data.params]
+
+    def get_run(self, run_id: str) -> Run | None:
+        """The run with this id, an import too; None if there is none."""
+        try:
+            return _to_run(self.client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+
+def _to_version(version: ModelVersion, aliases: Mapping[str, str]) -> Version:
+    number = int(version.version)
+    return Version(
+        name=version.name,
+        version=number,
+        digest=version.tags.get(DIGEST_TAG, ""),
+        uri=version.source or "",
+        aliases=tuple(sorted(alias for alias, target in aliases.items() if int(target) == number)),
+        run_id=version.run_id or "",
+        created_s=(version.creation_timestamp or 0) / 1000,
+    )
+
+
+def _to_run(run: MlflowRun) -> Run:
+    info = run.info
+    return make_run(
+        info.run_id,
+        info.run_name,
+        info.status,
+        info.start_time,
+        info.end_time,
+        dict(run.data.params),
+        dict(run.data.metrics),
+        run.data.tags,
+    )
+
+
+def _fetch_all_pages(search: Callable[[str | None], PagedList[Item]]) -> list[Item]:
+    """Follow MLflow's page tokens to the end."""
+    items: list[Item] = []
+    token: str | None = None
+    while True:
+        page = search(token)
+        items += page
+        token = page.token
+        if not token:
+            return items
