@@ -1,1 +1,80 @@
-"""Shoal's serving side: Serve applications, ingress layers, codec, batching and replicas."""
+"""Serving: Serve applications of models and pipelines, their HTTP and gRPC server, and the Python client.
+
+Request walk: server.fast_path -> server.layers -> server.routes -> models.served_model -> protocols -> models.batching
+Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching
+
+A request passes the layers (errors, authentication, limits) and its route; the protocol's codec decodes it to rows, the
+batcher puts rows of several requests through the net together, and the codec encodes the outputs. A deployment is
+described by `specs`, kept by `state`, and becomes a Serve application in `applications`.
+
+The names below are what users and `cluster` build on, imported on first use: importing this package imports nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deployments.applications import build_serve_config
+    from deployments.client import AsyncClient, AsyncStream, Client, Stream
+    from deployments.errors import CallError, ClientError, ConnectionFailed, ProtocolError, ResponseTimeout
+    from deployments.protocols.predict.events import TextChunk
+    from deployments.settings import Limits, ServingSettings
+    from deployments.specs.model import ModelDeployment, ModelEndpoint, Scale
+    from deployments.specs.pipeline import Branch, Case, Ensemble, FanOut, ModelNode, Pipeline, PipelineScale, Sequence
+    from deployments.specs.record import PipelineDeployment, PipelineEndpoint
+    from deployments.state.store import DeploymentStore
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "Branch",
+    "CallError",
+    "Case",
+    "Client",
+    "ClientError",
+    "ConnectionFailed",
+    "DeploymentStore",
+    "Ensemble",
+    "FanOut",
+    "Limits",
+    "ModelDeployment",
+    "ModelEndpoint",
+    "ModelNode",
+    "Pipeline",
+    "PipelineDeployment",
+    "PipelineEndpoint",
+    "PipelineScale",
+    "ProtocolError",
+    "ResponseTimeout",
+    "Scale",
+    "Sequence",
+    "ServingSettings",
+    "Stream",
+    "TextChunk",
+    "build_serve_config",
+]
+
+_MODULES = {
+    "applications": ("build_serve_config",),
+    "client": ("AsyncClient", "AsyncStream", "Client", "Stream"),
+    "errors": ("CallError", "ClientError", "ConnectionFailed", "ProtocolError", "ResponseTimeout"),
+    "protocols.predict.events": ("TextChunk",),
+    "settings": ("Limits", "ServingSettings"),
+    "specs.model": ("ModelDeployment", "ModelEndpoint", "Scale"),
+    "specs.pipeline": ("Branch", "Case", "Ensemble", "FanOut", "ModelNode", "Pipeline", "PipelineScale", "Sequence"),
+    "specs.record": ("PipelineDeployment", "PipelineEndpoint"),
+    "state.store": ("DeploymentStore",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,107 +1,122 @@
-"""Applications: from what shall run to what Ray Serve takes.
+"""Applications: from the desired state to Ray Serve's configuration, and from that to bound Serve applications.
 
-Deploy walk: cluster.cli.app deploy -> [apps.py] -> replica.py -> training.bundle.bundle
-Serve imports `model`, `pipeline` and `control` by path on the cluster, with the arguments that the configuration
-carries.
+Deploy walk: cluster.rollout.serve_api -> [applications.py] -> models.replica, pipelines.replica or control.app
+Serve imports the `bind_` functions by path on the cluster, and calls them with the arguments in the configuration.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from deployments.settings import ServingSettings
-from deployments.specs.model import Deployment, Scale
+from deployments.specs.model import ModelDeployment, Scale
 from deployments.specs.record import DeploymentRecord, PipelineDeployment
 
 if TYPE_CHECKING:
-    # Whoever only writes the configuration is spared a second of imports.
+    # Building the configuration alone does not need Serve, whose import takes a second.
     from ray.serve import Application
 
-CONTROL = "shoal.control"
+CONTROL_APPLICATION = "shoal.control"
 """Name of the control application; a model's name has no dot."""
 
-# Serve's own limit, far above ours (Limits.max_queue), so that the refusal a caller sees is ours, with its reason.
+# Far above our own limit (Limits.max_queue), whose error gives the reason; Serve's does not.
 MAX_ONGOING_REQUESTS = 100_000
 
-Keys = dict[str, str]
-"""sha256 of a key -> the name of its holder."""
+KeyHolders = dict[str, str]
+"""sha256 of a key to the name of its holder."""
 
 
 def bind_model(args: dict[str, Any]) -> "Application":
-    """Bind one model's application."""
-    from deployments.models.replica import Replica
+    """Bind the application of a model."""
+    from deployments.models.replica import ModelReplica
 
-    return Replica.bind(args["endpoint"], args["keys"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
+    return ModelReplica.bind(args["endpoint"], args["keys"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
 
 
 def bind_pipeline(args: dict[str, Any]) -> "Application":
-    """Bind one pipeline's application."""
+    """Bind the application of a pipeline."""
     from deployments.pipelines.replica import PipelineReplica
 
     return PipelineReplica.bind(args["endpoint"], args["keys"], args["host"])  # type: ignore[attr-defined, no-any-return]
 
 
 def bind_control(args: dict[str, Any]) -> "Application":
-    """Bind the control application, which gRPC's gateway belongs to."""
+    """Bind the control application, with the gRPC gateway."""
     from deployments.control.app import Control
     from deployments.control.grpc_gateway import Gateway
 
     keys, host = args["keys"], args["host"]
     gateway = Gateway.bind(keys, host, args["grpc_port"])  # type: ignore[attr-defined]
-    return Control.bind(keys, host, gateway)  # type: ignore[attr-defined, no-any-return]
+    return Control.bind(keys, host, args["url"], gateway)  # type: ignore[attr-defined, no-any-return]
 
 
 def build_serve_config(
-    deployments: Iterable[DeploymentRecord], settings: ServingSettings, keys: Keys, host: str, port: int, grpc_port: int
+    deployments: Iterable[DeploymentRecord],
+    settings: ServingSettings,
+    keys: KeyHolders,
+    host: str,
+    port: int,
+    grpc_port: int,
 ) -> dict[str, Any]:
-    """Write the whole configuration (Ray's ServeDeploySchema): what is not in it, Serve deletes."""
+    """Build Serve's complete configuration (Ray's ServeDeploySchema); Serve deletes the applications not in it.
+
+    Args:
+        deployments: the desired state.
+        settings: of this service.
+        keys: of the callers.
+        host: that every port listens on.
+        port: of HTTP.
+        grpc_port: of gRPC.
+    """
     return {
         "http_options": {"host": host, "port": port, "request_timeout_s": None, "keep_alive_timeout_s": 90},
-        # Each request would otherwise make a log record, to be thrown away.
+        # An access log would cost a log record per request, which nobody reads.
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "applications": [
-            _control_config(keys, host, grpc_port),
+            _build_control_config(keys, host, port, grpc_port),
             *(
-                _pipeline_config(each, keys, host)
-                if isinstance(each, PipelineDeployment)
-                else _model_config(each, settings, keys, host)
-                for each in deployments
+                _build_pipeline_config(deployment, keys, host)
+                if isinstance(deployment, PipelineDeployment)
+                else _build_model_config(deployment, settings, keys, host)
+                for deployment in deployments
             ),
         ],
     }
 
 
-def _control_config(keys: Keys, host: str, grpc_port: int) -> dict[str, Any]:
-    # Where the registry's and the platform's databases are, if they are files.
-    on_head = {"ray_actor_options": {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}}
+def _build_control_config(keys: KeyHolders, host: str, port: int, grpc_port: int) -> dict[str, Any]:
+    # On the head: there the databases are, where they are files.
+    actor_options = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
     return {
-        "name": CONTROL,
+        "name": CONTROL_APPLICATION,
         "route_prefix": "/",
-        "import_path": "deployments.applications:control",
-        "args": {"keys": keys, "host": host, "grpc_port": grpc_port},
-        "deployments": [{"name": name} | on_head | _UPDATES for name in ("control", "grpc")],
+        "import_path": _get_import_path(bind_control),
+        "args": {"keys": keys, "host": host, "url": f"http://{host}:{port}", "grpc_port": grpc_port},
+        "deployments": [
+            {"name": name, "ray_actor_options": actor_options} | _DEPLOYMENT_OPTIONS for name in ("control", "grpc")
+        ],
     }
 
 
-def _model_config(deployment: Deployment, settings: ServingSettings, keys: Keys, host: str) -> dict[str, Any]:
-    args = {
-        "endpoint": deployment.endpoint.model_dump(mode="json"),
-        "keys": keys,
-        "cache": str(settings.home / "cache"),
-        "host": host,
-    }
-    return _application(deployment.name, "deployments.applications:model", args, deployment.scale)
+def _build_model_config(
+    deployment: ModelDeployment, settings: ServingSettings, keys: KeyHolders, host: str
+) -> dict[str, Any]:
+    endpoint, cache = deployment.endpoint.model_dump(mode="json"), str(settings.home / "cache")
+    args = {"endpoint": endpoint, "keys": keys, "cache": cache, "host": host}
+    return _build_application_config(deployment.name, bind_model, args, deployment.scale)
 
 
-def _pipeline_config(deployment: PipelineDeployment, keys: Keys, host: str) -> dict[str, Any]:
+def _build_pipeline_config(deployment: PipelineDeployment, keys: KeyHolders, host: str) -> dict[str, Any]:
     args = {"endpoint": deployment.endpoint.model_dump(mode="json"), "keys": keys, "host": host}
-    return _application(deployment.name, "deployments.applications:pipeline", args, deployment.scale)
+    return _build_application_config(deployment.name, bind_pipeline, args, deployment.scale)
 
 
-def _application(name: str, path: str, args: dict[str, Any], scale: Scale) -> dict[str, Any]:
+def _build_application_config(
+    name: str, bind: Callable[..., "Application"], args: dict[str, Any], scale: Scale
+) -> dict[str, Any]:
     return {
         "name": name,
         "route_prefix": f"/v2/models/{name}",
-        "import_path": path,
+        "import_path": _get_import_path(bind),
         "args": args,
         "deployments": [
             {
@@ -113,13 +128,17 @@ def _application(name: str, path: str, args: dict[str, Any], scale: Scale) -> di
                     "target_ongoing_requests": scale.target_ongoing_requests,
                 },
             }
-            | _UPDATES
+            | _DEPLOYMENT_OPTIONS
         ],
     }
 
 
-_UPDATES = {
+def _get_import_path(bind: Callable[..., "Application"]) -> str:
+    return f"{bind.__module__}:{bind.__name__}"
+
+
+_DEPLOYMENT_OPTIONS = {
     "max_ongoing_requests": MAX_ONGOING_REQUESTS,
-    # The new replica starts before the old one stops.
+    # A new replica starts before the old one stops.
     "max_surge_percent": 100,
 }

@@ -1,7 +1,7 @@
-"""Everything that is refused, each with its status and code: what a caller got wrong, and what is too much just now.
+"""Every error that a caller can get, with its HTTP status and code: one table, for the service and its client.
 
-Never a 500: that is kept for what is ours to mend. The body is {"error": {"code", "message", "request_id"}}, and on
-Open Inference Protocol paths that protocol's own {"error": "..."}. The Python client raises these same classes.
+A refused request is a `ClientError`; any other exception becomes a 500 without its reason. The body is
+{"error": {"code", "message", "request_id"}}, on Open Inference Protocol paths that protocol's {"error": "..."}.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,12 @@ import msgspec
 
 from training.errors import ShoalError
 
+NO_STATUS = 0
+"""The status of errors without a response, which no body has."""
+
 
 class CallError(ShoalError):
-    """A call that was not answered, for whatever reason; by itself one that the service failed to answer."""
+    """A call that failed; this class itself: a fault of the service, or an unknown code."""
 
     status = 500
     code = "internal"
@@ -25,24 +28,28 @@ class CallError(ShoalError):
 
 
 class ClientError(CallError):
-    """What a caller asked cannot be done; the message says what, the rule, and the remedy."""
+    """A request that is refused; the message gives the value, the rule and the remedy."""
 
     status = 400
     code = "bad_request"
 
 
 class MalformedBody(ClientError):
-    """The body is not JSON, or not of the request's form."""
+    """The body is not JSON, or does not match the request's schema."""
 
     code = "malformed_body"
 
 
 class Unauthenticated(ClientError):
-    """No key was sent, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
     status = 401
     code = "unauthenticated"
-    headers = ((b"www-authenticate", b'Bearer realm="shoal", Basic realm="shoal: any user, the key as password"'),)
+    # Basic first, each in a field of its own: with both in one field, Bearer first, Chromium asks for no password.
+    headers = (
+        (b"www-authenticate", b'Basic realm="shoal (any user name, the API key as password)", charset="UTF-8"'),
+        (b"www-authenticate", b'Bearer realm="shoal"'),
+    )
 
 
 class NotFound(ClientError):
@@ -59,7 +66,7 @@ class UnknownModel(NotFound):
 
 
 class UnknownVersion(NotFound):
-    """The model is served, but not in this version."""
+    """The model is deployed in another version."""
 
     code = "unknown_version"
 
@@ -71,15 +78,15 @@ class MethodNotAllowed(ClientError):
     code = "method_not_allowed"
 
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not answered here; use {allowed}")
+        super().__init__(f"{method} is not allowed on this path; use {allowed}")
         self.headers = ((b"allow", allowed.encode()),)
 
 
-class NotStreamed(ClientError):
-    """A stream was asked for, of a model whose answer does not grow."""
+class NotStreamable(ClientError):
+    """A stream was requested from a model that returns its output at once."""
 
     status = 406
-    code = "not_streamed"
+    code = "not_streamable"
 
 
 class BodyTimeout(ClientError):
@@ -90,36 +97,36 @@ class BodyTimeout(ClientError):
 
 
 class PayloadTooLarge(ClientError):
-    """Body, picture or number of rows over the limit."""
+    """The body, an image or the number of rows is over its limit."""
 
     status = 413
-    code = "too_large"
+    code = "payload_too_large"
 
 
 class UnsupportedMediaType(ClientError):
-    """A body of a kind that this model does not read."""
+    """The model does not read this content type or encoding."""
 
     status = 415
-    code = "unsupported_content_type"
+    code = "unsupported_media_type"
 
 
 class Unprocessable(ClientError):
-    """Well-formed, but not what this model takes."""
+    """A well-formed request whose content the model does not take."""
 
     status = 422
     code = "unprocessable"
 
 
 class InvalidShape(Unprocessable):
-    """Rows of unequal length, or of another length than the model takes."""
+    """Rows of unequal length, or of another shape than the model takes."""
 
-    code = "wrong_shape"
+    code = "invalid_shape"
 
 
 class InvalidType(Unprocessable):
     """Values of another type than the model takes, or out of its range."""
 
-    code = "wrong_type"
+    code = "invalid_type"
 
 
 class NotFinite(Unprocessable):
@@ -129,56 +136,56 @@ class NotFinite(Unprocessable):
 
 
 class EmptyRequest(Unprocessable):
-    """A request of no rows."""
+    """A request without rows."""
 
-    code = "empty"
+    code = "empty_request"
 
 
 class InvalidFeatures(Unprocessable):
-    """A record that lacks a feature, or has one too many."""
+    """A record with a missing or an unknown feature."""
 
-    code = "wrong_features"
+    code = "invalid_features"
 
 
 class UnknownTensor(Unprocessable):
-    """An input or output by a name that the model does not have."""
+    """The model has no input or output of this name."""
 
     code = "unknown_tensor"
 
 
 class UnknownParameter(Unprocessable):
-    """A parameter that says nothing to this model."""
+    """The model does not support this parameter."""
 
     code = "unknown_parameter"
 
 
 class InvalidImage(Unprocessable):
-    """Bytes that are no picture of a kind we read."""
+    """The bytes are not an image of a supported type, or a damaged one."""
 
-    code = "not_an_image"
+    code = "invalid_image"
 
 
 class InferenceFailed(Unprocessable):
-    """Rows of the right form for which the net itself raises."""
+    """Valid rows for which the net itself raises, or returns no finite number."""
 
-    code = "net_refused"
+    code = "inference_failed"
 
 
 class TensorsNotSupported(Unprocessable):
-    """A pipeline, asked in the Open Inference Protocol's tensors."""
+    """An Open Inference Protocol request to a pipeline."""
 
-    code = "asked_in_tensors"
+    code = "tensors_not_supported"
 
 
 class NodeFailed(ClientError):
-    """A step of a pipeline failed in a way that is ours to mend; a 500, but one that names the step."""
+    """An internal error in a node of a pipeline: a 500 that names the node."""
 
     status = 500
-    code = "step_broken"
+    code = "node_failed"
 
 
 class QueueFull(ClientError):
-    """The replica has all the requests that it may hold."""
+    """The replica has as many requests as its queue may hold."""
 
     status = 503
     code = "queue_full"
@@ -186,7 +193,7 @@ class QueueFull(ClientError):
 
 
 class Unavailable(ClientError):
-    """The model is deployed, and no replica of it answers just now."""
+    """The model is deployed and no replica of it is available."""
 
     status = 503
     code = "unavailable"
@@ -194,63 +201,93 @@ class Unavailable(ClientError):
 
 
 class ClientDisconnected(ClientError):
-    """The caller closed the connection before the answer; nobody reads this, but metrics count it (nginx's status)."""
+    """The caller closed the connection before the response: nobody reads this, metrics count it (nginx's status)."""
 
     status = 499
-    code = "caller_left"
+    code = "client_disconnected"
 
 
 class DeadlineExceeded(ClientError):
-    """The answer took longer than request_timeout_s, or a stream longer than stream_timeout_s."""
+    """The response took longer than request_timeout_s, or a stream longer than stream_timeout_s."""
 
     status = 504
-    code = "timeout"
+    code = "deadline_exceeded"
+
+
+class ConnectionFailed(CallError):
+    """Raised by the client: no connection, or it closed before the response, at each attempt."""
+
+    status = NO_STATUS
+    code = "connection_failed"
+
+
+class ResponseTimeout(CallError):
+    """Raised by the client: no response within its own timeout."""
+
+    status = NO_STATUS
+    code = "response_timeout"
+
+
+class ProtocolError(CallError):
+    """Raised by the client: the connection closed within a response, or the response is not one of Shoal's."""
+
+    status = NO_STATUS
+    code = "protocol_error"
+
+
+def _iter_subclasses(base: type[CallError]) -> Iterator[type[CallError]]:
+    yield base
+    for subclass in base.__subclasses__():
+        yield from _iter_subclasses(subclass)
+
+
+ERRORS_BY_CODE: dict[str, type[CallError]] = {
+    error.code: error for error in _iter_subclasses(CallError) if error.status != NO_STATUS
+}
+"""Every code that a body may have."""
+
+# Where several have one status, the first stands for it.
+_ERRORS_BY_STATUS: dict[int, type[CallError]] = {}
+for _error in ERRORS_BY_CODE.values():
+    if "status" in vars(_error):
+        _ERRORS_BY_STATUS.setdefault(_error.status, _error)
 
 
 def encode_error(code: str, message: str, request_id: str | None) -> bytes:
-    """The design's error body."""
+    """Encode Shoal's error body."""
     return msgspec.json.encode({"error": {"code": code, "message": message, "request_id": request_id}})
 
 
 def encode_oip_error(message: str) -> bytes:
-    """The Open Inference Protocol's error body."""
+    """Encode the Open Inference Protocol's error body."""
     return msgspec.json.encode({"error": message})
 
 
-def parse_error(status: int | None, answer: bytes, request_id: str | None = None) -> CallError:
-    """Read an error's body, of either form, back into the error that it was written from.
+def parse_error(status: int | None, body: bytes, request_id: str | None = None) -> CallError:
+    """Decode an error body of either protocol into the error that it was encoded from.
 
     Args:
-        status: of the answer; None for what a stream ends with, whose status is its code's.
-        answer: its body.
-        request_id: where the body does not say it.
+        status: HTTP status of the response; None for a stream's error event, whose status is its code's.
+        body: of the response.
+        request_id: used where the body has none.
 
     Returns:
-        An instance of the class of the same code; where the body has no code, of the class that stands for the status.
+        An instance of the code's class; without a known code, of the status's.
     """
+    content: object
     try:
-        said = msgspec.json.decode(answer)["error"]
+        content = msgspec.json.decode(body)["error"]
     except (msgspec.DecodeError, TypeError, KeyError, UnicodeDecodeError):
-        # Not one of ours: a proxy's page, say.
-        said = f"status {status}: {answer[:200].decode(errors='replace')}"
-    told = said if isinstance(said, dict) else {"message": str(said)}
-    kinds = list(_iter_subclasses(CallError))
-    by_status: dict[int | None, type[CallError]] = {}
-    for kind in kinds:
-        if "status" in vars(kind):
-            by_status.setdefault(kind.status, kind)
-    same = next((kind for kind in kinds if kind.code == told.get("code")), None)
-    kind = same or by_status.get(status) or (ClientError if status and status < 500 else CallError)
-    error = kind.__new__(kind)
-    # Not the class's own: WrongMethod makes its message from what only the service knows.
-    CallError.__init__(error, str(told.get("message")))
-    error.status, error.code = status or kind.status, told.get("code") or kind.code
-    error.request_id = told.get("request_id") or request_id
+        # Not from Shoal: a proxy's error page, for example.
+        content = f"status {status}: {body[:200].decode(errors='replace')}"
+    fields = content if isinstance(content, dict) else {"message": str(content)}
+    code = fields.get("code")
+    by_code = ERRORS_BY_CODE.get(code) if isinstance(code, str) else None
+    by_status = None if status is None else _ERRORS_BY_STATUS.get(status)
+    error_class = by_code or by_status or (ClientError if status and status < 500 else CallError)
+    error = error_class.__new__(error_class)
+    # Not the class's own __init__: MethodNotAllowed builds its message from what only the service knows.
+    CallError.__init__(error, str(fields.get("message")))
+    error.status, error.code = status or error_class.status, code or error_class.code
+    error.request_id = fields.get("request_id") or request_id
     return error
-
-
-def _iter_subclasses(kind: type[CallError]) -> Iterator[type[CallError]]:
-    """A class and all that derive from it."""
-    yield kind
-    for each in kind.__subclasses__():
-        yield from _iter_subclasses(each)

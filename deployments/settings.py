@@ -1,6 +1,6 @@
-"""Serving's own part of the settings: the limits that every request meets, and where deployments are noted.
+"""Serving's part of the settings: the limits of every request, and the database of the deployments.
 
-It holds training's part too, since what is served comes from the registry.
+It extends training's part, since what is served comes from the registry.
 """
 
 from pydantic import Field
@@ -10,22 +10,24 @@ from training.settings import TrainingSettings
 
 
 class Limits(StrictModel):
-    """What a replica refuses; fixed when it is deployed."""
+    """Limits that a replica enforces; fixed when it is deployed."""
 
-    max_body_bytes: int = Field(32 * 1024**2, ge=1024, description="Largest request body, in bytes; more gets 413.")
+    max_body_bytes: int = Field(32 * 1024**2, ge=1024, description="Maximum bytes of a request body; more gets 413.")
     max_image_pixels: int = Field(
         16_000_000,
         ge=1,
-        description="Most pixels, once decoded, of all pictures of a request, read from their headers; more gets 413.",
+        description="Maximum decoded pixels of all images in a request, read from their headers; more gets 413.",
     )
-    max_rows: int = Field(65_536, ge=1, description="Most rows in one request; more gets 413.")
-    max_batch_rows: int = Field(64, ge=1, description="Most rows of one forward pass.")
-    max_queue: int = Field(512, ge=1, description="Most requests inside one replica at a time; more get 503.")
+    max_rows: int = Field(65_536, ge=1, description="Maximum rows of a request; more gets 413.")
+    max_batch_rows: int = Field(64, ge=1, description="Maximum rows of a forward pass.")
+    max_queue: int = Field(512, ge=1, description="Maximum concurrent requests in one replica; more get 503.")
     request_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds until a request is given up with 504; of a stream, until its first event."
+        30.0, gt=0, description="Seconds until a request is canceled with 504; of a stream, until its first event."
     )
     stream_timeout_s: float = Field(
-        300.0, gt=0, description="Seconds that a stream may take once it has begun; then it ends with an error event."
+        300.0,
+        gt=0,
+        description="Seconds that a stream may take after its first event; then it ends with an error event.",
     )
 
 
@@ -34,10 +36,10 @@ class ServingSettings(TrainingSettings):
 
     limits: Limits = Field(Limits(), description="Limits of every request.")
     platform_uri: str = Field(
-        "", description="Where deployments are noted: a SQLAlchemy URI. Empty: SQLite in HOME/platform.db."
+        "", description="Database of the deployments: a SQLAlchemy URI. Empty: SQLite in HOME/platform.db."
     )
 
     @property
     def platform(self) -> str:
-        """The SQLAlchemy URI in force."""
+        """The SQLAlchemy URI in use."""
         return self.platform_uri or f"sqlite:///{self.home / 'platform.db'}"

@@ -1,18 +1,18 @@
-"""The Python client: models that Shoal serves, as functions of arrays, records, texts and pictures.
+"""The Python client: the models that Shoal serves, as functions of arrays, records, texts and images.
 
     from deployments.client import Client
 
     with Client("http://127.0.0.1:8000") as shoal:
         scores = shoal.infer("flowers", rows)
 
-Walk: [client] blocking.py or awaiting.py (I/O) around core.py (what is asked, what the answer says, when to try again)
-and tensors.py (arrays to bytes and back). It imports neither Ray nor torch.
+sync_client.py and async_client.py do the I/O around core.py (requests, responses, retries) and tensors.py (arrays to
+bodies and back). It imports neither Ray nor torch.
 """
 
 from deployments.client.async_client import AsyncClient, AsyncStream
-from deployments.client.core import ConnectionFailed, ProtocolError, ResponseTimeout, TextChunk
 from deployments.client.sync_client import Client, Stream
-from deployments.errors import CallError
+from deployments.errors import CallError, ConnectionFailed, ProtocolError, ResponseTimeout
+from deployments.protocols.predict.events import TextChunk
 
 __all__ = [
     "AsyncClient",

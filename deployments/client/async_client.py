@@ -1,4 +1,4 @@
-"""The client for asyncio: blocking.py with `await`; see core.py for what is asked."""
+"""The client for asyncio: sync_client.py with `await`; core.py has the requests and retries."""
 
 import asyncio
 import ssl
@@ -12,20 +12,18 @@ from httpx_sse import EventSource
 from numpy.typing import ArrayLike
 
 from deployments.client.core import (
-    DEFAULT_URL,
     ClientCore,
     Effects,
-    EventReader,
+    EventParser,
     Inputs,
-    ProtocolError,
     Response,
-    ResponseTimeout,
     SendRequest,
     Sleep,
-    TextChunk,
 )
 from deployments.client.sync_client import LIMITS
-from deployments.client.tensors import Array
+from deployments.errors import ProtocolError, ResponseTimeout
+from deployments.protocols.arrays import Array
+from deployments.protocols.predict.events import TextChunk
 
 T = TypeVar("T")
 
@@ -35,7 +33,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        base_url: str = DEFAULT_URL,
+        base_url: str | None = None,
         key: str | None = None,
         *,
         timeout: float = 30.0,
@@ -44,14 +42,14 @@ class AsyncClient:
     ) -> None:
         """See Client."""
         self._core = ClientCore(base_url, key, timeout, retries)
-        checked = verify if base_url.startswith("https") else False
-        self._transport = httpx.AsyncHTTPTransport(verify=checked, limits=LIMITS)
+        verify = verify if self._core.base_url.startswith("https") else False
+        self._transport = httpx.AsyncHTTPTransport(verify=verify, limits=LIMITS)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
 
@@ -121,38 +119,42 @@ class AsyncClient:
         """See Client.example."""
         return await self._run(self._core.example(name, version))
 
-    async def _run(self, steps: Effects[T], opened: list[httpx.Response] | None = None) -> T:
+    async def _run(self, effects: Effects[T], opened: list[httpx.Response] | None = None) -> T:
         try:
-            step = next(steps)
+            effect = next(effects)
             while True:
-                if isinstance(step, Sleep):
-                    await asyncio.sleep(step.seconds)
-                    step = next(steps)
+                if isinstance(effect, Sleep):
+                    await asyncio.sleep(effect.seconds)
+                    effect = next(effects)
                     continue
                 try:
-                    response = await self._transport.handle_async_request(step.request)
+                    response = await self._transport.handle_async_request(effect.request)
                 except httpx.TransportError as error:
-                    step = steps.throw(error)
+                    effect = effects.throw(error)
                     continue
                 if opened is not None and response.status_code < 400:
                     opened.append(response)
-                    step = steps.send(Response(response.status_code, response.headers, b""))
+                    effect = effects.send(Response(response.status_code, response.headers, b""))
                 else:
-                    step = steps.send(Response(response.status_code, response.headers, await _read(response, step)))
-        except StopIteration as done:
-            result: T = done.value
+                    effect = effects.send(
+                        Response(response.status_code, response.headers, await _read_body(response, effect))
+                    )
+        except StopIteration as stop:
+            result: T = stop.value
             return result
 
 
-async def _read(response: httpx.Response, ask: SendRequest) -> bytes:
+async def _read_body(response: httpx.Response, effect: SendRequest) -> bytes:
     parts = []
     try:
         async for part in response.stream:  # type: ignore[union-attr]
             parts.append(part)
-            if time.monotonic() > ask.deadline:
-                raise ResponseTimeout(f"{ask.request.url} began an answer and did not end it in time; raise timeout=")
+            if time.monotonic() > effect.deadline_s:
+                raise ResponseTimeout(
+                    f"{effect.request.url}: the response began and did not end in time; raise timeout="
+                )
     except httpx.TransportError as error:
-        raise ProtocolError(f"{ask.request.url}: the connection closed in the middle of an answer: {error}") from error
+        raise ProtocolError(f"{effect.request.url}: the connection closed within the response: {error}") from error
     finally:
         await response.aclose()
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -162,35 +164,35 @@ class AsyncStream:
     """Stream with `async for`; where a loop is left early, use it in `async with`."""
 
     def __init__(self, response: httpx.Response) -> None:
-        self._response, self._reader = response, EventReader()
+        self._response, self._parser = response, EventParser()
 
     @property
     def predictions(self) -> list[Any] | None:
-        """What predict would have returned; None before the end."""
-        return self._reader.predictions
+        """What predict would have returned; None before the end of the stream."""
+        return self._parser.predictions
 
     async def __aiter__(self) -> AsyncGenerator[TextChunk]:
         try:
             async for event in EventSource(self._response).aiter_sse():
-                piece = self._reader.read(event.event, event.data)
-                if piece is not None:
-                    yield piece
+                chunk = self._parser.feed(event.event, event.data)
+                if chunk is not None:
+                    yield chunk
         except httpx.TimeoutException as error:
-            raise ResponseTimeout("the stream was silent for longer than timeout; it is not whole") from error
+            raise ResponseTimeout("the stream was silent for longer than timeout=; its text is incomplete") from error
         except httpx.TransportError as error:
-            raise ProtocolError(f"the connection closed before the stream's end: {error}") from error
+            raise ProtocolError(f"the connection closed before the end of the stream: {error}") from error
         finally:
             await self.close()
-        self._reader.end()
+        self._parser.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; the service stops writing within a token."""
+        """Close the connection; the service stops generating within one token."""
         await self._response.aclose()

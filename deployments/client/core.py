@@ -1,15 +1,19 @@
-"""What both clients do, without I/O: what is asked, what an answer says, and when to try again.
+"""What both clients do, without I/O: requests, responses, and when to retry.
 
-A call is a generator: it yields what shall be done (send a request, wait) and is sent what came of it. blocking.py and
-awaiting.py only do it. So each rule stands here once.
+A call is a generator: it yields effects (send a request, sleep) and is sent their results; sync_client.py and
+async_client.py only perform them, so that each rule is written once.
+
+Retries are not tenacity's. Its `Retrying` sleeps by itself, which a generator without I/O cannot let it do, and takes
+11 us for a successful call (`for attempt in` 14 us; 9.2.1, this machine), where the whole client may add 200. Its waits
+as functions cost nothing there, but `wait_exponential + wait_random_exponential` would replace the one line of
+`backoff_s`, for 5 ms of import.
 """
 
-import os
+import math
 import random
 import time
 from collections.abc import Generator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -18,39 +22,36 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deployments import errors
-from deployments.client import tensors
-from deployments.client.tensors import Array, Headers
-from deployments.errors import CallError, InvalidType, UnknownTensor
+from deployments.client import local, tensors
+from deployments.client.tensors import Headers
+from deployments.errors import CallError, ConnectionFailed, InvalidType, ProtocolError, ResponseTimeout, UnknownTensor
+from deployments.protocols.arrays import Array
+from deployments.protocols.oip.binary import HEADER_LENGTH
+from deployments.protocols.predict import events
+from deployments.protocols.predict.events import TextChunk
+from training.data import image_types
 from training.errors import UserError
 
 T = TypeVar("T")
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+INITIAL_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 RETRYABLE_STATUSES = frozenset({429, 503})
-Inputs = list[Any] | tuple[Any, ...] | bytes | NDArray[Any]
+_HEADER_LENGTH = HEADER_LENGTH.decode()
 
 
-class ConnectionFailed(CallError):
-    """The service could not be reached, or closed the connection before it answered, each time it was tried."""
+class Frame(Protocol):
+    """A frame of pandas or polars, which this package does not import; its rows are records."""
 
-    status, code = 0, "unreachable"
-
-
-class ResponseTimeout(CallError):
-    """No answer came within the client's own timeout."""
-
-    status, code = 0, "no_answer"
+    @property
+    def columns(self) -> Any:
+        """Names of its columns."""
 
 
-class ProtocolError(CallError):
-    """The connection closed in the middle of an answer."""
-
-    status, code = 0, "broken"
+Inputs = list[Any] | tuple[Any, ...] | bytes | NDArray[Any] | Frame
 
 
 class Response(NamedTuple):
-    """What came back; of a stream, `body` is empty where it has begun."""
+    """A response; of a stream that has begun, `body` is empty."""
 
     status: int
     headers: httpx.Headers
@@ -58,57 +59,34 @@ class Response(NamedTuple):
 
 
 class SendRequest(NamedTuple):
-    """Send this, and read its answer before `deadline`, in seconds of time.monotonic()."""
+    """Effect: send a request and read its response before `deadline_s`, in seconds of time.monotonic()."""
 
     request: httpx.Request
-    deadline: float
+    deadline_s: float
 
 
 class Sleep(NamedTuple):
-    """Do nothing for so long."""
+    """Effect: wait."""
 
     seconds: float
 
 
-class TextChunk(NamedTuple):
-    """The next piece of a text that grows."""
-
-    row: int
-    text: str
-
-
 Effects = Generator[SendRequest | Sleep, Any, T]
-"""A call: yields what shall be done, is sent an Answer for an Ask, and returns what was called for."""
-
-
-def resolve_key(key: str | None) -> str:
-    """The key to send: the one given, or this machine's admin key.
-
-    Raises:
-        Mistake: there is none.
-    """
-    if key is not None:
-        return key
-    file = Path(os.environ.get("SHOAL_HOME") or "~/.shoal").expanduser() / "secrets" / "admin_key"
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise UserError(
-            f"no key was given, and {file} cannot be read: {error.strerror}; give Client(key=...)"
-        ) from None
+"""A call: yields effects, is sent the Response of a SendRequest, and returns the call's result."""
 
 
 class ClientCore:
-    """Every call there is, as steps; holds no connection. May be used by many threads at a time."""
+    """Every call as effects; has no connection. May be used by many threads at a time."""
 
-    def __init__(self, base_url: str, key: str | None, timeout: float, retries: int) -> None:
-        if timeout <= 0 or retries < 0:
-            raise UserError(f"timeout={timeout}, retries={retries}; the first must be above 0, the second 0 or more")
-        self.base_url, self._timeout_s, self._retries = base_url.rstrip("/"), timeout, retries
-        self._authorization = (b"authorization", b"Bearer " + resolve_key(key).encode())
-        # httpx takes a while to read a URL; a program asks few models.
+    def __init__(self, base_url: str | None, key: str | None, timeout_s: float, retries: int) -> None:
+        if timeout_s <= 0 or retries < 0:
+            raise UserError(f"timeout={timeout_s}, retries={retries}; timeout must be above 0, retries at least 0")
+        self.base_url = (local.find_base_url() if base_url is None else base_url).rstrip("/")
+        self._timeout_s, self._retries = timeout_s, retries
+        self._authorization = (b"authorization", b"Bearer " + (local.read_admin_key() if key is None else key).encode())
+        # httpx takes long to parse a URL, and a program calls few models.
         self._urls: dict[str, httpx.URL] = {}
-        self._known: dict[tuple[str, int | None], dict[str, Any]] = {}
+        self._metadata: dict[tuple[str, int | None], dict[str, Any]] = {}
 
     def infer(
         self,
@@ -116,62 +94,58 @@ class ClientCore:
         inputs: ArrayLike | Mapping[str, ArrayLike],
         version: int | None,
         outputs: list[str] | None,
-        binary: bool,
+        use_binary: bool,
     ) -> Effects[dict[str, Array] | Array]:
         """See Client.infer."""
         if isinstance(inputs, Mapping):
-            return (yield from self._infer(name, inputs, version, outputs, binary))
-        known = yield from self._tensors_of(name, version)
-        if len(known["inputs"]) != 1:
-            raise UserError(f"{name} takes {[each['name'] for each in known['inputs']]}; send a dict of arrays by name")
-        wanted = outputs or [each["name"] for each in known["outputs"]]
-        if len(wanted) != 1:
-            raise UserError(f"{name} gives {wanted}; name one of them in outputs=, or send a dict, which gets all")
-        (spec,) = known["inputs"]
-        array = np.asarray(inputs)
-        dtype = tensors.DATATYPES.get(spec["datatype"])
-        if dtype is not None and array.dtype != dtype and np.can_cast(array.dtype, dtype, "same_kind"):
-            array = array.astype(dtype)
+            arrays = {key: np.asarray(values) for key, values in inputs.items()}
+            return (yield from self._infer(name, version, *tensors.encode_request(arrays, outputs, use_binary)))
+        metadata = yield from self._get_metadata(name, version)
+        if len(metadata["inputs"]) != 1:
+            names = [tensor["name"] for tensor in metadata["inputs"]]
+            raise UserError(f"{name} takes {names}; send a dict of arrays by name")
+        output_names = outputs or [tensor["name"] for tensor in metadata["outputs"]]
+        if len(output_names) != 1:
+            raise UserError(f"{name} returns {output_names}; name one of them in outputs=, or send a dict to get all")
+        (tensor,) = metadata["inputs"]
+        arrays = {tensor["name"]: tensors.cast_to(np.asarray(inputs), tensor["datatype"])}
+        datatypes = {tensor["name"]: tensor["datatype"]}
+        request = tensors.encode_request(arrays, outputs, use_binary, datatypes)
         try:
-            found = yield from self._infer(name, {spec["name"]: array}, version, outputs, binary)
+            results = yield from self._infer(name, version, *request)
         except (UnknownTensor, InvalidType):
-            # Another version may be served by now.
-            self._known.pop((name, version), None)
+            # Another version may be deployed by now.
+            self._metadata.pop((name, version), None)
             raise
-        return found[wanted[0]]
+        return results[output_names[0]]
 
-    def _infer(
-        self,
-        name: str,
-        inputs: Mapping[str, ArrayLike],
-        version: int | None,
-        outputs: list[str] | None,
-        binary: bool,
-    ) -> Effects[dict[str, Array]]:
-        arrays = {each: np.asarray(values) for each, values in inputs.items()}
-        body, headers = tensors.encode(arrays, outputs, binary)
-        answer = yield from self._ask("POST", self._path(name, version, "/infer"), body, headers)
-        length = answer.headers.get("inference-header-content-length")
-        return tensors.decode(answer.body, int(length) if length else None)
+    def _infer(self, name: str, version: int | None, body: bytes, headers: Headers) -> Effects[dict[str, Array]]:
+        path = self._path(name, version, "/infer")
+        response = yield from self._send("POST", path, body, headers)
+        header_length = response.headers.get(_HEADER_LENGTH)
+        try:
+            return tensors.decode_response(response.body, int(header_length) if header_length else None)
+        except (errors.ClientError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"{path}: the response is not an inference response: {error}") from error
 
-    def _tensors_of(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
-        """A model's inputs and outputs, asked for once."""
-        known = self._known.get((name, version))
-        if known is None:
-            known = self._known[name, version] = yield from self.metadata(name, version)
-        return known
+    def _get_metadata(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
+        """Return a model's metadata, requested once."""
+        metadata = self._metadata.get((name, version))
+        if metadata is None:
+            metadata = self._metadata[name, version] = yield from self.metadata(name, version)
+        return metadata
 
     def predict(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[list[Any]]:
         """See Client.predict."""
         body, headers = _encode_predict(inputs, options)
-        answer = yield from self._ask("POST", self._path(name, version, "/predict"), body, headers)
-        return list(msgspec.json.decode(answer.body)["predictions"])
+        response = yield from self._send("POST", self._path(name, version, "/predict"), body, headers)
+        return list(msgspec.json.decode(response.body)["predictions"])
 
     def stream(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[Response]:
-        """Ask for a stream; the answer is one that has begun."""
+        """Open a stream; returns once it has begun."""
         body, headers = _encode_predict(inputs, {**options, "stream": True})
         headers = [*headers, (b"accept", b"text/event-stream")]
-        return (yield from self._ask("POST", self._path(name, version, "/predict"), body, headers))
+        return (yield from self._send("POST", self._path(name, version, "/predict"), body, headers))
 
     def models(self) -> Effects[list[Any]]:
         """See Client.models."""
@@ -192,76 +166,76 @@ class ClientCore:
     def ready(self, name: str, version: int | None) -> Effects[bool]:
         """See Client.ready."""
         try:
-            answer = yield from self._ask("GET", self._path(name, version, "/ready"), b"", [], retries=0)
+            response = yield from self._send("GET", self._path(name, version, "/ready"), b"", [], retries=0)
         except CallError as error:
             if error.status in (404, 503):
                 return False
             raise
-        return bool(msgspec.json.decode(answer.body)["ready"])
+        return bool(msgspec.json.decode(response.body)["ready"])
 
     def _get(self, path: str) -> Effects[dict[str, Any]]:
-        answer = yield from self._ask("GET", path, b"", [])
-        return msgspec.json.decode(answer.body, type=dict[str, Any])
+        response = yield from self._send("GET", path, b"", [])
+        return msgspec.json.decode(response.body, type=dict[str, Any])
 
-    def _path(self, name: str, version: int | None, verb: str) -> str:
-        return f"/v2/models/{quote(name, safe='')}{'' if version is None else f'/versions/{version}'}{verb}"
+    def _path(self, name: str, version: int | None, suffix: str) -> str:
+        return f"/v2/models/{quote(name, safe='')}{'' if version is None else f'/versions/{version}'}{suffix}"
 
-    def _ask(
+    def _send(
         self, method: str, path: str, body: bytes, headers: Headers, retries: int | None = None
     ) -> Effects[Response]:
-        """Send until it is answered, told that it never will be, or tried often enough.
+        """Send a request, with retries, which are safe: inference changes nothing.
 
-        Trying again is safe: inference changes nothing.
+        Raises:
+            CallError: the service's, or the client's own after the last attempt.
         """
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = httpx.URL(self.base_url + path)
-        deadline = time.monotonic() + self._timeout_s
+        deadline_s = time.monotonic() + self._timeout_s
         retries = self._retries if retries is None else retries
         for attempt in range(retries + 1):
-            left_s = max(deadline - time.monotonic(), 0.001)
-            within_s = dict.fromkeys(("connect", "read", "write", "pool"), left_s)
+            remaining_s = max(deadline_s - time.monotonic(), 0.001)
+            timeouts_s = dict.fromkeys(("connect", "read", "write", "pool"), remaining_s)
             request = httpx.Request(
-                method, url, headers=[self._authorization, *headers], content=body, extensions={"timeout": within_s}
+                method, url, headers=[self._authorization, *headers], content=body, extensions={"timeout": timeouts_s}
             )
-            asked_s: float | None = None
+            retry_after_s: float | None = None
             try:
-                answer: Response = yield SendRequest(request, deadline)
+                response: Response = yield SendRequest(request, deadline_s)
             except httpx.TimeoutException as error:
-                raise ResponseTimeout(f"{url} did not answer within {self._timeout_s:g} s; raise timeout=") from error
+                raise ResponseTimeout(f"{url}: no response within {self._timeout_s:g} s; raise timeout=") from error
             except httpx.TransportError as error:
-                reason: CallError = ConnectionFailed(f"{url} cannot be reached: {error or type(error).__name__}")
-                reason.__cause__ = error
+                failure: CallError = ConnectionFailed(f"cannot connect to {url}: {error or type(error).__name__}")
+                failure.__cause__ = error
             else:
-                if answer.status < 400:
-                    return answer
-                request_id = answer.headers.get("x-request-id")
-                reason = errors.parse_error(answer.status, answer.body, request_id)
-                if answer.status not in RETRYABLE_STATUSES:
-                    raise reason
-                asked_s = _parse_retry_after(answer.headers.get("retry-after"))
-            wait_s = backoff_s(attempt, asked_s)
-            if attempt == retries or time.monotonic() + wait_s >= deadline:
-                raise reason
+                if response.status < 400:
+                    return response
+                request_id = response.headers.get("x-request-id")
+                failure = errors.parse_error(response.status, response.body, request_id)
+                if response.status not in RETRYABLE_STATUSES:
+                    raise failure
+                retry_after_s = _parse_retry_after(response.headers.get("retry-after"))
+            wait_s = backoff_s(attempt, retry_after_s)
+            if attempt == retries or time.monotonic() + wait_s >= deadline_s:
+                raise failure
             yield Sleep(wait_s)
-            if time.monotonic() >= deadline:
-                raise reason
+            if time.monotonic() >= deadline_s:
+                raise failure
         raise AssertionError("the last attempt returns or raises")
 
 
-def backoff_s(attempt: int, asked_s: float | None) -> float:
-    """Seconds to wait after so many failed attempts: twice as many each time, and no less than the service asked for.
+def backoff_s(attempt: int, retry_after_s: float | None) -> float:
+    """Return the seconds to wait after failed attempt 0, 1, ...: doubling, with jitter, on top of Retry-After.
 
-    Drawn at random, so that those who failed together do not come back together; the form is "equal jitter" of
+    The jitter keeps callers that failed together from returning together; it is the "equal jitter" of
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
-    most_s = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
-    drawn_s = random.uniform(most_s / 2, most_s)
-    return drawn_s if asked_s is None else asked_s + drawn_s
+    max_s = min(INITIAL_BACKOFF_S * 2**attempt, MAX_BACKOFF_S)
+    return (retry_after_s or 0.0) + random.uniform(max_s / 2, max_s)
 
 
 def _parse_retry_after(retry_after: str | None) -> float | None:
-    """Retry-After in seconds; its other form, a date, is not used by Shoal."""
+    """Parse Retry-After in seconds; Shoal does not use its other form, a date."""
     try:
         return max(0.0, float(retry_after or ""))
     except ValueError:
@@ -269,53 +243,63 @@ def _parse_retry_after(retry_after: str | None) -> float | None:
 
 
 def _encode_predict(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, Headers]:
-    """A request in the words of the task: a picture's bytes as they are, everything else as JSON."""
+    """Encode a `predict` request: an image file as it is, everything else as JSON."""
     if isinstance(inputs, bytes):
         if not options:
-            return inputs, [(b"content-type", _detect_image_type(inputs))]
+            image_type = image_types.detect(inputs)
+            media_type = image_type.media_type if image_type else "application/octet-stream"
+            return inputs, [(b"content-type", media_type.encode())]
         inputs = [inputs]
     if isinstance(inputs, str):
-        raise TypeError("inputs is one text; send a list of them, one for each row")
-    # A picture's bytes in the list become base64 by themselves.
-    body = msgspec.json.encode({"inputs": inputs, **options}, enc_hook=_to_plain)
+        raise TypeError("inputs is one text; send a list of texts, one for each row")
+    inputs = _frame_to_records(inputs)
+    # msgspec encodes an image's bytes in the list as base64.
+    body = msgspec.json.encode({"inputs": inputs, **options}, enc_hook=_to_json_value)
     return body, [(b"content-type", b"application/json")]
 
 
-def _to_plain(value: Any) -> Any:
+def _frame_to_records(inputs: Any) -> Any:
+    """Turn a frame into records and a series into values, missing ones into null; return anything else as it is."""
+    if hasattr(inputs, "to_dicts"):  # polars
+        return [{name: _null_if_nan(value) for name, value in row.items()} for row in inputs.to_dicts()]
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # pandas: NaN, NaT and pd.NA alike
+        return inputs.astype(object).where(inputs.notna(), None).to_dict("records")
+    if hasattr(inputs, "to_list"):
+        return inputs.to_list()
+    return inputs
+
+
+def _null_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be sent as JSON; send numbers, texts, lists, objects or arrays")
+    raise TypeError(f"JSON has no {type(value).__name__}; send numbers, texts, lists, objects or arrays")
 
 
-def _detect_image_type(raw: bytes) -> bytes:
-    if raw.startswith(b"\x89PNG"):
-        return b"image/png"
-    return b"image/webp" if raw[8:12] == b"WEBP" else b"image/jpeg"
-
-
-class EventReader:
-    """Reads a stream's events: gives its pieces, keeps what it ends with."""
+class EventParser:
+    """Parses a stream's events to chunks of text, and keeps the predictions of its last event."""
 
     predictions: list[Any] | None = None
 
-    def read(self, event: str, data: str) -> TextChunk | None:
-        """Take an event; returns a piece where it is one.
+    def feed(self, event: str, data: str) -> TextChunk | None:
+        """Parse an event; returns a chunk where it is one.
 
         Raises:
-            CallError: the service ends the stream with it.
+            CallError: the event is an error.
         """
-        if event == "token":
-            said = msgspec.json.decode(data)
-            return TextChunk(said["row"], said["text"])
-        if event == "done":
+        if event == events.TOKEN:
+            fields = msgspec.json.decode(data)
+            return TextChunk(fields["row"], fields["text"])
+        if event == events.DONE:
             self.predictions = msgspec.json.decode(data)["predictions"]
-        elif event == "error":
+        elif event == events.ERROR:
             raise errors.parse_error(None, data.encode())
         return None
 
-    def end(self) -> None:
-        """Take the end of the connection; raises Broken where it came too early."""
+    def close(self) -> None:
+        """Note the end of the connection; raises ProtocolError where the stream had not ended."""
         if self.predictions is None:
-            raise ProtocolError(
-                "the connection closed before the stream's end; what came so far is not the whole answer"
-            )
+            raise ProtocolError("the connection closed before the end of the stream; its text is incomplete")

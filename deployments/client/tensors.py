@@ -1,123 +1,129 @@
-"""Arrays to Open Inference Protocol requests and back: values as bytes behind the JSON, or in it.
+"""Arrays to Open Inference Protocol requests, and its responses to arrays; elements as bytes behind the JSON, or in it.
 
-https://github.com/kserve/open-inference-protocol, "Binary Tensor Data Extension". Values are little-endian and
-row-major; an element of BYTES is its length in four bytes, then itself.
+The bytes are protocols/oip/binary.py's, as on the server.
 """
 
-import struct
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from deployments.protocols.arrays import Array
+from deployments.protocols.oip import binary
+from training.bundle.datatypes import BYTES, DATATYPES, Datatype, datatype_of_numpy, numpy_dtype
+
 Headers = list[tuple[bytes, bytes]]
 
-DATATYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-HEADER_LENGTH = b"inference-header-content-length"
-_JSON: Headers = [(b"content-type", b"application/json")]
+_JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 _ENCODER = msgspec.json.Encoder()
 
 
-def encode(inputs: Mapping[str, Array], outputs: list[str] | None, binary: bool) -> tuple[bytes, Headers]:
-    """Write a request; returns its body and the headers that belong to it.
+def encode_request(
+    inputs: Mapping[str, Array],
+    outputs: list[str] | None,
+    use_binary: bool,
+    datatypes: Mapping[str, Datatype] | None = None,
+) -> tuple[bytes, Headers]:
+    """Encode a request.
+
+    Args:
+        inputs: an array for each input.
+        outputs: names of the requested outputs; None for all.
+        use_binary: whether elements are sent and returned as bytes.
+        datatypes: of inputs whose arrays do not show it: BF16, which is sent from float32.
+
+    Returns:
+        The body, and its headers.
 
     Raises:
-        TypeError: an array of a type that the protocol does not have.
+        TypeError: the protocol has no datatype for an array.
     """
     tensors: list[dict[str, Any]] = []
-    parts: list[bytes | memoryview] = [b""]
+    parts: list[binary.Buffer] = []
     for name, array in inputs.items():
-        datatype = _datatype(name, array)
+        datatype = _choose_datatype(name, array, (datatypes or {}).get(name))
         tensor: dict[str, Any] = {"name": name, "shape": array.shape, "datatype": datatype}
         tensors.append(tensor)
-        if binary:
-            raw = _raw(array, datatype)
-            parts.append(raw)
-            tensor["parameters"] = {"binary_data_size": len(raw)}
+        if use_binary:
+            part = _encode_texts(array) if datatype == BYTES else binary.encode_tensor(array, datatype)
+            parts.append(part)
+            tensor["parameters"] = {"binary_data_size": len(part)}
         else:
             tensor["data"] = array.ravel().tolist()
     request: dict[str, Any] = {"inputs": tensors}
     if outputs is not None:
-        request["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
-    if not binary:
-        return _ENCODER.encode(request), _JSON
+        request["outputs"] = [{"name": name, "parameters": {"binary_data": use_binary}} for name in outputs]
+    if not use_binary:
+        return _ENCODER.encode(request), _JSON_HEADERS
     if outputs is None:
         request["parameters"] = {"binary_data_output": True}
-    parts[0] = head = _ENCODER.encode(request)
-    return b"".join(parts), [(b"content-type", b"application/octet-stream"), (HEADER_LENGTH, b"%d" % len(head))]
+    body, header_length = binary.join_parts(_ENCODER.encode(request), parts)
+    return body, [(b"content-type", b"application/octet-stream"), (binary.HEADER_LENGTH, b"%d" % header_length)]
 
 
-def decode(body: bytes, header_bytes: int | None) -> dict[str, Array]:
-    """Read an answer's outputs; `header_bytes` is the length of its JSON, where values follow behind it.
+def decode_response(body: bytes, header_length: int | None) -> dict[str, Array]:
+    """Decode a response's outputs; BF16 to float32, texts to an array of bytes objects.
 
-    The arrays are views of the body where its bytes allow it, and cannot be written to then.
+    Args:
+        body: of the response.
+        header_length: of its JSON part; None where it is the entire body.
+
+    Returns:
+        Arrays by name: views of the body where its bytes are aligned, which are read-only.
+
+    Raises:
+        InvalidShape: an output's bytes do not fit its shape.
     """
-    head = body if header_bytes is None else memoryview(body)[:header_bytes]
-    at, found = len(head), {}
-    for output in msgspec.json.decode(head)["outputs"]:
-        datatype, shape = output["datatype"], output["shape"]
+    header = body if header_length is None else memoryview(body)[:header_length]
+    start, arrays = len(header), {}
+    for output in msgspec.json.decode(header)["outputs"]:
+        datatype, shape = output["datatype"], tuple(output["shape"])
         size = output.get("parameters", {}).get("binary_data_size")
         if size is None:
-            flat = _from_json(output["data"], datatype)
+            arrays[output["name"]] = _from_json(output["data"], datatype, shape)
         else:
-            flat = _from_raw(memoryview(body)[at : at + size], datatype)
-            at += size
-        found[output["name"]] = flat.reshape(shape)
-    return found
+            data, start = memoryview(body)[start : start + size], start + size
+            arrays[output["name"]] = _from_bytes(data, datatype, shape)
+    return arrays
 
 
-def _datatype(name: str, array: Array) -> str:
+def cast_to(array: Array, datatype: str) -> Array:
+    """Cast an array to a datatype where that loses no more than digits; else return it as it is."""
+    if datatype in DATATYPES:
+        dtype = numpy_dtype(datatype)
+        if array.dtype != dtype and np.can_cast(array.dtype, dtype, "same_kind"):
+            return array.astype(dtype)
+    return array
+
+
+def _choose_datatype(name: str, array: Array, datatype: Datatype | None) -> Any:
     if array.dtype.kind in "OSU":
-        return "BYTES"
-    datatype = _NAMES.get(array.dtype.newbyteorder("<"))
-    if datatype is None:
-        raise TypeError(f"{name!r} is of type {array.dtype}; make it one of {', '.join(map(str, _NAMES))}, or texts")
-    return datatype
+        return BYTES
+    array_datatype = datatype_of_numpy(array.dtype)
+    if array_datatype is None:
+        raise TypeError(f"{name!r} has dtype {array.dtype}; cast it to one of {', '.join(DATATYPES)}, or send texts")
+    return datatype if datatype == "BF16" and array_datatype == "FP32" else array_datatype
 
 
-def _raw(array: Array, datatype: str) -> bytes | memoryview:
-    if datatype == "BYTES":
-        items = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
-        return b"".join(part for item in items for part in (struct.pack("<I", len(item)), item))
-    # A view where it has this form already, which it mostly has.
-    return np.ascontiguousarray(array, DATATYPES[datatype]).reshape(-1).view(np.uint8).data
+def _encode_texts(array: Array) -> bytes:
+    return binary.encode_texts([text if isinstance(text, bytes) else str(text).encode() for text in array.ravel()])
 
 
-def _from_raw(raw: memoryview, datatype: str) -> Array:
-    if datatype != "BYTES":
-        return np.frombuffer(raw, DATATYPES[datatype])
-    items, at = [], 0
-    while at < len(raw):
-        (size,) = struct.unpack_from("<I", raw, at)
-        items.append(bytes(raw[at + 4 : at + 4 + size]))
-        at += 4 + size
-    return _texts(items)
+def _from_json(data: list[Any], datatype: Any, shape: tuple[int, ...]) -> Array:
+    if datatype == BYTES:
+        return _to_text_array([text.encode() for text in data]).reshape(shape)
+    return np.array(data, numpy_dtype(datatype)).reshape(shape)
 
 
-def _from_json(data: list[Any], datatype: str) -> Array:
-    if datatype == "BYTES":
-        return _texts([item.encode() for item in data])
-    return np.array(data, DATATYPES[datatype])
+def _from_bytes(data: memoryview, datatype: Any, shape: tuple[int, ...]) -> Array:
+    if datatype == BYTES:
+        return _to_text_array(binary.decode_byte_strings(data, math.prod(shape))).reshape(shape)
+    return binary.decode_tensor(data, datatype, shape)
 
 
-def _texts(items: list[bytes]) -> Array:
-    array = np.empty(len(items), object)
-    array[:] = items
+def _to_text_array(texts: Sequence[bytes]) -> Array:
+    array = np.empty(len(texts), object)
+    array[:] = texts
     return array

@@ -1,1 +1,1 @@
-"""The control application at `/`: catalog, health, OpenAPI, the stable address of each model, and gRPC's gateway."""
+"""The control application at `/`: catalog, health, OpenAPI, each model's stable address, and the gRPC gateway."""

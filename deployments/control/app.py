@@ -1,29 +1,27 @@
-"""The control application at `/`: health, the catalogue, the stable address of each model, one OpenAPI for all.
+"""The control application at `/`: health, the catalog, the stable address of each model, one OpenAPI document for all.
 
-Not on the hot path: a call to /v2/models/NAME never comes here, unless no such model is deployed.
+Request walk: deployments.server.layers -> [app.py] -> deployments.server.handle_client
+Not on the hot path: requests to /v2/models/NAME come here only where no such model is deployed.
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
-from starlette.concurrency import run_in_threadpool
+from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
-from deployments import errors
 from deployments.control import openapi
 from deployments.control.catalog import Catalog
-from deployments.errors import ClientError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
+from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
+from deployments.errors import CallError, MethodNotAllowed, NotFound, UnknownModel
 from deployments.protocols.oip.codec import EXTENSIONS
+from deployments.ray_internals import bind_replica_port
 from deployments.server.asgi import App, Receive, Scope, Send
 from deployments.server.authentication import Caller
-from deployments.server.bind_host import bind_replica_port
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.layers import compose_http
@@ -38,80 +36,108 @@ from training.errors import UserError
 class Control:
     """The control application as a Serve deployment."""
 
-    def __init__(self, keys: dict[str, str], host: str, gateway: DeploymentHandle[Any]) -> None:
-        # `gateway` makes gRPC's part of this application; nothing here calls it.
+    def __init__(self, keys: dict[str, str], host: str, url: str, gateway: DeploymentHandle[Any]) -> None:
+        # `gateway` makes the gRPC gateway part of this application; it is not called.
         bind_replica_port(host)
         self._callers = {digest: Caller(name) for digest, name in keys.items()}
-        self._settings = ServingSettings()
+        self._settings, self._url = ServingSettings(), url
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once, after the constructor."""
-        api = build_api(Catalog(self._settings), self._settings)
-        return compose_http(api, self._settings.limits, self._callers)
+        catalog = Catalog(self._settings)
+        client = HandleClient(catalog.status.list_deployed)
+        return compose_http(build_api(catalog, client, self._settings, self._url), self._settings.limits, self._callers)
 
 
-def build_api(catalogue: Catalog, settings: ServingSettings) -> FastAPI:
-    """Make the FastAPI application, without layers."""
-    # The pages' scripts come from this server: a cluster need not reach the internet.
-    api = FastAPIOffline(title="Shoal", version=openapi.VERSION)
-    api.openapi = lambda: openapi.build_openapi(api, catalogue)  # type: ignore[method-assign]
-    _install_error_handlers(api)
-    handles = HandleClient()
+def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings, url: str) -> FastAPI:
+    """Build the FastAPI application, without layers.
 
-    @api.get("/v2/health/live", tags=["health"])
-    async def live() -> dict[str, bool]:
-        """Say that the service runs."""
-        return {"live": True}
-
-    @api.get("/v2/health/ready", tags=["health"])
-    def ready() -> JSONResponse:
-        """Say whether every deployed model answers."""
-        statuses = catalogue.fetch_statuses()
-        is_ready = all(status == "RUNNING" for status in statuses.values())
-        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
-
-    @api.get("/v2", tags=["health"])
-    async def server_metadata() -> dict[str, Any]:
-        """Name the server, as the Open Inference Protocol has it."""
-        return {"name": "shoal", "version": openapi.VERSION, "extensions": list(EXTENSIONS)}
-
-    @api.get("/api/v1/models", tags=["catalogue"])
-    def models() -> dict[str, Any]:
-        """List all models: what each is for, its versions, whether and how it is served."""
-        return {"models": catalogue.list_models()}
-
-    @api.get("/api/v1/models/{name}", tags=["catalogue"])
-    def one_model(name: str) -> dict[str, Any]:
-        """Give one model's versions, card and manifest."""
-        try:
-            return catalogue.describe_model(name)
-        except UserError as error:
-            raise UnknownModel(str(error)) from None
-
-    @api.post("/api/v1/models/{name}/predict", tags=["models"])
-    async def predict(name: str, request: Request) -> Response:
-        """Ask a model, at the address that stays the same however it is served."""
-        deployed = await run_in_threadpool(catalogue.list_deployed)
-        if name not in deployed:
-            raise UnknownModel(f"no model {name!r} is deployed; deployed: {', '.join(deployed) or 'none'}")
-        reject_encoding(request.scope)
-        raw = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
-        kind = request.headers.get("content-type", "")
-        request_id = request.headers.get("x-request-id")
-        try:
-            if wants_stream(request.scope, raw):
-                handle: DeploymentHandle[Any] = await run_in_threadpool(serve.get_app_handle, name)
-                return EventStreamResponse(relay_events(handle, name, raw, kind, request_id))
-            status, body = await handles(name, raw, request_id, settings.limits.request_timeout_s, kind)
-        except (RayServeException, RayActorError):
-            raise _unavailable(name) from None
-        return Response(body, status, media_type="application/json")
-
+    Args:
+        catalog: what is published and deployed.
+        client: calls deployed models.
+        settings: the limits, and SHOAL_HOME.
+        url: of the service, for the documentation.
+    """
+    # The pages' scripts are served from here: a cluster need not reach the internet.
+    api = FastAPIOffline(title="Shoal", version=openapi.VERSION, generate_unique_id_function=lambda route: route.name)
+    key_file = settings.home / openapi.ADMIN_KEY_FILE
+    api.openapi = lambda: openapi.build_openapi(api, catalog, url, key_file)  # type: ignore[method-assign]
+    _add_error_handlers(api)
+    _add_server_routes(api, catalog)
+    _add_catalog_routes(api, catalog)
+    _add_predict_route(api, client, settings)
+    _add_versioned_routes(api)
     return api
 
 
+def _add_server_routes(api: FastAPI, catalog: Catalog) -> None:
+    @api.get("/v2/health/live", tags=[openapi.SERVER_TAG], summary="Check liveness")
+    async def live() -> dict[str, bool]:
+        """Whether the service runs."""
+        return {"live": True}
+
+    @api.get("/v2/health/ready", tags=[openapi.SERVER_TAG], summary="Check readiness")
+    def ready() -> JSONResponse:
+        """Whether every deployed model runs."""
+        is_ready = catalog.status.is_ready()
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @api.get("/v2", tags=[openapi.SERVER_TAG], summary="Get metadata of the server")
+    async def server_metadata() -> dict[str, Any]:
+        """Name, version and protocol extensions, by the Open Inference Protocol."""
+        return {"name": "shoal", "version": openapi.VERSION, "extensions": list(EXTENSIONS)}
+
+
+def _add_catalog_routes(api: FastAPI, catalog: Catalog) -> None:
+    @api.get("/api/v1/models", tags=[openapi.CATALOG_TAG], summary="List models")
+    def list_models() -> dict[str, Any]:
+        """All models and pipelines: task and summary, versions and aliases, status, deployed version and variant."""
+        return {"models": catalog.list_models()}
+
+    @api.get("/api/v1/models/{name}", tags=[openapi.CATALOG_TAG], summary="Get a model")
+    def get_model(name: str) -> dict[str, Any]:
+        """One model's line of the list, with its versions, and manifest and example request of the newest."""
+        try:
+            return catalog.describe_model(name)
+        except UserError as error:
+            raise UnknownModel(str(error)) from None
+
+
+def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
+    @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
+    async def predict(name: str, request: Request) -> Response:
+        """The model's own `predict`, at an address that stays the same however the model is served."""
+        reject_encoding(request.scope)
+        body = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
+        content_type = request.headers.get("content-type", "")
+        request_id = request.headers.get("x-request-id")
+        if wants_stream(request.scope, body):
+            return EventStreamResponse(client.stream(name, body, request_id, content_type))
+        response = await client.predict(name, body, request_id, settings.limits.request_timeout_s, content_type)
+        return Response(response, media_type="application/json")
+
+
+def _add_versioned_routes(api: FastAPI) -> None:
+    """Add the paths of a model's version, which a request reaches only where no such model is deployed."""
+
+    async def reject(name: str, version: str) -> NoReturn:
+        raise _unknown_model(name)
+
+    for end, (method, summary) in VERSIONED_OPERATIONS.items():
+        api.add_api_route(
+            VERSIONED_PATH + end,
+            reject,
+            methods=[method],
+            tags=[openapi.VERSIONS_TAG],
+            summary=summary,
+            description=f"As `/v2/models/NAME{end}`, of the deployed version only.",
+            operation_id=f"version-{end.removeprefix('/') or 'metadata'}",
+            response_model=None,
+        )
+
+
 class EventStreamResponse(Response):
-    """A stream of events as FastAPI takes it."""
+    """Server-sent events as a Starlette response."""
 
     media_type = MEDIA_TYPE.decode()
 
@@ -124,47 +150,25 @@ class EventStreamResponse(Response):
         await send_events(scope, send, self._events)
 
 
-async def relay_events(
-    handle: DeploymentHandle[Any], name: str, raw: bytes, kind: str, request_id: str | None
-) -> AsyncGenerator[Event]:
-    """Give a model's events as they come through its handle; closing it stops the replica's work.
+def _add_error_handlers(api: FastAPI) -> None:
+    """Give FastAPI's own errors the form of ours."""
 
-    Raises:
-        ClientError: the replica's own.
-        Unavailable: no replica answers.
-    """
-    asked: DeploymentResponseGenerator[Any]
-    asked = handle.options(stream=True).stream.remote(raw, kind, request_id)  # type: ignore[assignment]
-    try:
-        async for status, event, data in asked:
-            if status != 200:
-                raise errors.parse_error(status, data)
-            yield event, data
-    except (RayServeException, RayActorError):
-        raise _unavailable(name) from None
-    finally:
-        asked.cancel()
-
-
-def _unavailable(name: str) -> Unavailable:
-    return Unavailable(f"no replica of {name} answers now; try again shortly")
-
-
-def _install_error_handlers(api: FastAPI) -> None:
-    """Give FastAPI's own refusals the form that an error has everywhere."""
-
-    @api.exception_handler(ClientError)
-    async def ours(request: Request, error: ClientError) -> Response:
+    @api.exception_handler(CallError)
+    async def encode_call_error(request: Request, error: CallError) -> Response:
         body = encode_error_for(request.scope, error.code, error.message)
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return Response(body, error.status, headers, media_type="application/json")
 
     @api.exception_handler(HTTPException)
-    async def theirs(request: Request, error: HTTPException) -> Response:
+    async def encode_http_exception(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 405:
-            return await ours(request, MethodNotAllowed(request.method, (error.headers or {}).get("Allow", "another")))
+            allowed = (error.headers or {}).get("Allow", "another")
+            return await encode_call_error(request, MethodNotAllowed(request.method, allowed))
         if path.startswith("/v2/models/"):
-            said = f"no model {path.split('/')[3]!r} is deployed; GET /api/v1/models lists those there are"
-            return await ours(request, UnknownModel(said))
-        return await ours(request, NotFound(f"no path {path!r}; GET /openapi.json lists those there are"))
+            return await encode_call_error(request, _unknown_model(path.split("/")[3]))
+        return await encode_call_error(request, NotFound(f"no path {path!r}; GET /openapi.json lists the paths"))
+
+
+def _unknown_model(name: str) -> UnknownModel:
+    return UnknownModel(f"no model {name!r} is deployed; GET /api/v1/models lists the models")

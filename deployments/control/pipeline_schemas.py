@@ -1,76 +1,58 @@
-"""What each pipeline takes and gives as JSON Schema, put together from its steps'; for the one OpenAPI document."""
+"""JSON Schemas of a pipeline's `predict`, composed of those of its nodes."""
 
 from typing import Any
 
-from deployments.control import schemas
-from deployments.pipelines.call import ALL_LABELS
-from deployments.pipelines.plan import pipeline_signature
-from deployments.protocols.predict.codec import IMAGE_TYPES
-from deployments.specs.record import PipelineEndpoint
-from deployments.specs.signature import BranchOutput, ItemOutputs, NamedOutputs, Signature, has_labels
-from training.schema import BoxOutput, ImageInput
-
-Schema = dict[str, Any]
-
-
-def request_content(endpoint: PipelineEndpoint) -> Schema:
-    """The bodies of `predict`, by content type."""
-    signature = pipeline_signature(endpoint)
-    content: Schema = {
-        "application/json": {"schema": request_schema(signature), "example": {"inputs": [signature.example]}}
-    }
-    if isinstance(signature.inputs[0], ImageInput):
-        for kind in sorted(IMAGE_TYPES):
-            content[kind] = {"schema": {"type": "string", "format": "binary"}}
-    return content
+from deployments.control.predict_schemas import (
+    JsonSchema,
+    build_item_schema,
+    build_object_schema,
+    build_prediction_schema,
+    build_row_schema,
+)
+from deployments.pipelines.request_context import ALL_LABELS
+from deployments.specs.signature import BranchOutput, ItemOutputs, NamedOutputs, Signature, has_class_output
 
 
-def request_schema(signature: Signature) -> Schema:
-    """The body of `predict` as JSON."""
-    rows = [schemas.row_schema(words) for words in signature.inputs]
-    properties: Schema = {
+def build_pipeline_request_schema(signature: Signature) -> JsonSchema:
+    """Build the schema of a request's body."""
+    rows = [build_row_schema(schema) for schema in signature.inputs]
+    properties: JsonSchema = {
         "inputs": {"type": "array", "minItems": 1, "items": rows[0] if len(rows) == 1 else {"allOf": rows}}
     }
-    if has_labels(signature.output):
+    if has_class_output(signature.output):
         properties["top_k"] = {"type": "integer", "minimum": 1, "maximum": ALL_LABELS, "default": 5}
     return {"type": "object", "required": ["inputs"], "additionalProperties": False, "properties": properties}
 
 
-def response_schema(endpoint: PipelineEndpoint) -> Schema:
-    """What `predict` gives."""
-    return _object(
-        model={"const": endpoint.name},
+def build_pipeline_response_schema(name: str, signature: Signature) -> JsonSchema:
+    """Build the schema of a response's body."""
+    return build_object_schema(
+        model={"const": name},
         version={"type": "string"},
-        predictions={"type": "array", "items": prediction_schema(pipeline_signature(endpoint).output)},
+        predictions={"type": "array", "items": build_output_schema(signature.output)},
     )
 
 
-def prediction_schema(gives: Any) -> Schema:
-    """One of `predictions`, whatever it is made of."""
-    if isinstance(gives, NamedOutputs):
-        return _object(**{name: prediction_schema(each) for name, each in gives.outputs.items()})
-    if isinstance(gives, BranchOutput):
-        return {"anyOf": [_branch_schema(name, each) for name, each in gives.outputs.items()]}
-    if isinstance(gives, ItemOutputs):
-        key = "boxes" if isinstance(gives.of, BoxOutput) else "spans"
-        item = schemas.prediction_schema(gives.of)["properties"][key]["items"]
-        return _object(
-            **{key: {"type": "array", "items": {"allOf": [item, _object(answer=prediction_schema(gives.output))]}}}
-        )
-    return schemas.prediction_schema(gives)
+def build_output_schema(output: Any) -> JsonSchema:
+    """Build the schema of one of `predictions`."""
+    if isinstance(output, NamedOutputs):
+        return build_object_schema(**{name: build_output_schema(each) for name, each in output.outputs.items()})
+    if isinstance(output, BranchOutput):
+        return {"anyOf": [_build_case_schema(name, each) for name, each in output.outputs.items()]}
+    if isinstance(output, ItemOutputs):
+        own = build_object_schema(output=build_output_schema(output.output))
+        items = {"type": "array", "items": {"allOf": [build_item_schema(output.items), own]}}
+        return build_object_schema(**{output.items.kind: items})
+    return build_prediction_schema(output)
 
 
-def _branch_schema(name: str, gives: Any) -> Schema:
-    """An answer with the way its row went: a branch's name, or where it branched again, a path that begins with it."""
-    way = {"type": "string", "pattern": f"^{name}(/|$)"} if isinstance(gives, BranchOutput) else {"const": name}
-    return {"allOf": [_schema_without_branch(gives), _object(branch=way)]}
+def _build_case_schema(name: str, output: Any) -> JsonSchema:
+    """An output with the case's name; of a branch within the case, names joined by `/`."""
+    branch = {"type": "string", "pattern": f"^{name}(/|$)"} if isinstance(output, BranchOutput) else {"const": name}
+    return {"allOf": [_build_schema_without_branch(output), build_object_schema(branch=branch)]}
 
 
-def _schema_without_branch(gives: Any) -> Schema:
-    if isinstance(gives, BranchOutput):
-        return {"anyOf": [_schema_without_branch(each) for each in gives.outputs.values()]}
-    return prediction_schema(gives)
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "required": list(properties), "properties": properties}
+def _build_schema_without_branch(output: Any) -> JsonSchema:
+    if isinstance(output, BranchOutput):
+        return {"anyOf": [_build_schema_without_branch(each) for each in output.outputs.values()]}
+    return build_output_schema(output)

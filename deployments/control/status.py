@@ -1,4 +1,4 @@
-"""What is deployed and how that fares: the noted deployments beside Serve's own status. Reads no registry."""
+"""Deployment status: the desired state from the store, and Serve's status of each application; no registry."""
 
 import time
 
@@ -9,27 +9,31 @@ from deployments.settings import ServingSettings
 from deployments.specs.record import DeploymentRecord
 from deployments.state.store import DeploymentStore
 
-STATUS_S = 1.0
+STATUS_INTERVAL_S = 1.0
 
 
 class DeploymentStatus:
-    """Answers from the noted deployments and Serve."""
+    """What is deployed, and how each deployment is doing."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._state = DeploymentStore(settings.platform)
+        self._store = DeploymentStore(settings.platform)
         self._applications: dict[str, ApplicationStatusOverview] = {}
-        self._asked_s = float("-inf")
+        self._fetched_s = float("-inf")
 
     def list_deployed(self) -> dict[str, DeploymentRecord]:
-        """All noted deployments, models' and pipelines', by name."""
-        return {deployment.name: deployment for deployment in self._state.list_records()}
+        """List all deployments, of models and pipelines, by name."""
+        return {record.name: record for record in self._store.list_records()}
 
     def fetch_statuses(self) -> dict[str, str]:
-        """Serve's status of each deployed model, at most a second old: anybody may ask for it."""
-        if time.monotonic() - self._asked_s > STATUS_S:
-            self._applications, self._asked_s = serve.status().applications, time.monotonic()
+        """Get Serve's status of each deployment; fetched at most once per STATUS_INTERVAL_S, whoever calls."""
+        if time.monotonic() - self._fetched_s > STATUS_INTERVAL_S:
+            self._applications, self._fetched_s = serve.status().applications, time.monotonic()
         applications = self._applications
         return {
             name: applications[name].status.value if name in applications else "NOT_STARTED"
             for name in self.list_deployed()
         }
+
+    def is_ready(self) -> bool:
+        """Whether every deployment runs."""
+        return all(status == "RUNNING" for status in self.fetch_statuses().values())

@@ -1,1 +1,1 @@
-"""Model replicas: a verified bundle, its variant, batching, text generation."""
+"""Models as replicas serve them: bundle, variant, batching, generation."""

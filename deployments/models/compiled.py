@@ -1,11 +1,11 @@
-"""Compiled nets: machine code made of a program once (AOTInductor), for any number of rows and steps.
+"""Compiled nets: machine code made from a program once (AOTInductor), for any number of rows and time steps.
 
-Deploy walk: replica.py -> precision.py -> [compiled.py]
-One program is compiled for all shapes that it takes, before the replica is ready: nothing is left that could compile
-while a request waits, as torch.compile would for a shape that it has not met. What was made is kept, and the next
-replica of the same bundle on this machine takes it from there.
+Deploy walk: variants.py -> [compiled.py] -> torch_internals.py
+One program is compiled for all shapes that it takes, before the replica is ready: no request waits for a compilation,
+as with torch.compile, which compiles when it meets a new shape. The machine code is kept in a cache, where the next
+replica of the same bundle on this machine finds it.
 """
-# Shapes: B rows of a batch, T steps of a row.
+# Shapes: B rows of a batch, T time steps.
 
 import contextlib
 import fcntl
@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from deployments.models import torch_internals
 from training.bundle.exported_program import export_program
 from training.errors import UserError
 
-# Without steps of their own these do not compile for any number of them: torch takes them apart step by step.
+# torch decomposes these time step by time step, so they do not compile for a dynamic number of time steps.
 UNROLLED_OPERATORS = {"gru", "rnn_tanh", "rnn_relu"}
 
 
@@ -33,28 +34,28 @@ class CompiledNet(nn.Module):
 
     def __init__(self, package: Path) -> None:
         super().__init__()
-        self._run = torch._inductor.aoti_load_package(str(package))
+        self._run = torch_internals.load_package(package)
 
     def forward(self, x: Tensor) -> Any:
         """The same shapes as the net's."""
-        # It was made for rows that lie one after another in memory, and does not look.
+        # The machine code requires a contiguous input and does not check it.
         return self._run(x.contiguous())
 
 
-def load_compiled(net: nn.Module, x: Tensor, most_steps: int | None, cache: Path, key: str) -> CompiledNet:
-    """Compile a net, or take what was made of it before.
+def load_compiled(net: nn.Module, x: Tensor, max_time_steps: int | None, cache: Path, key: str) -> CompiledNet:
+    """Load a net's machine code from the cache, compiling it first where it is not there.
 
     Args:
-        net: a program's module, or one that wraps it, on the device that it shall run on.
-        x: two rows or more, shape (B, ...) or (B, T, ...), on that device.
-        most_steps: the longest T, where rows have steps.
-        cache: this folder keeps what is made, and all that the compilers write on the way.
-        key: which net it is, in which precision, on which kind of device.
+        net: a program's module, or one that wraps it, on the device that it will run on.
+        x: at least two rows, shape (B, ...) or (B, T, ...), on that device.
+        max_time_steps: maximum of T; None where rows have no time axis.
+        cache: folder of the machine code, and of what the compilers write while they run.
+        key: identifies the net, its precision and the kind of device.
 
     Raises:
-        Mistake: it cannot be compiled; the message says why.
+        UserError: it cannot be compiled; the message says why.
     """
-    folder = cache / f"{key}-{_machine_key()}"
+    folder = cache / f"{key}-{_build_machine_key()}"
     package = folder / "net.pt2"
     folder.mkdir(parents=True, exist_ok=True)
     # Replicas that start at the same time wait for the first: compiling takes all of a machine's cores.
@@ -62,42 +63,28 @@ def load_compiled(net: nn.Module, x: Tensor, most_steps: int | None, cache: Path
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not package.exists():
             _check_compilable(net)
-            made = folder / f"{os.getpid()}.pt2"
-            _compile(net, x, most_steps, made)
-            # Whole or not at all.
-            made.replace(package)
+            unfinished = folder / f"{os.getpid()}.pt2"
+            _compile(net, x, max_time_steps, unfinished)
+            # Rename is atomic: a replica sees the complete package or none.
+            unfinished.replace(package)
         return CompiledNet(package)
 
 
 def _check_compilable(net: nn.Module) -> None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
     graphs = [module.graph for module in net.modules() if isinstance(module, fx.GraphModule)]
-    schemas = [getattr(node.target, "_schema", None) for graph in graphs for node in graph.nodes]
-    found = {str(schema.name).split("::")[-1] for schema in schemas if schema is not None} & UNROLLED_OPERATORS
-    if found:
-        raise UserError(f"it holds {', '.join(sorted(found))}, whose number of steps torch would fix")
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        raise UserError("no C++ compiler is on this machine; install one (Debian: apt-get install g++)") from None
+    operators = {torch_internals.get_operator_name(node) for graph in graphs for node in graph.nodes}
+    unrolled = sorted(operators & UNROLLED_OPERATORS)
+    if unrolled:
+        raise UserError(f"it uses {', '.join(unrolled)}, which torch compiles for one number of time steps only")
+    torch_internals.check_cpp_compiler()
 
 
-def _compile(net: nn.Module, x: Tensor, most_steps: int | None, package: Path) -> None:
-    options = {
-        # Processes that compile beside each other would outlive the work, and there is one file to compile.
-        "compile_threads": 1,
-        # They serve whoever compiles many files.
-        "cpp_cache_precompile_headers": False,
-    }
+def _compile(net: nn.Module, x: Tensor, max_time_steps: int | None, package: Path) -> None:
     try:
-        with torch.no_grad(), torch._inductor.config.patch(options), warnings.catch_warnings():
-            # Of torch's own, about torch's own.
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch's own, about its own code.
             warnings.simplefilter("ignore")
-            exported = export_program(net, x, most_steps)
-            exported.example_inputs = ((x,), {})
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+            torch_internals.compile_package(export_program(net, x, max_time_steps), x, package)
     except UserError:
         raise
     except Exception as error:  # compilers raise many unrelated types
@@ -105,8 +92,8 @@ def _compile(net: nn.Module, x: Tensor, most_steps: int | None, package: Path) -
         raise UserError(reason) from error
 
 
-def _machine_key() -> str:
-    """What machine code depends on beside the net: this machine, its threads, and torch."""
+def _build_machine_key() -> str:
+    """Identify what machine code depends on besides the net: this machine, its threads, and torch."""
     parts = (
         platform.node(),
         torch.backends.cpu.get_cpu_capability(),
@@ -119,17 +106,18 @@ def _machine_key() -> str:
 
 @contextlib.contextmanager
 def _scratch_folder(folder: Path) -> Iterator[None]:
-    """Keep what torch and the compilers write in this folder: not in /tmp, not in a user's own cache."""
+    """Make torch and the compilers write their temporary files here, not in /tmp or the user's own cache."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton", "TMPDIR": folder}
-    before, before_python = {name: os.environ.get(name) for name in names}, tempfile.tempdir
-    os.environ.update({name: str(path) for name, path in names.items()})
+    paths = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton", "TMPDIR": folder}
+    old_values, old_tempdir = {name: os.environ.get(name) for name in paths}, tempfile.tempdir
+    os.environ.update({name: str(path) for name, path in paths.items()})
+    # tempfile keeps the first folder that it found.
     tempfile.tempdir = None
     try:
         yield
     finally:
-        tempfile.tempdir = before_python
-        for name, value in before.items():
+        tempfile.tempdir = old_tempdir
+        for name, value in old_values.items():
             if value is None:
                 del os.environ[name]
             else:

@@ -1,9 +1,9 @@
-"""Generation: what no single forward pass gives. Texts are continued token by token, pictures decoded from noise.
+"""Generation: outputs that take more than one forward pass of the net, or none: text token by token, sampled images.
 
-Request walk: codec -> [generation.py] -> batching.py, once a token -> codec
-Each token of each text is one row in the batcher: texts of many callers go through the net together.
+Request walk: served_model.py -> [generation.py] -> batching.py
+Each token of each text is one row of the batcher, so the texts of many callers share forward passes.
 """
-# Shapes: T tokens of one text, V vocabulary, Z latent numbers.
+# Shapes: T tokens of one text, V vocabulary, Z latent size.
 
 import asyncio
 import contextlib
@@ -15,103 +15,110 @@ import torch
 from torch import Tensor, nn
 
 from deployments.protocols.arrays import Outputs, Rows
-from deployments.protocols.predict.outputs import ImageRequest, TextRequest, encode_png
+from deployments.protocols.predict.events import TextChunk
+from deployments.protocols.predict.outputs import encode_base64_png
+from deployments.protocols.predict.requests import ImageRequest, TextRequest
 from training.data.tokenizer import NUM_SPECIAL_TOKENS, Encoding, Tokenizer
 
 Forward = Callable[[Rows], Awaitable[Outputs]]
-TextChunk = tuple[int, str]
-"""A row's number, and the next of its text."""
 
-# What a decoder writes for bytes that are no whole character, or not yet.
+# What a tokenizer decodes bytes to that are not, or not yet, a complete character.
 REPLACEMENT_CHARACTER = "\ufffd"
 
 
 class TextGenerator:
-    """Continues texts with one language model."""
+    """Continues texts with a language model."""
 
-    def __init__(self, forward: Forward, tokeniser: Tokenizer, window: int) -> None:
-        self._forward, self._tokeniser, self._window = forward, tokeniser, window
+    def __init__(self, forward: Forward, tokenizer: Tokenizer, context_length: int) -> None:
+        """Make a generator.
+
+        Args:
+            forward: the batcher's.
+            tokenizer: the model's.
+            context_length: number of tokens that the net takes; older ones are dropped.
+        """
+        self._forward, self._tokenizer, self._context_length = forward, tokenizer, context_length
 
     async def generate(self, prompts: list[Encoding], request: TextRequest) -> list[dict[str, Any]]:
         """Continue each prompt by request.max_tokens tokens; the same seed gives the same texts."""
         texts: list[list[str]] = [[] for _ in prompts]
-        async with contextlib.aclosing(self.stream(prompts, request)) as pieces:
-            async for row, text in pieces:
+        async with contextlib.aclosing(self.stream(prompts, request)) as chunks:
+            async for row, text in chunks:
                 texts[row].append(text)
         return [{"text": "".join(parts)} for parts in texts]
 
     async def stream(self, prompts: list[Encoding], request: TextRequest) -> AsyncGenerator[TextChunk]:
-        """Give each continuation piece by piece, as its tokens are computed; closing it stops the work."""
-        # Unbounded, since it holds no more than the answer: a slow reader does not hold up the batch.
-        found: asyncio.Queue[TextChunk | None] = asyncio.Queue()
+        """Yield each continuation in chunks, as its tokens are computed; closing the generator stops the work."""
+        # Unbounded, since it holds no more than the response: a slow reader must not stall the batch.
+        chunks: asyncio.Queue[TextChunk | None] = asyncio.Queue()
 
-        async def continue_(row: int, prompt: Encoding) -> None:
+        async def continue_row(row: int, prompt: Encoding) -> None:
             async for text in self._continue(prompt.ids, request, row):
-                found.put_nowait((row, text))
+                chunks.put_nowait(TextChunk(row, text))
 
-        rows = [asyncio.create_task(continue_(*each)) for each in enumerate(prompts)]
-        done = asyncio.gather(*rows)
-        done.add_done_callback(lambda _: found.put_nowait(None))
+        tasks = [asyncio.create_task(continue_row(row, prompt)) for row, prompt in enumerate(prompts)]
+        all_rows = asyncio.gather(*tasks)
+        all_rows.add_done_callback(lambda _: chunks.put_nowait(None))
         try:
-            while (piece := await found.get()) is not None:
-                yield piece
-            await done
+            while (chunk := await chunks.get()) is not None:
+                yield chunk
+            await all_rows
         finally:
-            for row in rows:
-                row.cancel()
-            await asyncio.gather(done, *rows, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(all_rows, *tasks, return_exceptions=True)
 
-    async def _continue(self, prompt: list[int], request: TextRequest, index: int) -> AsyncGenerator[str]:
-        generator = torch.Generator()
-        if request.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed((request.seed + index) % 2**63)
-        ids, spelling = list(prompt), IncrementalDetokenizer(self._tokeniser, prompt)
-        for left in range(request.max_tokens - 1, -1, -1):
-            (y_1TV,) = await self._forward(np.array([ids[-self._window :]]))
-            ids.append(_sample_token(torch.from_numpy(y_1TV[0, -1]), request.temperature, generator))
-            if text := spelling.add(ids[-1], last=left == 0):
+    async def _continue(self, prompt: list[int], request: TextRequest, row: int) -> AsyncGenerator[str]:
+        random = _make_random_generator(None if request.seed is None else (request.seed + row) % 2**63)
+        ids, detokenizer = list(prompt), IncrementalDetokenizer(self._tokenizer, prompt)
+        for remaining in range(request.max_tokens - 1, -1, -1):
+            (y_1TV,) = await self._forward(np.array([ids[-self._context_length :]]))
+            ids.append(_sample_token(torch.from_numpy(y_1TV[0, -1]), request.temperature, random))
+            if text := detokenizer.add(ids[-1], is_last=remaining == 0):
                 yield text
 
 
 class IncrementalDetokenizer:
-    """Turns tokens into text as they come, whole characters only: a token may be a part of one.
+    """Decodes tokens as they come, to complete characters only: a token may be a part of one.
 
-    A token's text may depend on the one before it, so that what is decoded begins with tokens that were told already.
+    A token's text may depend on the tokens before it, so decoding starts with tokens whose text was already returned.
     """
 
-    def __init__(self, tokeniser: Tokenizer, prompt: list[int]) -> None:
-        self._tokeniser = tokeniser
-        self._ids, self._told = list(prompt), len(prompt)
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._ids, self._num_decoded = list(prompt), len(prompt)
 
-    def add(self, token: int, *, last: bool = False) -> str:
-        """Take the next token; returns what can be told now, which is all of it after the last."""
+    def add(self, token: int, *, is_last: bool = False) -> str:
+        """Add the next token; returns the text that is complete now, or after the last token, all of the rest."""
         self._ids.append(token)
-        before = self._tokeniser.decode(self._ids[: self._told])
-        text = self._tokeniser.decode(self._ids)[len(before) :]
-        if not text or (text.endswith(REPLACEMENT_CHARACTER) and not last):
+        decoded = self._tokenizer.decode(self._ids[: self._num_decoded])
+        text = self._tokenizer.decode(self._ids)[len(decoded) :]
+        if not text or (text.endswith(REPLACEMENT_CHARACTER) and not is_last):
             return ""
-        self._ids, self._told = self._ids[self._told :], len(self._ids) - self._told
+        self._ids, self._num_decoded = self._ids[self._num_decoded :], len(self._ids) - self._num_decoded
         return text
 
 
-def _sample_token(y_V: Tensor, temperature: float, generator: torch.Generator) -> int:
-    # Padding, unknown and marks are nothing that could be read.
+def _make_random_generator(seed: int | None) -> torch.Generator:
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def _sample_token(y_V: Tensor, temperature: float, random: torch.Generator) -> int:
+    # Padding, unknown and other special tokens have no text.
     y_V = torch.cat([torch.full((NUM_SPECIAL_TOKENS,), -torch.inf), y_V[NUM_SPECIAL_TOKENS:].float()])
     if temperature == 0:
         return int(y_V.argmax())
-    return int(torch.multinomial((y_V / temperature).softmax(0), 1, generator=generator))
+    return int(torch.multinomial((y_V / temperature).softmax(0), 1, generator=random))
 
 
-def sample_images(decoder: nn.Module, latent: int, request: ImageRequest, device: str) -> list[dict[str, Any]]:
-    """Decode request.samples pictures from codes drawn from N(0, 1)."""
-    generator = torch.Generator()
-    if request.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(request.seed)
-    z = torch.randn(request.samples, latent, generator=generator)
+def sample_images(decoder: nn.Module, latent_size: int, request: ImageRequest, device: str) -> list[dict[str, Any]]:
+    """Decode request.samples images from latent codes drawn from N(0, 1)."""
+    z = torch.randn(request.samples, latent_size, generator=_make_random_generator(request.seed))
     with torch.inference_mode():
-        pictures = decoder(z.to(device)).cpu()
-    return [{"sample": encode_png(picture)} for picture in pictures]
+        images = decoder(z.to(device)).cpu()
+    return [{"sample": encode_base64_png(image)} for image in images]

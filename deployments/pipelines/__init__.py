@@ -1,8 +1,7 @@
-"""Pipelines: models put together, and called like one.
+"""Pipelines: models composed into one that is called like a model; resolved, checked and run.
 
-Deploy walk:  cluster.cli.app apply -> files.py -> resolve.py (check) -> deployments.applications -> replica.py -> plan.py
-Request walk: socket -> HAProxy -> deployments.server.routes -> routes.py -> runner.py -> plan.py -> a handle -> each model
-A pipeline pins nothing: a step is whatever is deployed under its name just now.
+Exports what a pipeline file in Python imports. A pipeline pins no versions: a node calls whatever is deployed under its
+model's name at that moment.
 """
 
 from deployments.specs.conditions import (

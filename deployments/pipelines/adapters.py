@@ -1,16 +1,16 @@
-"""Transfers: what of one answer becomes the next step's rows; a closed set, each checked before it is ever used.
+"""Adapters: what of a node's output becomes the rows of the next; a closed set, each checked before it runs.
 
-    take            of             becomes
-    text            a text         a text
-    label           labels         a text, or a record of one feature that has these levels
-    scores          labels         a record of numbers, one feature for each label
-    record          label, number  the row itself, with the label as `label`, or the number under its name, added
-    reconstruction  a picture      a picture
-    latent          a picture      a record of as many numbers
-    spans           spans          texts, one for each span
-    crops           boxes          pictures, one cut out for each box
+    input_from      source output   rows of the next node
+    text            a text          a text
+    label           labels          a text, or a record of one feature with these categories
+    scores          labels          a record of numbers, one feature for each label
+    record          label, number   the row itself, with the label as `label` or the number under its name added
+    reconstruction  an image        an image
+    latent          an image        a record of as many numbers
+    spans           spans           texts, one for each span
+    crops           boxes           images, one cropped for each box
 
-The last two make several rows of one: what follows is answered for each, and told with it as `answer`.
+The last two make several rows of one: each box or span gets what the following nodes return for it, as `output`.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deployments.protocols.predict.images import FORMATS
+from deployments.protocols.predict.images import SERVED_FORMATS
 from deployments.specs.pipeline import AdapterName
-from deployments.specs.signature import common_output, describe_input, describe_output
+from deployments.specs.signature import describe_input, describe_output, reduce_to_model_output
 from training.data import images
 from training.errors import UserError
 from training.schema import (
@@ -42,180 +42,217 @@ from training.schema import (
     TextOutput,
 )
 
-SOURCES: dict[AdapterName, tuple[type, ...]] = {
-    "text": (TextOutput,),
-    "label": (ClassOutput,),
-    "scores": (ClassOutput,),
-    "record": (ClassOutput, NumberOutput),
-    "reconstruction": (ImageOutput,),
-    "latent": (ImageOutput,),
-    "spans": (SpanOutput,),
-    "crops": (BoxOutput,),
-}
-
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked transfer.
+    """A checked conversion.
 
     Attributes:
-        make: a row as sent and its prediction to the next step's rows: one, or where `items` is set, any number.
-        items: the key of the prediction's boxes or spans, each of which gets an answer of its own; None: one to one.
-        of: what those boxes or spans are.
+        convert: a row as sent and its prediction to rows of the next node: one, or any number where `items_key` is set.
+        items_key: key of the prediction's boxes or spans, each of which gets an output of its own; None: one to one.
+        items_output: output schema of those boxes or spans.
     """
 
-    make: Callable[[Any, Any], list[Any]]
-    items: str | None = None
-    of: BoxOutput | SpanOutput | None = None
+    convert: Callable[[Any, Any], list[Any]]
+    items_key: str | None = None
+    items_output: BoxOutput | SpanOutput | None = None
 
-    async def rows(self, row: Any, prediction: Any) -> list[Any]:
-        """Make the next rows; pictures are cut in a thread."""
-        if self.items == "boxes":
-            return await asyncio.to_thread(self.make, row, prediction)
-        return self.make(row, prediction)
+    async def convert_rows(self, row: Any, prediction: Any) -> list[Any]:
+        """Convert one row; images are cropped in a thread."""
+        if self.items_key == "boxes":
+            return await asyncio.to_thread(self.convert, row, prediction)
+        return self.convert(row, prediction)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """Two nodes to connect: input and output schema of the source, input schema of the target."""
+
+    path: str
+    name: AdapterName
+    source_input: InputSchema
+    output: Any
+    target_input: InputSchema
+
+    def require(self, fits: bool, produced: str) -> None:
+        if not fits:
+            raise UserError(
+                f"{self.path} takes {describe_input(self.target_input)}, but `input_from: {self.name}` gives {produced}"
+            )
+
+    def takes_plain_texts(self) -> bool:
+        return isinstance(self.target_input, TextInput) and not self.target_input.has_predicate
 
 
 def build_adapter(
-    where: str, take: AdapterName, sent: tuple[InputSchema, ...], gives: Any, takes: tuple[InputSchema, ...]
+    path: str, name: AdapterName, source_inputs: tuple[InputSchema, ...], output: Any, inputs: tuple[InputSchema, ...]
 ) -> Adapter:
-    """Check that an answer's part fits what the next step takes.
+    """Check that a part of a node's output fits the input of the next, and build its adapter.
 
     Args:
-        where: path of the step that takes.
-        take: which part.
-        sent: what the step before takes.
-        gives: what it answers with.
-        takes: what this step takes.
+        path: of the next node, for the message.
+        name: which part.
+        source_inputs: input schemas of the node before.
+        output: its output schema.
+        inputs: input schemas of the next node.
 
     Raises:
-        Mistake: it does not fit.
+        UserError: it does not fit.
     """
-    answer = common_output(gives)
-    possible = [name for name, kinds in SOURCES.items() if isinstance(answer, kinds)]
-    if take not in possible:
+    model_output = reduce_to_model_output(output)
+    available = [each for each, (source_types, _) in _ADAPTERS.items() if isinstance(model_output, source_types)]
+    if name not in available:
         raise UserError(
-            f"{where}: cannot take {take} of {describe_output(gives)}, which is what the step before answers with; "
-            f"possible: {', '.join(possible) or 'nothing'}"
+            f"{path}: `input_from: {name}` does not apply to {describe_output(output)}, the output of the node before; "
+            f"available: {', '.join(available) or 'none'}"
         )
-    found = [_build_for_input(where, take, sent[0], answer, words) for words in takes]
-    return found[0]
+    _, build = _ADAPTERS[name]
+    adapters = [build(_Connection(path, name, source_inputs[0], model_output, schema)) for schema in inputs]
+    return adapters[0]
 
 
-def _build_for_input(where: str, take: AdapterName, sent: InputSchema, answer: Any, takes: InputSchema) -> Adapter:
-    if take == "text":
-        _require_fit(where, take, isinstance(takes, TextInput) and not takes.has_predicate, "a text", takes)
-        return Adapter(lambda row, said_: [said_["text"]])
-    if take == "label":
-        if isinstance(takes, TableInput):
-            _check_one_feature(where, answer.labels, takes)
-            return Adapter(lambda row, said_: [[said_["label"]]])
-        _require_fit(where, take, isinstance(takes, TextInput) and not takes.has_predicate, "a text", takes)
-        return Adapter(lambda row, said_: [said_["label"]])
-    if take == "scores":
-        wanted = dict.fromkeys(answer.labels)
-        _require_fit(
-            where, take, _feature_categories(takes) == wanted, f"a record of {', '.join(answer.labels)}", takes
-        )
-        return Adapter(lambda row, said_: [said_["scores"]])
-    if take == "record":
-        return _record_adapter(where, sent, answer, takes)
-    if take == "reconstruction":
-        _require_fit(where, take, isinstance(takes, ImageInput), "a picture", takes)
-        return Adapter(lambda row, said_: [said_["reconstruction"]])
-    if take == "latent":
-        numbers = [None] * answer.latent_size
-        fits = isinstance(takes, TableInput) and list(_feature_categories(takes).values()) == numbers
-        _require_fit(where, take, fits, f"a record of {answer.latent_size} numbers", takes)
-        return Adapter(lambda row, said_: [said_["latent"]])
-    if take == "spans":
-        _require_fit(where, take, isinstance(takes, TextInput) and not takes.has_predicate, "texts", takes)
-        return Adapter(lambda row, said_: [span["text"] for span in said_["spans"]], "spans", answer)
-    _require_fit(where, take, isinstance(takes, ImageInput), "pictures", takes)
-    assert isinstance(sent, ImageInput)
-    return Adapter(lambda row, said_: crop_boxes(row, said_["boxes"], sent), "boxes", answer)
+def _build_text(connection: _Connection) -> Adapter:
+    connection.require(connection.takes_plain_texts(), "a text")
+    return Adapter(lambda row, prediction: [prediction["text"]])
 
 
-def _require_fit(where: str, take: AdapterName, fits: bool, made: str, takes: InputSchema) -> None:
-    if not fits:
-        raise UserError(f"{where}: takes {describe_input(takes)}, but `take: {take}` makes {made}")
+def _build_label(connection: _Connection) -> Adapter:
+    target, labels = connection.target_input, connection.output.labels
+    if isinstance(target, TableInput):
+        categories = target.features[0].categories or ()
+        unknown = [label for label in labels if label not in categories]
+        if len(target.features) != 1 or unknown:
+            hint = f", which is never {unknown[0]!r}" if categories and unknown else ""
+            raise UserError(
+                f"{connection.path} takes {describe_input(target)}{hint}, but `input_from: label` gives a record of "
+                f"one feature that is one of {', '.join(labels)}"
+            )
+        return Adapter(lambda row, prediction: [[prediction["label"]]])
+    connection.require(connection.takes_plain_texts(), "a text")
+    return Adapter(lambda row, prediction: [prediction["label"]])
 
 
-def _feature_categories(words: InputSchema) -> dict[str, tuple[str, ...] | None]:
-    return {feature.name: feature.categories for feature in words.features} if isinstance(words, TableInput) else {}
+def _build_scores(connection: _Connection) -> Adapter:
+    labels = connection.output.labels
+    fits = _get_categories(connection.target_input) == dict.fromkeys(labels)
+    connection.require(fits, f"a record of {', '.join(labels)}")
+    return Adapter(lambda row, prediction: [prediction["scores"]])
 
 
-def _check_one_feature(where: str, labels: tuple[str, ...], takes: TableInput) -> None:
-    levels = takes.features[0].categories or ()
-    unknown = [label for label in labels if label not in levels]
-    if len(takes.features) != 1 or unknown:
-        lacking = f", which is never {unknown[0]!r}" if levels and unknown else ""
+def _build_record(connection: _Connection) -> Adapter:
+    """The row itself with the prediction added, without the features that the next node does not take."""
+    path, source, target = connection.path, connection.source_input, connection.target_input
+    if not isinstance(source, TableInput) or not isinstance(target, TableInput):
         raise UserError(
-            f"{where}: takes {describe_input(takes)}{lacking}, but `take: label` makes a record of one feature that is one of "
-            f"{', '.join(labels)}"
-        )
-
-
-def _record_adapter(where: str, sent: InputSchema, answer: Any, takes: InputSchema) -> Adapter:
-    """The row itself with the answer added, without what the next step does not take."""
-    if not isinstance(sent, TableInput) or not isinstance(takes, TableInput):
-        raise UserError(
-            f"{where}: `take: record` is from records to records; here from {describe_input(sent)} to {describe_input(takes)}"
+            f"{path}: `input_from: record` connects records with records, not {describe_input(source)} with "
+            f"{describe_input(target)}"
         )
     added = (
-        Feature(name="label", categories=answer.labels)
-        if isinstance(answer, ClassOutput)
-        else Feature(name=answer.name)
+        Feature(name="label", categories=connection.output.labels)
+        if isinstance(connection.output, ClassOutput)
+        else Feature(name=connection.output.name)
     )
-    if added.name in sent.feature_names:
-        raise UserError(f"{where}: the record before has a feature {added.name!r} already; `take: record` would add it")
-    have = {feature.name: feature.categories for feature in (*sent.features, added)}
-    for name, levels in _feature_categories(takes).items():
-        given = have.get(name, ())
-        if name not in have or (given is None) != (levels is None) or not set(given or ()) <= set(levels or ()):
-            what = f"one of {', '.join(levels)}" if levels else "a number"
+    if added.name in source.feature_names:
+        raise UserError(
+            f"{path}: `input_from: record` would add a feature {added.name!r}, which the records before have already"
+        )
+    available = _get_categories(source) | {added.name: added.categories}
+    for name, categories in _get_categories(target).items():
+        if name not in available or not _accepts(categories, available[name]):
+            accepted = f"one of {', '.join(categories)}" if categories else "a number"
             raise UserError(
-                f"{where}: takes {name!r} ({what}), which is not in the record before, {', '.join(have)}, "
-                "or has other values there"
+                f"{path} takes {name!r} ({accepted}), which the record before ({', '.join(available)}) does not have, "
+                "or has with other values"
             )
-    if sent.allow_missing and not takes.allow_missing:
-        raise UserError(f"{where}: takes whole records, but features may be missing in those of the step before")
-    names, wanted, key = sent.feature_names, takes.feature_names, added.name
+    if source.allow_missing and not target.allow_missing:
+        raise UserError(f"{path} takes complete records, but the node before allows missing features")
+    source_names, target_names, key = source.feature_names, target.feature_names, added.name
 
-    def make(row: Any, prediction: Any) -> list[Any]:
-        record = dict(zip(names, row, strict=True)) if isinstance(row, list) else row
-        return [{name: value for name, value in (record | {key: prediction[key]}).items() if name in wanted}]
+    def convert(row: Any, prediction: Any) -> list[Any]:
+        record = dict(zip(source_names, row, strict=True)) if isinstance(row, list) else row
+        return [{name: value for name, value in (record | {key: prediction[key]}).items() if name in target_names}]
 
-    return Adapter(make)
+    return Adapter(convert)
 
 
-def crop_boxes(row: Any, boxes: list[Any], words: ImageInput) -> list[str]:
-    """Cut each box out of a picture; PNG files in base64.
+def _build_reconstruction(connection: _Connection) -> Adapter:
+    connection.require(isinstance(connection.target_input, ImageInput), "an image")
+    return Adapter(lambda row, prediction: [prediction["reconstruction"]])
+
+
+def _build_latent(connection: _Connection) -> Adapter:
+    size = connection.output.latent_size
+    fits = list(_get_categories(connection.target_input).values()) == [None] * size
+    connection.require(fits, f"a record of {size} numbers")
+    return Adapter(lambda row, prediction: [prediction["latent"]])
+
+
+def _build_spans(connection: _Connection) -> Adapter:
+    connection.require(connection.takes_plain_texts(), "texts")
+    return Adapter(lambda row, prediction: [span["text"] for span in prediction["spans"]], "spans", connection.output)
+
+
+def _build_crops(connection: _Connection) -> Adapter:
+    connection.require(isinstance(connection.target_input, ImageInput), "images")
+    schema = connection.source_input
+    assert isinstance(schema, ImageInput)
+    return Adapter(lambda row, prediction: crop_boxes(row, prediction["boxes"], schema), "boxes", connection.output)
+
+
+_ADAPTERS: dict[AdapterName, tuple[tuple[type, ...], Callable[[_Connection], Adapter]]] = {
+    "text": ((TextOutput,), _build_text),
+    "label": ((ClassOutput,), _build_label),
+    "scores": ((ClassOutput,), _build_scores),
+    "record": ((ClassOutput, NumberOutput), _build_record),
+    "reconstruction": ((ImageOutput,), _build_reconstruction),
+    "latent": ((ImageOutput,), _build_latent),
+    "spans": ((SpanOutput,), _build_spans),
+    "crops": ((BoxOutput,), _build_crops),
+}
+"""The output schemas that each reads, and the function that checks and builds it."""
+
+
+def _get_categories(schema: InputSchema) -> dict[str, tuple[str, ...] | None]:
+    """Each feature's categories, None for a number; none at all where rows are no records."""
+    return {feature.name: feature.categories for feature in schema.features} if isinstance(schema, TableInput) else {}
+
+
+def _accepts(target: tuple[str, ...] | None, source: tuple[str, ...] | None) -> bool:
+    """Whether a feature of these categories takes every value of one of those."""
+    return (target is None) == (source is None) and set(source or ()) <= set(target or ())
+
+
+def crop_boxes(row: Any, boxes: list[Any], schema: ImageInput) -> list[str]:
+    """Crop each box from an image.
 
     Args:
-        row: the picture as it was sent, in base64 or as lists of pixels.
-        boxes: in its pixels; what lies outside of it is left out, and at least one pixel is kept.
-        words: what it was read as.
+        row: the image as it was sent, in base64 or as lists of pixels.
+        boxes: in its pixels; they are clipped to the image, and at least one pixel is kept.
+        schema: of the node that found the boxes.
+
+    Returns:
+        PNG files in base64.
     """
     if not boxes:
         return []
-    picture = _decode_image(row, words)
-    cut = []
+    image = _decode_image(row, schema)
+    crops = []
     for box in boxes:
         x1, y1, x2, y2 = box["box"]
-        left = min(max(int(x1), 0), picture.width - 1)
-        top = min(max(int(y1), 0), picture.height - 1)
-        right = min(max(round(x2), left + 1), picture.width)
-        bottom = min(max(round(y2), top + 1), picture.height)
+        left = min(max(int(x1), 0), image.width - 1)
+        top = min(max(int(y1), 0), image.height - 1)
+        right = min(max(round(x2), left + 1), image.width)
+        bottom = min(max(round(y2), top + 1), image.height)
         out = io.BytesIO()
-        picture.crop((left, top, right, bottom)).save(out, "PNG")
-        cut.append(base64.b64encode(out.getvalue()).decode())
-    return cut
+        image.crop((left, top, right, bottom)).save(out, "PNG")
+        crops.append(base64.b64encode(out.getvalue()).decode())
+    return crops
 
 
-def _decode_image(row: Any, words: ImageInput) -> Image.Image:
-    """Decode what a step has decoded before, with its limits: so nothing can be wrong with it any more."""
+def _decode_image(row: Any, schema: ImageInput) -> Image.Image:
+    """Decode an image without limits of its own: the node before has already decoded it within its limits."""
     if isinstance(row, str):
-        raw = base64.b64decode(row.partition(",")[2] if row.startswith("data:") else row)
-        return images.orient_and_convert(Image.open(io.BytesIO(raw), formats=FORMATS), words.mode)
-    pixels = np.array(row, dtype=np.uint8).reshape(words.channels, words.height, words.width)
-    return Image.fromarray(pixels[0] if words.mode == "L" else pixels.transpose(1, 2, 0))
+        content = base64.b64decode(row.partition(",")[2] if row.startswith("data:") else row)
+        return images.orient_and_convert(Image.open(io.BytesIO(content), formats=SERVED_FORMATS), schema.mode)
+    pixels = np.array(row, dtype=np.uint8).reshape(schema.channels, schema.height, schema.width)
+    return Image.fromarray(pixels[0] if schema.mode == "L" else pixels.transpose(1, 2, 0))

@@ -1,8 +1,9 @@
-"""A branch: each row goes the way of the first arm whose conditions it meets; the answers keep the rows' order."""
+"""Branch: each row goes to the node of the first case whose conditions it meets, else to the default."""
 
 from typing import Any
 
-from deployments.pipelines.call import (
+from deployments.pipelines.node import PlanNode
+from deployments.pipelines.request_context import (
     ALL_LABELS,
     Raw,
     RequestContext,
@@ -11,63 +12,77 @@ from deployments.pipelines.call import (
     encode_json,
     run_concurrently,
 )
-from deployments.pipelines.node import PlanNode
 from deployments.specs.pipeline import Branch
-from deployments.specs.signature import BranchOutput, NamedOutputs, common_output, describe_output, merge_inputs
+from deployments.specs.signature import (
+    BranchOutput,
+    NamedOutputs,
+    describe_output,
+    merge_inputs,
+    reduce_to_model_output,
+)
 from training.errors import UserError
 from training.schema import NumberOutput
 
 
 class BranchPlan:
-    """Ways by name, and what decides between them."""
+    """A node for each case, and the router whose output the conditions read, if there is one."""
 
-    def __init__(self, path: str, branch: Branch, by: PlanNode | None, ways: dict[str, PlanNode]) -> None:
-        self.path, self._by, self._ways, self._arms = path, by, ways, branch.cases
-        nodes = [*([by] if by else []), *ways.values()]
-        self.inputs = merge_inputs(path, [(node.path, node.inputs) for node in nodes])
-        self.output = BranchOutput(outputs={name: node.output for name, node in ways.items()})
-        self.example = nodes[0].example
-        for node in ways.values():
+    def __init__(self, path: str, branch: Branch, router: PlanNode | None, nodes: dict[str, PlanNode]) -> None:
+        """Check a branch.
+
+        Args:
+            path: of it, for messages; empty for the root.
+            branch: as specified.
+            router: its router, checked.
+            nodes: the node of each case by name, and of "default", checked.
+        """
+        self.path, self._router, self._nodes, self._cases = path or "branch", router, nodes, branch.cases
+        children = [*([router] if router else []), *nodes.values()]
+        self.inputs = merge_inputs(self.path, [(node.path, node.inputs) for node in children])
+        self.output = BranchOutput(outputs={name: node.output for name, node in nodes.items()})
+        self.example = children[0].example
+        for node in nodes.values():
             if _has_key(node.output, "branch"):
-                raise UserError(f"{node.path}: its answer has a key `branch` of its own; give it another name")
-        self._of: Any = common_output(by.output) if by else self.inputs[0]
-        if self._of is None:
-            assert by is not None
+                raise UserError(f"{node.path}: its output has the key `branch`, which a branch adds; rename it")
+        self._condition_schema: Any = reduce_to_model_output(router.output) if router else self.inputs[0]
+        if self._condition_schema is None:
+            assert router is not None
             raise UserError(
-                f"{by.path}: answers with {describe_output(by.output)}, which no condition is for; ask one model"
+                f"{router.path} returns {describe_output(router.output)}, which no condition reads; use a single model"
             )
-        for arm in branch.cases:
-            for condition in arm.when:
-                condition.check(f"{path}, branch {arm.name}" if path != "branch" else f"branch {arm.name}", self._of)
+        for case in branch.cases:
+            for condition in case.when:
+                condition.check(", ".join(filter(None, (path, f"case {case.name}"))), self._condition_schema)
 
-    async def run(self, batch: RowBatch, call: RequestContext, top_k: int) -> list[Raw]:
-        """See node.Plan; ways that no row goes are not asked."""
-        looked_at = await self._by.run(batch, call, ALL_LABELS) if self._by else batch.rows
-        ways: dict[str, list[int]] = {}
-        for index, each in enumerate(looked_at):
-            ways.setdefault(self._way(decode_json(each)), []).append(index)
-        answers = await run_concurrently(
-            self._ways[name].run(batch.select(indexes), call, top_k) for name, indexes in ways.items()
+    async def run(self, batch: RowBatch, context: RequestContext, top_k: int) -> list[Raw]:
+        """See PlanNode; a node that gets no rows is not called."""
+        condition_values = await self._router.run(batch, context, ALL_LABELS) if self._router else batch.rows
+        indexes_by_name: dict[str, list[int]] = {}
+        for index, value in enumerate(condition_values):
+            indexes_by_name.setdefault(self._select_case(decode_json(value)), []).append(index)
+        node_predictions = await run_concurrently(
+            self._nodes[name].run(batch.select(indexes), context, top_k) for name, indexes in indexes_by_name.items()
         )
-        said: dict[int, Raw] = {}
-        for (name, indexes), answered in zip(ways.items(), answers, strict=True):
-            said |= zip(indexes, (_told(each, name) for each in answered), strict=True)
-        return [said[index] for index in range(len(batch.rows))]
+        predictions: dict[int, Raw] = {}
+        for (name, indexes), node_rows in zip(indexes_by_name.items(), node_predictions, strict=True):
+            predictions |= zip(indexes, (_add_branch(each, name) for each in node_rows), strict=True)
+        return [predictions[index] for index in range(len(batch.rows))]
 
-    def _way(self, looked_at: Any) -> str:
-        for arm in self._arms:
-            if all(condition.holds(looked_at, self._of) for condition in arm.when):
-                return arm.name
+    def _select_case(self, value: Any) -> str:
+        for case in self._cases:
+            if all(condition.holds(value, self._condition_schema) for condition in case.when):
+                return case.name
         return "default"
 
 
-def _has_key(gives: Any, key: str) -> bool:
-    return (isinstance(gives, NumberOutput) and gives.name == key) or (
-        isinstance(gives, NamedOutputs) and key in gives.outputs
+def _has_key(output: Any, key: str) -> bool:
+    return (isinstance(output, NumberOutput) and output.name == key) or (
+        isinstance(output, NamedOutputs) and key in output.outputs
     )
 
 
-def _told(prediction: Raw, way: str) -> Raw:
-    """A prediction with the way that its row went; that of a branch within comes after it."""
-    said = decode_json(prediction)
-    return encode_json(said | {"branch": f"{way}/{said['branch']}" if isinstance(said.get("branch"), str) else way})
+def _add_branch(prediction: Raw, name: str) -> Raw:
+    """Add the case's name to a prediction, in front of that of a branch within."""
+    fields = decode_json(prediction)
+    inner = fields.get("branch")
+    return encode_json(fields | {"branch": f"{name}/{inner}" if isinstance(inner, str) else name})

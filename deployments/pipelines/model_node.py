@@ -1,88 +1,76 @@
-"""A step: one call of a deployed model or pipeline, in the time that is left, its failure told with its name."""
+"""Model node: one call of a deployed model or pipeline, within the time that is left; its errors get the node's path.
+
+Request walk: plan.py -> [model_node.py] -> deployments.server.handle_client
+"""
 
 import asyncio
-from typing import Any
 
 import msgspec
 
-from deployments.errors import ClientError
-from deployments.pipelines.call import NodeError, Raw, RequestContext, RowBatch
-from deployments.protocols.predict.outputs import BOUNDS, REQUESTS
+from deployments.errors import CallError, DeadlineExceeded
+from deployments.pipelines.request_context import NodeError, Raw, RequestContext, RowBatch
+from deployments.protocols.predict.requests import OPTION_BOUNDS, REQUEST_TYPES
 from deployments.specs.pipeline import ModelNode
-from deployments.specs.signature import MODEL_OUTPUTS, Signature, has_labels
+from deployments.specs.signature import MODEL_OUTPUTS, Signature, has_class_output
 from training.errors import UserError
 
 
-class _Answer(msgspec.Struct):
+class _PredictResponse(msgspec.Struct):
     predictions: list[Raw]
 
 
-class _Said(msgspec.Struct):
-    code: str
-    message: str
-
-
-class _Error(msgspec.Struct):
-    error: _Said
-
-
 class ModelNodePlan:
-    """One model, asked for all rows at once."""
+    """One model, called once with all rows."""
 
-    def __init__(self, path: str, step: ModelNode, signature: Signature) -> None:
+    def __init__(self, path: str, node: ModelNode, signature: Signature) -> None:
         self.path, self.inputs, self.output = path, signature.inputs, signature.output
         self.example = signature.example
-        self._model, self._timeout_s = step.model, step.timeout_s
-        self._labelled = has_labels(signature.output)
-        self._options = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in step.options.items()}
-        _check(path, step, signature)
+        self._model, self._timeout_s = node.model, node.timeout_s
+        self._accepts_top_k = has_class_output(signature.output)
+        self._options = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in node.options.items()}
+        _check_options(path, node, signature)
 
-    async def run(self, batch: RowBatch, call: RequestContext, top_k: int) -> list[Raw]:
-        """See node.Plan.
+    async def run(self, batch: RowBatch, context: RequestContext, top_k: int) -> list[Raw]:
+        """See PlanNode.
 
         Raises:
-            StepFailed: with the status that the model answered, 504 where it did not in time, 503 where none was there.
+            NodeError: with the model's status; 504 where it did not respond in time, 503 where no replica was there.
         """
         if not batch.rows:
             return []
-        request = {"inputs": batch.rows, **self._options, **({"top_k": top_k} if self._labelled else {})}
-        within_s = call.remaining_s() if self._timeout_s is None else min(self._timeout_s, call.remaining_s())
+        request = {"inputs": batch.rows, **self._options, **({"top_k": top_k} if self._accepts_top_k else {})}
+        remaining_s = context.remaining_s()
+        timeout_s = remaining_s if self._timeout_s is None else min(self._timeout_s, remaining_s)
         try:
-            async with asyncio.timeout(within_s):
-                status, body = await call.call_model(
-                    self._model, msgspec.json.encode(request), call.request_id, within_s
+            async with asyncio.timeout(timeout_s):
+                body = await context.call_model(
+                    self._model, msgspec.json.encode(request), context.request_id, timeout_s
                 )
         except TimeoutError:
-            said = f"no answer within the {max(within_s, 0):.3g} s that it had; try again, or send less"
-            raise NodeError(self.path, 504, "timeout", said) from None
-        except ClientError as error:
-            raise NodeError(self.path, error.status, error.code, error.message) from None
-        if status != 200:
-            raise self._failed(status, body, batch)
-        predictions = msgspec.json.decode(body, type=_Answer).predictions
+            message = f"no response within its {max(timeout_s, 0):.3g} s; try again, or send less"
+            raise NodeError(self.path, DeadlineExceeded.status, DeadlineExceeded.code, message) from None
+        except CallError as error:
+            raise NodeError(self.path, error.status, error.code, batch.renumber(error.message)) from None
+        predictions = msgspec.json.decode(body, type=_PredictResponse).predictions
         if len(predictions) != len(batch.rows):
-            said = f"{len(predictions)} predictions for {len(batch.rows)} rows"
-            raise NodeError(self.path, 500, "internal", said)
+            message = f"{len(predictions)} predictions for {len(batch.rows)} rows"
+            raise NodeError(self.path, 500, "internal", message)
         return predictions
 
-    def _failed(self, status: int, body: bytes, batch: RowBatch) -> NodeError:
-        error = msgspec.json.decode(body, type=_Error).error
-        return NodeError(self.path, status, error.code, batch.renumber(error.message))
 
-
-def _check(path: str, step: ModelNode, signature: Signature) -> None:
+def _check_options(path: str, node: ModelNode, signature: Signature) -> None:
     """Refuse options that a request to this model does not have, or that are out of bounds."""
-    if step.options and not isinstance(signature.output, MODEL_OUTPUTS):
-        raise UserError(f"{path}: a pipeline has no options; set those of its own steps")
-    for name, value in step.options.items():
-        form: Any = REQUESTS[signature.output.kind]
-        allowed = [field for field in form.__struct_fields__ if field in BOUNDS and field not in ("top_k", "samples")]
+    if node.options and not isinstance(signature.output, MODEL_OUTPUTS):
+        raise UserError(f"{path}: a pipeline has no options; set those of its own nodes")
+    for name, value in node.options.items():
+        fields = REQUEST_TYPES[signature.output.kind].__struct_fields__
+        allowed = [field for field in fields if field in OPTION_BOUNDS and field not in ("top_k", "samples")]
         if name not in allowed:
-            hint = "; the request says it" if name == "top_k" else ""
-            raise UserError(f"{path}: no option {name!r}{hint}; possible: {', '.join(allowed) or 'none'}")
-        least, most = BOUNDS[name]
-        integer = name in ("max_tokens", "seed")
-        if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
-            raise UserError(f"{path}: {name} is {value!r}; make it {'an integer' if integer else 'a number'}")
-        if not least <= value <= most:
-            raise UserError(f"{path}: {name} is {value}; make it {least} to {most}")
+            hint = "; it is set by the request" if name == "top_k" else ""
+            raise UserError(f"{path}: no option {name!r}{hint}; options: {', '.join(allowed) or 'none'}")
+        minimum, maximum = OPTION_BOUNDS[name]
+        is_integer = name in ("max_tokens", "seed")
+        if isinstance(value, bool) or not isinstance(value, int if is_integer else int | float):
+            raise UserError(f"{path}: {name}={value!r}; give {'an integer' if is_integer else 'a number'}")
+        if not minimum <= value <= maximum:
+            raise UserError(f"{path}: {name}={value!r}; give a number from {minimum} to {maximum}")

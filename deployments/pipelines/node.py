@@ -1,8 +1,8 @@
-"""What every node of a plan is to the others."""
+"""PlanNode: the interface of a plan's nodes to each other."""
 
 from typing import Any, Protocol
 
-from deployments.pipelines.call import Raw, RequestContext, RowBatch
+from deployments.pipelines.request_context import Raw, RequestContext, RowBatch
 from training.schema import InputSchema
 
 
@@ -10,10 +10,10 @@ class PlanNode(Protocol):
     """A checked node.
 
     Attributes:
-        path: where it stands, for messages: `step 2, member 1 (iris)`.
-        inputs: the words that its rows are in.
-        output: what it answers with; see signature.Gives.
-        example: one row that works.
+        path: its place in the pipeline, for messages: `node 2, member 1 (iris)`.
+        inputs: input schemas; each row must be valid for all of them.
+        output: output schema; a signature.PipelineOutput.
+        example: a valid row.
     """
 
     path: str
@@ -21,5 +21,17 @@ class PlanNode(Protocol):
     output: Any
     example: Any
 
-    async def run(self, batch: RowBatch, call: RequestContext, top_k: int) -> list[Raw]:
-        """Answer rows, one prediction for each, in their order; labels at most top_k."""
+    async def run(self, batch: RowBatch, context: RequestContext, top_k: int) -> list[Raw]:
+        """Predict.
+
+        Args:
+            batch: B rows.
+            context: of the request.
+            top_k: maximum number of labels in each prediction.
+
+        Returns:
+            B predictions, in the order of the rows.
+
+        Raises:
+            NodeError: a node failed.
+        """

@@ -1,115 +1,121 @@
-"""Resolution: what a pipeline's steps are just now, whether they fit, and which pipelines need which models.
+"""Resolver: checks a pipeline against what is deployed, and a changed deployment against the pipelines that call it.
 
 Deploy walk: cluster.rollout.dependents -> [resolve.py] -> plan.py
-Of all deployments together: a model's next version is checked against every pipeline that calls it, directly or through
-another pipeline.
+A pipeline pins no versions, so a model's next version is checked against every pipeline that calls it, directly or
+through another pipeline.
 """
 
 from collections.abc import Callable, Iterable
 
-from deployments.pipelines.plan import build_plan, pipeline_signature
+from deployments.pipelines.plan import build_pipeline_signature, build_plan
 from deployments.settings import Limits
-from deployments.specs.model import Deployment
+from deployments.specs.model import ModelDeployment
 from deployments.specs.pipeline import Pipeline
 from deployments.specs.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from deployments.specs.signature import Signature
 from training.errors import UserError
 
-SignatureOf = Callable[[Deployment], Signature]
+SignatureLoader = Callable[[ModelDeployment], Signature]
+"""Loads a model's signature from its bundle."""
 
 
 class PipelineResolver:
-    """All that is deployed, with the signature of each."""
+    """All deployments, with the signature of each."""
 
-    def __init__(self, noted: Iterable[DeploymentRecord], signature_of: SignatureOf) -> None:
-        """Take what is deployed, and what tells a model's signature from its bundle."""
-        self._noted = {each.name: each for each in noted}
-        self._signature_of = signature_of
-        self._known: dict[str, Signature] = {}
+    def __init__(self, records: Iterable[DeploymentRecord], load_signature: SignatureLoader) -> None:
+        self._records = {record.name: record for record in records}
+        self._load_signature = load_signature
+        self._signatures: dict[str, Signature] = {}
 
-    def resolve(self, pipeline: Pipeline, limits: Limits, before: PipelineEndpoint | None) -> PipelineEndpoint:
-        """Check a pipeline against its steps and make it what a replica serves.
+    def resolve(self, pipeline: Pipeline, limits: Limits, previous: PipelineEndpoint | None) -> PipelineEndpoint:
+        """Check a pipeline against the models that it calls.
 
         Args:
             pipeline: as written.
-            limits: of its requests, but for its own timeout.
-            before: what is deployed under its name; the same pipeline keeps its version.
+            limits: of its requests; the pipeline's own timeout takes precedence.
+            previous: the endpoint deployed under its name; if its nodes are the same, its version is kept.
+
+        Returns:
+            What a replica serves.
 
         Raises:
-            Mistake: a step is not deployed, calls the pipeline itself, or does not fit; the message names it.
+            UserError: a model is not deployed, the pipeline calls itself, or a node does not fit; the message names it.
         """
         if pipeline.timeout_s is not None:
             limits = limits.model_copy(update={"request_timeout_s": pipeline.timeout_s})
-        version = 1 if before is None else before.version + (before.pipeline.root != pipeline.root)
+        version = 1 if previous is None else previous.version + (previous.pipeline.root != pipeline.root)
         for name in pipeline.list_models():
-            way = self._call_path(name, pipeline.name)
-            if way:
-                raise UserError(f"{pipeline.name} would call itself: {' -> '.join((pipeline.name, *way))}")
+            cycle = self._find_call_path(name, pipeline.name)
+            if cycle:
+                raise UserError(f"{pipeline.name} would call itself: {' -> '.join((pipeline.name, *cycle))}")
         endpoint = PipelineEndpoint(
             name=pipeline.name,
             version=version,
             pipeline=pipeline,
-            signatures={name: self.find_signature(name) for name in pipeline.list_models()},
+            signatures={name: self.get_signature(name) for name in pipeline.list_models()},
             limits=limits,
         )
         build_plan(endpoint)
         return endpoint
 
-    def find_signature(self, name: str) -> Signature:
-        """What a deployed model or pipeline takes and gives; raises Mistake if there is none of this name."""
-        if name not in self._known:
-            found = self._noted.get(name)
-            if found is None:
-                deployed = ", ".join(self._noted) or "none"
+    def get_signature(self, name: str) -> Signature:
+        """Get the signature of a deployed model or pipeline; raises UserError if none has this name."""
+        if name not in self._signatures:
+            record = self._records.get(name)
+            if record is None:
+                deployed = ", ".join(self._records) or "none"
                 raise UserError(f"no model {name!r} is deployed; deployed: {deployed}; `shoal deploy {name}` first")
-            fresh = pipeline_signature(self.refresh(found)) if isinstance(found, PipelineDeployment) else None
-            self._known[name] = fresh or self._signature_of(found)  # type: ignore[arg-type]
-        return self._known[name]
+            self._signatures[name] = (
+                build_pipeline_signature(self.refresh_endpoint(record))
+                if isinstance(record, PipelineDeployment)
+                else self._load_signature(record)
+            )
+        return self._signatures[name]
 
-    def refresh(self, deployment: PipelineDeployment) -> PipelineEndpoint:
-        """A deployed pipeline with its steps as they are now."""
+    def refresh_endpoint(self, deployment: PipelineDeployment) -> PipelineEndpoint:
+        """Update a pipeline's endpoint to the current signatures of the models that it calls."""
         endpoint = deployment.endpoint
-        steps = {name: self.find_signature(name) for name in endpoint.signatures}
-        return endpoint.model_copy(update={"signatures": steps})
+        signatures = {name: self.get_signature(name) for name in endpoint.signatures}
+        return endpoint.model_copy(update={"signatures": signatures})
 
     def find_dependents(self, name: str) -> list[PipelineDeployment]:
-        """Every pipeline that calls this one, directly or not, with its steps as they are now.
+        """Find every pipeline that calls this one, directly or not, with current signatures.
 
         Raises:
-            Mistake: one of them does not work any more; the message names it and its step.
+            UserError: one of them would not work any more; the message names it and its node.
         """
-        found = []
-        # Inner ones first, so that the one that does not work is named, and not one around it.
-        for deployment in sorted(self._noted.values(), key=lambda each: self._depth(each.name)):
+        dependents = []
+        # Inner ones first, so that the message names the one that breaks, not one that calls it.
+        for deployment in sorted(self._records.values(), key=lambda record: self._get_depth(record.name)):
             if deployment.name == name or not isinstance(deployment, PipelineDeployment):
                 continue
-            if self._call_path(deployment.name, name):
+            if self._find_call_path(deployment.name, name):
                 try:
-                    endpoint = self.refresh(deployment)
+                    endpoint = self.refresh_endpoint(deployment)
                     build_plan(endpoint)
                 except UserError as error:
                     raise UserError(
                         f"pipeline {deployment.name} calls {name} and would not work any more: {error}; "
                         f"`shoal apply` a pipeline that fits, or `shoal undeploy {deployment.name}`"
                     ) from None
-                found.append(deployment.model_copy(update={"endpoint": endpoint}))
-        return found
+                dependents.append(deployment.model_copy(update={"endpoint": endpoint}))
+        return dependents
 
-    def _depth(self, name: str) -> int:
-        """How many pipelines deep it is: 0 for a model."""
-        found = self._noted.get(name)
-        if not isinstance(found, PipelineDeployment):
+    def _get_depth(self, name: str) -> int:
+        """Levels of pipelines below and including this one: 0 for a model."""
+        record = self._records.get(name)
+        if not isinstance(record, PipelineDeployment):
             return 0
-        return 1 + max(self._depth(step) for step in found.endpoint.signatures)
+        return 1 + max(self._get_depth(model) for model in record.endpoint.signatures)
 
-    def _call_path(self, start: str, end: str) -> tuple[str, ...]:
-        """How one calls the other, through which pipelines; empty where it does not."""
-        if start == end:
-            return (start,)
-        found = self._noted.get(start)
-        if isinstance(found, PipelineDeployment):
-            for step in found.endpoint.signatures:
-                rest = self._call_path(step, end)
+    def _find_call_path(self, caller: str, callee: str) -> tuple[str, ...]:
+        """Find the pipelines through which one calls the other, both included; empty where it does not."""
+        if caller == callee:
+            return (caller,)
+        record = self._records.get(caller)
+        if isinstance(record, PipelineDeployment):
+            for model in record.endpoint.signatures:
+                rest = self._find_call_path(model, callee)
                 if rest:
-                    return (start, *rest)
+                    return (caller, *rest)
         return ()

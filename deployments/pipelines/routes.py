@@ -1,6 +1,6 @@
-"""The paths of a pipeline: a model's, but that a request's id goes along, and ready means the steps too.
+"""Routes of a pipeline: a model's, but that the request's id is passed on, and that `ready` includes the nodes' models.
 
-Request walk: socket -> HAProxy -> deployments.server.routes -> [routes.py] -> runner.py
+Request walk: deployments.server.layers -> [routes.py] -> executor.py
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,28 +13,28 @@ from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.routes import ModelRoutes
 from deployments.server.sse import send_events, wants_stream
 
-Missing = Callable[[], Awaitable[list[str]]]
-"""Names the steps that have no replica which answers."""
+ListUnready = Callable[[], Awaitable[list[str]]]
+"""Lists the models that a pipeline calls and that have no ready replica."""
 
 
 class PipelineRoutes(ModelRoutes):
-    """The paths below /v2/models/NAME of a pipeline."""
+    """The paths of a pipeline, below /v2/models/NAME."""
 
-    def __init__(self, runner: PipelineExecutor, missing: Missing) -> None:
-        super().__init__(runner)
-        self._runner, self._missing = runner, missing
+    def __init__(self, executor: PipelineExecutor, list_unready: ListUnready) -> None:
+        super().__init__(executor)
+        self._executor, self._list_unready = executor, list_unready
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         reject_encoding(scope)
-        kind = get_header(scope, b"content-type").decode("latin-1")
-        raw = await read_body(scope, receive, self._max_bytes)
+        content_type = get_header(scope, b"content-type").decode("latin-1")
+        body = await read_body(scope, receive, self._max_bytes)
         request_id = get_header(scope, b"x-request-id").decode("latin-1") or None
-        if wants_stream(scope, raw):
-            await send_events(scope, send, self._runner.stream(raw, kind))
+        if wants_stream(scope, body):
+            await send_events(scope, send, self._executor.stream(body, content_type))
         else:
-            await send_response(send, 200, await self._runner.predict(raw, kind, request_id))
+            await send_response(send, 200, await self._executor.predict(body, content_type, request_id))
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        missing = await self._missing()
-        body = {"name": self._runner.endpoint.name, "ready": not missing} | ({"waits_for": missing} if missing else {})
-        await send_response(send, 503 if missing else 200, msgspec.json.encode(body))
+        unready = await self._list_unready()
+        body = {"name": self._executor.endpoint.name, "ready": not unready} | ({"unready": unready} if unready else {})
+        await send_response(send, 503 if unready else 200, msgspec.json.encode(body))

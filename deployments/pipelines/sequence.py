@@ -1,10 +1,11 @@
-"""A sequence: each step's rows are made of what the step before answered."""
+"""Sequence: an adapter makes each node's rows from the rows and predictions of the node before."""
 
-from collections.abc import Sequence as Listed
+from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 from deployments.pipelines.adapters import Adapter, build_adapter
-from deployments.pipelines.call import (
+from deployments.pipelines.node import PlanNode
+from deployments.pipelines.request_context import (
     ALL_LABELS,
     Raw,
     RequestContext,
@@ -13,49 +14,56 @@ from deployments.pipelines.call import (
     encode_json,
     run_concurrently,
 )
-from deployments.pipelines.node import PlanNode
 from deployments.specs.pipeline import AdapterName
 from deployments.specs.signature import ItemOutputs
 
 
 class SequencePlan:
-    """Steps and the transfers between them."""
+    """Nodes, and the adapters between them."""
 
-    def __init__(self, steps: list[PlanNode], takes: Listed[AdapterName | None]) -> None:
-        self._steps = steps
-        self._transfers: list[Adapter] = []
-        for before, step, take in zip(steps, steps[1:], takes, strict=False):
-            assert take is not None, "the specification says so"
-            self._transfers.append(build_adapter(step.path, take, before.inputs, before.output, step.inputs))
-        self.path, self.inputs, self.example = steps[0].path, steps[0].inputs, steps[0].example
-        self.output: Any = steps[-1].output
-        for between in reversed(self._transfers):
-            if between.of is not None:
-                self.output = ItemOutputs(of=between.of, output=self.output)
+    def __init__(self, nodes: list[PlanNode], adapter_names: SequenceOf[AdapterName | None]) -> None:
+        """Check a sequence.
 
-    async def run(self, batch: RowBatch, call: RequestContext, top_k: int) -> list[Raw]:
-        """See node.Plan."""
-        return await self._from(0, batch, call, top_k)
+        Args:
+            nodes: N of them, checked.
+            adapter_names: `input_from` of all but the first; N - 1 of them.
+        """
+        self._nodes = nodes
+        self._adapters: list[Adapter] = []
+        for source, target, name in zip(nodes, nodes[1:], adapter_names, strict=False):
+            assert name is not None, "the specification requires it"
+            self._adapters.append(build_adapter(target.path, name, source.inputs, source.output, target.inputs))
+        self.path, self.inputs, self.example = nodes[0].path, nodes[0].inputs, nodes[0].example
+        self.output: Any = nodes[-1].output
+        for adapter in reversed(self._adapters):
+            if adapter.items_output is not None:
+                self.output = ItemOutputs(items=adapter.items_output, output=self.output)
 
-    async def _from(self, index: int, batch: RowBatch, call: RequestContext, top_k: int) -> list[Raw]:
-        """Answer with the steps from this one on."""
+    async def run(self, batch: RowBatch, context: RequestContext, top_k: int) -> list[Raw]:
+        """See PlanNode."""
+        return await self._run_from(0, batch, context, top_k)
+
+    async def _run_from(self, index: int, batch: RowBatch, context: RequestContext, top_k: int) -> list[Raw]:
+        """Run the nodes from this index on."""
         if not batch.rows:
             return []
-        if index == len(self._transfers):
-            return await self._steps[index].run(batch, call, top_k)
-        answered = await self._steps[index].run(batch, call, ALL_LABELS)
-        between = self._transfers[index]
-        predictions = [decode_json(each) for each in answered]
-        made = await run_concurrently(
-            between.rows(decode_json(row), prediction) for row, prediction in zip(batch.rows, predictions, strict=True)
+        if index == len(self._adapters):
+            return await self._nodes[index].run(batch, context, top_k)
+        adapter = self._adapters[index]
+        predictions = [decode_json(each) for each in await self._nodes[index].run(batch, context, ALL_LABELS)]
+        converted = await run_concurrently(
+            adapter.convert_rows(decode_json(row), prediction)
+            for row, prediction in zip(batch.rows, predictions, strict=True)
         )
-        rows = [encode_json(row) for some in made for row in some]
-        places = [place for place, some in zip(batch.row_numbers, made, strict=True) for _ in some]
-        rest = await self._from(index + 1, RowBatch(rows, places), call, top_k)
-        if between.items is None:
-            return rest
-        following = iter(rest)
+        next_rows = [encode_json(row) for rows in converted for row in rows]
+        row_numbers = [number for number, rows in zip(batch.row_numbers, converted, strict=True) for _ in rows]
+        outputs = await self._run_from(index + 1, RowBatch(next_rows, row_numbers), context, top_k)
+        if adapter.items_key is None:
+            return outputs
+        item_outputs = iter(outputs)
         return [
-            encode_json({between.items: [item | {"answer": next(following)} for item in prediction[between.items]]})
+            encode_json(
+                {adapter.items_key: [item | {"output": next(item_outputs)} for item in prediction[adapter.items_key]]}
+            )
             for prediction in predictions
         ]

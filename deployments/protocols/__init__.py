@@ -1,1 +1,1 @@
-"""Bytes to tensors and back: the Open Inference Protocol, its gRPC form, and the task's own JSON (`predict`)."""
+"""Wire formats: the Open Inference Protocol (`oip`), its gRPC messages, and the task's own JSON (`predict`)."""

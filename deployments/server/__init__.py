@@ -1,1 +1,1 @@
-"""The HTTP server of a replica: its layers, its routes, and the same methods for Serve's handles."""
+"""A replica's HTTP server: its layers, its routes, and the same API for calls through Serve handles."""

@@ -1,4 +1,7 @@
-"""The few ASGI words that every layer uses. https://asgi.readthedocs.io/en/latest/specs/www.html."""
+"""ASGI types, and the few functions that every layer uses.
+
+https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -14,22 +17,24 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def get_header(scope: Scope, name: bytes) -> bytes:
-    """The first header of this (lower case) name, or b""."""
+    """Return the first header of this (lower case) name, or b""."""
     for key, value in scope["headers"]:
         if key == name:
             return value  # type: ignore[no-any-return]
     return b""
 
 
-async def send_response(send: Send, status: int, body: bytes, kind: bytes = JSON, headers: Headers = ()) -> None:
-    """Send a whole answer."""
-    fields = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
+async def send_response(
+    send: Send, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()
+) -> None:
+    """Send a complete response."""
+    fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 
 
 async def reject_non_http(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer what is no HTTP request: the server's start and stop have nothing to do here, WebSockets are closed."""
+    """Acknowledge the server's lifespan events, which nothing here uses, and close WebSockets."""
     if scope["type"] == "lifespan":
         for phase in ("startup", "shutdown"):
             await receive()

@@ -1,7 +1,7 @@
-"""Who calls: every request but a health check carries a key.
+"""Authentication layer: every request but a health check carries an API key.
 
-Checked inside each replica's process, since a replica's own port answers too. The layer leaves the caller in the scope
-for those within (limits, metering). Scopes, quotas and more keys come in here.
+Checked inside each replica's process, since a replica's own port accepts requests too. The layer puts the caller into
+the scope for the layers within it (limits, metering). Scopes, quotas and more keys belong here.
 """
 
 import base64
@@ -13,52 +13,52 @@ from dataclasses import dataclass
 from deployments.errors import Unauthenticated
 from deployments.server.asgi import App, Receive, Scope, Send, get_header
 
-OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
+PUBLIC_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a key belongs to."""
+    """The owner of an API key."""
 
     name: str
 
 
 class Authentication:
-    """Lets in who holds a key.
+    """Refuses requests without a valid API key.
 
-    `keys` maps the sha256 of a key, in hex, to its holder. Looking a digest up tells a listening clock nothing of the
-    key, so no constant-time comparison is needed.
+    `callers` maps the hex sha256 of a key to its owner. The time of a digest's lookup reveals nothing of the key, so
+    no constant-time comparison is needed.
     """
 
-    def __init__(self, app: App, keys: Mapping[str, Caller]) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: App, callers: Mapping[str, Caller]) -> None:
+        self._app, self._callers = app, callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["path"] not in OPEN_PATHS:
-            scope["caller"] = authenticate(self._keys, get_header(scope, b"authorization"))
+        if scope["path"] not in PUBLIC_PATHS:
+            scope["caller"] = authenticate(self._callers, get_header(scope, b"authorization"))
         await self._app(scope, receive, send)
 
 
-def authenticate(keys: Mapping[str, Caller], authorization: bytes) -> Caller:
-    """Who holds the key of an `Authorization` header.
+def authenticate(callers: Mapping[str, Caller], authorization: bytes) -> Caller:
+    """Return the owner of the key in an `Authorization` header, of scheme Bearer or Basic.
 
     Raises:
-        MissingKey: there is none, or none that is known.
+        Unauthenticated: it has no key, or an unknown one.
     """
-    scheme, _, rest = authorization.partition(b" ")
+    scheme, _, credentials = authorization.partition(b" ")
     scheme = scheme.lower()
     if scheme == b"bearer":
-        key = rest.strip()
+        key = credentials.strip()
     elif scheme == b"basic":
-        # What a browser sends for /docs: any user name, the key as password.
+        # A browser sends this for /docs: any user name, the key as password.
         try:
-            key = base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+            key = base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
         except binascii.Error:
             key = b""
     else:
-        raise Unauthenticated("send a key: Authorization: Bearer KEY")
-    caller = keys.get(hashlib.sha256(key).hexdigest())
+        raise Unauthenticated("no API key; send the header Authorization: Bearer KEY")
+    caller = callers.get(hashlib.sha256(key).hexdigest())
     if not key or caller is None:
-        raise Unauthenticated("this key is not known; send a valid one: Authorization: Bearer KEY")
+        raise Unauthenticated("unknown API key; send a valid one in the header Authorization: Bearer KEY")
     return caller

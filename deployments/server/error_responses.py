@@ -1,18 +1,18 @@
-"""Outermost layer: every error becomes its status and body, and what is ours to mend is logged and says no more."""
+"""Outermost layer: encodes every error as a response; those of the service are logged, and their reason not sent."""
 
 import logging
 
 from deployments import errors
-from deployments.server.asgi import App, Receive, Scope, Send, get_header, reject_non_http, send_response
+from deployments.server.asgi import App, Message, Receive, Scope, Send, get_header, reject_non_http, send_response
 
 logger = logging.getLogger("ray.serve")
 
-INTERNAL_ERROR_MESSAGE = "this is a fault of the service, not of the request; it has been logged"
-"""What a caller is told of an error that is ours to mend."""
+INTERNAL_ERROR_MESSAGE = "internal error of the service; it has been logged"
+"""The message of every error that is no ClientError."""
 
 
 class ErrorResponses:
-    """Answers for whatever the layers within raise."""
+    """Responds for the exceptions that the layers within it raise."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -22,32 +22,32 @@ class ErrorResponses:
         if scope["type"] != "http":
             await reject_non_http(scope, receive, send)
             return
-        started = False
+        response_started = False
 
-        async def watched(message: dict) -> None:  # type: ignore[type-arg]
-            nonlocal started
-            started = True
+        async def tracked_send(message: Message) -> None:
+            nonlocal response_started
+            response_started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)  # type: ignore[arg-type]
+            await self._app(scope, receive, tracked_send)
         except errors.ClientError as error:
-            if started:
+            if response_started:
                 if isinstance(error, errors.ClientDisconnected):
                     return
                 raise
-            await send_response(
-                send, error.status, encode_error_for(scope, error.code, error.message), headers=error.headers
-            )
+            body = encode_error_for(scope, error.code, error.message)
+            await send_response(send, error.status, body, headers=error.headers)
         except Exception:
             logger.exception("request failed: %s %s", scope["method"], scope["path"])
-            if started:
+            if response_started:
                 raise
-            await send_response(send, 500, encode_error_for(scope, "internal", INTERNAL_ERROR_MESSAGE))
+            body = encode_error_for(scope, errors.CallError.code, INTERNAL_ERROR_MESSAGE)
+            await send_response(send, errors.CallError.status, body)
 
 
 def encode_error_for(scope: Scope, code: str, message: str) -> bytes:
-    """The error body that fits the path: Shoal's own, or the Open Inference Protocol's."""
+    """Encode the error body of the request's path: Shoal's own, or the Open Inference Protocol's."""
     path: str = scope["path"]
     if path.startswith("/v2") and not path.endswith(("/predict", "/example")):
         return errors.encode_oip_error(message)

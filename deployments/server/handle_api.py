@@ -1,7 +1,7 @@
-"""Calls that come through Serve's handles: from the control application, from gRPC's gateway, from a pipeline.
+"""The API of a replica for calls through Serve handles: from the control application, the gRPC gateway, a pipeline.
 
-Request walk: control.py, rpc/gateway.py or pipelines/replica.py -> [by_handle.py] -> replica.py or pipelines/runner.py
-An error would reach the caller as a traceback of its own kind; it goes as a status and a body instead.
+Request walk: handle_client.py -> [handle_api.py] -> models.served_model or pipelines.executor
+An exception would reach the caller as a remote traceback; errors are returned as a status and a body instead.
 """
 
 import asyncio
@@ -9,52 +9,53 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from deployments.errors import ClientError, DeadlineExceeded, encode_error
+from deployments.protocols.predict.events import ERROR
 from deployments.server.routes import Servable
 
 
 class HandleApi:
-    """The methods of a replica that answers; `answering` is what does."""
+    """The methods of a replica that Serve handles call; they delegate to `servable`."""
 
     servable: Servable
 
-    async def infer(self, version: str, raw: bytes, header_length: int | None) -> tuple[int, str, bytes, int | None]:
-        """An Open Inference Protocol request; returns status, code, body, its JSON part's length."""
+    async def infer(self, version: str, body: bytes, header_length: int | None) -> tuple[int, bytes, int | None]:
+        """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
         try:
-            self.servable.check_version(version)
-            return 200, "", *await self.servable.infer(raw, header_length)
+            self.servable.endpoint.check_version(version)
+            return 200, *await self.servable.infer(body, header_length)
         except ClientError as error:
-            return error.status, error.code, error.message.encode(), None
+            return error.status, encode_error(error.code, error.message, None), None
 
-    async def metadata(self, version: str) -> tuple[int, str, bytes, None]:
-        """The model's metadata; returns as `infer` does."""
+    async def metadata(self, version: str) -> tuple[int, bytes]:
+        """Return the model's metadata; status and body."""
         try:
-            self.servable.check_version(version)
-            return 200, "", self.servable.metadata, None
+            self.servable.endpoint.check_version(version)
+            return 200, self.servable.metadata
         except ClientError as error:
-            return error.status, error.code, error.message.encode(), None
+            return error.status, encode_error(error.code, error.message, None)
 
     async def predict(
-        self, raw: bytes, content_type: str, request_id: str | None, within_s: float | None = None
+        self, body: bytes, content_type: str, request_id: str | None, timeout_s: float | None = None
     ) -> tuple[int, bytes]:
-        """A request in words, given up after within_s; returns status and body."""
+        """Run a `predict` request, for timeout_s at most; returns status and body."""
         limit_s = self.servable.endpoint.limits.request_timeout_s
-        limit_s = limit_s if within_s is None else min(within_s, limit_s)
+        limit_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
         try:
             async with asyncio.timeout(limit_s):
-                return 200, await self.servable.predict(raw, content_type, request_id, within_s)
+                return 200, await self.servable.predict(body, content_type, request_id, timeout_s)
         except ClientError as error:
             return error.status, encode_error(error.code, error.message, request_id)
         except TimeoutError:
-            late = DeadlineExceeded(f"no answer within {limit_s:.3g} s; try again, or send less")
+            late = DeadlineExceeded(f"no response within {limit_s:.3g} s; try again, or send less")
             return late.status, encode_error(late.code, late.message, request_id)
 
     async def stream(
-        self, raw: bytes, content_type: str, request_id: str | None
+        self, body: bytes, content_type: str, request_id: str | None
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
-        """The same for a stream: each event with its status; one that is not 200 is an error's, and the last."""
-        async with contextlib.aclosing(self.servable.stream(raw, content_type)) as events:
+        """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last."""
+        async with contextlib.aclosing(self.servable.stream(body, content_type)) as events:
             try:
                 async for name, data in events:
                     yield 200, name, data
             except ClientError as error:
-                yield error.status, "error", encode_error(error.code, error.message, request_id)
+                yield error.status, ERROR, encode_error(error.code, error.message, request_id)

@@ -1,9 +1,14 @@
-"""Handles: how one deployment asks a model that another serves, and stops asking when nobody waits for the answer.
+"""Client of deployed models through Serve handles, for the control application, the gRPC gateway and pipelines.
 
-Request walk: control.py or pipelines/runner.py -> [handles.py] -> by_handle.py, in the model's replica
+Request walk: control.app, control.grpc_gateway or pipelines.model_node -> [handle_client.py] -> handle_api.py
+A call is retried once where its replica dies, and canceled where nobody waits for its response any more.
 """
 
 import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from typing import Any
 
 from ray import serve
@@ -11,79 +16,182 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import ClientError, NodeFailed, Unavailable
+from deployments.errors import CallError, DeadlineExceeded, NodeFailed, Unavailable, UnknownModel, parse_error
+from deployments.ray_internals import assignment_of
+from deployments.server.sse import Event
 
-# A replica that died is replaced within this, as a rule: so long a call waits for one.
+# Serve usually replaces a replica that died within this; a call waits so long for one.
 REPLICA_WAIT_S = 6.0
+# How long the client relies on a model's being deployed before it looks again.
+CHECK_INTERVAL_S = 1.0
+# Inference is idempotent: a call whose replica died is sent once more.
+MAX_ATTEMPTS = 2
 
 
 class HandleClient:
-    """Asks deployed models in words; a pipeline's call.Ask."""
+    """Calls the methods of HandleApi, and raises a replica's errors as their own classes.
 
-    def __init__(self) -> None:
-        self._handles: dict[str, DeploymentHandle[Any]] = {}
-        self._finding = asyncio.Lock()
+    Its own errors are UnknownModel, Unavailable (no replica is available), DeadlineExceeded (no response within
+    timeout_s) and NodeFailed (the replica raised something unexpected).
+    """
 
-    async def __call__(
-        self, model: str, raw: bytes, request_id: str | None, within_s: float, kind: str = "application/json"
-    ) -> tuple[int, bytes]:
-        """Ask once, and once more where the replica died over it: inference is idempotent."""
-        for _ in range(2):
+    def __init__(self, list_deployed: Callable[[], Collection[str]] | None = None) -> None:
+        """Make a client.
+
+        Args:
+            list_deployed: lists the names of deployed models, and may block; None for a caller that knows that the
+                models which it calls are deployed.
+        """
+        self._list_deployed = list_deployed
+        self._checked_s: dict[str, float] = {}
+        self._handles: dict[str, dict[str, DeploymentHandle[Any]]] = {}
+        self._handles_lock = asyncio.Lock()
+
+    async def predict(
+        self, model: str, body: bytes, request_id: str | None, timeout_s: float, content_type: str = "application/json"
+    ) -> bytes:
+        """Run a `predict` request; returns the response's body."""
+        (response,) = await self._call(model, "predict", timeout_s, body, content_type, request_id, timeout_s)
+        return response  # type: ignore[no-any-return]
+
+    async def infer(
+        self, model: str, version: str, body: bytes, header_length: int | None, timeout_s: float
+    ) -> tuple[bytes, int | None]:
+        """Run an Open Inference Protocol request.
+
+        Args:
+            model: its name.
+            version: "" for the deployed one.
+            body: JSON, followed by raw tensors where header_length is given.
+            header_length: length of the JSON part.
+            timeout_s: time limit.
+
+        Returns:
+            The response's body, and the length of its JSON part.
+        """
+        response, response_header_length = await self._call(model, "infer", timeout_s, version, body, header_length)
+        return response, response_header_length
+
+    async def metadata(self, model: str, version: str, timeout_s: float) -> bytes:
+        """Get a model's metadata; its replicas are ready if this returns."""
+        (response,) = await self._call(model, "metadata", timeout_s, version)
+        return response  # type: ignore[no-any-return]
+
+    async def stream(
+        self, model: str, body: bytes, request_id: str | None, content_type: str = "application/json"
+    ) -> AsyncGenerator[Event]:
+        """Run a `predict` request and yield the response's events; closing the generator cancels the replica's work."""
+        for _ in range(MAX_ATTEMPTS):
+            has_started = False
+            handles = await self._get_handles(model)
+            response: Any = handles["stream"].remote(body, content_type, request_id)
             try:
-                return await self._once(model, raw, request_id, within_s, kind)
-            except ClientError:
-                raise
+                with _translate_errors(model):
+                    await _wait_for_replica(model, response, REPLICA_WAIT_S)
+                    while (item := await _await_result(anext(response, None))) is not None:
+                        status, name, data = item
+                        if status != 200:
+                            raise parse_error(status, data, request_id)
+                        has_started = True
+                        yield name, data
+                return
             except RayActorError:
-                continue
-            except RayServeException:
-                raise Unavailable(f"{model} is not deployed, or failed to start; `shoal status` says more") from None
-            except Exception as error:
-                # Serve sends what the replica raised and logged.
-                raise NodeFailed(
-                    f"a fault of the service: {type(error).__name__}; the log of {model} says more"
-                ) from error
-        raise Unavailable(f"two replicas of {model} died over this request")
+                if has_started:
+                    raise Unavailable(f"the replica of {model} died during this request; send it again") from None
+            finally:
+                _cancel(response)
+        raise Unavailable(f"{MAX_ATTEMPTS} replicas of {model} died during this request")
 
-    async def _once(
-        self, model: str, raw: bytes, request_id: str | None, within_s: float, kind: str
-    ) -> tuple[int, bytes]:
-        handle = await self._handle(model)
-        response = handle.remote(raw, kind, request_id, within_s)
-        # Serve queues a call that finds no replica for as long as it takes, and tells nobody: only its own future shows
-        # whether a replica has it.
-        assigned: asyncio.Future[Any] = response._replica_result_future  # type: ignore[assignment]
-        waited_s = min(within_s, REPLICA_WAIT_S)
+    async def _call(self, model: str, method: str, timeout_s: float, *arguments: Any) -> tuple[Any, ...]:
+        """Call a method of HandleApi; returns what follows the status."""
         try:
-            await asyncio.wait({assigned}, timeout=waited_s)
-            if assigned.done():
-                return await _await_response(response)
-        except asyncio.CancelledError:
-            # Between being assigned and being awaited, a call hears nothing of it by itself.
-            if assigned.done() and not assigned.cancelled() and not assigned.exception():
-                assigned.result().cancel()
-            raise
-        finally:
-            assigned.cancel()
-        raise Unavailable(f"no replica of {model} answers; waited {waited_s:.3g} s for one; try again shortly")
+            async with asyncio.timeout(timeout_s):
+                for _ in range(MAX_ATTEMPTS):
+                    with contextlib.suppress(RayActorError), _translate_errors(model):
+                        handles = await self._get_handles(model)
+                        status, *result = await _call_once(model, handles[method], timeout_s, arguments)
+                        if status != 200:
+                            raise parse_error(status, result[0])
+                        return tuple(result)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no response within {timeout_s:.3g} s; try again, or send less") from None
+        raise Unavailable(f"{MAX_ATTEMPTS} replicas of {model} died during this request")
 
-    async def _handle(self, model: str) -> DeploymentHandle[Any]:
+    async def _get_handles(self, model: str) -> dict[str, DeploymentHandle[Any]]:
+        await self._check_deployed(model)
         if model not in self._handles:
-            async with self._finding:
+            async with self._handles_lock:
                 # One for all requests: each handle listens to Serve's controller for as long as this process lives.
                 if model not in self._handles:
-                    # It asks the controller, and blocks until that has answered.
-                    found = await asyncio.to_thread(serve.get_app_handle, model)
-                    self._handles[model] = found.options(method_name="predict")
+                    # It blocks on the controller's response.
+                    with _translate_errors(model):
+                        handle = await asyncio.to_thread(serve.get_app_handle, model)
+                    self._handles[model] = {
+                        method: handle.options(method_name=method, stream=method == "stream")
+                        for method in ("predict", "infer", "metadata", "stream")
+                    }
         return self._handles[model]
 
+    async def _check_deployed(self, model: str) -> None:
+        if self._list_deployed is None or time.monotonic() - self._checked_s.get(model, -math.inf) < CHECK_INTERVAL_S:
+            return
+        deployed = await asyncio.to_thread(self._list_deployed)
+        if model not in deployed:
+            self._handles.pop(model, None)
+            self._checked_s.pop(model, None)
+            raise UnknownModel(f"no model {model!r} is deployed; deployed: {', '.join(deployed) or 'none'}")
+        self._checked_s[model] = time.monotonic()
 
-async def _await_response(response: Any) -> tuple[int, bytes]:
+
+async def _call_once(model: str, handle: DeploymentHandle[Any], timeout_s: float, arguments: tuple[Any, ...]) -> Any:
+    response: Any = handle.remote(*arguments)
     try:
-        status, body = await response
+        await _wait_for_replica(model, response, min(timeout_s, REPLICA_WAIT_S))
+        return await _await_result(response)
+    except BaseException:
+        _cancel(response)
+        raise
+
+
+async def _wait_for_replica(model: str, response: Any, wait_s: float) -> None:
+    """Wait until a replica has the call; Serve would queue it for as long as there is none."""
+    assignment = assignment_of(response)
+    if assignment is None:
+        return
+    await asyncio.wait({assignment}, timeout=wait_s)
+    if not assignment.done():
+        raise Unavailable(f"no replica of {model} is available; waited {wait_s:.3g} s for one; try again shortly")
+
+
+async def _await_result(result: Any) -> Any:
+    try:
+        return await result
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        # It was the replica that gave the call up, and sent that as its answer: it stops.
-        raise ActorUnavailableError("the replica stops", None) from None
-    return status, body
+        # The replica canceled the call: it is shutting down.
+        raise ActorUnavailableError("the replica is shutting down", None) from None
+
+
+def _cancel(response: Any) -> None:
+    """Cancel a call, queued or running."""
+    assignment = assignment_of(response)
+    response.cancel()
+    # Serve's own cancel does not reach a call between its assignment and the first await.
+    if assignment is not None and assignment.done() and not assignment.cancelled() and not assignment.exception():
+        assignment.result().cancel()
+
+
+@contextlib.contextmanager
+def _translate_errors(model: str) -> Iterator[None]:
+    """Raise Serve's and unexpected errors as CallErrors; that a replica died (RayActorError) is left to the retry."""
+    try:
+        yield
+    except (CallError, RayActorError, TimeoutError):
+        raise
+    except RayServeException:
+        raise Unavailable(f"{model} has no running application; see `shoal status`") from None
+    except Exception as error:
+        # Serve sends what the replica raised and logged.
+        raise NodeFailed(f"internal error of the service: {type(error).__name__}; see the log of {model}") from error

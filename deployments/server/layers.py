@@ -1,6 +1,6 @@
-"""Layers: what every request passes before its handler, composed in this one place for HTTP and for gRPC.
+"""Layers: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
-Request walk: edge -> [layers.py: errors, authentication, limits] -> routes.py (a replica), control.app or control.grpc_gateway
+Request walk: fast_path.py -> [layers.py] -> error_responses.py -> authentication.py -> request_limits.py -> routes.py
 Each layer is a file that can be left out or replaced by itself.
 """
 
@@ -24,13 +24,14 @@ GRPC_CODES = {
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """HTTP status to gRPC status; every other 4xx is INVALID_ARGUMENT."""
 
 GrpcMethod = Callable[[bytes, Any], Awaitable[bytes]]
-"""A unary method: a serialized request and grpc.aio's context to a serialized response."""
+"""A unary method: from a serialized request and grpc.aio's context to a serialized response."""
 
 
 def compose_http(routes: App, limits: Limits, callers: Mapping[str, Caller]) -> App:
@@ -38,21 +39,21 @@ def compose_http(routes: App, limits: Limits, callers: Mapping[str, Caller]) -> 
     return ErrorResponses(Authentication(RequestLimits(routes, limits), callers))
 
 
-def compose_grpc(method: GrpcMethod, callers: Mapping[str, Caller], *, name: str, is_open: bool) -> GrpcMethod:
+def compose_grpc(method: GrpcMethod, callers: Mapping[str, Caller], *, name: str, is_public: bool) -> GrpcMethod:
     """Put the same layers around a gRPC method: errors and authentication; the server limits concurrent calls.
 
     Args:
-        method: is called only for callers that hold a key, unless it is open.
+        method: is called only for callers with a valid API key, unless it is public.
         callers: by the digest of their key.
         name: for the log.
-        is_open: whether a health check, which needs no key.
+        is_public: whether it needs no key, as a health check.
     """
 
-    async def call(raw: bytes, context: Any) -> bytes:
+    async def call(body: bytes, context: Any) -> bytes:
         try:
-            if not is_open:
-                authenticate(callers, _authorization(context))
-            return await method(raw, context)
+            if not is_public:
+                authenticate(callers, _get_authorization(context))
+            return await method(body, context)
         except ClientError as error:
             code, message = GRPC_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), error.message
         except Exception:
@@ -64,7 +65,7 @@ def compose_grpc(method: GrpcMethod, callers: Mapping[str, Caller], *, name: str
     return call
 
 
-def _authorization(context: Any) -> bytes:
+def _get_authorization(context: Any) -> bytes:
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
             return value.encode() if isinstance(value, str) else value

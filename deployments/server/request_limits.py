@@ -1,6 +1,6 @@
-"""How much one replica takes on: requests inside at a time, seconds for each, bytes of a body.
+"""Request limits of one replica: concurrent requests, seconds for each, bytes of a body.
 
-And for whom: work whose caller has left is given up.
+A request whose caller has disconnected is canceled too.
 """
 
 import asyncio
@@ -18,29 +18,38 @@ from deployments.errors import (
 from deployments.server.asgi import App, Receive, Scope, Send, get_header
 from deployments.settings import Limits
 
-# Requests that are inside for so long are looked at: is the caller still there, is the time up? Ray would watch every
+# Requests older than this are checked: has the caller disconnected, has the deadline passed? Ray would watch every
 # caller from the first moment, with a task and a queue for each request, which costs a small model a fifth of its
-# throughput; HAProxy tells it not to (cluster/local/haproxy.py).
+# throughput; HAProxy turns that off by a header (cluster/local/haproxy.py).
 CHECK_INTERVAL_S = 0.25
 
 
 @dataclass(slots=True)
 class _OngoingRequest:
-    """A request on its way: its scope and channel, when it came and is given up, and who watches for its caller."""
+    """A request inside the layer.
+
+    Attributes:
+        scope: of the request.
+        receive: its channel; the next message after the body is the disconnect.
+        started_s: when it came, in the event loop's time.
+        deadline_s: when it is canceled, in the event loop's time.
+        disconnect_watcher: the task that waits for the disconnect.
+        cancellation: what the caller gets where this layer canceled the request.
+    """
 
     scope: Scope
     receive: Receive
     started_s: float
     deadline_s: float
-    watch: asyncio.Task[None] | None = None
-    cancel_reason: str = ""
+    disconnect_watcher: asyncio.Task[None] | None = None
+    cancellation: ClientDisconnected | DeadlineExceeded | None = None
 
 
 class RequestLimits:
-    """Refuses what is over the queue's limit and gives up what takes too long or has nobody left to answer to.
+    """Refuses requests over the queue's limit; cancels those that are late or whose caller has disconnected.
 
-    One timer for all requests: with one for each (asyncio.timeout), setting and cancelling them took 7% of a small
-    model's time. A stream that has begun keeps its own time; see events.py.
+    One timer for all requests: with one for each (asyncio.timeout), setting and canceling them took 7% of a small
+    model's time. A stream that has begun has its own timeout; see sse.py.
     """
 
     def __init__(self, app: App, limits: Limits) -> None:
@@ -52,84 +61,85 @@ class RequestLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if len(self._ongoing) >= self._limits.max_queue:
-            raise QueueFull(f"this replica holds {len(self._ongoing)} requests, its limit; try again shortly")
+            raise QueueFull(f"this replica has {len(self._ongoing)} requests, its limit; try again shortly")
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        inside = self._ongoing[task] = _OngoingRequest(scope, receive, now, now + self._limits.request_timeout_s)
-        scope["bounds"] = self
+        now_s = loop.time()
+        request = self._ongoing[task] = _OngoingRequest(scope, receive, now_s, now_s + self._limits.request_timeout_s)
+        scope["request_limits"] = self
         if self._timer is None:
             self._timer = loop.call_later(self._check_interval_s, self._check_ongoing, loop)
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not inside.cancel_reason:
-                raise  # somebody else's decision
+            if request.cancellation is None:
+                raise  # canceled by something else
             task.uncancel()
-            if inside.cancel_reason == "left":
-                raise ClientDisconnected("the caller has closed the connection") from None
-            raise DeadlineExceeded(
-                f"no answer within {self._limits.request_timeout_s:g} s; try again, or send less"
-            ) from None
+            raise request.cancellation from None
         finally:
             del self._ongoing[task]
-            if inside.watch:
-                inside.watch.cancel()
+            if request.disconnect_watcher:
+                request.disconnect_watcher.cancel()
 
     def extend_deadline(self, task: "asyncio.Task[None]") -> float:
-        """Let a request whose answer has begun take longer; returns the seconds that it has for the rest."""
+        """Lift the deadline of a request whose response has begun; returns the seconds that the stream may take."""
         self._ongoing[task].deadline_s = math.inf
         return self._limits.stream_timeout_s
 
     def _check_ongoing(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End what is late, watch the callers of what lasts, and look again while anything is inside."""
-        now = loop.time()
-        for task, inside in self._ongoing.items():
-            if inside.deadline_s <= now:
-                _cancel(task, inside, "late")
-            elif inside.started_s > now - self._check_interval_s:
-                break  # and so are those that came later
-            elif inside.watch is None and "body_read" in inside.scope:
-                inside.watch = loop.create_task(_watch_disconnect(task, inside))
+        """Cancel late requests and watch the callers of old ones; runs again while there are requests."""
+        now_s = loop.time()
+        for task, request in self._ongoing.items():
+            if request.deadline_s <= now_s:
+                timeout_s = self._limits.request_timeout_s
+                _cancel(task, request, DeadlineExceeded(f"no response within {timeout_s:g} s; try again, or send less"))
+            elif request.started_s > now_s - self._check_interval_s:
+                break  # they are in the order of their arrival
+            elif request.disconnect_watcher is None and "body_read" in request.scope:
+                request.disconnect_watcher = loop.create_task(_watch_disconnect(task, request))
         self._timer = loop.call_later(self._check_interval_s, self._check_ongoing, loop) if self._ongoing else None
 
 
-async def _watch_disconnect(task: "asyncio.Task[None]", inside: _OngoingRequest) -> None:
-    while (await inside.receive())["type"] != "http.disconnect":
+async def _watch_disconnect(task: "asyncio.Task[None]", request: _OngoingRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
         pass
-    _cancel(task, inside, "left")
+    _cancel(task, request, ClientDisconnected("the caller closed the connection"))
 
 
-def _cancel(task: "asyncio.Task[None]", inside: _OngoingRequest, why: str) -> None:
-    if not inside.cancel_reason:
-        inside.cancel_reason = why
+def _cancel(
+    task: "asyncio.Task[None]", request: _OngoingRequest, cancellation: ClientDisconnected | DeadlineExceeded
+) -> None:
+    if request.cancellation is None:
+        request.cancellation = cancellation
         task.cancel()
 
 
 def reject_encoding(scope: Scope) -> None:
-    """Take no compressed body: a small one can hold any amount.
+    """Refuse compressed bodies: a small one can decompress to any size.
 
     Raises:
-        WrongContentType: the body is encoded.
+        UnsupportedMediaType: the body is encoded.
     """
     encoding = get_header(scope, b"content-encoding")
     if encoding not in (b"", b"identity"):
-        raise UnsupportedMediaType(f"content encoding {encoding.decode('latin-1')!r}; send the body as it is")
+        raise UnsupportedMediaType(
+            f"content encoding {encoding.decode('latin-1')!r} is not supported; send the body without one"
+        )
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Read a whole body, and no more than the limit of it.
+    """Read a body, up to its limit.
 
-    It notes in the scope that the next message will be the caller's leaving, for Bounded to watch for.
+    It sets "body_read" in the scope: the next message is the disconnect, which RequestLimits may watch for.
 
     Raises:
-        TooLarge: it is larger; told from the Content-Length before a byte is read where there is one.
-        BodyTimeout: the caller left before its end.
+        PayloadTooLarge: it is larger; known from Content-Length, where there is one, before a byte is read.
+        BodyTimeout: the caller disconnected before its end.
     """
-    length = get_header(scope, b"content-length")
-    if length and int(length) > max_bytes:
-        raise PayloadTooLarge(f"a body of {int(length)} bytes; the limit is {max_bytes}")
+    content_length = get_header(scope, b"content-length")
+    if content_length and int(content_length) > max_bytes:
+        raise PayloadTooLarge(f"the body has {int(content_length)} bytes; the limit is {max_bytes}")
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
@@ -139,10 +149,10 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     while message.get("more_body"):
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise BodyTimeout("the connection closed before the body's end")
+            raise BodyTimeout("the connection closed before the end of the body")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > max_bytes:
-            raise PayloadTooLarge(f"a body of more than {max_bytes} bytes, which is the limit")
+            raise PayloadTooLarge(f"the body has more than {max_bytes} bytes, the limit")
     scope["body_read"] = True
     return b"".join(chunks)

@@ -1,6 +1,6 @@
-"""Ingress: the layers around a model and the routes to it, all inside the replica's process.
+"""The routes of one model, inside its replica's process.
 
-Request walk: socket -> HAProxy -> [ingress.py: route, caller, limits] -> replica.py -> codec -> batching.py
+Request walk: layers.py -> [routes.py] -> models.served_model or pipelines.executor
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -8,40 +8,40 @@ from typing import Any, Protocol
 
 import msgspec
 
-from deployments.errors import MethodNotAllowed, NotFound, UnknownVersion, UnsupportedMediaType
-from deployments.protocols.oip.binary import parse_header_length
+from deployments.errors import MethodNotAllowed, NotFound, UnsupportedMediaType
+from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.server.asgi import JSON, Receive, Scope, Send, get_header, send_response
 from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.sse import Event, send_events, wants_stream
+from deployments.specs.model import Endpoint
 
-BINARY = b"application/octet-stream"
-# What curl and HTTP libraries say of a body by themselves is taken too: the protocol's clients leave it at that.
-INFER_TYPES = (JSON, BINARY, b"application/x-www-form-urlencoded")
-INFER_HEADER = b"inference-header-content-length"
+OCTET_STREAM = b"application/octet-stream"
+# curl and HTTP libraries send the last one by default, and the protocol's clients do not change it.
+INFER_CONTENT_TYPES = (JSON, OCTET_STREAM, b"application/x-www-form-urlencoded")
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Servable(Protocol):
-    """What answers at a model's paths: a model, or a pipeline of models."""
+    """What a replica serves: a model, or a pipeline of models."""
 
-    endpoint: Any
     example: dict[str, Any]
     metadata: bytes
 
-    def check_version(self, asked: str) -> None:
-        """Raise UnknownVersion unless this is the version that is asked for, or none is."""
+    @property
+    def endpoint(self) -> Endpoint:
+        """What is served: name, version, limits."""
 
-    async def infer(self, raw: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
-        """Answer an Open Inference Protocol request."""
+    async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+        """Run an Open Inference Protocol request; the second values are the lengths of the JSON parts."""
 
     async def predict(
-        self, raw: bytes, content_type: str, request_id: str | None = None, within_s: float | None = None
+        self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
     ) -> bytes:
-        """Answer a request in the words of the task; a pipeline passes on the request's id and the time it has."""
+        """Run a request in the task's JSON form; a pipeline passes the request's id and remaining time on."""
 
-    def stream(self, raw: bytes, content_type: str) -> AsyncGenerator[Event]:
-        """The same, while the answer grows."""
+    def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
+        """Run the same request and yield its output while it grows."""
 
 
 class ModelRoutes:
@@ -52,7 +52,7 @@ class ModelRoutes:
         self._max_bytes = model.endpoint.limits.max_body_bytes
         name, version = model.endpoint.name, model.endpoint.version
         base, versioned = f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"
-        self._versions, self._version = f"{base}/versions/", version
+        self._versions_prefix = f"{base}/versions/"
         self._routes: dict[str, tuple[str, Handler]] = {}
         for prefix in (base, versioned):
             self._routes |= {
@@ -66,42 +66,44 @@ class ModelRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         path: str = scope["path"]
-        found = self._routes.get(path)
-        if found is None:
+        route = self._routes.get(path)
+        if route is None:
             raise self._not_found(path)
-        method, handler = found
+        method, handler = route
         if scope["method"] != method:
             raise MethodNotAllowed(scope["method"], method)
         await handler(scope, receive, send)
 
     def _not_found(self, path: str) -> NotFound:
-        asked = path.removeprefix(self._versions).partition("/")[0]
-        if path.startswith(self._versions) and asked != str(self._version):
-            return UnknownVersion(f"version {asked!r} is not deployed; version {self._version} is")
-        return NotFound(f"no path {path!r}; this model answers at {', '.join(self._routes)}")
+        version = path.removeprefix(self._versions_prefix).partition("/")[0]
+        if path.startswith(self._versions_prefix):
+            self._model.endpoint.check_version(version)
+        return NotFound(f"no path {path!r}; this model has {', '.join(self._routes)}")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = get_header(scope, b"content-type")
-        if kind and not kind.lower().startswith(INFER_TYPES):
+        content_type = get_header(scope, b"content-type")
+        if content_type and not content_type.lower().startswith(INFER_CONTENT_TYPES):
             raise UnsupportedMediaType(
-                f"content type {kind.decode('latin-1')!r}; send application/json or application/octet-stream"
+                f"content type {content_type.decode('latin-1')!r} is not supported; "
+                "send application/json or application/octet-stream"
             )
         reject_encoding(scope)
-        raw = await read_body(scope, receive, self._max_bytes)
-        answer, length = await self._model.infer(raw, parse_header_length(get_header(scope, INFER_HEADER), len(raw)))
-        if length is None:
-            await send_response(send, 200, answer)
+        body = await read_body(scope, receive, self._max_bytes)
+        header_length = parse_header_length(get_header(scope, HEADER_LENGTH), len(body))
+        response, header_length = await self._model.infer(body, header_length)
+        if header_length is None:
+            await send_response(send, 200, response)
         else:
-            await send_response(send, 200, answer, BINARY, ((INFER_HEADER, b"%d" % length),))
+            await send_response(send, 200, response, OCTET_STREAM, ((HEADER_LENGTH, b"%d" % header_length),))
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         reject_encoding(scope)
-        kind = get_header(scope, b"content-type").decode("latin-1")
-        raw = await read_body(scope, receive, self._max_bytes)
-        if wants_stream(scope, raw):
-            await send_events(scope, send, self._model.stream(raw, kind))
+        content_type = get_header(scope, b"content-type").decode("latin-1")
+        body = await read_body(scope, receive, self._max_bytes)
+        if wants_stream(scope, body):
+            await send_events(scope, send, self._model.stream(body, content_type))
         else:
-            await send_response(send, 200, await self._model.predict(raw, kind))
+            await send_response(send, 200, await self._model.predict(body, content_type))
 
     async def _example(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_response(send, 200, msgspec.json.encode(self._model.example))

@@ -1,8 +1,8 @@
-"""Server-sent events: an answer that is sent while it grows.
+"""Server-sent events: a response that is sent while the output grows.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event is waited for like any answer, within
-request_timeout_s, so that what is refused keeps its own status. From then on the stream has stream_timeout_s, and what
-goes wrong is told as an event. Knows nothing of what the events say.
+https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event has request_timeout_s, like any
+response, so that a refused request keeps its own status. From then on the stream has stream_timeout_s, and an error is
+sent as an event. Does not know what the events contain.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from deployments import errors
-from deployments.errors import ClientError, DeadlineExceeded
+from deployments.errors import CallError, ClientError, DeadlineExceeded
+from deployments.protocols.predict.events import ERROR
 from deployments.server.asgi import Scope, Send, get_header
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
 
@@ -21,13 +22,13 @@ Event = tuple[str, bytes]
 """Its name, and its data as JSON, which has no line break."""
 
 MEDIA_TYPE = b"text/event-stream"
-# Proxies cut a connection that is silent for long; 30 s and 60 s are common.
+# Proxies close a connection that is silent for long; 30 s and 60 s are common.
 KEEP_ALIVE_S = 10.0
 
 _HEADERS = [
     (b"content-type", MEDIA_TYPE + b"; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    # nginx would otherwise collect the events.
+    # nginx would buffer the events otherwise.
     (b"x-accel-buffering", b"no"),
 ]
 logger = logging.getLogger("ray.serve")
@@ -38,10 +39,10 @@ class _StreamOption(msgspec.Struct):
 
 
 def wants_stream(scope: Scope, body: bytes) -> bool:
-    """Whether a request asks for events: by its Accept header, or by "stream": true in its body."""
+    """Whether a request wants events: by its Accept header, or by "stream": true in its body."""
     if MEDIA_TYPE in get_header(scope, b"accept").lower():
         return True
-    # Almost no body does: most are not read twice.
+    # Hardly any body contains it, so hardly any is decoded twice.
     if b'"stream"' not in body:
         return False
     try:
@@ -51,30 +52,27 @@ def wants_stream(scope: Scope, body: bytes) -> bool:
 
 
 async def send_events(scope: Scope, send: Send, events: AsyncGenerator[Event]) -> None:
-    """Send events as they come; their source is closed at the end, also where the request is cancelled.
+    """Send events as they come; their source is closed at the end, also where the request is canceled.
 
     Raises:
         ClientError: before the first event; afterwards it is an event itself.
     """
     async with contextlib.aclosing(events):
         first = await anext(events)
-        most_s = scope["bounds"].lift(asyncio.current_task()) if "bounds" in scope else None
+        limits = scope.get("request_limits")
+        timeout_s = None if limits is None else limits.extend_deadline(asyncio.current_task())
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        beats = asyncio.create_task(_send_keep_alives(send))
+        keep_alive_task = asyncio.create_task(_send_keep_alives(send))
         try:
-            async with asyncio.timeout(most_s):
-                await _send_all(send, first, events)
+            async with asyncio.timeout(timeout_s):
+                await _send_event(send, *first)
+                async for name, data in events:
+                    await _send_event(send, name, data)
         except Exception as error:
-            await _send_event(send, "error", _encode_late_error(error, scope, most_s))
+            await _send_event(send, ERROR, _encode_late_error(error, scope, timeout_s))
         finally:
-            beats.cancel()
+            keep_alive_task.cancel()
         await send({"type": "http.response.body", "body": b""})
-
-
-async def _send_all(send: Send, first: Event, events: AsyncGenerator[Event]) -> None:
-    await _send_event(send, *first)
-    async for name, data in events:
-        await _send_event(send, name, data)
 
 
 async def _send_event(send: Send, name: str, data: bytes) -> None:
@@ -88,12 +86,12 @@ async def _send_keep_alives(send: Send) -> None:
         await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
 
 
-def _encode_late_error(error: Exception, scope: Scope, most_s: float | None) -> bytes:
-    """The body of an error that comes too late for a status."""
+def _encode_late_error(error: Exception, scope: Scope, timeout_s: float | None) -> bytes:
+    """Encode an error that comes too late for a status."""
     request_id = get_header(scope, b"x-request-id").decode("latin-1") or None
     if isinstance(error, TimeoutError):
-        error = DeadlineExceeded(f"no end within {most_s:g} s; ask for fewer tokens or rows")
+        error = DeadlineExceeded(f"the stream did not end within {timeout_s:g} s; request fewer tokens or rows")
     if isinstance(error, ClientError):
         return errors.encode_error(error.code, error.message, request_id)
     logger.exception("stream failed: %s", scope["path"])
-    return errors.encode_error("internal", INTERNAL_ERROR_MESSAGE, request_id)
+    return errors.encode_error(CallError.code, INTERNAL_ERROR_MESSAGE, request_id)

@@ -1,1 +1,1 @@
-"""What shall run, as closed models: deployments, pipelines, conditions, signatures."""
+"""The desired state as strict models: deployments, pipelines, conditions, signatures."""

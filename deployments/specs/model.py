@@ -1,24 +1,28 @@
-"""What a deployment is: a published version, pinned, and how much of it runs."""
+"""Model deployment: a published version, pinned by its digest, and how many replicas of it run.
+
+Deploy walk: cluster.rollout.deploy -> [model.py] -> deployments.applications
+"""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from deployments.errors import UnknownVersion
 from deployments.settings import Limits
 from training.schema import StrictModel
 
 
 class Scale(StrictModel):
-    """How many replicas run, and on what."""
+    """Number of replicas, and the resources of each."""
 
-    min_replicas: int = Field(1, ge=1, description="Replicas that always run.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at the most; Serve scales between the two by load.")
-    target_ongoing_requests: float = Field(16, gt=0, description="Requests inside one replica that Serve aims at.")
+    min_replicas: int = Field(1, ge=1, description="Minimum number of replicas.")
+    max_replicas: int = Field(1, ge=1, description="Maximum number of replicas; Serve scales between the two by load.")
+    target_ongoing_requests: float = Field(16, gt=0, description="Ongoing requests per replica that Serve aims at.")
     cpus: float = Field(1, ge=0, description="CPUs of one replica.")
     gpus: float = Field(0, ge=0, description="GPUs of one replica; a fraction shares one.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Scale":
+    def _check_bounds(self) -> "Scale":
         if self.max_replicas < self.min_replicas:
             raise ValueError(
                 f"max_replicas={self.max_replicas} is less than min_replicas={self.min_replicas}; raise it"
@@ -26,33 +30,49 @@ class Scale(StrictModel):
         return self
 
 
-Dtype = Literal["fp32", "bf16"]
-
-
 class Endpoint(StrictModel):
     """What one replica serves; a change of it means new replicas."""
 
     name: str
-    version: int
-    digest: str = Field(description="Digest of the bundle's manifest; any other content is refused.")
-    uri: str = Field(description="Where the bundle's folder is.")
+    version: int = Field(ge=1)
     limits: Limits = Limits()
-    dtype: Dtype = Field("fp32", description="bf16: what multiplies matrices does so in bf16; see precision.py.")
-    compile: bool = Field(False, description="Compiled when it is loaded; needs a C++ compiler where replicas run.")
+
+    def check_version(self, version: str) -> None:
+        """Check the version that a request names; "" is any.
+
+        Raises:
+            UnknownVersion: it is not the deployed one.
+        """
+        if version not in ("", str(self.version)):
+            raise UnknownVersion(f"version {version!r} is not deployed; version {self.version} is")
+
+
+Dtype = Literal["fp32", "bf16"]
+
+
+class ModelEndpoint(Endpoint):
+    """One version of a model, and the variant that it is served in."""
+
+    digest: str = Field(description="Digest of the bundle's manifest; other content is refused.")
+    uri: str = Field(description="URI of the bundle's folder.")
+    dtype: Dtype = Field("fp32", description="bf16: matrix products are computed in bf16 (autocast).")
+    compile: bool = Field(
+        False, description="Compile the net at load time; needs a C++ compiler on the replica's node."
+    )
 
     @property
     def variant(self) -> str:
-        """How it computes, in words."""
+        """The variant's name: `fp32`, `bf16`, `fp32, compiled` or `bf16, compiled`."""
         return f"{self.dtype}, compiled" if self.compile else self.dtype
 
 
-class Deployment(StrictModel):
-    """One model as it shall run."""
+class ModelDeployment(StrictModel):
+    """The desired state of one model."""
 
-    endpoint: Endpoint
+    endpoint: ModelEndpoint
     scale: Scale = Scale()
 
     @property
     def name(self) -> str:
-        """The model's name, which is the application's too."""
+        """The model's name, which is the Serve application's too."""
         return self.endpoint.name

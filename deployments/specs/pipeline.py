@@ -1,29 +1,35 @@
-"""What a pipeline is: steps, and the four ways to put them together; in YAML or as objects.
+"""Pipeline specification: nodes that call models, and the four ways to compose them; in YAML or as objects.
 
-Closed and checked by itself here; whether the steps fit one another is told by plan.py, from what is deployed.
+Deploy walk: pipeline_files.py -> [pipeline.py] -> deployments.pipelines.resolve
+Validated by itself here; whether the nodes fit one another depends on what is deployed and is checked in
+deployments.pipelines.plan.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sized
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from deployments.specs.conditions import Condition
 from deployments.specs.model import Scale
 from training.schema import StrictModel
 
 AdapterName = Literal["text", "label", "scores", "record", "spans", "crops", "reconstruction", "latent"]
-"""What of the answer before becomes the next step's rows; see transfers.py for each."""
+"""What of a node's output becomes the rows of the next; see deployments/pipelines/adapters.py."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
 def _parse_node(value: object) -> object:
-    """Take a bare name for a step, and what names a model for one too."""
+    """Read a bare name, or an object without `kind` that names a model, as a model node."""
     if isinstance(value, str):
         return {"kind": "model", "model": value}
-    if isinstance(value, dict) and "kind" not in value and "model" in value:
-        return {"kind": "model"} | value
+    if isinstance(value, dict):
+        if value.get("kind") == "step":
+            raise ValueError("kind 'step' is called 'model' now")
+        if "kind" not in value and "model" in value:
+            return {"kind": "model"} | value
     return value
 
 
@@ -32,9 +38,22 @@ Node = Annotated[
 ]
 
 
+def _require_length(minimum: int) -> AfterValidator:
+    """Require so many items; Field(min_length=...) would report an invalid item a second time, as a missing one."""
+
+    def check(items: Sized) -> Sized:
+        if len(items) < minimum:
+            raise ValueError(f"{len(items)} given; give at least {minimum}")
+        return items
+
+    return AfterValidator(check)
+
+
 class _Node(StrictModel):
+    renamed_keys: ClassVar[Mapping[str, str]] = {"take": "input_from"}
+
     input_from: AdapterName | None = Field(
-        None, description="Inside a sequence: what of the answer before this node gets as its rows."
+        None, description="In a sequence: what of the previous node's output becomes this node's rows."
     )
 
 
@@ -42,141 +61,162 @@ class ModelNode(_Node):
     """One call of a deployed model or pipeline."""
 
     kind: Literal["model"] = "model"
-    model: Name = Field(description="As it is deployed.")
-    options: dict[str, JsonValue] = Field({}, description="What a request may choose: min_score, max_tokens, seed ...")
-    timeout_s: float | None = Field(None, gt=0, description="Most seconds; never more than the request has left.")
+    model: ModelName = Field(description="Name of a deployed model or pipeline.")
+    options: dict[str, JsonValue] = Field({}, description="Options of its requests: min_score, max_tokens, seed ...")
+    timeout_s: float | None = Field(
+        None, gt=0, description="Time limit of the call, in seconds; at most what is left of the request's."
+    )
 
 
 class Sequence(_Node):
-    """One node after another; the answer is the last one's."""
+    """One node after another; the output is the last node's."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"take": "input_from", "steps": "nodes"}
 
     kind: Literal["sequence"] = "sequence"
-    nodes: tuple[Node, ...] = Field(min_length=1)
+    nodes: Annotated[tuple[Node, ...], _require_length(1)]
 
     @model_validator(mode="after")
-    def _takes(self) -> "Sequence":
-        _forbid_input_from(self.nodes[:1], "the first step of a sequence gets the request's own rows")
-        for number, step in enumerate(self.nodes[1:], 2):
-            if step.input_from is None:
-                raise ValueError(f"step {number} does not say what it takes of step {number - 1}'s answer; add `take`")
+    def _check_input_from(self) -> "Sequence":
+        _forbid_input_from(self.nodes[:1], "the first node of a sequence gets the rows of the sequence")
+        for number, node in enumerate(self.nodes[1:], 2):
+            if node.input_from is None:
+                raise ValueError(
+                    f"node {number} has no `input_from`; set what of node {number - 1}'s output becomes its rows"
+                )
         return self
 
 
 class Ensemble(_Node):
-    """Several models of the same rows and the same answer; one answer out of all of theirs."""
+    """Several models of the same rows and the same output schema; one output from all of theirs."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"take": "input_from", "by": "method"}
 
     kind: Literal["ensemble"] = "ensemble"
-    members: tuple[Node, ...] = Field(min_length=2)
+    members: Annotated[tuple[Node, ...], _require_length(2)]
     method: Literal["average", "vote"] = Field(
-        "average", description="The weighted mean of scores or numbers, or the label with most of the weights."
+        "average", description="The weighted mean of scores or numbers, or the label with the largest sum of weights."
     )
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
-        None, description="One for each member; alike where there are none."
+        None, description="One per member; None: equal weights."
     )
 
     @model_validator(mode="after")
-    def _weighed(self) -> "Ensemble":
+    def _check_weights(self) -> "Ensemble":
         _forbid_input_from(self.members, "a member gets the rows of its ensemble")
         if self.weights is not None and len(self.weights) != len(self.members):
             raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members; give one for each")
         if self.weights is not None and sum(self.weights) <= 0:
-            raise ValueError("all weights are 0; make one of them more")
+            raise ValueError("all weights are 0; make one of them positive")
         return self
 
 
 class Case(StrictModel):
-    """Where a row goes that meets all conditions."""
+    """Conditions, and the node that gets the rows that meet them all."""
 
-    name: Key = Field(description="Told with each row's answer, as `branch`.")
-    when: Annotated[tuple[Condition, ...], BeforeValidator(lambda v: v if isinstance(v, list | tuple) else (v,))] = (
-        Field(min_length=1)
-    )
+    name: Identifier = Field(description="Returned with each prediction of the case, as `branch`.")
+    when: Annotated[
+        tuple[Condition, ...],
+        BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,)),
+        _require_length(1),
+    ] = Field(description="One condition or several.")
     then: Node
 
 
 class Branch(_Node):
-    """Each row goes one way: that of the first arm whose conditions it meets."""
+    """Each row goes to the first case whose conditions it meets, else to the default."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "take": "input_from",
+        "by": "router",
+        "arms": "cases",
+        "otherwise": "default",
+    }
 
     kind: Literal["branch"] = "branch"
-    router: Node | None = Field(None, description="Asked first; conditions are on its answer. None: on the row itself.")
-    cases: tuple[Case, ...] = Field(min_length=1)
-    default: Node = Field(description="Where all other rows go.")
+    router: Node | None = Field(
+        None, description="Called first; conditions read its output. None: conditions read the row."
+    )
+    cases: Annotated[tuple[Case, ...], _require_length(1)]
+    default: Node = Field(description="Gets the rows that meet no case.")
 
     @model_validator(mode="after")
-    def _apart(self) -> "Branch":
-        below = [arm.then for arm in self.cases] + [self.default] + ([self.router] if self.router else [])
-        _forbid_input_from(below, "what is below a branch gets the rows of the branch")
-        names = [arm.name for arm in self.cases]
+    def _check_cases(self) -> "Branch":
+        _forbid_input_from(_list_children(self), "the nodes of a branch get the rows of the branch")
+        names = [case.name for case in self.cases]
         if len(set(names)) < len(names) or "default" in names:
-            raise ValueError(f"arms are called {names}; give each a name of its own, and none `otherwise`")
-        for arm in self.cases:
-            for condition in arm.when:
-                if condition.reads_output != (self.router is not None):
-                    place = (
-                        "an answer: say `by` which model"
-                        if condition.reads_output
-                        else "the row itself: leave out `by`"
-                    )
-                    raise ValueError(f"arm {arm.name}: `{condition.kind}` is a condition on {place}")
+            raise ValueError(f"cases are called {', '.join(names)}; names must be unique and none may be `default`")
+        for case in self.cases:
+            for condition in case.when:
+                if condition.reads_output and self.router is None:
+                    raise ValueError(f"case {case.name}: `{condition.kind}` reads a model's output; set `router`")
+                if not condition.reads_output and self.router is not None:
+                    raise ValueError(f"case {case.name}: `{condition.kind}` reads the row; remove `router`")
         return self
 
 
 class FanOut(_Node):
-    """The same rows to several at once; each one's answer under its name."""
+    """The same rows to several nodes at once; each one's output under its name."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"take": "input_from", "to": "nodes"}
 
     kind: Literal["fan-out"] = "fan-out"
-    nodes: dict[Key, Node] = Field(min_length=1)
+    nodes: Annotated[dict[Identifier, Node], _require_length(1)]
 
     @model_validator(mode="after")
-    def _rows(self) -> "FanOut":
-        _forbid_input_from(self.nodes.values(), "each gets the rows of the fan-out")
+    def _check_nodes(self) -> "FanOut":
+        _forbid_input_from(self.nodes.values(), "the nodes of a fan-out get the rows of the fan-out")
         return self
 
 
-def _forbid_input_from(nodes: Any, reason: str) -> None:
+def _forbid_input_from(nodes: Iterable[Any], reason: str) -> None:
     for node in nodes:
         if node.input_from is not None:
-            raise ValueError(f"take: {node.input_from} has no meaning here: {reason}; leave it out")
+            raise ValueError(f"input_from={node.input_from!r} has no effect: {reason}; remove it")
 
 
 class PipelineScale(Scale):
-    """How many replicas a pipeline has: they only wait for others, so one holds many requests on little."""
+    """Scale of a pipeline: its replicas only wait for models, so one holds many requests on few resources."""
 
     cpus: float = Field(0.1, ge=0, description="CPUs of one replica.")
-    target_ongoing_requests: float = Field(64, gt=0, description="Requests inside one replica that Serve aims at.")
+    target_ongoing_requests: float = Field(64, gt=0, description="Ongoing requests per replica that Serve aims at.")
 
 
 class Pipeline(StrictModel):
     """A pipeline as its author writes it."""
 
-    name: Name = Field(description="Its name in URLs; no model's.")
-    summary: str = Field("", description="One sentence for the catalogue.")
+    name: ModelName = Field(description="Its name in URLs; it must not be a model's.")
+    summary: str = Field("", description="One sentence for the catalog.")
     timeout_s: float | None = Field(
-        None, gt=0, description="Seconds until a request is given up with 504; else limits.request_timeout_s."
+        None, gt=0, description="Time limit of a request, in seconds (504); None: limits.request_timeout_s."
     )
     scale: PipelineScale = PipelineScale()
     root: Node
 
     @model_validator(mode="after")
-    def _first(self) -> "Pipeline":
-        _forbid_input_from([self.root], "the root gets the request's own rows")
+    def _check_root(self) -> "Pipeline":
+        _forbid_input_from([self.root], "the root gets the rows of the request")
         return self
 
     def list_models(self) -> tuple[str, ...]:
-        """Every model and pipeline that it calls, once each."""
-        return tuple(dict.fromkeys(_list_models(self.root)))
+        """List the models and pipelines that it calls, each once."""
+        return tuple(dict.fromkeys(_iter_models(self.root)))
 
 
-def _list_models(node: Any) -> list[str]:
-    if isinstance(node, ModelNode):
-        return [node.model]
-    below: list[Any] = []
+def _list_children(node: Any) -> list[Any]:
     if isinstance(node, Sequence):
-        below = list(node.nodes)
-    elif isinstance(node, Ensemble):
-        below = list(node.members)
-    elif isinstance(node, FanOut):
-        below = list(node.nodes.values())
-    elif isinstance(node, Branch):
-        below = [*([node.router] if node.router else []), *(arm.then for arm in node.cases), node.default]
-    return [model for each in below for model in _list_models(each)]
+        return list(node.nodes)
+    if isinstance(node, Ensemble):
+        return list(node.members)
+    if isinstance(node, FanOut):
+        return list(node.nodes.values())
+    if isinstance(node, Branch):
+        return [*([node.router] if node.router else []), *(case.then for case in node.cases), node.default]
+    return []
+
+
+def _iter_models(node: Any) -> Iterable[str]:
+    if isinstance(node, ModelNode):
+        yield node.model
+    for child in _list_children(node):
+        yield from _iter_models(child)

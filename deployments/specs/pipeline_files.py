@@ -1,4 +1,7 @@
-"""Pipeline files: YAML, or Python that binds `pipeline`."""
+"""Pipeline files: YAML, or Python that binds `pipeline`.
+
+Deploy walk: cluster.cli.serving -> [pipeline_files.py] -> pipeline.py
+"""
 
 import importlib.util
 import sys
@@ -12,22 +15,22 @@ from training.errors import UserError, summarize_validation_error
 
 
 def load_pipeline(file: Path) -> Pipeline:
-    """Read a pipeline.
+    """Read a pipeline from a file.
 
     Raises:
-        Mistake: no such file, or what it holds is no pipeline; the message says where and why.
+        UserError: no such file, or its content is not a valid pipeline; the message says where and why.
     """
     if file.suffix not in (".yaml", ".yml", ".py"):
         raise UserError(f"{file} is neither YAML nor Python; give a .yaml file, or a .py file that binds `pipeline`")
     if not file.is_file():
         raise UserError(f"no file {str(file)!r}; give a .yaml file, or a .py file that binds `pipeline`")
     try:
-        return _python(file) if file.suffix == ".py" else _yaml(file)
+        return _load_python(file) if file.suffix == ".py" else _load_yaml(file)
     except ValidationError as error:
         raise UserError(f"{file}: {summarize_validation_error(error)}") from error
 
 
-def _yaml(file: Path) -> Pipeline:
+def _load_yaml(file: Path) -> Pipeline:
     try:
         content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -35,12 +38,12 @@ def _yaml(file: Path) -> Pipeline:
     return Pipeline.model_validate(content)
 
 
-def _python(file: Path) -> Pipeline:
+def _load_python(file: Path) -> Pipeline:
     spec = importlib.util.spec_from_file_location("shoal_pipeline", file.resolve())
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # What stands beside the file can be imported by it.
+    # The file can import the modules in its folder.
     sys.path.insert(0, str(file.resolve().parent))
     try:
         spec.loader.exec_module(module)

@@ -1,47 +1,46 @@
-"""A pipeline as it is deployed: what its author wrote, and what was known of its steps when that was checked last."""
+"""Deployment records: the desired state of a model or pipeline, as the deployment store keeps it.
+
+A pipeline's record holds the signatures of its nodes as they were when it was last checked.
+"""
 
 from typing import Literal
 
 from pydantic import Field
 
-from deployments.settings import Limits
-from deployments.specs.model import Deployment, Scale
+from deployments.specs.model import Endpoint, ModelDeployment, Scale
 from deployments.specs.pipeline import Pipeline
 from deployments.specs.signature import Signature
 from training.schema import StrictModel
 
 
-class PipelineEndpoint(StrictModel):
-    """What one replica serves; a change of it means new replicas."""
+class PipelineEndpoint(Endpoint):
+    """One version of a pipeline; the version increases each time that the name gets another pipeline."""
 
-    name: str
-    version: int = Field(ge=1, description="1, and one more each time that another pipeline is applied under the name.")
     pipeline: Pipeline
-    signatures: dict[str, Signature] = Field(description="What each model that it calls takes and gives.")
-    limits: Limits = Limits()
+    signatures: dict[str, Signature] = Field(description="Signature of each model and pipeline that it calls.")
 
     @property
     def variant(self) -> str:
-        """What stands in the place of a net's precision."""
+        """Always `pipeline`, where a model has its precision."""
         return "pipeline"
 
 
 class PipelineDeployment(StrictModel):
-    """One pipeline as it shall run."""
+    """The desired state of one pipeline."""
 
     kind: Literal["pipeline"] = "pipeline"
     endpoint: PipelineEndpoint
 
     @property
     def name(self) -> str:
-        """The pipeline's name, which is the application's too."""
+        """The pipeline's name, which is the Serve application's too."""
         return self.endpoint.name
 
     @property
     def scale(self) -> Scale:
-        """How many replicas there are."""
+        """Number of replicas and their resources."""
         return self.endpoint.pipeline.scale
 
 
-DeploymentRecord = Deployment | PipelineDeployment
-"""What the database of deployments holds, by name."""
+DeploymentRecord = ModelDeployment | PipelineDeployment
+"""What the deployment store holds, by name."""

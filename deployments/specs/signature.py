@@ -1,6 +1,6 @@
-"""Signatures: what a model or pipeline takes and gives; what the steps of a pipeline are checked with.
+"""Signatures: the input and output schemas of a model or pipeline, which the nodes of a pipeline are checked with.
 
-A model's comes from its bundle's manifest, a pipeline's from those of its steps.
+A model's comes from its bundle's manifest, a pipeline's from those of its nodes.
 """
 
 from typing import Annotated, Any, Literal, get_args
@@ -27,122 +27,133 @@ from training.schema import (
 
 
 class NamedOutputs(StrictModel):
-    """An answer under each name."""
+    """One output under each name."""
 
     kind: Literal["named"] = "named"
     outputs: "dict[str, PipelineOutput]"
 
 
 class BranchOutput(StrictModel):
-    """The answer of one of these, and its name as `branch`."""
+    """The output of one of these nodes, with the case's name as `branch`."""
 
     kind: Literal["branch"] = "branch"
     outputs: "dict[str, PipelineOutput]"
 
 
 class ItemOutputs(StrictModel):
-    """Boxes or spans, each with a further answer of its own as `answer`."""
+    """Boxes or spans, each with an output of its own as `output`."""
 
     kind: Literal["items"] = "items"
-    of: BoxOutput | SpanOutput
+    items: BoxOutput | SpanOutput
     output: "PipelineOutput"
 
 
 PipelineOutput = Annotated[
-    "ClassOutput | NumberOutput | SpanOutput | TextOutput | BoxOutput | ImageOutput | NamedOutputs | BranchOutput | ItemOutputs",
+    "ClassOutput | NumberOutput | SpanOutput | TextOutput | BoxOutput | ImageOutput"
+    " | NamedOutputs | BranchOutput | ItemOutputs",
     Field(discriminator="kind"),
 ]
-"""What comes back: a model's own answer, or one that is made of several."""
+"""Output schema of a node: a model's, or one composed of several."""
 
 MODEL_OUTPUTS = get_args(get_args(OutputSchema)[0])
+"""The output schemas that a single model may have."""
 
 
 class Signature(StrictModel):
-    """What goes in and comes out."""
+    """Input and output schemas."""
 
-    inputs: tuple[InputSchema, ...] = Field(min_length=1, description="A row must be right for each of these.")
+    inputs: tuple[InputSchema, ...] = Field(min_length=1, description="Each row must be valid for all of these.")
     output: PipelineOutput
-    example: JsonValue = Field(description="One row that works.")
+    example: JsonValue = Field(description="A valid row.")
 
 
-def model_signature(manifest: Manifest, example: dict[str, Any]) -> Signature:
-    """A model's signature; `example` is its bundle's request."""
-    answer = manifest.output_schema
-    if isinstance(answer, ClassOutput):
-        # How scores came about is no part of what they are.
-        answer = answer.model_copy(update={"temperature": 1.0})
-    return Signature(inputs=(manifest.input_schema,), output=answer, example=example["inputs"][0])
-
-
-def common_output(gives: Any) -> Any:
-    """A model's own kind of answer: of a branch whose arms answer alike, theirs; None where it is made of several."""
-    if isinstance(gives, BranchOutput):
-        found = [common_output(each) for each in gives.outputs.values()]
-        return found[0] if all(same_output(found[0], each) for each in found) else None
-    return gives if isinstance(gives, MODEL_OUTPUTS) else None
-
-
-def same_output(one: Any, other: Any) -> bool:
-    """Whether two plain answers say the same things, in whatever order their labels are."""
-    if isinstance(one, ClassOutput) and isinstance(other, ClassOutput):
-        return set(one.labels) == set(other.labels)
-    return one is not None and one == other
-
-
-def has_labels(gives: Any) -> bool:
-    """Whether a request may choose how many labels it wants (top_k)."""
-    if isinstance(gives, NamedOutputs | BranchOutput):
-        return any(has_labels(each) for each in gives.outputs.values())
-    return has_labels(gives.output) if isinstance(gives, ItemOutputs) else isinstance(gives, ClassOutput)
-
-
-def merge_inputs(path: str, takes: list[tuple[str, tuple[InputSchema, ...]]]) -> tuple[InputSchema, ...]:
-    """The words that a row must be right for when it goes to each of several nodes.
+def build_model_signature(manifest: Manifest, example: dict[str, Any]) -> Signature:
+    """Build a model's signature.
 
     Args:
-        path: of the node that sends it.
-        takes: each one's name and words.
+        manifest: of its bundle.
+        example: the bundle's example request.
+    """
+    output = manifest.output_schema
+    if isinstance(output, ClassOutput):
+        # The temperature is already applied to the scores that a pipeline sees.
+        output = output.model_copy(update={"temperature": 1.0})
+    return Signature(inputs=(manifest.input_schema,), output=output, example=example["inputs"][0])
+
+
+def reduce_to_model_output(output: Any) -> Any:
+    """Reduce an output to a model's: of a branch whose cases agree, theirs; None where it is composed of several."""
+    if isinstance(output, BranchOutput):
+        first, *others = [reduce_to_model_output(each) for each in output.outputs.values()]
+        return first if all(outputs_match(first, other) for other in others) else None
+    return output if isinstance(output, MODEL_OUTPUTS) else None
+
+
+def outputs_match(first: Any, second: Any) -> bool:
+    """Whether two model outputs are the same but for the order of their labels."""
+    if isinstance(first, ClassOutput) and isinstance(second, ClassOutput):
+        return set(first.labels) == set(second.labels)
+    return first is not None and first == second
+
+
+def has_class_output(output: Any) -> bool:
+    """Whether any part of an output is class scores, so that a request may set top_k."""
+    if isinstance(output, NamedOutputs | BranchOutput):
+        return any(has_class_output(each) for each in output.outputs.values())
+    return has_class_output(output.output) if isinstance(output, ItemOutputs) else isinstance(output, ClassOutput)
+
+
+def merge_inputs(path: str, named_inputs: list[tuple[str, tuple[InputSchema, ...]]]) -> tuple[InputSchema, ...]:
+    """Merge the input schemas of nodes that get the same rows.
+
+    Args:
+        path: of the node that sends the rows.
+        named_inputs: path and input schemas of each node that gets them.
+
+    Returns:
+        The distinct schemas; a row must be valid for all of them.
 
     Raises:
-        Mistake: no row can be right for all of them.
+        UserError: no row can be valid for all of them.
     """
-    (first, (wanted, *_)), found = takes[0], dict[str, InputSchema]()
-    for name, words in takes:
-        for each in words:
-            if row_type(each) != row_type(wanted):
+    first_name, (first_schema, *_) = named_inputs[0]
+    merged: dict[str, InputSchema] = {}
+    for name, schemas in named_inputs:
+        for schema in schemas:
+            if get_row_type(schema) != get_row_type(first_schema):
                 raise UserError(
-                    f"{path}: {name} takes {describe_input(each)}, but {first} takes {describe_input(wanted)}; "
-                    "all of them get the same rows, so they must take the same"
+                    f"{path}: {name} takes {describe_input(schema)}, but {first_name} takes "
+                    f"{describe_input(first_schema)}; nodes that get the same rows must take the same input"
                 )
-            found[each.model_dump_json()] = each
-    return tuple(found.values())
+            merged[schema.model_dump_json()] = schema
+    return tuple(merged.values())
 
 
-def row_type(words: InputSchema) -> Any:
-    """What must be the same for one row to be right for two models; sizes of pictures and texts need not be."""
-    if isinstance(words, TableInput):
-        return words.features
-    if isinstance(words, SeriesInput):
-        return ("series", words.features)
-    return ("text", words.has_predicate) if isinstance(words, TextInput) else "image"
+def get_row_type(schema: InputSchema) -> Any:
+    """Get what two schemas must share for one row to fit both; sizes of images and lengths of texts may differ."""
+    if isinstance(schema, TableInput):
+        return schema.features
+    if isinstance(schema, SeriesInput):
+        return ("series", schema.features)
+    return ("text", schema.has_predicate) if isinstance(schema, TextInput) else "image"
 
 
-def describe_input(words: InputSchema) -> str:
-    """Words in words."""
-    if isinstance(words, TableInput):
-        return f"records of {', '.join(words.feature_names)}"
-    if isinstance(words, SeriesInput):
-        return f"series of {', '.join(words.features)}"
-    if isinstance(words, ImageInput):
-        return "pictures"
-    return "texts with a predicate" if words.has_predicate else "texts"
+def describe_input(schema: InputSchema) -> str:
+    """Describe an input schema for a message."""
+    if isinstance(schema, TableInput):
+        return f"records of {', '.join(schema.feature_names)}"
+    if isinstance(schema, SeriesInput):
+        return f"series of {', '.join(schema.features)}"
+    if isinstance(schema, ImageInput):
+        return "images"
+    return "texts with a predicate" if schema.has_predicate else "texts"
 
 
-def describe_output(gives: Any) -> str:
-    """An answer in words."""
-    if isinstance(gives, ClassOutput):
-        return f"labels ({', '.join(gives.labels[:4])}{', ...' if len(gives.labels) > 4 else ''})"
-    kinds = {
+def describe_output(output: Any) -> str:
+    """Describe an output schema for a message."""
+    if isinstance(output, ClassOutput):
+        return f"labels ({', '.join(output.labels[:4])}{', ...' if len(output.labels) > 4 else ''})"
+    descriptions = {
         "number": "a number",
         "spans": "spans",
         "text": "a text",
@@ -152,4 +163,4 @@ def describe_output(gives: Any) -> str:
         "branch": "one of several outputs",
         "items": "an output for each of its boxes or spans",
     }
-    return kinds[gives.kind]
+    return descriptions[output.kind]

@@ -1,1 +1,1 @@
-"""The database of what shall run."""
+"""The database of the desired state."""

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol's gRPC messages, and their translation to the REST form."""
+"""The Open Inference Protocol's gRPC messages, and their translation to and from its REST form."""

@@ -1,7 +1,7 @@
-"""The protocol's messages, made from open_inference.binpb (`make proto`).
+"""The protocol's messages, built from open_inference.binpb (`make proto`).
 
-They live in a pool of their own: another library in the same process, Triton's client for one, may bring messages of
-the same names. And a compiled description, unlike generated code, does not tie Shoal to one version of protobuf.
+They have a descriptor pool of their own: another library in the same process, Triton's client for one, may bring
+messages of the same names. And a compiled descriptor, unlike generated code, does not require one version of protobuf.
 """
 
 from pathlib import Path
@@ -13,14 +13,17 @@ from google.protobuf.message import DecodeError
 
 from deployments.errors import MalformedBody, PayloadTooLarge
 
-SERVICE = "inference.GRPCInferenceService"
-COMPILED = Path(__file__).with_name("open_inference.binpb")
+SERVICE_NAME = "inference.GRPCInferenceService"
+DESCRIPTOR_FILE = Path(__file__).with_name("open_inference.binpb")
 
-# A message of empty parts takes two bytes for each, and some fifty times that once it is read.
+# An empty field takes two bytes of a message, and some fifty times that once it is parsed.
 MAX_FIELDS = 1000
 
+_VARINT, _FIXED_64, _LENGTH_DELIMITED = 0, 1, 2
+_MAX_VARINT_BYTES = 10
+
 _POOL = DescriptorPool()
-for _file in descriptor_pb2.FileDescriptorSet.FromString(COMPILED.read_bytes()).file:
+for _file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_FILE.read_bytes()).file:
     _POOL.Add(_file)
 
 
@@ -30,56 +33,55 @@ def _message_class(name: str) -> Any:
 
 ServerLiveRequest, ServerLiveResponse = _message_class("ServerLiveRequest"), _message_class("ServerLiveResponse")
 ServerReadyRequest, ServerReadyResponse = _message_class("ServerReadyRequest"), _message_class("ServerReadyResponse")
-ServerMetadataRequest, ServerMetadataResponse = (
-    _message_class("ServerMetadataRequest"),
-    _message_class("ServerMetadataResponse"),
-)
+ServerMetadataRequest = _message_class("ServerMetadataRequest")
+ServerMetadataResponse = _message_class("ServerMetadataResponse")
 ModelReadyRequest, ModelReadyResponse = _message_class("ModelReadyRequest"), _message_class("ModelReadyResponse")
-ModelMetadataRequest, ModelMetadataResponse = (
-    _message_class("ModelMetadataRequest"),
-    _message_class("ModelMetadataResponse"),
-)
+ModelMetadataRequest = _message_class("ModelMetadataRequest")
+ModelMetadataResponse = _message_class("ModelMetadataResponse")
 ModelInferRequest, ModelInferResponse = _message_class("ModelInferRequest"), _message_class("ModelInferResponse")
 
 
-def parse_message(kind: Any, raw: bytes) -> Any:
-    """Read a message.
+def parse_message(message_type: Any, body: bytes) -> Any:
+    """Parse a message.
 
     Raises:
-        MalformedBody: these bytes are none of this kind.
-        TooLarge: it has more parts than any request needs.
+        MalformedBody: the bytes are not of this type.
+        PayloadTooLarge: it has more fields than any request needs.
     """
     try:
-        _check_field_count(raw)
-        return kind.FromString(raw)
+        _check_field_count(body)
+        return message_type.FromString(body)
     except (DecodeError, IndexError):
-        raise MalformedBody(f"these {len(raw)} bytes are no {kind.DESCRIPTOR.name}") from None
+        raise MalformedBody(f"the {len(body)} bytes are not a {message_type.DESCRIPTOR.name}") from None
 
 
-def _check_field_count(raw: bytes) -> None:
-    """Walk over a message's own fields, without what is in them, and refuse too many."""
-    at = 0
+def _check_field_count(body: bytes) -> None:
+    """Count a message's own fields, without parsing their contents, and refuse too many.
+
+    https://protobuf.dev/programming-guides/encoding/
+    """
+    position = 0
     for _ in range(MAX_FIELDS):
-        if at >= len(raw):
+        if position >= len(body):
             return
-        key, at = _read_varint(raw, at)
-        kind = key & 7
-        if kind == 2:
-            size, at = _read_varint(raw, at)
-            at += size
-        elif kind == 0:
-            _, at = _read_varint(raw, at)
+        tag, position = _read_varint(body, position)
+        wire_type = tag & 7
+        if wire_type == _LENGTH_DELIMITED:
+            length, position = _read_varint(body, position)
+            position += length
+        elif wire_type == _VARINT:
+            _, position = _read_varint(body, position)
         else:
-            at += 8 if kind == 1 else 4
-    raise PayloadTooLarge(f"a message of more than {MAX_FIELDS} parts; send several requests")
+            position += 8 if wire_type == _FIXED_64 else 4
+    raise PayloadTooLarge(f"the message has more than {MAX_FIELDS} fields; send several requests")
 
 
-def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
-    """One number of protobuf's variable width, and where the next thing begins; IndexError where it is cut off."""
+def _read_varint(body: bytes, position: int) -> tuple[int, int]:
+    """Read one varint; returns it and the position behind it. IndexError where it is cut off."""
     value = 0
-    for place in range(10):
-        byte = raw[at + place]
-        value |= (byte & 127) << 7 * place
+    for index in range(_MAX_VARINT_BYTES):
+        byte = body[position + index]
+        value |= (byte & 127) << 7 * index
         if byte < 128:
-            return value, at + place + 1
+            return value, position + index + 1
     raise IndexError

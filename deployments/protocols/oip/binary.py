@@ -1,127 +1,154 @@
-"""Tensors as raw bytes: the protocol's binary form, row-major and little-endian, without a copy where that is safe.
+"""The protocol's binary form of tensors: row-major, little-endian bytes behind the JSON; one codec, server and client.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md; gRPC's
-raw_input_contents are the same. A text is its length (uint32) and its bytes. Sizes are compared before anything is
-read, so that what a body claims never decides how much memory is taken.
+raw_input_contents are the same. An element of BYTES is its length (uint32) and its bytes. Sizes are compared before
+anything is read, so that a length in a body never decides how much memory is allocated. Imports neither torch nor Ray.
 """
-# Shapes: B rows of one request.
 
 import math
 import struct
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from deployments.errors import InvalidShape, InvalidType, MalformedBody
-from deployments.protocols.arrays import NUMPY, Array, check_finite
-from training.bundle.datatypes import Datatype
+from deployments.protocols.arrays import Array, round_to_bfloat16, widen_bfloat16
+from training.bundle.datatypes import DATATYPES, Datatype, numpy_dtype
 
 assert sys.byteorder == "little", "the protocol's bytes are little-endian, and so must this machine be"
 
+HEADER_LENGTH = b"inference-header-content-length"
+"""The HTTP header with the length of the JSON part."""
+
+Buffer = bytes | memoryview
+
 _LENGTH = struct.Struct("<I")
-# 16 digits are more than any body has, and few enough to be read at once.
+# 16 digits are more than any body needs, and few enough to convert at once.
 _MAX_DIGITS = 16
+# Where the bytes begin, so that an array of any datatype is a view of them.
+_ALIGNMENT = 8
+# Read as integers first: numpy has no bfloat16, and would take any byte for a boolean.
+_READ_AS: dict[Datatype, np.dtype[Any]] = {"BF16": np.dtype(np.uint16), "BOOL": np.dtype(np.uint8)}
 
 
-def parse_header_length(sent: bytes, body_size: int) -> int | None:
-    """Read `Inference-Header-Content-Length`: how many bytes of a body are JSON; None where it was not sent.
+def parse_header_length(header: bytes, body_size: int) -> int | None:
+    """Parse `Inference-Header-Content-Length`, the bytes of a body's JSON part; None where it was not sent.
 
     Raises:
         MalformedBody: it is no such number.
     """
-    if not sent:
+    if not header:
         return None
-    if not sent.isdigit() or len(sent) > _MAX_DIGITS:
+    if not header.isdigit() or len(header) > _MAX_DIGITS:
         raise MalformedBody(
-            f"Inference-Header-Content-Length is {sent[:40].decode('latin-1')!r}; send how many bytes the JSON part has"
+            f"Inference-Header-Content-Length is {header[:40].decode('latin-1')!r}; "
+            "send the JSON part's number of bytes"
         )
-    length = int(sent)
+    length = int(header)
     if not 0 < length <= body_size:
         raise MalformedBody(
             f"Inference-Header-Content-Length is {length}, the body has {body_size} bytes; the JSON part comes first "
-            "and has 1 byte at least"
+            "and has at least 1 byte"
         )
     return length
 
 
-def read_tensor(body: bytes, start: int, datatype: Datatype, shape: tuple[int, ...], *, nan: bool = False) -> Array:
-    """Take the rest of a body as one array; BF16 as float32, which holds it exactly.
+def join_parts(header: bytes, parts: Sequence[Buffer]) -> tuple[bytes, int]:
+    """Join a body's JSON part, padded with spaces to an alignment, and the bytes of its tensors.
+
+    Returns:
+        The body, and the length of its JSON part.
+    """
+    header += b" " * (-len(header) % _ALIGNMENT)
+    return b"".join((header, *parts)), len(header)
+
+
+def encode_tensor(array: Array, datatype: Datatype) -> Buffer:
+    """Encode an array; a view of it where it is row-major and little-endian already."""
+    array = np.ascontiguousarray(array, numpy_dtype(datatype))
+    if datatype == "BF16":
+        array = round_to_bfloat16(array)
+    # An empty view cannot be cast.
+    return array.data.cast("B") if array.size else b""
+
+
+def decode_tensor(data: Buffer, datatype: Datatype, shape: tuple[int, ...]) -> Array:
+    """Decode the bytes of one tensor; BF16 to float32, which holds it exactly.
+
+    Where the bytes are aligned, the array is a read-only view of them: neither nets nor codecs write to their inputs.
 
     Args:
-        body: the whole body.
-        start: where the tensor's bytes begin.
+        data: all bytes of the tensor, and no others.
         datatype: of its elements.
-        shape: of it; bounded by the caller.
-        nan: whether NaN is a value here (a missing one).
+        shape: of it; the caller has limited it.
 
     Raises:
-        WrongShape: the bytes are not those of this shape.
-        WrongType: a BOOL that is neither 0 nor 1.
-        NotFinite: NaN or infinity.
+        InvalidShape: the shape needs another number of bytes.
+        InvalidType: a BOOL that is neither 0 nor 1.
     """
-    stored = np.dtype(np.uint16) if datatype == "BF16" else NUMPY[datatype]
     count = math.prod(shape)
-    size = len(body) - start
-    if size != count * stored.itemsize:
-        raise InvalidShape(
-            f"{size} bytes of {datatype} were sent; its shape {list(shape)} wants {count * stored.itemsize}"
-        )
-    if datatype == "BOOL":
-        stored = np.dtype(np.uint8)
-    array = np.frombuffer(body, stored, count, start)
+    size = count * DATATYPES[datatype].itemsize
+    if len(data) != size:
+        raise InvalidShape(f"{len(data)} bytes of {datatype} were sent; its shape {list(shape)} needs {size}")
+    array: Array = np.frombuffer(data, _READ_AS.get(datatype, numpy_dtype(datatype)), count)
     if not array.flags.aligned:
-        # Vectorised kernels may rely on an element's own alignment: where the JSON part's length breaks it, copy.
+        # Vectorized kernels may rely on an element's own alignment; the JSON part's length can break it.
         array = array.copy()
     if datatype == "BOOL":
         if array.max(initial=0) > 1:
             raise InvalidType("a BOOL is neither 0 nor 1; send one byte of either")
         array = array.view(np.bool_)
-    if datatype == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    check_finite(array, datatype, nan=nan)
+    elif datatype == "BF16":
+        array = widen_bfloat16(array)
     return array.reshape(shape)
 
 
-def write_tensor(y: Array, datatype: Datatype) -> bytes:
-    """The bytes of an array, row-major."""
-    if datatype == "BF16":
-        y = (np.ascontiguousarray(y).view(np.uint32) >> 16).astype(np.uint16)
-    return y.tobytes()
+def encode_texts(texts: Sequence[bytes]) -> bytes:
+    """Encode elements of BYTES, each as its length and itself."""
+    return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
 
 
-def read_texts(body: bytes, start: int, count: int) -> list[str]:
-    """Take the rest of a body as so many texts.
+def decode_byte_strings(data: Buffer, count: int) -> list[bytes]:
+    """Decode the elements of a BYTES tensor.
+
+    Args:
+        data: all bytes of the tensor, and no others.
+        count: of its elements.
 
     Raises:
-        WrongShape: there are more or fewer, or one is cut short.
-        WrongType: one is no UTF-8.
+        InvalidShape: there are more or fewer, or one is cut off.
     """
-    texts: list[str] = []
-    end = len(body)
+    elements: list[bytes] = []
+    start, end = 0, len(data)
     while start < end:
-        if len(texts) == count:
-            raise InvalidShape(f"{end - start} bytes are left over after {count} texts, which is what the shape says")
-        at = start + _LENGTH.size
-        length = _LENGTH.unpack_from(body, start)[0] if at <= end else 0
-        start = at + length
+        if len(elements) == count:
+            raise InvalidShape(f"{end - start} bytes are left over after {count} texts, the number in the shape")
+        first = start + _LENGTH.size
+        length = _LENGTH.unpack_from(data, start)[0] if first <= end else 0
+        start = first + length
         if start > end:
             raise InvalidShape(
-                f"text {len(texts)} is cut short; each is its length (4 bytes, little-endian) and its bytes"
+                f"text {len(elements)} is cut off; each is its length (4 bytes, little-endian) and its bytes"
             )
-        texts.append(decode_text(body[at:start], len(texts)))
-    if len(texts) != count:
-        raise InvalidShape(f"{len(texts)} texts were sent; the shape says {count}")
+        elements.append(bytes(data[first:start]))
+    if len(elements) != count:
+        raise InvalidShape(f"{len(elements)} texts were sent; the shape has {count}")
+    return elements
+
+
+def decode_texts(data: Buffer, count: int) -> list[str]:
+    """Decode the elements of a BYTES tensor as texts.
+
+    Raises:
+        InvalidShape: see decode_byte_strings.
+        InvalidType: one is not UTF-8.
+    """
+    texts: list[str] = []
+    for element in decode_byte_strings(data, count):
+        try:
+            texts.append(element.decode())
+        except UnicodeDecodeError:
+            raise InvalidType(f"text {len(texts)} is not UTF-8; send texts in UTF-8") from None
     return texts
-
-
-def decode_text(raw: bytes, index: int) -> str:
-    """Decode one text; raises WrongType where it is no UTF-8."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise InvalidType(f"text {index} is not UTF-8; send texts in UTF-8") from None
-
-
-def write_texts(texts: list[bytes]) -> bytes:
-    """Write texts, each as its length and its bytes."""
-    return b"".join(part for each in texts for part in (_LENGTH.pack(len(each)), each))

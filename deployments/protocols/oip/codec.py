@@ -1,7 +1,8 @@
-"""The Open Inference Protocol v2: tensors as JSON, or as raw bytes after it (`binary`), as gRPC's come, too.
+"""The Open Inference Protocol v2: tensors as JSON, or as bytes behind it (binary.py), which is how gRPC's come too.
 
-https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object" and its answer, with the extensions
-that Triton made for binary tensor data and classification.
+Request walk: models.served_model -> [codec.py: decode] -> models.batching -> [codec.py: encode] -> models.served_model
+https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object" and its response, with Triton's
+extensions for binary tensor data and classification.
 """
 # Shapes: B rows of one request, C classes.
 
@@ -20,40 +21,40 @@ from deployments.errors import (
     UnknownParameter,
     UnknownTensor,
 )
-from deployments.protocols.arrays import Array, Outputs, Rows, parse_json_array
+from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, parse_json_array
 from deployments.protocols.oip import binary
-from training.bundle.datatypes import Datatype
+from training.bundle.datatypes import BYTES, Datatype
 from training.bundle.manifest import Manifest, TensorSpec
-from training.schema import ClassOutput, SeriesInput, TableInput
+from training.schema import ClassOutput, SeriesInput, TableInput, max_sequence_length
 
 EXTENSIONS = ("binary_tensor_data", "classification")
-"""What the server's metadata lists."""
+"""The extensions in the server's metadata."""
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _NO_DATA = msgspec.Raw()
 
 
 class InputParameters(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be said of one input."""
+    """Parameters of one input."""
 
     binary_data_size: _Size | None = None
 
 
 class OutputParameters(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be said of one output."""
+    """Parameters of one requested output."""
 
     binary_data: bool | None = None
     classification: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be said of a request."""
+    """Parameters of a request."""
 
     binary_data_output: bool = False
-    # Microseconds; 0 is none, as Triton has it.
+    # Microseconds; 0 is none, as in Triton.
     timeout: _Size = 0
-    # All requests are equal here, and no model keeps anything from one to the next: as with Triton, a model without
-    # levels of priority, or without state, takes these and does nothing about them.
+    # Accepted without effect, as by Triton's models without priority levels or state: all requests are equal here, and
+    # no model keeps anything from one to the next.
     priority: _Size = 0
     sequence_id: int | str = 0
     sequence_start: bool = False
@@ -80,24 +81,32 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     outputs: list[_Output] | None = None
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
-_TEXTS = msgspec.json.Decoder(list[str])
-_TEXTS_NESTED = msgspec.json.Decoder(list[Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]])
+_REQUEST_DECODER = msgspec.json.Decoder(_Request)
+_TEXTS_DECODER = msgspec.json.Decoder(list[str])
+_NESTED_TEXTS_DECODER = msgspec.json.Decoder(list[Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]])
 _ENCODER = msgspec.json.Encoder()
 
 
 class RequestedOutput(msgspec.Struct, frozen=True):
-    """One output of the answer: its place among the net's, whether as bytes, and as how many classes (0: as it is)."""
+    """One output of the response.
+
+    Attributes:
+        index: among the net's outputs.
+        name: of the output.
+        datatype: of its elements.
+        binary: whether its elements are sent as bytes.
+        top_k: send the best k classes of each row as texts; 0 sends the tensor.
+    """
 
     index: int
     name: str
     datatype: Datatype
     binary: bool = False
-    top_classes: int = 0
+    top_k: int = 0
 
 
 class InferRequest(msgspec.Struct):
-    """A request that was read: B rows of the net's input, and how its answer shall be."""
+    """A decoded request: B rows of the net's input, and the outputs of the response."""
 
     rows: Rows
     outputs: tuple[RequestedOutput, ...]
@@ -106,211 +115,222 @@ class InferRequest(msgspec.Struct):
 
 
 class OipCodec:
-    """Reads and writes `infer` bodies for one model version."""
+    """Decodes requests and encodes responses of one model version."""
 
     def __init__(
         self,
         manifest: Manifest,
         version: str,
         max_rows: int,
-        vocabulary: int | None = None,
-        texts: Callable[[list[str]], Rows] | None = None,
+        vocab_size: int | None = None,
+        tokenize: Callable[[list[str]], Rows] | None = None,
     ) -> None:
-        """Take a manifest.
+        """Build the codec of a bundle.
 
         Args:
             manifest: of the bundle.
-            version: the model's.
+            version: of the model.
             max_rows: of one request.
-            vocabulary: the number of tokens that there are, for text.
-            texts: what makes rows of tokens of texts, where texts (BYTES) may be sent in their place.
+            vocab_size: number of tokens, for a model of texts.
+            tokenize: from texts to rows of tokens, where a request may send texts (BYTES) in place of tokens.
         """
         self._input, self._outputs = manifest.inputs[0], manifest.outputs
-        words, answer = manifest.input_schema, manifest.output_schema
-        self._max_time_steps = int(getattr(words, "max_tokens", 0) or getattr(words, "max_time_steps", 0))
-        self._vocabulary, self._texts = vocabulary, texts
+        schema, output_schema = manifest.input_schema, manifest.output_schema
+        self._max_sequence_length = max_sequence_length(schema) or 0
+        self._vocab_size, self._tokenize = vocab_size, tokenize
         self._name, self._version, self._max_rows = manifest.name, version, max_rows
-        self._labels = answer.labels if isinstance(answer, ClassOutput) else ()
-        # What is missing, or fills up a series, is NaN; JSON has no word for it, bytes do.
-        self._nan = isinstance(words, SeriesInput) or (isinstance(words, TableInput) and words.allow_missing)
+        self._labels = output_schema.labels if isinstance(output_schema, ClassOutput) else ()
+        # Missing values and a series' padding are NaN; JSON cannot write it, bytes can.
+        self._allow_nan = isinstance(schema, SeriesInput) or (isinstance(schema, TableInput) and schema.allow_missing)
         outputs = list(enumerate(self._outputs))
-        self._places = {spec.name: place for place, spec in outputs}
-        self._all_as_json = tuple(RequestedOutput(place, spec.name, spec.datatype) for place, spec in outputs)
-        self._all_as_bytes = tuple(RequestedOutput(place, spec.name, spec.datatype, True) for place, spec in outputs)
+        self._output_indexes = {spec.name: index for index, spec in outputs}
+        self._json_outputs = tuple(RequestedOutput(index, spec.name, spec.datatype) for index, spec in outputs)
+        self._binary_outputs = tuple(
+            RequestedOutput(index, spec.name, spec.datatype, binary=True) for index, spec in outputs
+        )
 
-    def decode(self, body: bytes, header_length: int | None = None) -> InferRequest:
-        """Read a request.
+    def decode_request(self, body: bytes, header_length: int | None = None) -> InferRequest:
+        """Decode a request.
 
         Args:
-            body: JSON, and after it the input's bytes if its parameters say so.
-            header_length: bytes of the JSON part; None where it is all of the body.
+            body: JSON, and behind it the input's bytes if its parameters say so.
+            header_length: bytes of the JSON part; None where it is the entire body.
 
         Raises:
             ClientError: one of many; see deployments.errors.
         """
         try:
-            request = _REQUEST.decode(body if header_length is None else memoryview(body)[:header_length])
+            request = _REQUEST_DECODER.decode(body if header_length is None else memoryview(body)[:header_length])
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise MalformedBody(f"the body is not an inference request: {said}{_known_parameters(said)}") from None
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise MalformedBody(
+                f"the body is not an inference request: {reason}{_list_known_parameters(reason)}"
+            ) from None
         if len(request.inputs) != 1 or request.inputs[0].name != self._input.name:
-            sent = ", ".join(repr(i.name) for i in request.inputs) or "none"
-            raise UnknownTensor(f"inputs {sent}; this model takes one, {self._input.name!r}")
+            names = ", ".join(repr(tensor.name) for tensor in request.inputs) or "none"
+            raise UnknownTensor(f"inputs {names}; this model takes one, {self._input.name!r}")
         parameters = request.parameters
-        outputs = self._all_as_bytes if parameters is not None and parameters.binary_data_output else self._all_as_json
+        is_binary = parameters is not None and parameters.binary_data_output
+        outputs = self._binary_outputs if is_binary else self._json_outputs
         if request.outputs:
-            outputs = self._requested_outputs(request.outputs, outputs[0].binary)
-        asked = InferRequest(self._read_input(request.inputs[0], body, header_length), outputs, request.id)
-        if parameters is not None and parameters.timeout:
-            asked.timeout_s = parameters.timeout / 1e6
-        return asked
+            outputs = self._select_outputs(request.outputs, is_binary)
+        rows = self._decode_input(request.inputs[0], body, header_length)
+        timeout_s = parameters.timeout / 1e6 if parameters is not None and parameters.timeout else None
+        return InferRequest(rows, outputs, request.id, timeout_s)
 
-    def encode(self, outputs: Outputs, asked: InferRequest) -> tuple[bytes, int | None]:
-        """Write an answer from what the net gives, each of shape (B, ...).
+    def encode_response(self, outputs: Outputs, request: InferRequest) -> tuple[bytes, int | None]:
+        """Encode the net's outputs, each of shape (B, ...).
 
         Returns:
-            The body, and how many bytes of it are JSON where others follow.
+            The body, and the length of its JSON part where bytes follow.
         """
-        answer: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
-        if asked.id is not None:
-            answer["id"] = asked.id
-        parts: list[bytes] = []
-        answer["outputs"] = [self._encode_output(outputs[wanted.index], wanted, parts) for wanted in asked.outputs]
-        said = _ENCODER.encode(answer)
-        if not parts:
-            return said, None
-        return b"".join((said, *parts)), len(said)
+        response: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
+        if request.id is not None:
+            response["id"] = request.id
+        parts: list[binary.Buffer] = []
+        response["outputs"] = [self._encode_output(outputs[output.index], output, parts) for output in request.outputs]
+        header = _ENCODER.encode(response)
+        return binary.join_parts(header, parts) if parts else (header, None)
 
-    def _requested_outputs(self, asked: list[_Output], as_bytes: bool) -> tuple[RequestedOutput, ...]:
-        """The outputs that a request names; those that do not say how come as the request says of all."""
-        wanted: dict[str, RequestedOutput] = {}
-        for output in asked:
-            place = self._places.get(output.name)
-            if place is None:
-                names = ", ".join(map(repr, self._places))
-                raise UnknownTensor(f"no output {output.name!r}; this model gives {names}")
-            if output.name in wanted:
-                raise UnknownTensor(f"output {output.name!r} is asked for twice; name it once")
+    def _select_outputs(self, outputs: list[_Output], is_binary: bool) -> tuple[RequestedOutput, ...]:
+        """Return the outputs that a request names; `is_binary` holds for those that do not choose."""
+        selected: dict[str, RequestedOutput] = {}
+        for output in outputs:
+            index = self._output_indexes.get(output.name)
+            if index is None:
+                names = ", ".join(map(repr, self._output_indexes))
+                raise UnknownTensor(f"no output {output.name!r}; this model has {names}")
+            if output.name in selected:
+                raise UnknownTensor(f"output {output.name!r} is requested twice; name it once")
             parameters = output.parameters or OutputParameters()
-            classes = parameters.classification or 0
-            if classes and not self._labels:
+            top_k = parameters.classification or 0
+            if top_k and not self._labels:
                 raise UnknownParameter(
-                    f"classification of output {output.name!r}: this model gives no classes; leave it out"
+                    f"classification of output {output.name!r}: this model has no classes; leave it out"
                 )
-            binary_ = as_bytes if parameters.binary_data is None else parameters.binary_data
-            datatype = self._outputs[place].datatype
-            wanted[output.name] = RequestedOutput(
-                place, output.name, datatype, binary_, min(classes, len(self._labels))
+            selected[output.name] = RequestedOutput(
+                index,
+                output.name,
+                self._outputs[index].datatype,
+                is_binary if parameters.binary_data is None else parameters.binary_data,
+                min(top_k, len(self._labels)),
             )
-        return tuple(wanted.values())
+        return tuple(selected.values())
 
-    def _encode_output(self, y: Array, wanted: RequestedOutput, parts: list[bytes]) -> dict[str, Any]:
-        """One output's JSON; if it goes as bytes, those are put with `parts`."""
-        if wanted.top_classes:
-            return self._encode_top_classes(y, wanted, parts)
-        said: dict[str, Any] = {"name": wanted.name, "shape": y.shape, "datatype": wanted.datatype}
-        if wanted.binary:
-            parts.append(binary.write_tensor(y, wanted.datatype))
-            said["parameters"] = {"binary_data_size": len(parts[-1])}
+    def _encode_output(self, y: Array, output: RequestedOutput, parts: list[binary.Buffer]) -> dict[str, Any]:
+        """Return one output's JSON; its bytes, if it is binary, are appended to `parts`."""
+        if output.top_k:
+            return self._encode_top_k(y, output, parts)
+        tensor: dict[str, Any] = {"name": output.name, "shape": y.shape, "datatype": output.datatype}
+        if output.binary:
+            parts.append(binary.encode_tensor(y, output.datatype))
+            tensor["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            said["data"] = y.ravel().tolist()
-        return said
+            tensor["data"] = y.ravel().tolist()
+        return tensor
 
-    def _encode_top_classes(self, y_BC: Array, wanted: RequestedOutput, parts: list[bytes]) -> dict[str, Any]:
-        """The best classes of each row as texts "value:index:label", as Triton's classification extension has them."""
-        best = (-y_BC).argsort(axis=1, kind="stable")[:, : wanted.top_classes]
+    def _encode_top_k(self, y_BC: Array, output: RequestedOutput, parts: list[binary.Buffer]) -> dict[str, Any]:
+        """Encode the best classes of each row as texts "value:index:label", as Triton's classification extension."""
+        best_BK = (-y_BC).argsort(axis=1, kind="stable")[:, : output.top_k]
         texts = [
             f"{value:f}:{index}:{self._labels[index]}"
-            for value, index in zip(np.take_along_axis(y_BC, best, 1).flat, best.flat, strict=True)
+            for value, index in zip(np.take_along_axis(y_BC, best_BK, 1).flat, best_BK.flat, strict=True)
         ]
-        said = {"name": wanted.name, "shape": best.shape, "datatype": "BYTES"}
-        if not wanted.binary:
-            return said | {"data": texts}
-        parts.append(binary.write_texts([each.encode() for each in texts]))
-        return said | {"parameters": {"binary_data_size": len(parts[-1])}}
+        tensor = {"name": output.name, "shape": best_BK.shape, "datatype": BYTES}
+        if not output.binary:
+            return tensor | {"data": texts}
+        parts.append(binary.encode_texts([text.encode() for text in texts]))
+        return tensor | {"parameters": {"binary_data_size": len(parts[-1])}}
 
-    def _read_input(self, sent: _Input, body: bytes, header_length: int | None) -> Rows:
-        """The input as the net takes it, every limit checked before its values are read."""
+    def _decode_input(self, tensor: _Input, body: bytes, header_length: int | None) -> Rows:
+        """Decode the input to the net's rows; every limit is checked before its values are read."""
         spec = self._input
-        start = _find_data_start(sent, len(body), header_length)
-        shape = tuple(sent.shape)
-        if sent.datatype == "BYTES" and self._texts is not None:
-            return self._texts(self._read_texts(sent, shape, body, start))
-        if sent.datatype != spec.datatype:
-            also = "" if self._texts is None else ", or texts as BYTES"
-            raise InvalidType(f"input {spec.name!r} is {sent.datatype}; this model takes {spec.datatype}{also}")
-        if len(shape) != len(spec.shape) or any(n not in (got, -1) for got, n in zip(shape, spec.shape, strict=True)):
+        data = _binary_data(tensor, body, header_length)
+        shape = tuple(tensor.shape)
+        if tensor.datatype == BYTES and self._tokenize is not None:
+            return self._tokenize(self._decode_texts(tensor, shape, data))
+        if tensor.datatype != spec.datatype:
+            texts = "" if self._tokenize is None else ", or texts as BYTES"
+            raise InvalidType(f"input {spec.name!r} is {tensor.datatype}; this model takes {spec.datatype}{texts}")
+        if len(shape) != len(spec.shape) or any(
+            size not in (length, -1) for length, size in zip(shape, spec.shape, strict=True)
+        ):
             raise InvalidShape(f"input {spec.name!r} has shape {list(shape)}; this model takes {list(spec.shape)}")
-        self._check_rows(shape[0])
-        if len(shape) > 1 and spec.shape[1] < 0 and not 1 <= shape[1] <= self._max_time_steps:
+        self._check_row_count(shape[0])
+        if len(shape) > 1 and spec.shape[1] < 0 and not 1 <= shape[1] <= self._max_sequence_length:
             raise InvalidShape(
-                f"input {spec.name!r} has {shape[1]} steps; this model takes 1 to {self._max_time_steps}"
+                f"input {spec.name!r} has sequence length {shape[1]}; this model takes 1 to {self._max_sequence_length}"
             )
-        if start is None:
-            x = parse_json_array(sent.data, spec.datatype, shape)
+        if data is None:
+            x = parse_json_array(tensor.data, spec.datatype, shape)
         else:
-            x = binary.read_tensor(body, start, spec.datatype, shape, nan=self._nan)
-        if self._vocabulary is not None and (x.min() < 0 or x.max() >= self._vocabulary):
-            raise InvalidType(f"input {spec.name!r} has a token that is not 0 to {self._vocabulary - 1}")
+            x = binary.decode_tensor(data, spec.datatype, shape)
+            check_finite(x, spec.datatype, allow_nan=self._allow_nan)
+        if self._vocab_size is not None and (x.min() < 0 or x.max() >= self._vocab_size):
+            raise InvalidType(f"input {spec.name!r} has a token outside 0 to {self._vocab_size - 1}")
         return x
 
-    def _read_texts(self, sent: _Input, shape: tuple[int, ...], body: bytes, start: int | None) -> list[str]:
+    def _decode_texts(self, tensor: _Input, shape: tuple[int, ...], data: memoryview | None) -> list[str]:
         if shape not in {shape[:1], (*shape[:1], 1)} or not shape:
-            raise InvalidShape(f"input {sent.name!r} has shape {list(shape)}; texts are of shape [-1] or [-1, 1]")
-        self._check_rows(shape[0])
-        if start is not None:
-            return binary.read_texts(body, start, shape[0])
+            raise InvalidShape(f"input {tensor.name!r} has shape {list(shape)}; texts have shape [-1] or [-1, 1]")
+        self._check_row_count(shape[0])
+        if data is not None:
+            return binary.decode_texts(data, shape[0])
         try:
-            texts = _TEXTS.decode(sent.data)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as flat:
+            texts = _TEXTS_DECODER.decode(tensor.data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as flat_error:
             try:
-                texts = [each for (each,) in _TEXTS_NESTED.decode(sent.data)]
+                texts = [text for (text,) in _NESTED_TEXTS_DECODER.decode(tensor.data)]
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                raise InvalidType(f"data is no list of texts: {flat}") from None
+                raise InvalidType(f"data is not a list of texts: {flat_error}") from None
         if len(texts) != shape[0]:
-            raise InvalidShape(f"data has {len(texts)} texts, its shape {list(shape)} wants another number")
+            raise InvalidShape(f"data has {len(texts)} texts; its shape {list(shape)} needs another number")
         return texts
 
-    def _check_rows(self, rows: int) -> None:
+    def _check_row_count(self, rows: int) -> None:
         if rows < 1:
-            raise EmptyRequest(f"input {self._input.name!r} has {rows} rows; send one at least")
+            raise EmptyRequest(f"input {self._input.name!r} has {rows} rows; send at least one")
         if rows > self._max_rows:
-            raise PayloadTooLarge(f"{rows} rows in one request; the limit is {self._max_rows}; send several requests")
+            raise PayloadTooLarge(f"the request has {rows} rows; the limit is {self._max_rows}; send several requests")
 
 
-def _find_data_start(sent: _Input, body_size: int, header_length: int | None) -> int | None:
-    """Where the input's bytes begin; None where its values are in the JSON.
+def _binary_data(tensor: _Input, body: bytes, header_length: int | None) -> memoryview | None:
+    """Return the input's bytes; None where its values are in the JSON.
 
     Raises:
-        MalformedBody: it has no values, or twice, or not the bytes that follow.
+        MalformedBody: it has no values, or twice, or other bytes than those that follow.
     """
-    size = None if sent.parameters is None else sent.parameters.binary_data_size
-    if (size is None) == (sent.data is _NO_DATA):
-        how = "neither data nor" if size is None else "both data and"
-        raise MalformedBody(f"input {sent.name!r} has {how} binary_data_size; send one of them")
+    size = None if tensor.parameters is None else tensor.parameters.binary_data_size
+    if (size is None) == (tensor.data is _NO_DATA):
+        which = "neither data nor" if size is None else "both data and"
+        raise MalformedBody(f"input {tensor.name!r} has {which} binary_data_size; send one of them")
     if size is not None and header_length is None:
         raise MalformedBody(
-            f"input {sent.name!r} has binary_data_size {size}, but the request has no Inference-Header-Content-Length; "
-            "send the number of bytes of its JSON part in that header"
+            f"input {tensor.name!r} has binary_data_size {size}, but the request has no header "
+            "Inference-Header-Content-Length; send the JSON part's number of bytes in it"
         )
-    left = body_size - (body_size if header_length is None else header_length)
-    if (size or 0) != left:
-        raise MalformedBody(f"{left} bytes follow the JSON part; binary_data_size says {size or 0}")
-    return header_length if size is not None else None
+    following = 0 if header_length is None else len(body) - header_length
+    if (size or 0) != following:
+        raise MalformedBody(f"{following} bytes follow the JSON part; binary_data_size is {size or 0}")
+    return None if size is None else memoryview(body)[header_length:]
 
 
-def _known_parameters(said: str) -> str:
-    """What there is, where a parameter was not known."""
-    if "unknown field" not in said or "parameters`" not in said:
+def _list_known_parameters(reason: str) -> str:
+    """Return a hint with the known parameters, where `reason` is an unknown one."""
+    if "unknown field" not in reason or "parameters`" not in reason:
         return ""
-    kind = InputParameters if "$.inputs" in said else OutputParameters if "$.outputs" in said else Parameters
-    return f"; known here: {', '.join(kind.__struct_fields__)}"
+    parameters: type[msgspec.Struct] = Parameters
+    if "$.inputs" in reason:
+        parameters = InputParameters
+    elif "$.outputs" in reason:
+        parameters = OutputParameters
+    return f"; known: {', '.join(parameters.__struct_fields__)}"
 
 
 def encode_metadata(manifest: Manifest, version: str) -> bytes:
-    """The model's metadata, as the protocol has it."""
+    """Encode the model's metadata."""
 
-    def tensor(spec: TensorSpec) -> dict[str, Any]:
+    def to_json(spec: TensorSpec) -> dict[str, Any]:
         return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
     return _ENCODER.encode(
@@ -318,7 +338,7 @@ def encode_metadata(manifest: Manifest, version: str) -> bytes:
             "name": manifest.name,
             "versions": [version],
             "platform": "pytorch_export",
-            "inputs": [tensor(spec) for spec in manifest.inputs],
-            "outputs": [tensor(spec) for spec in manifest.outputs],
+            "inputs": [to_json(spec) for spec in manifest.inputs],
+            "outputs": [to_json(spec) for spec in manifest.outputs],
         }
     )

@@ -1,1 +1,1 @@
-"""`predict`: records, texts, series and images in; labels, numbers, spans, boxes, texts and images out."""
+"""The JSON form of each task: requests of rows, responses of predictions, and events of a stream."""

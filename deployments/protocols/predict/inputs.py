@@ -1,8 +1,8 @@
-"""A person's words to the net's rows: records, pictures, texts, series; one file for all that can be sent.
+"""A request's items to rows of the net's input: records, images, texts, series.
 
-What turns a text into tokens and a level into a number is the bundle's own, the same as in training.
+Tokens and category indexes are computed by the bundle's own tokenizer and schema, as in training.
 """
-# Shapes: F features, K channels, H height, W width, T steps.
+# Shapes: F features, K channels, H height, W width, T time steps.
 
 import math
 from typing import Any
@@ -16,179 +16,191 @@ from deployments.settings import Limits
 from training.bundle.datatypes import Datatype
 from training.bundle.manifest import Manifest
 from training.data.preprocessing import tokenize_row, truncate_tokens
-from training.data.tokenizer import Encoding, Tokenizer
+from training.data.tokenizer import UNK_ID, Encoding, Tokenizer
 from training.schema import Feature, ImageInput, SeriesInput, TableInput, TextInput
 
+_PREDICATE_HINT = 'send {"text": "...", "predicate": [start, end]}, in characters'
 
-class InputReader:
-    """Reads items of one model's kind; an item's number is for messages only."""
 
-    def __init__(self, manifest: Manifest, limits: Limits, tokeniser: Tokenizer | None) -> None:
-        self.input_schema, self._limits, self._tokeniser = manifest.input_schema, limits, tokeniser
+class InputPreprocessor:
+    """Encodes the items of one model's requests; an item's index is for messages only."""
+
+    def __init__(self, manifest: Manifest, limits: Limits, tokenizer: Tokenizer | None) -> None:
+        self._schema, self._limits, self._tokenizer = manifest.input_schema, limits, tokenizer
         self._datatype: Datatype = manifest.inputs[0].datatype
-        self._answer = manifest.output_schema.kind
+        self._output_kind = manifest.output_schema.kind
 
-    def read_items(self, items: list[Any]) -> tuple[Rows, list[Any]]:
-        """Turn items into B rows of the net's input, and what the answer to each must know of it.
+    def preprocess_items(self, items: list[Any]) -> tuple[Rows, list[Any]]:
+        """Encode B items.
+
+        Returns:
+            B rows of the net's input; and for each what its prediction needs besides the net's output: the item and its
+            tokens for a text, width and height for an image, None for the others.
 
         Raises:
-            ClientError: an item is not what the model takes.
+            ClientError: the model does not take an item.
         """
-        words = self.input_schema
-        if isinstance(words, TextInput):
-            tokens = [self._tokenize(item, index, words) for index, item in enumerate(items)]
-            return [np.array(each.ids) for each in tokens], list(zip(items, tokens, strict=True))
-        if isinstance(words, SeriesInput):
-            return [self._encode_series(item, index, words) for index, item in enumerate(items)], [None] * len(items)
-        if isinstance(words, ImageInput):
+        schema = self._schema
+        if isinstance(schema, TextInput):
+            encodings = [self._tokenize(item, index, schema) for index, item in enumerate(items)]
+            return [np.array(encoding.ids) for encoding in encodings], list(zip(items, encodings, strict=True))
+        if isinstance(schema, SeriesInput):
+            return [self._encode_series(item, index, schema) for index, item in enumerate(items)], [None] * len(items)
+        if isinstance(schema, ImageInput):
             budget = images.PixelBudget(self._limits.max_image_pixels)
-            found = [self._decode_image(item, index, budget, words) for index, item in enumerate(items)]
-            return np.stack([pixels for pixels, _ in found]), [size for _, size in found]
-        numbers = [self._encode_record(item, index, words) for index, item in enumerate(items)]
-        return np.stack(numbers), [None] * len(items)
+            decoded = [self._decode_image(item, index, budget, schema) for index, item in enumerate(items)]
+            return np.stack([pixels for pixels, _ in decoded]), [size for _, size in decoded]
+        records = [self._encode_record(item, index, schema) for index, item in enumerate(items)]
+        return np.stack(records), [None] * len(items)
 
-    def read_rows(self, items: list[Any]) -> Rows:
-        """What `read` makes of items, without what is only for answers in words."""
-        return self.read_items(items)[0]
+    def preprocess_rows(self, items: list[Any]) -> Rows:
+        """Encode B items; returns the rows only."""
+        return self.preprocess_items(items)[0]
 
-    def read_image(self, raw: bytes) -> tuple[Rows, list[Any]]:
-        """Read a picture's own bytes as a request of one row."""
-        assert isinstance(self.input_schema, ImageInput)
-        pixels, size = images.decode_image(raw, self.input_schema, images.PixelBudget(self._limits.max_image_pixels))
+    def preprocess_image(self, content: bytes) -> tuple[Rows, list[Any]]:
+        """Encode an image file as a request of one row; see preprocess_items."""
+        assert isinstance(self._schema, ImageInput)
+        pixels, size = images.decode_image(content, self._schema, images.PixelBudget(self._limits.max_image_pixels))
         return np.ascontiguousarray(pixels[None]), [size]
 
-    def _encode_record(self, item: Any, index: int, words: TableInput) -> Array:
-        """One row of a table, by name or in order; shape (F,)."""
-        names = words.feature_names
+    def _encode_record(self, item: Any, index: int, schema: TableInput) -> Array:
+        """Encode one row of a table, by feature name or in order; shape (F,)."""
+        names = schema.feature_names
         if isinstance(item, dict):
-            missing = [] if words.allow_missing else [name for name in names if name not in item]
-            extra = [name for name in item if name not in names]
-            if missing or extra:
+            missing = [] if schema.allow_missing else [name for name in names if name not in item]
+            unknown = [name for name in item if name not in names]
+            if missing or unknown:
                 raise InvalidFeatures(
-                    f"row {index}: missing {missing or 'none'}, unknown {extra or 'none'}; "
+                    f"row {index}: missing {missing or 'none'}, unknown {unknown or 'none'}; "
                     f"this model takes {list(names)}"
                 )
             item = [item.get(name) for name in names]
         if not isinstance(item, list):
-            raise InvalidType(f"row {index} is a {json_type(item)}; send an object by feature name, or a list")
+            raise InvalidType(f"row {index} is {_describe_type(item)}; send an object by feature name, or an array")
         if len(item) != len(names):
             raise InvalidShape(f"row {index} has {len(item)} values; this model takes {len(names)}")
-        if not words.allow_missing and not any(feature.categories for feature in words.features):
+        if not schema.allow_missing and not any(feature.categories for feature in schema.features):
             return self._encode_numbers(item, names, index)
         row = [
-            self._encode_feature(*pair, index, words.allow_missing) for pair in zip(words.features, item, strict=True)
+            self._encode_feature(feature, value, index, schema.allow_missing)
+            for feature, value in zip(schema.features, item, strict=True)
         ]
         return np.array(row, dtype=np.float32)
 
     def _encode_numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
-        # numpy would cut a fraction off silently.
-        fractions = self._datatype in ("FP16", "BF16", "FP32", "FP64")
+        # numpy would truncate a fraction silently.
+        takes_fractions = self._datatype in ("FP16", "BF16", "FP32", "FP64")
         for name, value in zip(names, item, strict=True):
-            if type(value) is not int and not (fractions and type(value) is float):
-                kind = "a number" if fractions else "an integer"
-                raise InvalidType(f"row {index}: {name!r} is a {json_type(value)}; send {kind}")
+            if type(value) is not int and not (takes_fractions and type(value) is float):
+                needed = "a number" if takes_fractions else "an integer"
+                raise InvalidType(f"row {index}: {name!r} is {_describe_type(value)}; send {needed}")
         return to_array(item, self._datatype)
 
-    def _encode_feature(self, feature: Feature, value: Any, index: int, missing: bool) -> float:
-        """One feature as the net gets it: a number, a level's place, NaN where it is missing."""
-        if value is None and missing:
+    def _encode_feature(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
+        """Encode one feature: a number, a category's index, or NaN where it is missing."""
+        if value is None and allow_missing:
             return math.nan
         if feature.categories:
             if value not in feature.categories:
-                raise InvalidType(
-                    f"row {index}: {feature.name!r} is {value!r}; it is one of {list(feature.categories)}"
-                )
+                raise InvalidType(f"row {index}: {feature.name!r} is {value!r}; send one of {list(feature.categories)}")
             return float(feature.categories.index(value))
         if type(value) not in (int, float):
-            raise InvalidType(f"row {index}: {feature.name!r} is a {json_type(value)}; send a number")
+            raise InvalidType(f"row {index}: {feature.name!r} is {_describe_type(value)}; send a number")
         return float(to_array([value], self._datatype)[0])
 
     def _decode_image(
-        self, item: Any, index: int, budget: images.PixelBudget, words: ImageInput
+        self, item: Any, index: int, budget: images.PixelBudget, schema: ImageInput
     ) -> tuple[Array, tuple[int, int]]:
-        """One picture, in base64 or as lists of pixels; shape (K, H, W), and its width and height as sent."""
+        """Decode one image, in base64 or as lists of pixels; shape (K, H, W), and its width and height as sent."""
         if isinstance(item, str):
-            return images.decode_base64_image(item, words, budget)
+            return images.decode_base64_image(item, schema, budget)
         if not isinstance(item, list):
-            raise InvalidType(f"row {index} is a {json_type(item)}; send a picture in base64, or lists of pixels")
-        _check_integers(item, index)
-        array = to_array(item, self._datatype)
-        grey, full = (words.height, words.width), (words.channels, words.height, words.width)
-        if array.shape != full and not (words.channels == 1 and array.shape == grey):
-            raise InvalidShape(f"row {index} has shape {list(array.shape)}; this model takes {list(full)}")
-        return array.reshape(full), (words.width, words.height)
+            raise InvalidType(f"row {index} is {_describe_type(item)}; send an image in base64, or arrays of pixels")
+        _check_pixels(item, index)
+        pixels = to_array(item, self._datatype)
+        shape = (schema.channels, schema.height, schema.width)
+        if pixels.shape != shape and not (schema.channels == 1 and pixels.shape == shape[1:]):
+            raise InvalidShape(f"row {index} has shape {list(pixels.shape)}; this model takes {list(shape)}")
+        return pixels.reshape(shape), (schema.width, schema.height)
 
-    def _tokenize(self, item: Any, index: int, words: TextInput) -> Encoding:
-        """One text, or one with a marked predicate, as tokens."""
-        assert self._tokeniser is not None
-        if words.has_predicate:
+    def _tokenize(self, item: Any, index: int, schema: TextInput) -> Encoding:
+        """Tokenize a text, or a text with its predicate."""
+        assert self._tokenizer is not None
+        if schema.has_predicate:
             _check_predicate(item, index)
         elif not isinstance(item, str):
-            raise InvalidType(f"row {index} is a {json_type(item)}; send a text")
-        tokens = tokenize_row(self._tokeniser, item)
-        if self._answer == "text":
-            # What comes next depends on the end of what came before.
-            return Encoding(tokens.ids[-words.max_tokens :] or [1], tokens.offsets[-words.max_tokens :] or [(0, 0)])
-        # A label can be told from the beginning, as in training; spans of what was cut off cannot.
-        if self._answer == "spans" and len(tokens.ids) > words.max_tokens:
+            raise InvalidType(f"row {index} is {_describe_type(item)}; send a text")
+        encoding = tokenize_row(self._tokenizer, item)
+        if self._output_kind == "text":
+            # The next token depends on the end of the prompt.
+            last = slice(-schema.max_tokens, None)
+            return Encoding(encoding.ids[last] or [UNK_ID], encoding.offsets[last] or [(0, 0)])
+        # The beginning is enough for a label, as in training, but not for spans, which can be anywhere.
+        if self._output_kind == "spans" and len(encoding.ids) > schema.max_tokens:
             raise PayloadTooLarge(
-                f"row {index} has {len(tokens.ids)} tokens; the limit is {words.max_tokens}; send it in parts"
+                f"row {index} has {len(encoding.ids)} tokens; the limit is {schema.max_tokens}; split the text"
             )
-        return truncate_tokens(tokens, words.max_tokens)
+        return truncate_tokens(encoding, schema.max_tokens)
 
-    def _encode_series(self, item: Any, index: int, words: SeriesInput) -> Array:
-        """One series of steps; shape (T, F)."""
+    def _encode_series(self, item: Any, index: int, schema: SeriesInput) -> Array:
+        """Encode one series; shape (T, F)."""
         if not isinstance(item, list) or not item:
-            raise InvalidType(f"row {index} is {json_type(item)} or empty; send a list of steps")
-        single = len(words.features) == 1
-        steps = [[step] if single and not isinstance(step, list) else step for step in item]
-        for place, step in enumerate(steps):
-            if not isinstance(step, list) or any(type(value) not in (int, float) for value in step):
+            problem = "empty" if item == [] else _describe_type(item)
+            raise InvalidType(f"row {index} is {problem}; send an array of time steps")
+        has_one_feature = len(schema.features) == 1
+        time_steps = [[value] if has_one_feature and not isinstance(value, list) else value for value in item]
+        for step_index, values in enumerate(time_steps):
+            if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
                 raise InvalidType(
-                    f"row {index}: step {place} is no list of numbers; send one for each of {words.features}"
+                    f"row {index}: time step {step_index} is not an array of numbers; "
+                    f"send one for each of {schema.features}"
                 )
-        if len(steps) > words.max_time_steps:
+        if len(time_steps) > schema.max_time_steps:
             raise PayloadTooLarge(
-                f"row {index} has {len(steps)} steps; the limit is {words.max_time_steps}; send the last ones"
+                f"row {index} has {len(time_steps)} time steps; the limit is {schema.max_time_steps}; "
+                "send the last ones"
             )
-        array = to_array(steps, self._datatype)
-        if array.shape != (len(steps), len(words.features)):
-            raise InvalidShape(f"row {index} has steps of {array.shape[1]} numbers; this model takes {words.features}")
-        return array
+        series = to_array(time_steps, self._datatype)
+        if series.shape != (len(time_steps), len(schema.features)):
+            raise InvalidShape(
+                f"row {index} has time steps of {series.shape[1]} numbers; this model takes {schema.features}"
+            )
+        return series
 
 
 def _check_predicate(item: Any, index: int) -> None:
-    form = 'send {"text": "...", "predicate": [start, end]}, in characters'
     if not isinstance(item, dict) or item.keys() != {"text", "predicate"} or not isinstance(item["text"], str):
-        raise InvalidType(f"row {index} is no text with a predicate; {form}")
-    place = item["predicate"]
-    if not isinstance(place, list) or len(place) != 2 or any(type(value) is not int for value in place):
-        raise InvalidType(f"row {index}: predicate is {place!r}; {form}")
-    if not 0 <= place[0] < place[1] <= len(item["text"]):
+        raise InvalidType(f"row {index} is not a text with a predicate; {_PREDICATE_HINT}")
+    predicate, length = item["predicate"], len(item["text"])
+    if not isinstance(predicate, list) or len(predicate) != 2 or any(type(value) is not int for value in predicate):
+        raise InvalidType(f"row {index}: predicate is {predicate!r}; {_PREDICATE_HINT}")
+    if not 0 <= predicate[0] < predicate[1] <= length:
         raise InvalidShape(
-            f"row {index}: predicate {place} is not inside a text of {len(item['text'])} characters; {form}"
+            f"row {index}: predicate {predicate} is outside the text of {length} characters; {_PREDICATE_HINT}"
         )
 
 
-def _check_integers(item: Any, index: int) -> None:
-    """Numpy would take a boolean, a text of digits or a fraction for a pixel."""
+def _check_pixels(item: Any, index: int) -> None:
+    """Refuse what numpy would convert to a pixel: booleans, strings of digits, fractions."""
     pending = [item]
     while pending:
         for value in pending.pop():
             if type(value) is list:
                 pending.append(value)
             elif type(value) is not int:
-                raise InvalidType(f"row {index} has a {json_type(value)} among its pixels; send integers 0 to 255")
+                raise InvalidType(
+                    f"row {index} has {_describe_type(value)} among its pixels; send integers from 0 to 255"
+                )
 
 
-def json_type(value: Any) -> str:
-    """What JSON calls a value's type."""
+def _describe_type(value: Any) -> str:
+    """Name a value's JSON type, with its article."""
     names: dict[type, str] = {
-        dict: "object",
-        list: "list",
-        str: "text",
-        bool: "boolean",
-        int: "number",
-        float: "number",
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
     }
     return names.get(type(value), "null")

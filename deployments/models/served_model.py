@@ -1,0 +1,148 @@
+"""Served model: a bundle loaded, in its variant, with codecs and a batcher; what a model's replica serves, without Ray.
+
+Deploy walk: replica.py -> [served_model.py] -> training.bundle.load -> variants.py -> batching.py
+Request walk: deployments.server.routes -> [served_model.py: decode] -> batching.py -> [served_model.py: encode]
+Knows nothing of HTTP.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deployments.errors import DeadlineExceeded, NotStreamable
+from deployments.models.batching import Batcher
+from deployments.models.generation import TextGenerator, sample_images
+from deployments.models.variants import build_variant
+from deployments.protocols.arrays import Rows
+from deployments.protocols.oip.codec import OipCodec, encode_metadata
+from deployments.protocols.predict import events
+from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
+from deployments.protocols.predict.inputs import InputPreprocessor
+from deployments.server.sse import Event
+from deployments.specs.model import ModelEndpoint
+from training.bundle.load import Bundle, load_bundle
+from training.registry import storage
+from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput
+
+# Larger image requests are decoded in a thread: a large image would stall the event loop.
+MAX_INLINE_BYTES = 2048
+
+
+class ServedModel:
+    """A model that responds to requests."""
+
+    def __init__(self, endpoint: ModelEndpoint, cache: Path) -> None:
+        """Load a model and warm it up.
+
+        Args:
+            endpoint: names the bundle, its variant and the limits.
+            cache: folder of downloaded bundles and compiled nets.
+
+        Raises:
+            BundleError: the bundle is damaged, or another one than the endpoint's.
+            UserError: the variant cannot be built.
+        """
+        self.endpoint = endpoint
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        bundle = load_bundle(storage.fetch_folder(endpoint.uri, cache / endpoint.digest), endpoint.digest, self.device)
+        self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
+        self.oip_codec = _build_oip_codec(bundle, endpoint)
+        self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
+        self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
+        rows = self._decode_example()
+        net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
+        self._batcher = _build_batcher(net, bundle, endpoint, self.device)
+        self._batcher.warm_up(rows)
+        self._generator = _build_generator(bundle, self._batcher)
+
+    def _decode_example(self) -> Rows:
+        rows = self.predict_codec.decode_request(encode_json(self.example), "application/json").rows
+        assert rows is not None, "a bundle's example has rows"
+        return rows
+
+    async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+        """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
+        request = self.oip_codec.decode_request(body, header_length)
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                outputs = await self._batcher.forward(request.rows)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no response within the request's timeout of {request.timeout_s:g} s; set a longer one"
+            ) from None
+        return self.oip_codec.encode_response(outputs, request)
+
+    async def predict(
+        self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
+    ) -> bytes:
+        """Run a `predict` request."""
+        if len(body) > MAX_INLINE_BYTES and isinstance(self.manifest.input_schema, ImageInput):
+            request = await asyncio.to_thread(self.predict_codec.decode_request, body, content_type)
+        else:
+            request = self.predict_codec.decode_request(body, content_type)
+        if self._generator:
+            texts = await self._generator.generate(_get_prompts(request), request.options)
+            return self.predict_codec.encode_predictions(texts)
+        if request.rows is None:
+            assert self._decoder is not None
+            assert isinstance(self.manifest.output_schema, ImageOutput)
+            images = sample_images(self._decoder, self.manifest.output_schema.latent_size, request.options, self.device)
+            return self.predict_codec.encode_predictions(images)
+        return self.predict_codec.encode_response(await self._batcher.forward(request.rows), request)
+
+    async def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
+        """Run a `predict` request and stream its response; closing the generator stops the work.
+
+        Yields:
+            (TOKEN, {"row", "text"}) for each chunk of each row, then (DONE, the response of `predict`).
+
+        Raises:
+            NotStreamable: the model does not generate text.
+        """
+        if self._generator is None:
+            raise NotStreamable(f"{self.manifest.name} does not generate text; send the request without stream")
+        request = self.predict_codec.decode_request(body, content_type)
+        prompts = _get_prompts(request)
+        texts: list[list[str]] = [[] for _ in prompts]
+        async with contextlib.aclosing(self._generator.stream(prompts, request.options)) as chunks:
+            async for chunk in chunks:
+                texts[chunk.row].append(chunk.text)
+                yield events.TOKEN, encode_json(chunk._asdict())
+        yield events.DONE, self.predict_codec.encode_predictions([{"text": "".join(parts)} for parts in texts])
+
+
+def _get_prompts(request: PredictRequest) -> list[Any]:
+    return [tokens for _, tokens in request.row_contexts]
+
+
+def _build_oip_codec(bundle: Bundle, endpoint: ModelEndpoint) -> OipCodec:
+    manifest, limits = bundle.manifest, endpoint.limits
+    tokenize = None
+    if isinstance(manifest.input_schema, TextInput) and not manifest.input_schema.has_predicate:
+        tokenize = InputPreprocessor(manifest, limits, bundle.tokenizer).preprocess_rows
+    vocab_size = len(bundle.tokenizer) if bundle.tokenizer else None
+    return OipCodec(manifest, str(endpoint.version), limits.max_rows, vocab_size, tokenize)
+
+
+def _build_batcher(net: torch.nn.Module, bundle: Bundle, endpoint: ModelEndpoint, device: str) -> Batcher:
+    schema = bundle.manifest.input_schema
+    return Batcher(
+        net,
+        device,
+        max_rows=endpoint.limits.max_batch_rows,
+        padding_value=schema.padding_value if isinstance(schema, TextInput | SeriesInput) else None,
+        has_time_axis=tuple(len(spec.shape) > 1 and spec.shape[1] < 0 for spec in bundle.manifest.outputs),
+        # numpy has no bfloat16.
+        dtype=torch.bfloat16 if bundle.manifest.inputs[0].datatype == "BF16" else None,
+    )
+
+
+def _build_generator(bundle: Bundle, batcher: Batcher) -> TextGenerator | None:
+    schema, is_language_model = bundle.manifest.input_schema, bundle.manifest.output_schema.kind == "text"
+    if not is_language_model or bundle.tokenizer is None or not isinstance(schema, TextInput):
+        return None
+    return TextGenerator(batcher.forward, bundle.tokenizer, schema.max_tokens)
