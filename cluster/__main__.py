@@ -1,4 +1,4 @@
-"""The `shoal` command's first line: Ctrl-C while everything else is still being imported is no traceback either."""
+"""The first lines of the `shoal` command: Ctrl-C is no traceback either while everything else is imported."""
 
 import sys
 

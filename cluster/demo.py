@@ -1,119 +1,108 @@
-"""`shoal demo`: the three walks once, on real data, with nothing left out.
+"""`shoal demo`: train, deploy and predict once, on real data, with nothing left out.
 
-Trains digits-cnn with two workers, publishes it, deploys that version, sends held-out pictures over HTTP, and says how
-to go on. The cluster stays up; Ctrl-C at any moment takes it down.
+Trains digits-cnn with two workers, publishes it, deploys that version, sends held-out images over HTTP, and prints how
+to go on. The cluster stays up; Ctrl-C at any moment stops it.
 """
 
 import statistics
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cluster import training_run
-from cluster.cli import predict
-from cluster.local import lifecycle
-from cluster.local.lifecycle import Cluster
-from cluster.rollout import reconcile
+from cluster.local.record import Cluster, exclusive_lock, find_cluster
+from cluster.local.signals import interrupt_on_termination, run_uninterruptible
+from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
+from cluster.shoal import Shoal
 
 RECIPE = "digits-cnn"
-SHOWN = 10
-THREADS = 8
+NUM_SHOWN, NUM_THREADS = 10, 8
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Walk; on Ctrl-C (or SIGTERM, SIGHUP) take everything down again."""
-    lifecycle.interrupt_on_termination()
-    served_before = lifecycle.find_cluster(settings) is not None
+    """Take the whole walk; on Ctrl-C (or SIGTERM, SIGHUP) stop everything again."""
+    interrupt_on_termination()
+    ran_before = find_cluster(settings) is not None
     try:
-        _walk(settings, console)
+        _walk(Shoal(settings), console)
     except BaseException as error:
-        # A failure of the demo is no reason to stop what ran before it; Ctrl-C is.
-        if isinstance(error, KeyboardInterrupt) or not served_before:
+        # A failure of the demo is no reason to stop a cluster that ran before it; Ctrl-C is.
+        if isinstance(error, KeyboardInterrupt) or not ran_before:
             with console.status("stopping the cluster"):
-                lifecycle.run_uninterruptible(lambda: lifecycle.stop_cluster(settings))
+                run_uninterruptible(lambda: stop_cluster(settings))
         raise
 
 
-def _walk(settings: Settings, console: Console) -> None:
-    from deployments.specs.model import Scale
-    from training.run.options import RunOptions
-
-    start = time.monotonic()
+def _walk(shoal: Shoal, console: Console) -> None:
+    start_s = time.monotonic()
     console.rule(f"1/3  train {RECIPE} with Ray Train", align="left")
-    with console.status("starting a Ray cluster on this machine"), lifecycle.exclusive_lock(settings):
-        cluster = lifecycle.start_cluster(settings)
-    outcome = training_run.run_locally(settings, RECIPE, [], RunOptions(), console)
-    accuracy = outcome.metrics["test_accuracy"]
-    console.print(f"published {outcome.version}, held-out accuracy {accuracy:.4f}", highlight=False)
+    with console.status("starting a Ray cluster on this machine"), exclusive_lock(shoal.settings):
+        cluster = start_cluster(shoal.settings)
+    result = shoal.train(RECIPE, console=console)
+    accuracy = result.metrics["test_accuracy"]
+    console.print(f"published {result.version}, held-out accuracy {accuracy:.4f}", highlight=False)
 
-    console.rule(f"2/3  deploy {outcome.version} with Ray Serve", align="left")
-    with lifecycle.exclusive_lock(settings), console.status("starting Serve") as status:
-        reconcile.reconcile(settings, cluster, lambda now: status.update(f"starting Serve: {now}"))
-        reconcile.deploy(
-            settings, cluster, str(outcome.version), Scale(), lambda now: status.update(f"deploying: {now}")
-        )
-    url = f"{cluster.url}/v2/models/{RECIPE}"
-    console.print(f"answers at {url}", highlight=False)
+    console.rule(f"2/3  deploy {result.version} with Ray Serve", align="left")
+    with console.status("starting Ray Serve") as spinner:
+        shoal.up(on_status=lambda status: spinner.update(f"starting Ray Serve: {status}"))
+        shoal.deploy(result.version, on_status=lambda status: spinner.update(f"deploying: {status}"))
+    console.print(f"serving at {cluster.url}/v2/models/{RECIPE}", highlight=False)
 
-    console.rule("3/3  ask it, with pictures it has never seen", align="left")
-    _ask(settings, cluster, console)
-    _print_next_steps(settings, cluster, console)
-    console.print(f"the whole walk took {time.monotonic() - start:.0f} s", highlight=False)
+    console.rule("3/3  predict images that it has never seen", align="left")
+    _predict(shoal, console)
+    _print_next_steps(shoal.settings, cluster, console)
+    console.print(f"the whole walk took {time.monotonic() - start_s:.0f} s", highlight=False)
 
 
-def _ask(settings: Settings, cluster: Cluster, console: Console) -> None:
-    """Send every held-out picture as a PNG of its own; show some answers, then all in figures."""
+def _predict(shoal: Shoal, console: Console) -> None:
+    """Send every held-out image as a PNG of its own; show some predictions, then accuracy and speed over all."""
+    images, truths = _load_test_images()
+    with shoal.client() as client:
+
+        def predict(image: bytes) -> tuple[str, float, float]:
+            start_s = time.perf_counter()
+            (prediction,) = client.predict(RECIPE, image)
+            return prediction["label"], prediction["score"], time.perf_counter() - start_s
+
+        shown = range(0, len(images), len(images) // NUM_SHOWN)
+        single = [predict(images[index]) for index in shown]
+        table = Table("truth", "prediction", "score", box=None, pad_edge=False)
+        for index, (label, score, _) in zip(shown, single, strict=True):
+            color = "green" if label == truths[index] else "red"
+            table.add_row(truths[index], f"[{color}]{label}", f"{score:.3f}")
+        console.print(table)
+
+        start_s = time.perf_counter()
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            results = pool.map(predict, images)
+            predictions = list(track(results, "predicting", total=len(images), console=console, transient=True))
+        wall_s = time.perf_counter() - start_s
+    correct = sum(label == truth for (label, _, _), truth in zip(predictions, truths, strict=True))
+    console.print(
+        f"accuracy over HTTP: {correct / len(truths):.4f} ({correct} of {len(truths)})\n"
+        f"latency, one caller: median {statistics.median(seconds for _, _, seconds in single) * 1000:.1f} ms\n"
+        f"throughput, {NUM_THREADS} Python threads: {len(predictions) / wall_s:.0f} requests per second",
+        highlight=False,
+    )
+
+
+def _load_test_images() -> tuple[list[bytes], list[str]]:
+    """The held-out images of the recipe as PNG files, and their labels."""
     from torch import Tensor
 
     from training.data.preprocessing import prepare_dataset
     from training.recipe.load import load_recipe
     from training.schema import ImageInput
 
-    recipe = load_recipe(RECIPE)
-    dataset, parts, fitted = prepare_dataset(recipe)
-    test, words = dataset.select(parts["test"]), fitted.input_schema
-    assert isinstance(words, ImageInput)
+    dataset, splits, preprocessing = prepare_dataset(load_recipe(RECIPE))
+    test, schema = dataset.select(splits["test"]), preprocessing.input_schema
+    assert isinstance(schema, ImageInput)
     assert isinstance(test.targets, Tensor)
-    pictures = [words.encode_png(row) for row in test.inputs]
-    truths = [dataset.labels[target] for target in test.targets.tolist()]
-    local = threading.local()
-
-    def ask(picture: bytes) -> tuple[str, float, float]:
-        if not hasattr(local, "http"):
-            local.http = predict.open_client(settings, cluster)
-        start = time.perf_counter()
-        answer: httpx.Response = local.http.post(
-            f"/v2/models/{RECIPE}/predict", content=picture, headers={"Content-Type": "image/png"}
-        )
-        seconds = time.perf_counter() - start
-        best = answer.raise_for_status().json()["predictions"][0]
-        return best["label"], best["score"], seconds
-
-    some = range(0, len(pictures), len(pictures) // SHOWN)
-    alone = [ask(pictures[index]) for index in some]
-    table = Table("truth", "prediction", "score", box=None, pad_edge=False)
-    for index, (label, score, _) in zip(some, alone, strict=True):
-        table.add_row(truths[index], f"[{'green' if label == truths[index] else 'red'}]{label}", f"{score:.3f}")
-    console.print(table)
-
-    start = time.perf_counter()
-    with ThreadPoolExecutor(THREADS) as pool:
-        answers = list(track(pool.map(ask, pictures), "asking", total=len(pictures), console=console, transient=True))
-    wall = time.perf_counter() - start
-    right = sum(label == truth for (label, _, _), truth in zip(answers, truths, strict=True))
-    console.print(
-        f"accuracy over HTTP: {right / len(truths):.4f} ({right} of {len(truths)})\n"
-        f"latency, one caller: median {statistics.median(seconds for _, _, seconds in alone) * 1000:.1f} ms\n"
-        f"throughput, {THREADS} Python callers on this machine: {len(answers) / wall:.0f} requests per second",
-        highlight=False,
-    )
+    return [schema.encode_png(row) for row in test.inputs], [dataset.labels[i] for i in test.targets.tolist()]
 
 
 def _print_next_steps(settings: Settings, cluster: Cluster, console: Console) -> None:

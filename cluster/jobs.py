@@ -1,23 +1,26 @@
 """Jobs: a training run that the cluster itself drives, through Ray's job API.
 
-What it runs is `python -m training`, the same walk as `shoal train`.
+Its entry point is `python -m training.run`, which takes the same walk as `shoal train`.
 """
 
 import logging
 import shlex
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cluster.local.lifecycle import Cluster, runtime_env_for
+from cluster.local.record import Cluster
+from cluster.recipe_code import collect_code
 from cluster.settings import Settings
 from training.errors import ServiceError, UserError
-from training.recipe.load import list_builtin_recipes
+from training.recipe.load import load_recipe, override_recipe
 from training.run.options import RunOptions
 
-POLL_S = 0.5
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+POLL_INTERVAL_S = 0.5
 
 
 def submit(
@@ -29,48 +32,54 @@ def submit(
     resume: str | None,
     console: Console,
 ) -> None:
-    """Submit a run, show what it prints, and return when it has published.
+    """Submit a run, show its output, and return when it has published.
 
     Raises:
-        Mistake: no such recipe, or the job says that the recipe is wrong.
-        Failure: the job ends without a bundle.
+        UserError: no such recipe, or the job says that the recipe is wrong.
+        ServiceError: the job ends without a bundle.
     """
-    from ray.job_submission import JobStatus, JobSubmissionClient
-
-    from training.registry.model_registry import Registry
-    from training.registry.runs import RunHistory
-
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-    runtime_env: dict[str, Any] = {}
     if resume:
+        from training.registry.model_registry import Registry
+        from training.registry.runs import RunHistory
+
         recipe = RunHistory(Registry(settings)).find_resumable(resume).origin
-    if recipe not in list_builtin_recipes():
-        file = Path(recipe)
-        if not file.is_file():
-            raise UserError(
-                f"no recipe {recipe!r}; ready ones: {', '.join(list_builtin_recipes())}; or give a path to a .py file"
-            )
-        runtime_env = runtime_env_for(file.resolve().parent)
-        recipe = file.name
-    command = ["python", "-m", "training", recipe]
+    code = collect_code(override_recipe(load_recipe(recipe), overrides), recipe)
+    command = ["python", "-m", "training.run", str(code.recipe_file) if code else recipe]
     for override in overrides:
         command += ["--set", override]
     command += options.to_arguments()
     if resume:
         command += ["--resume", resume]
-    client = JobSubmissionClient(cluster.dashboard)
-    job = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env)
+
+    # Ray, which takes half a second to import: after the recipe is known to be sound.
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    client = JobSubmissionClient(cluster.dashboard_url)
+    if code:
+        console.print(code.describe(), highlight=False, markup=False, soft_wrap=True)
+        with code.staged() as folder:
+            job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(folder)})
+    else:
+        job = client.submit_job(entrypoint=shlex.join(command))
     console.print(f"job {job}", highlight=False)
-    shown = 0
+    _follow(client, job, console)
+
+
+def _follow(client: "JobSubmissionClient", job: str, console: Console) -> None:
+    """Print a job's output until it ends; raises where it did not succeed."""
+    from ray.job_submission import JobStatus
+
+    printed = 0
     while True:
         status = client.get_job_status(job)
         logs = client.get_job_logs(job)
-        console.out(logs[shown:], end="", highlight=False)
-        shown = len(logs)
+        console.out(logs[printed:], end="", highlight=False)
+        printed = len(logs)
         if status.is_terminal():
             break
-        time.sleep(POLL_S)
+        time.sleep(POLL_INTERVAL_S)
     if status != JobStatus.SUCCEEDED:
         info = client.get_job_info(job)
-        kind = UserError if info.driver_exit_code == 2 else ServiceError
-        raise kind(f"job {job} ended as {status}; `ray job logs {job}` keeps what it said")
+        error = UserError if info.driver_exit_code == 2 else ServiceError
+        raise error(f"job {job} ended as {status}; `shoal logs {job}` shows its output")

@@ -1,71 +1,131 @@
-"""`shoal models`: the registry's verbs; each parses, calls one function, prints."""
+"""`shoal models`: the registry's verbs."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.terminal import console, make_table, open_registry
+from cluster.cli.terminal import (
+    Json,
+    Reference,
+    console,
+    make_table,
+    open_registry,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+)
 
-app = typer.Typer(help="The registry: list, show, promote, import, export.", rich_markup_mode=None)
+app = typer.Typer(
+    help="The registry: list, show, promote, import, export, delete.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.callback()
-def models(context_: typer.Context) -> None:
-    """List all models where no verb follows."""
-    if context_.invoked_subcommand:
+def default(context_: typer.Context, as_json: Json = False) -> None:
+    """List, show, promote, import, export, delete; list where no verb follows."""
+    if not context_.invoked_subcommand:
+        list_(as_json)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List all models."""
+    registry = open_registry()
+    rows = [_summarize(registry, name) for name in registry.list_models()]
+    if as_json:
+        print_json(rows)
         return
-    found = open_registry()
-    shown = make_table("model", "newest", "aliases", "task", "scores")
-    for name in found.names():
-        versions = found.versions(name)
-        manifest = found.manifest(versions[0])
-        aliases = ", ".join(f"{alias}={v.version}" for v in versions for alias in v.aliases)
-        shown.add_row(name, str(versions[0].version), aliases, manifest.task, _headline(manifest))
-    console.print(shown)
+    table = make_table("model", "newest", "aliases", "task", "score")
+    for row in rows:
+        aliases = ", ".join(f"{alias}={version}" for alias, version in row["aliases"].items())
+        metric = row["metric"].removeprefix("test_")
+        score = "" if row["score"] is None else f"{metric} {row['score']:.4f}"
+        table.add_row(row["model"], str(row["newest"]), aliases, row["task"], score)
+    print_table(table)
 
 
 @app.command()
-def show(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]) -> None:
-    """Show a model's versions and the card of one of them."""
+def show(reference: Reference, as_json: Json = False) -> None:
+    """Show a model's versions, and the card of one of them."""
+    registry = open_registry()
+    version = registry.resolve(reference)
+    versions = registry.list_versions(version.name)
+    manifest = registry.load_manifest(version)
+    if as_json:
+        listed = [
+            {"version": v.version, "aliases": list(v.aliases), "digest": v.digest, "run_id": v.run_id} for v in versions
+        ]
+        print_json({"versions": listed, "version": version.version, "manifest": manifest.model_dump(mode="json")})
+        return
     from rich.markdown import Markdown
 
     from training.bundle.manifest import CARD_FILE
 
-    found = open_registry()
-    version = found.resolve(reference)
-    shown = make_table("version", "aliases", "digest", "run")
-    for each in found.versions(version.name):
-        shown.add_row(str(each.version), ", ".join(each.aliases), each.digest[:12], each.run_id)
-    console.print(shown)
-    found.manifest(version)
-    folder = found.fetch(version)
-    console.print(f"\ncard of {version}; its pictures are in {folder}\n", highlight=False)
-    console.print(Markdown((folder / CARD_FILE).read_text()))
+    table = make_table("version", "aliases", "digest", "run")
+    for each in versions:
+        table.add_row(str(each.version), ", ".join(each.aliases), each.digest[:12], each.run_id)
+    print_table(table)
+    folder = registry.fetch_bundle(version)
+    print_line(f"\ncard of {version}; its images are in {folder}\n")
+    console.print(Markdown((folder / CARD_FILE).read_text()), soft_wrap=False)
 
 
 @app.command()
 def promote(
-    name: str, version: int, as_: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias.")]
+    name: str, version: int, alias: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias.")]
 ) -> None:
     """Point an alias at a version."""
-    promoted = open_registry().promote(name, version, as_)
-    console.print(f"{promoted} is now {as_}", highlight=False)
+    print_line(f"{open_registry().promote(name, version, alias)} is now {alias}")
 
 
-@app.command(name="import")
+@app.command("import")
 def import_(folder: Path) -> None:
-    """Publish a bundle that somebody else made."""
-    console.print(f"published {open_registry().publish(folder)}", highlight=False)
+    """Publish a bundle that was made elsewhere."""
+    from training.registry.model_registry import AlreadyPublished
+
+    try:
+        version = open_registry().publish(folder)
+        print_line(f"published {version}")
+    except AlreadyPublished as error:
+        version = error.version
+        print_line(f"{version} is this bundle already; nothing was published")
+    print_note(f"next: shoal deploy {version}")
 
 
 @app.command()
-def export(reference: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")], folder: Path) -> None:
+def export(reference: Reference, folder: Path) -> None:
     """Write a version's bundle to a new folder."""
-    console.print(f"wrote {open_registry().export(reference, folder)}", highlight=False)
+    print_line(f"wrote {open_registry().export_bundle(reference, folder)}")
 
 
-def _headline(manifest: Any) -> str:
-    """The score that stands first; all of them are on the card."""
-    name = manifest.headline
-    return f"{name.removeprefix('test_')} {manifest.metrics[name]:.4f}" if name in manifest.metrics else ""
+@app.command()
+def delete(
+    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version.")],
+) -> None:
+    """Delete a version that is neither deployed nor has an alias."""
+    from cluster.cli.terminal import context
+    from cluster.rollout.deploy import reject_if_deployed
+
+    registry = open_registry()
+    version = registry.resolve_version(reference)
+    reject_if_deployed(context.settings, version)
+    registry.delete_version(version.name, version.version)
+    print_line(f"deleted {version}")
+
+
+def _summarize(registry: Any, name: str) -> dict[str, Any]:
+    versions = registry.list_versions(name)
+    manifest = registry.read_manifest(versions[0])
+    metric = manifest.primary_metric
+    return {
+        "model": name,
+        "newest": versions[0].version,
+        "aliases": {alias: version.version for version in versions for alias in version.aliases},
+        "task": manifest.task,
+        "metric": metric,
+        "score": manifest.metrics.get(metric),
+    }

@@ -1,114 +1,87 @@
-"""HTTP calls that the command line makes of its own cluster, with the admin key."""
+"""`shoal predict`: a model called with JSON, images, or rows in files."""
 
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import httpx
+import typer
 
-from cluster.local import secrets
-from cluster.local.lifecycle import Cluster
-from cluster.settings import Settings
-from deployments.client import CallError, Client, TextChunk
-from deployments.errors import ClientError
-from training.errors import ServiceError, UserError
-
-IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+from cluster.cli.terminal import console, context, print_json, print_line, print_note
 
 
-def open_client(settings: Settings, cluster: Cluster) -> httpx.Client:
-    """A client that holds the admin key."""
-    key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
-    return httpx.Client(
-        base_url=cluster.url,
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=settings.limits.request_timeout_s + 5,
-        trust_env=False,  # a proxy of the environment would be sent the key
-    )
+def add_verbs(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command()(predict)
 
 
-def predict(settings: Settings, cluster: Cluster, name: str, what: str) -> Any:
-    """Ask a model; `what` is a picture's or a JSON file's path, or JSON itself.
+def predict(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A deployed model or pipeline.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|FOLDER|JSON",
+            help='{"inputs": [...]}, a .json file of it, or - to read it from standard input; rows in .csv, .parquet '
+            "or .jsonl; texts in .txt, one a line; an image, or a folder of images.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write inputs and predictions to a .csv, .parquet or .jsonl file."),
+    ] = None,
+) -> None:
+    """Call a deployed model with JSON, images, or rows in files.
 
-    Raises:
-        Mistake: it is none of these, or the service refuses it; the message is the service's.
-        Failure: the service does not answer.
+    With "stream": true in the JSON, text is printed as it is generated.
     """
-    content, kind = _read_body(what)
-    try:
-        with open_client(settings, cluster) as http:
-            answer = http.post(f"/v2/models/{name}/predict", content=content, headers={"Content-Type": kind})
-    except httpx.TransportError as error:
-        raise ServiceError(f"{cluster.url} does not answer: {error}") from error
-    if answer.is_client_error and answer.headers.get("content-type") == "application/json":
-        said = answer.json()["error"]
-        raise UserError(said["message"] if isinstance(said, dict) else said)
-    if answer.is_error:
-        raise ServiceError(f"{answer.status_code}: {answer.text}")
-    return answer.json()
+    from cluster.prediction_files import read_source, write_predictions
+    from cluster.shoal import Shoal
+    from deployments.errors import CallError, ClientError
+    from training.errors import ServiceError, UserError
 
+    if out is not None:
+        from cluster.prediction_files import check_output
 
-def stream(settings: Settings, cluster: Cluster, name: str, what: str) -> Iterator[TextChunk] | None:
-    """Ask a model as `predict` does, for pieces as they come; None if `what` does not ask for a stream.
-
-    Raises:
-        Mistake, Failure: as predict; later ones come with the pieces.
-    """
-    content, kind = _read_body(what)
-    body = json.loads(content) if kind == "application/json" else None
-    if not isinstance(body, dict) or body.pop("stream", False) is not True:
-        return None
-    return _stream_chunks(settings, cluster, name, body)
-
-
-def print_stream(pieces: Iterator[TextChunk]) -> None:
-    """Print pieces as they come; those of another row than the last begin a line with its number."""
-    at = 0
-    for row, text in pieces:
-        sys.stdout.write(text if row == at else f"\n[{row}] {text}")
-        sys.stdout.flush()
-        at = row
-    sys.stdout.write("\n")
-
-
-def _stream_chunks(settings: Settings, cluster: Cluster, name: str, body: dict[str, Any]) -> Iterator[TextChunk]:
-    key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
-    inputs = body.pop("inputs", [])
-    try:
-        with (
-            Client(cluster.url, key, timeout=settings.limits.request_timeout_s + 5) as client,
-            client.stream(name, inputs, **body) as pieces,
-        ):
-            yield from pieces
-    except ClientError as error:
-        raise UserError(error.message) from error
-    except CallError as error:
-        raise ServiceError(error.message) from error
-
-
-def _is_file(what: str) -> bool:
-    try:
-        return Path(what).is_file()
-    except OSError:  # a text too long to be a path
-        return False
-
-
-def _read_body(what: str) -> tuple[bytes, str]:
-    if what.lstrip().startswith(("{", "[")):
-        raw = what.encode()
-    elif _is_file(what):
-        kind = IMAGE_TYPES.get(Path(what).suffix.lower())
-        raw = Path(what).read_bytes()
-        if kind:
-            return raw, kind
+        check_output(out)
+    shoal = Shoal(context.settings)
+    with shoal.client() as client:
+        try:
+            batch = read_source(source, lambda: client.model(name))
+            if batch.stream:
+                with client.stream(name, batch.inputs, **batch.options) as chunks:
+                    _print_stream(chunks)
+                return
+            if batch.ignored_columns:
+                print_note(f"not sent, since {name} does not take them: {', '.join(batch.ignored_columns)}")
+            predictions = _predict_in_parts(client, name, batch)
+        except ClientError as error:
+            raise UserError(error.message) from error
+        except CallError as error:
+            raise ServiceError(error.message) from error
+    if out is None:
+        print_json({"model": name, "predictions": predictions})
     else:
-        raise UserError(
-            f'{what[:80]!r} is neither a file nor JSON; give a picture, a JSON file, or {{"inputs": [...]}}'
-        )
-    try:
-        json.loads(raw)
-    except ValueError as error:
-        raise UserError(f"{what[:60]!r} is not JSON: {error}") from error
-    return raw, "application/json"
+        write_predictions(out, batch, predictions)
+        print_line(f"wrote {len(predictions)} predictions to {out}")
+
+
+def _predict_in_parts(client: Any, name: str, batch: Any) -> list[Any]:
+    """Call the model with so many inputs at a time that no request is too large, and show how far it is."""
+    from rich.progress import track
+
+    parts = batch.split()
+    if len(parts) > 1 and not context.quiet and console.is_terminal:
+        parts = track(parts, "predicting", console=console, transient=True)
+    predictions: list[Any] = []
+    for part in parts:
+        predictions += client.predict(name, part, **batch.options)
+    return predictions
+
+
+def _print_stream(chunks: Any) -> None:
+    """Print texts as they grow; a chunk of another row than the last begins a line with its number."""
+    row = 0
+    for chunk in chunks:
+        sys.stdout.write(chunk.text if chunk.row == row else f"\n[{chunk.row}] {chunk.text}")
+        sys.stdout.flush()
+        row = chunk.row
+    sys.stdout.write("\n")

@@ -1,69 +1,116 @@
-"""`shoal runs`: what was trained, and how it went; each verb parses, calls one function, prints."""
+"""`shoal runs`: training runs, listed, compared, and what an interrupted one left deleted."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.terminal import console, make_table, open_registry
+from cluster.cli.terminal import (
+    Json,
+    format_number,
+    make_table,
+    open_registry,
+    print_json,
+    print_line,
+    print_table,
+)
 
-app = typer.Typer(help="Training runs: list, compare, delete what one left.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Training runs: list, show, compare, delete.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Runs at most, newest first.")]
 
 
 @app.callback()
-def runs(
-    context_: typer.Context,
-    most: Annotated[int, typer.Option("--most", min=1, help="So many, newest first.")] = 20,
-) -> None:
-    """List runs where no verb follows."""
-    if context_.invoked_subcommand:
-        return
-    from training.registry.runs import RunHistory
+def default(context_: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
+    """List, show, compare, delete; list where no verb follows."""
+    if not context_.invoked_subcommand:
+        list_(limit, as_json)
 
-    shown = make_table("run", "status", "started", "seconds", "epoch", "loss", "score")
-    for run in RunHistory(open_registry()).list_runs()[:most]:
-        started = datetime.fromtimestamp(run.started_s, UTC).strftime("%Y-%m-%d %H:%M")
-        seconds = "" if run.seconds is None else f"{run.seconds:.0f}"
-        epoch, loss = run.metrics.get("epoch"), run.metrics.get("loss")
-        shown.add_row(
+
+@app.command("list")
+def list_(limit: Limit = 20, as_json: Json = False) -> None:
+    """List runs, newest first."""
+    runs = _open_history().list_runs()[:limit]
+    if as_json:
+        print_json([_describe(run) for run in runs])
+        return
+    table = make_table("run", "status", "started", "seconds", "epoch", "loss", "score")
+    for run in runs:
+        table.add_row(
             run.name,
             run.status,
-            started,
-            seconds,
-            "" if epoch is None else f"{epoch:.0f}",
-            "" if loss is None else f"{loss:.4f}",
+            datetime.fromtimestamp(run.started_s, UTC).strftime("%Y-%m-%d %H:%M"),
+            format_number(run.seconds, 0),
+            format_number(run.metrics.get("epoch"), 0),
+            format_number(run.metrics.get("loss")),
             run.score,
         )
-    console.print(shown)
+    print_table(table)
 
 
 @app.command()
-def compare(one: str, other: str) -> None:
-    """Set two runs side by side: the settings in which they differ, and every score."""
-    from training.registry.runs import RunHistory
+def show(run: str, as_json: Json = False) -> None:
+    """Show one run: its recipe and its last metrics."""
+    found = _open_history().find_run(run)
+    if as_json:
+        print_json(_describe(found))
+        return
+    print_line(f"{found.name}: {found.status} {found.score}".rstrip())
+    table = make_table("key", "value")
+    for key, value in sorted(found.params.items()):
+        table.add_row(key, value)
+    for key, number in sorted(found.metrics.items()):
+        table.add_row(key, format_number(number))
+    print_table(table)
 
-    found = RunHistory(open_registry())
-    left, right = found.find_run(one), found.find_run(other)
-    shown = make_table("", left.name, right.name, "difference")
-    for key in sorted(left.params.keys() | right.params.keys()):
-        a, b = left.params.get(key, ""), right.params.get(key, "")
-        if a != b:
-            shown.add_row(key, a, b, "")
-    for key in sorted(left.metrics.keys() | right.metrics.keys()):
-        a_, b_ = left.metrics.get(key), right.metrics.get(key)
-        both = a_ is not None and b_ is not None
-        shown.add_row(key, _number(a_), _number(b_), f"{b_ - a_:+.4g}" if both else "")  # type: ignore[operator]
-    console.print(shown)
+
+@app.command()
+def compare(first: str, second: str, as_json: Json = False) -> None:
+    """Compare two runs: settings that differ, and all metrics."""
+    history = _open_history()
+    left, right = history.find_run(first), history.find_run(second)
+    keys = sorted(left.params.keys() | right.params.keys())
+    params = [(key, left.params.get(key, ""), right.params.get(key, "")) for key in keys]
+    params = [row for row in params if row[1] != row[2]]
+    metrics = [
+        (key, left.metrics.get(key), right.metrics.get(key))
+        for key in sorted(left.metrics.keys() | right.metrics.keys())
+    ]
+    if as_json:
+        print_json({"runs": [left.name, right.name], "params": params, "metrics": metrics})
+        return
+    table = make_table("", left.name, right.name, "difference")
+    for row in params:
+        table.add_row(*row, "")
+    for key, a, b in metrics:
+        difference = f"{b - a:+.4g}" if a is not None and b is not None else ""
+        table.add_row(key, format_number(a), format_number(b), difference)
+    print_table(table)
 
 
 @app.command()
 def delete(run: str) -> None:
-    """Delete the checkpoints that an interrupted run left; its record stays, and it can no longer go on."""
+    """Delete an interrupted run's checkpoints; its record stays."""
+    print_line(f"deleted the checkpoints of {_open_history().delete_checkpoints(run)}")
+
+
+def _open_history() -> Any:
     from training.registry.runs import RunHistory
 
-    found = RunHistory(open_registry()).delete_checkpoints(run)
-    console.print(f"deleted the checkpoints of {found}", highlight=False)
+    return RunHistory(open_registry())
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _describe(run: Any) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "run_id": run.run_id,
+        "status": run.status,
+        "started_s": run.started_s,
+        "seconds": run.seconds,
+        "params": run.params,
+        "metrics": run.metrics,
+        "origin": run.origin,
+    }

@@ -1,24 +1,94 @@
-"""What every verb of the command line shares: the settings in force, the console, tables."""
+"""Terminal: what the verbs share: settings in force, console, tables that cut no identifier, JSON, progress."""
 
-from collections.abc import Iterator, Mapping
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from cluster.settings import Settings
 
-console = Console()
+console = Console(soft_wrap=True)
+
+# Of a table in a pipe; and of prose in a narrow terminal.
+MAX_WIDTH, MIN_PROSE_WIDTH = 100_000, 24
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.")]
 
 
 class _Context:
-    """What the options before the verb decided."""
+    """The options before the verb."""
 
     settings: Settings
+    quiet: bool = False
 
 
 context = _Context()
+
+
+def print_line(text: str) -> None:
+    """Print a result; never wrapped, so that it can be read by programs."""
+    console.print(text, highlight=False, markup=False)
+
+
+def print_note(text: str) -> None:
+    """Print what a person may want to know and no program needs; nothing with --quiet."""
+    if not context.quiet:
+        print_line(text)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def show_status(action: str) -> Iterator[Callable[[str], None]]:
+    """Show that a verb is at work; yields a function that takes its status."""
+    if context.quiet:
+        yield lambda status: None
+        return
+    with console.status(action) as spinner:
+        yield lambda status: spinner.update(f"{action}: {status}" if status else action)
+
+
+def make_table(*columns: str, wrapped: Sequence[str] = ()) -> Table:
+    """Make a table; only cells of `wrapped` columns (prose) may be wrapped, all others stay in one piece."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        if column in wrapped:
+            table.add_column(column, overflow="fold", min_width=MIN_PROSE_WIDTH)
+        else:
+            table.add_column(column, no_wrap=True)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table; wider than the terminal where its unwrapped cells need it, and not wrapped at all in a pipe."""
+    measured = Measurement.get(console, console.options.update(width=MAX_WIDTH), table)
+    width = max(console.width, measured.minimum) if console.is_terminal else measured.maximum
+    # console.print would cap the width at the terminal's.
+    wide = Console(width=width, force_terminal=console.is_terminal, no_color=console.no_color)
+    with wide.capture() as capture:
+        wide.print(table)
+    for line in capture.get().splitlines():
+        console.file.write(line.rstrip() + "\n")
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics in one line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """A number, or nothing where there is none."""
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def open_registry() -> Any:
@@ -26,23 +96,3 @@ def open_registry() -> Any:
     from training.registry.model_registry import Registry
 
     return Registry(context.settings)
-
-
-@contextmanager
-def show_status(what: str) -> Iterator[Any]:
-    """Show that something goes on, and how far it is."""
-    with console.status(what) as shown:
-        yield lambda now: shown.update(f"{what}: {now}" if now else what)
-
-
-def make_table(*columns: str) -> Table:
-    """A table that a narrow terminal, or a pipe, still shows whole."""
-    made = Table(box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
-
-
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Held-out scores in one line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

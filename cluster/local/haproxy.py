@@ -1,11 +1,10 @@
-"""The HAProxy that Ray Serve starts, confined and never orphaned.
+"""HAProxy wrapper: what Ray Serve starts as HAProxy; restricts Ray's configuration, then becomes the real binary.
 
-Ray runs this in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH). It does what Ray 2.60 has no switch for, then
-becomes the real HAProxy. It binds Ray's statistics and metrics pages, which Ray opens on every interface, to loopback.
-It answers Shoal's error body where HAProxy itself must refuse. It lets HAProxy see that a caller leaves, and tells
-replicas that they need not watch each one, since Shoal's own layer watches those that wait long
-(deployments/server/request_limits.py). It writes no log line for a request that went well. And it asks the kernel to end
-HAProxy with the process that started it, since `ray stop` and a killed Ray leave it running and holding its ports.
+Ray runs it in place of the binary (RAY_SERVE_HAPROXY_BINARY_PATH), for what Ray 2.60 has no switch for. It binds the
+statistics and metrics pages, which Ray opens on every interface, to loopback. It sets Shoal's error body for statuses
+that HAProxy makes itself. It lets HAProxy see that a caller disconnects, and tells replicas that Ray need not watch
+each caller, since deployments/server/request_limits.py does. It drops log lines of successful requests. And it asks the
+kernel to end HAProxy with its parent, since `ray stop` and a killed Ray leave it running and holding its ports.
 
 Called as: python haproxy.py REAL_BINARY -db -f CONFIG [...]. Standard library only: it starts at every reload.
 """
@@ -25,7 +24,7 @@ UNAVAILABLE = (
     b'{"error": {"code": "unavailable", "message": "no replica can answer now; try again", "request_id": null}}\n'
 )
 
-# Whether a caller is watched is decided here, not by the caller.
+# A caller must not decide whether it is watched.
 FRONTEND = """\
     http-request del-header x-request-disconnect-disabled
     option dontlog-normal
@@ -34,15 +33,15 @@ UNWATCHED = "    http-request set-header x-request-disconnect-disabled ?1 if {{ 
 
 
 def rewrite_config(config: str, error_file: Path) -> str:
-    """Rewrite Ray's HAProxy configuration; see the top of this file."""
+    """Rewrite Ray's HAProxy configuration as the module says; idempotent."""
     for page in ("frontend prometheus", "listen stats"):
-        # Also one that was confined before: HAProxy may be started twice on one file.
+        # Also in a file that was rewritten before: HAProxy may be started twice on one file.
         config = _replace_once(page, rf"({page}\n\s*bind) (?:\*|127\.0\.0\.1)?:", r"\1 127.0.0.1:", config)
     config = _replace_once(
         "http_frontend", r"(?m)^(frontend http_frontend\n)", rf"\1{FRONTEND}", config.replace(FRONTEND, "")
     )
-    # HAProxy 2.8 that splices requests stops reading from a caller whose body came in a packet of its own, and so never
-    # sees it leave, abortonclose or not.
+    # With request splicing HAProxy 2.8 stops reading from a caller whose body came in a packet of its own, and never
+    # sees it disconnect, abortonclose or not.
     config = _replace_once(
         "splice-request", r"(?m)^( +)(?:no )?option splice-request$", r"\1no option splice-request", config
     )
@@ -50,16 +49,16 @@ def rewrite_config(config: str, error_file: Path) -> str:
     return re.sub(r"(?m)^(\s*errorfile 50[234]) .*$", rf"\1 {error_file}", config)
 
 
-def _replace_once(what: str, pattern: str, by: str, config: str) -> str:
-    config, found = re.subn(pattern, by, config)
-    if found != 1:
-        # Rather no HAProxy than one that shows its pages to everybody, or works on for a caller who has left.
-        raise SystemExit(f"Ray's HAProxy configuration has changed: {what} was found {found} times")
+def _replace_once(name: str, pattern: str, replacement: str, config: str) -> str:
+    config, count = re.subn(pattern, replacement, config)
+    if count != 1:
+        # No HAProxy at all is safer than one whose pages are open to everybody.
+        raise SystemExit(f"Ray's HAProxy configuration has changed: {name} was found {count} times")
     return config
 
 
 def _add_unwatched_rules(section: re.Match[str]) -> str:
-    """Of one backend: while a replica is up, requests go to it; else to Ray's own proxy, which must watch by itself."""
+    """Mark requests that go to a replica as unwatched; those to Ray's fallback proxy stay watched by it."""
     backend, lines = section.groups()
     lines = re.sub(r"(?m)^ *http-request set-header x-request-disconnect-disabled .*\n", "", lines)
     servers = [m[1] for m in re.finditer(r"(?m)^ *server (\S+) (?!.* backup *$).*$", lines)]
@@ -68,7 +67,7 @@ def _add_unwatched_rules(section: re.Match[str]) -> str:
 
 
 def main(binary: str, *args: str) -> None:
-    """Confine the configuration named after -f and become HAProxy."""
+    """Rewrite the configuration named after -f and become HAProxy."""
     file = Path(args[args.index("-f") + 1])
     error_file = file.with_name("unavailable.http")
     error_file.write_bytes(UNAVAILABLE)

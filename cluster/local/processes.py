@@ -1,8 +1,8 @@
-"""Which processes are ours, and how they end.
+"""Processes: which ones belong to a cluster, and how they end.
 
-A process is ours if `lifecycle` marked its environment, if it holds a file open in our Ray's temp dir (Ray's workers
-overwrite their own environment), or if it descends from one of those. So a cluster can be stopped by any later command,
-however the one that started it ended, and no other Ray on the machine is ever touched.
+A process belongs to a cluster if start.py set its id in the environment, if it holds a file in the cluster's temp dir
+open (Ray's workers overwrite their environment), or if it descends from one of those. So any later command can stop a
+cluster however its starter ended, and no other Ray on the machine is touched.
 """
 
 import os
@@ -15,61 +15,62 @@ import psutil
 from training.errors import ServiceError
 
 T = TypeVar("T")
-CLUSTER_ID_VARIABLE = "SHOAL_CLUSTER_MARK"
+CLUSTER_ID_VARIABLE = "SHOAL_CLUSTER_ID"
 
-# Most of Ray ends within a second of being asked. Raylet and its actors then wait for a GCS that is gone, for good; and
-# nothing that must last is theirs alone.
+# Most of Ray ends within a second of SIGTERM. The raylet and its actors may then wait for ever for a GCS that is gone;
+# no state that must last is theirs only.
 TERMINATE_S, KILL_S = 1.5, 5.0
+# A dying process may start another; it is found in the next round.
+MAX_ROUNDS = 10
 
 
-def find_owned(mark: str, temp_dir: Path) -> list[psutil.Process]:
-    """Find all living processes of one cluster, this one and its ancestors left out."""
-    mine = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
-    found: dict[int, psutil.Process] = {}
+def find_owned(cluster_id: str, temp_dir: Path) -> list[psutil.Process]:
+    """Find all live processes of one cluster, except this one and its ancestors."""
+    excluded = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    owned: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
-        if process.pid in mine or process.pid in found:
+        if process.pid in excluded or process.pid in owned:
             continue
-        if _has_cluster_id(process, mark) or _uses_temp_dir(process, temp_dir):
-            found[process.pid] = process
+        if _has_cluster_id(process, cluster_id) or _uses_temp_dir(process, temp_dir):
+            owned[process.pid] = process
             for child in _try_read(lambda p=process: p.children(recursive=True)) or []:  # type: ignore[misc]
-                found[child.pid] = child
-    return [p for p in found.values() if p.pid not in mine and _is_alive(p)]
+                owned[child.pid] = child
+    return [p for p in owned.values() if p.pid not in excluded and _is_alive(p)]
 
 
-def stop_owned(mark: str, temp_dir: Path) -> int:
-    """End all processes of one cluster, politely, then not; returns how many there were.
+def stop_owned(cluster_id: str, temp_dir: Path) -> int:
+    """End all processes of one cluster, by SIGTERM, then by SIGKILL; returns how many there were.
 
     Raises:
-        Failure: some do not end; the message names them.
+        ServiceError: some do not end; the message names them.
     """
     stopped = 0
-    # What a dying process started in its last moment is met on the next round.
-    for _ in range(10):
-        processes = find_owned(mark, temp_dir)
-        if not processes:
+    for _ in range(MAX_ROUNDS):
+        owned = find_owned(cluster_id, temp_dir)
+        if not owned:
             break
-        stopped += len(processes)
-        for process in processes:
+        stopped += len(owned)
+        for process in owned:
             _try_read(process.terminate)
-        _, left = psutil.wait_procs(processes, timeout=TERMINATE_S)
-        for process in left:
+        _, remaining = psutil.wait_procs(owned, timeout=TERMINATE_S)
+        for process in remaining:
             _try_read(process.kill)
-        psutil.wait_procs(left, timeout=KILL_S)
-    left = find_owned(mark, temp_dir)
-    if left:
-        names = ", ".join(f"{process.pid} ({_try_read(process.name)}, {_try_read(process.status)})" for process in left)
-        raise ServiceError(f"these processes of the cluster do not end: {names}; end them, then `shoal down` again")
+        psutil.wait_procs(remaining, timeout=KILL_S)
+    remaining = find_owned(cluster_id, temp_dir)
+    if remaining:
+        names = ", ".join(f"{p.pid} ({_try_read(p.name)}, {_try_read(p.status)})" for p in remaining)
+        raise ServiceError(f"these processes of the cluster do not end: {names}; end them, then run `shoal down` again")
     return stopped
 
 
-def _has_cluster_id(process: psutil.Process, mark: str) -> bool:
+def _has_cluster_id(process: psutil.Process, cluster_id: str) -> bool:
     environment = _try_read(process.environ)
-    return environment is not None and environment.get(CLUSTER_ID_VARIABLE) == mark
+    return environment is not None and environment.get(CLUSTER_ID_VARIABLE) == cluster_id
 
 
 def _uses_temp_dir(process: psutil.Process, temp_dir: Path) -> bool:
     name = _try_read(lambda: process.cmdline()[0]) or ""
-    # Only Ray's own are looked at so closely: reading every process's open files takes long.
+    # Reading the open files of every process takes long; only Ray's own lose their environment.
     if not name.startswith("ray::"):
         return False
     files = _try_read(process.open_files) or []
@@ -81,7 +82,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _try_read(read: Callable[[], T]) -> T | None:
-    """Read something of a process that may be gone, or not ours to look at, by now."""
+    """Call a function on a process that may have ended, or belong to another user; None if so."""
     try:
         return read()
     except (psutil.Error, OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Secrets: made once, kept in SHOAL_HOME/secrets, readable by their owner alone."""
+"""Secrets: made once, kept in SHOAL_HOME/secrets, readable by their owner only."""
 
 import contextlib
 import hashlib
@@ -20,13 +20,13 @@ def ensure_secret(home: Path, name: str) -> str:
     file = folder / name
     if not file.exists():
         prefix = "shoal-" if name == ADMIN_KEY else ""
-        # mkstemp gives it to its owner alone; the link appears whole or not at all, and never over another's.
-        handle, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
-        with os.fdopen(handle, "w") as stream:
+        # mkstemp makes it with mode 0600; the link appears complete or not at all, and never replaces another's.
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+        with os.fdopen(descriptor, "w") as stream:
             stream.write(prefix + secrets.token_hex(32))
         with contextlib.suppress(FileExistsError):
-            os.link(made, file)
-        Path(made).unlink()
+            os.link(temporary, file)
+        Path(temporary).unlink()
     return read_secret(home, name)
 
 
@@ -34,7 +34,7 @@ def read_secret(home: Path, name: str) -> str:
     """Read a secret.
 
     Raises:
-        Mistake: there is none, or others may read it.
+        UserError: there is none, it is empty, or others may read it.
     """
     file = home / "secrets" / name
     if not file.is_file():
@@ -48,5 +48,5 @@ def read_secret(home: Path, name: str) -> str:
 
 
 def hash_key(key: str) -> str:
-    """What a replica keeps of a key: its sha256. The keys are random, so no slow hash is needed."""
+    """The sha256 of a key, which is all that a replica keeps of it; keys are random, so no slow hash is needed."""
     return hashlib.sha256(key.encode()).hexdigest()

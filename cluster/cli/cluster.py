@@ -1,0 +1,146 @@
+"""Verbs of the cluster: init, up, join, down, status, logs, settings, demo."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.cli.terminal import (
+    Json,
+    console,
+    context,
+    make_table,
+    print_json,
+    print_line,
+    print_table,
+    show_status,
+)
+from cluster.settings import list_fields, load_settings
+from training.settings import mask_passwords
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Register the verbs."""
+    for verb in (init, up, join, down, status, logs, settings, demo):
+        app.command()(verb)
+
+
+def init() -> None:
+    """Make SHOAL_HOME and its secrets; start nothing."""
+    from cluster.local import secrets
+
+    home = context.settings.home
+    for name in (secrets.ADMIN_KEY, secrets.RAY_TOKEN):
+        secrets.ensure_secret(home, name)
+    print_line(f"ready: {home}")
+
+
+def up(
+    autoscaling_config: Annotated[
+        Path | None, typer.Option(help="On a cloud head: the file that Ray's launcher wrote.")
+    ] = None,
+) -> None:
+    """Start a cluster on this machine, and all that is deployed."""
+    from cluster.local.signals import interrupt_on_termination
+    from cluster.shoal import Shoal
+
+    arguments = (f"--autoscaling-config={autoscaling_config}",) if autoscaling_config else ()
+    interrupt_on_termination()
+    with show_status("starting the cluster") as on_status:
+        cluster = Shoal(context.settings).up(ray_arguments=arguments, on_status=on_status)
+    key = context.settings.home / "secrets" / "admin_key"
+    print_line(f"up: {cluster.url}\ngrpc: {cluster.grpc_address}\nkey: {key}\nstop: shoal down")
+
+
+def join(address: Annotated[str, typer.Argument(help="HOST:PORT of the head's Ray.")]) -> None:
+    """Start a worker node on this machine for a head elsewhere."""
+    from cluster.local.start import join_cluster
+
+    with show_status(f"joining {address}"):
+        join_cluster(context.settings, address)
+    print_line(f"joined {address}")
+
+
+def down() -> None:
+    """Stop the cluster of this SHOAL_HOME, and nothing else."""
+    from cluster.shoal import Shoal
+
+    with show_status("stopping"):
+        stopped = Shoal(context.settings).down()
+    print_line(f"down: {stopped} processes ended" if stopped else "down: nothing was running")
+
+
+def status(as_json: Json = False) -> None:
+    """Show what runs: the cluster, its models and their replicas."""
+    from cluster.local.record import find_cluster
+
+    settings = context.settings
+    cluster = find_cluster(settings)
+    if cluster is None:
+        if as_json:
+            print_json({"cluster": None, "deployments": []})
+        else:
+            print_line("no cluster runs; start one with `shoal up`")
+        return
+    from cluster.rollout.status import list_statuses
+
+    deployments = list_statuses(settings, cluster)
+    if as_json:
+        urls = {"url": cluster.url, "grpc": cluster.grpc_address, "dashboard": cluster.dashboard_url}
+        print_json({"cluster": urls, "deployments": deployments})
+        return
+    table = make_table("model", "version", "status", "replicas", "bounds", "variant")
+    for each in deployments:
+        bounds = f"{each['min_replicas']}-{each['max_replicas']}"
+        table.add_row(
+            each["name"], str(each["version"]), each["status"], str(each["replicas"]), bounds, each["variant"]
+        )
+    print_line(f"cluster: {cluster.url}  grpc: {cluster.grpc_address}  dashboard: {cluster.dashboard_url}")
+    print_table(table)
+
+
+def logs(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A model or pipeline, a job, or edge, control, controller.")
+    ],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines of each log.")] = 100,
+) -> None:
+    """Show logs of replicas, of the edge, or of a job."""
+    from cluster.local.logs import follow_logs, read_logs
+
+    print_log = lambda source, line: console.out(f"{source}: {line}", highlight=False)  # noqa: E731
+    read_logs(context.settings, name, lines, print_log)
+    if follow:
+        follow_logs(context.settings, name, print_log)
+
+
+def settings(as_json: Json = False) -> None:
+    """List every setting: type, default, value, and its origin."""
+    current: Any = getattr(context, "settings", None) or load_settings()
+    values = current.flatten()
+    rows = [
+        {
+            "setting": key,
+            "type": getattr(field.annotation, "__name__", str(field.annotation)),
+            "default": mask_passwords(field.default),
+            "value": mask_passwords(values[key]),
+            "from": current.origin(key),
+            "description": field.description or "",
+        }
+        for key, field in list_fields().items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = make_table("setting", "type", "default", "value", "from", "description", wrapped=("description",))
+    for row in rows:
+        table.add_row(*row.values())
+    print_table(table)
+
+
+def demo() -> None:
+    """Train digits, publish, deploy and predict: the whole walk."""
+    from cluster.demo import run
+
+    run(context.settings, console)

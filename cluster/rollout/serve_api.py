@@ -1,0 +1,120 @@
+"""Serve API: Ray Serve's REST API: the whole configuration in, the status of every application out."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from cluster.local import secrets
+from cluster.local.record import Cluster
+from cluster.settings import Settings
+from deployments.applications import build_serve_config
+from deployments.specs.record import DeploymentRecord
+from training.errors import ServiceError
+
+POLL_INTERVAL_S = 0.1
+# The dashboard's own limit of a listing.
+MAX_NODES = 10_000
+
+OnStatus = Callable[[str], None]
+"""Called with the status of all applications, in one line."""
+
+Applications = dict[str, Any]
+"""Serve's status of each application, by name."""
+
+
+class ServeApi:
+    """A client of one cluster's Serve API; use as a context manager."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings, self._cluster = settings, cluster
+        token = secrets.read_secret(settings.home, secrets.RAY_TOKEN)
+        self._http = httpx.Client(
+            base_url=cluster.dashboard_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+            # A proxy named by the environment would be sent the token.
+            trust_env=False,
+        )
+
+    def __enter__(self) -> "ServeApi":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def put_config(self, records: list[DeploymentRecord]) -> None:
+        """Declare all that shall run; unchanged applications keep their replicas, others than these are deleted.
+
+        Raises:
+            ServiceError: Serve refuses the configuration.
+        """
+        settings, cluster = self._settings, self._cluster
+        keys = {secrets.hash_key(secrets.read_secret(settings.home, secrets.ADMIN_KEY)): "admin"}
+        config = build_serve_config(records, settings, keys, settings.host, cluster.http_port, cluster.grpc_port)
+        response = self._http.put("/api/serve/applications/", json=config)
+        if response.is_error:
+            lines = response.text.strip().splitlines() or ["no reason given"]
+            raise ServiceError(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
+
+    def fetch_applications(self) -> Applications:
+        """Fetch the status of every application."""
+        response = self._http.get("/api/serve/applications/")
+        response.raise_for_status()
+        applications: Applications = response.json()["applications"]
+        return applications
+
+    def wait(
+        self, is_done: Callable[[Applications], bool], on_status: OnStatus, timeout_s: float | None = None
+    ) -> None:
+        """Poll until `is_done`.
+
+        Raises:
+            ServiceError: not done within the time, by default deploy_timeout_s; also what `is_done` raises.
+        """
+        timeout_s = self._settings.deploy_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            applications = self.fetch_applications()
+            on_status(", ".join(f"{name} {applications[name]['status']}" for name in sorted(applications)))
+            if is_done(applications):
+                return
+            time.sleep(POLL_INTERVAL_S)
+        raise ServiceError(f"not done within {timeout_s:g} s; `shoal status` shows the state")
+
+    def count_gpus(self) -> int:
+        """Count the GPUs of all live nodes; the dashboard answers at once, where joining as a driver takes seconds."""
+        response = self._http.get("/api/v0/nodes", params={"limit": MAX_NODES})
+        response.raise_for_status()
+        nodes = response.json()["data"]["result"]["result"]
+        return int(sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE"))
+
+
+def is_running(applications: Applications, name: str) -> bool:
+    """Whether an application runs.
+
+    Raises:
+        ServiceError: it failed to start; the message is the replica's.
+    """
+    application = applications.get(name, {})
+    status = application.get("status", "NOT_STARTED")
+    if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        raise ServiceError(f"{name} does not start: {_failure_reason(application)}")
+    return bool(status == "RUNNING")
+
+
+def count_running_replicas(application: dict[str, Any]) -> int:
+    """Count an application's replicas that run."""
+    replicas = application.get("deployments", {}).get("replica", {}).get("replicas", [])
+    return sum(replica["state"] == "RUNNING" for replica in replicas)
+
+
+def _failure_reason(application: dict[str, Any]) -> str:
+    """The error of a replica's constructor, out of the traceback that Serve keeps of it."""
+    messages: list[str] = [d.get("message", "") for d in application.get("deployments", {}).values()]
+    messages.append(application.get("message", ""))
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    errors = [line for line in lines if re.match(r"^[\w.]+: ", line) and "replica.py" not in line]
+    return (errors or [line for line in lines if line] or ["no reason given"])[-1]

@@ -1,0 +1,29 @@
+"""Status: what is deployed, beside Ray Serve's account of it."""
+
+from typing import Any
+
+from cluster.local.record import Cluster
+from cluster.rollout.serve_api import ServeApi, count_running_replicas
+from cluster.settings import Settings
+from deployments.state.store import DeploymentStore
+
+
+def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
+    """Describe every deployed model and pipeline: version, Serve's status, replicas, bounds, variant."""
+    with ServeApi(settings, cluster) as serve:
+        applications = serve.fetch_applications()
+    statuses = []
+    for record in DeploymentStore(settings.platform).list_records():
+        application = applications.get(record.name, {})
+        statuses.append(
+            {
+                "name": record.name,
+                "version": record.endpoint.version,
+                "status": application.get("status", "NOT_STARTED"),
+                "replicas": count_running_replicas(application),
+                "min_replicas": record.scale.min_replicas,
+                "max_replicas": record.scale.max_replicas,
+                "variant": record.endpoint.variant,
+            }
+        )
+    return statuses

@@ -1,0 +1,191 @@
+"""Shoal: the platform's verbs as methods, the same for the command line and for a notebook.
+
+    from cluster import Shoal
+    shoal = Shoal()
+    shoal.publish("my-bundle")
+    shoal.deploy("flowers")
+    shoal.predict("flowers", [{"length": 5.1, "width": 3.5}])
+
+Deploy walk: cluster.cli.serving deploy -> [shoal.py] -> cluster.rollout.deploy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.local.ray_environment import set_ray_environment
+from cluster.local.record import Cluster, exclusive_lock, find_cluster, require_cluster
+from cluster.local.signals import run_uninterruptible
+from cluster.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deployments.client import Client
+    from deployments.specs.model import Dtype, ModelDeployment, Scale
+    from deployments.specs.pipeline import Pipeline
+    from deployments.specs.record import PipelineDeployment
+    from training.registry.model_registry import Registry
+    from training.registry.records import Version
+    from training.run.driver import RunResult
+    from training.run.options import RunOptions
+
+OnStatus = Callable[[str], None]
+
+
+def _ignore(status: str) -> None:
+    """Where nobody watches."""
+
+
+class Shoal:
+    """One SHOAL_HOME: its registry, its deployments, and the cluster that runs from it.
+
+    Methods raise training.errors.UserError where what was asked cannot be, and ServiceError where it failed.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Take settings; None reads `SHOAL_*` variables."""
+        self.settings = settings or load_settings()
+        # Ray reads them when it is first imported, which some methods do.
+        set_ray_environment(self.settings)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The running cluster; raises UserError where none runs."""
+        return require_cluster(self.settings)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of runs, models and versions."""
+        from training.registry.model_registry import Registry
+
+        return Registry(self.settings)
+
+    def up(self, *, ray_arguments: tuple[str, ...] = (), on_status: OnStatus = _ignore) -> Cluster:
+        """Start a cluster on this machine, and in it whatever was deployed; returns once it serves.
+
+        Args:
+            ray_arguments: further arguments of `ray start`.
+            on_status: told what goes on.
+        """
+        from cluster.local.start import start_cluster, stop_cluster
+        from cluster.rollout.deploy import reconcile
+
+        with exclusive_lock(self.settings):
+            before = find_cluster(self.settings)
+            try:
+                on_status("starting Ray")
+                cluster = start_cluster(self.settings, ray_arguments=ray_arguments)
+                on_status("starting Ray Serve")
+                reconcile(self.settings, cluster, on_status)
+            except BaseException:
+                # A cluster that ran before goes on; half of a new one is of no use.
+                if before is None:
+                    run_uninterruptible(lambda: stop_cluster(self.settings))
+                raise
+        return cluster
+
+    def down(self) -> int:
+        """End every process of the cluster; returns how many there were."""
+        from cluster.local.start import stop_cluster
+
+        return stop_cluster(self.settings)
+
+    def train(
+        self,
+        recipe: str,
+        overrides: list[str] | None = None,
+        *,
+        options: RunOptions | None = None,
+        resume: str | None = None,
+        console: Console | None = None,
+    ) -> RunResult:
+        """Train a ready recipe, or one of a .py file, and publish the result; see cluster.train."""
+        from rich.console import Console
+
+        from cluster.train import train
+        from training.run.options import RunOptions
+
+        return train(
+            self.settings, recipe, overrides or [], options or RunOptions(), console or Console(), resume=resume
+        )
+
+    def publish(self, folder: str | Path) -> Version:
+        """Publish a bundle's folder as the next version of the model that it names; the same bundle only once."""
+        from training.registry.model_registry import AlreadyPublished
+
+        try:
+            return self.registry.publish(Path(folder))
+        except AlreadyPublished as error:
+            return error.version
+
+    def deploy(
+        self,
+        reference: str | Version,
+        *,
+        scale: Scale | None = None,
+        dtype: Dtype = "fp32",
+        compile: bool = False,  # noqa: A002 - torch's word
+        on_status: OnStatus = _ignore,
+    ) -> ModelDeployment:
+        """Serve a published version at /v2/models/NAME; returns when it answers.
+
+        Args:
+            reference: NAME (its newest version), NAME:VERSION or NAME@ALIAS.
+            scale: None keeps what the model has.
+            dtype: bf16 for a variant whose matrices are multiplied in bf16.
+            compile: whether the net is compiled.
+            on_status: told what goes on.
+        """
+        from cluster.rollout.deploy import deploy
+
+        cluster = self.cluster
+        version = self.registry.resolve(str(reference))
+        # Replicas verify it again; here a damaged bundle is refused at once, by the name of its file.
+        self.registry.load_manifest(version)
+        with exclusive_lock(self.settings):
+            return deploy(self.settings, cluster, version, on_status, scale=scale, dtype=dtype, compile=compile)
+
+    def plan_scale(self, name: str, changes: dict[str, Any]) -> Scale:
+        """The scale that a model shall have: what it has, with some values changed; a GPU each where there are any."""
+        from cluster.rollout.deploy import change_scale, current_scale
+        from cluster.rollout.serve_api import ServeApi
+        from deployments.specs.model import Scale
+
+        scale = current_scale(self.settings, name)
+        if scale is None:
+            with ServeApi(self.settings, self.cluster) as serve:
+                scale = Scale(gpus=1 if serve.count_gpus() else 0)
+        return change_scale(scale, changes)
+
+    def apply(self, pipeline: Pipeline, *, on_status: OnStatus = _ignore) -> PipelineDeployment:
+        """Serve a pipeline of deployed models at /v2/models/NAME; returns when it answers."""
+        from cluster.rollout.deploy import deploy_pipeline
+
+        cluster = self.cluster
+        with exclusive_lock(self.settings):
+            return deploy_pipeline(self.settings, cluster, pipeline, on_status)
+
+    def undeploy(self, name: str, *, on_status: OnStatus = _ignore) -> None:
+        """Stop serving a model or pipeline."""
+        from cluster.rollout.deploy import undeploy
+
+        cluster = self.cluster
+        with exclusive_lock(self.settings):
+            undeploy(self.settings, cluster, name, on_status)
+
+    def client(self) -> Client:
+        """A client of the running cluster, with its admin key."""
+        from cluster.local import secrets
+        from deployments.client import Client
+
+        url = self.cluster.url
+        key = secrets.read_secret(self.settings.home, secrets.ADMIN_KEY)
+        return Client(url, key, timeout=self.settings.limits.request_timeout_s + 5)
+
+    def predict(self, name: str, inputs: Any, **options: Any) -> list[Any]:
+        """Call a deployed model; returns a prediction for each input. See deployments.client.Client.predict."""
+        with self.client() as client:
+            return client.predict(name, inputs, **options)
