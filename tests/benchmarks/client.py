@@ -31,7 +31,7 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from deployments.client import AsyncClient, Client
-from deployments.client.tensors import encode
+from deployments.client.tensors import encode_request
 
 CALLS_A_TURN = 10
 SHAPES = {"64 floats": (1, 64), "3x224x224": (1, 3, 224, 224)}
@@ -79,7 +79,7 @@ def wait_for(url: str) -> None:
 
 def request(array: np.ndarray, binary: bool) -> dict[str, Any]:
     """The request that the client sends, as httpx takes it."""
-    body, headers = encode({"x": array}, None, binary)
+    body, headers = encode_request({"x": array}, None, binary)
     return {"content": body, "headers": {key.decode(): value.decode() for key, value in headers}}
 
 

@@ -55,7 +55,7 @@ def main() -> None:
 
 def measure(cluster: Stand, name: str, turns: int, seconds: int) -> list[dict[str, float]]:
     """Turns of one net: rows per second of the loop, and over HTTP with latencies and whose time it took."""
-    x = nets.save(name, cluster.folder / name)
+    x = nets.save_benchmark_bundle(name, cluster.folder / name)
     net = load_bundle(cluster.folder / name).net
     # A replica for each core, of one thread: no pass waits for a thread that the event loop, HAProxy or the client has
     # just put aside.

@@ -33,8 +33,8 @@ from training.schema import ClassOutput, TableInput
 CONNECTIONS = (1, 16)
 LABELS = tuple(str(number) for number in range(CLASSES))
 PIPELINES = {
-    "one-step": {"kind": "sequence", "steps": ["mlp"]},
-    "two-steps": {"kind": "sequence", "steps": ["mlp", {"model": "judge", "take": "scores"}]},
+    "one-step": {"kind": "sequence", "nodes": ["mlp"]},
+    "two-steps": {"kind": "sequence", "nodes": ["mlp", {"model": "judge", "input_from": "scores"}]},
 }
 STACKS = {"mlp": "the model itself", "one-step": "sequence of one step", "two-steps": "sequence of two steps"}
 Found = dict[str, dict[int, list[dict[str, float]]]]

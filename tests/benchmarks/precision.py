@@ -29,7 +29,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from deployments.models import variants
 from deployments.settings import Limits
-from deployments.specs.model import Dtype, Endpoint
+from deployments.specs.model import Dtype, ModelEndpoint
 from tests.benchmarks import nets
 from training.bundle.load import load_bundle
 from training.errors import UserError
@@ -61,7 +61,7 @@ class Form:
 def form(folder: Path, x: Tensor, dtype: Dtype, compile_: bool) -> Form:
     """Bring a bundle's net into one form, as a replica does."""
     loaded = load_bundle(folder)
-    endpoint = Endpoint(
+    endpoint = ModelEndpoint(
         name=loaded.manifest.name,
         version=1,
         digest=loaded.manifest.digest,
@@ -99,7 +99,7 @@ def rows_per_s(net: Callable[[Tensor], Tensor], x_B: Tensor, seconds: float) -> 
 
 def measure(name: str, folder: Path, arguments: argparse.Namespace, console: Console) -> dict[str, Form]:
     """All forms of one net."""
-    x = nets.save(name, folder)
+    x = nets.save_benchmark_bundle(name, folder)
     found: dict[str, Form] = {}
     for dtype, compile_ in FORMS:
         said = f"{dtype}, compiled" if compile_ else dtype
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time of each net, form and batch size, all rounds")
     parser.add_argument("--rounds", type=int, default=3, help="how often the forms take turns")
     parser.add_argument("--threads", type=int, default=1, help="of torch; a replica has as many as its CPUs")
-    parser.add_argument("--nets", nargs="+", choices=nets.NAMES, default=nets.NAMES)
+    parser.add_argument("--nets", nargs="+", choices=nets.NET_NAMES, default=nets.NET_NAMES)
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

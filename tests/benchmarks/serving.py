@@ -1,11 +1,11 @@
-"""Serving: Shoal beside plain FastAPI, LitServe and Ray Serve as documented; one run, one net, one client.
+"""Serving: Shoal beside mosec, FastAPI, LitServe and Ray Serve as documented; one run, one net, one client.
 
 Shoal serves the bundle as `shoal deploy` leaves it: authentication, validation, request ids and metrics are on. Each
 stack runs alone, in rounds, and what is told is the median; client and server share this machine's cores, so the ratios
 count, not the figures. `limit` is the least that a Python server can do: a bare ASGI function on uvicorn with Shoal's
 codec and the same net, and nothing else. Where each microsecond of Shoal's goes stands in serving.md beside this file.
 
-    python tests/benchmarks/serving.py [--seconds 8] [--rounds 3] [--json]
+    python tests/benchmarks/serving.py [--seconds 8] [--rounds 3] [--only shoal,mosec] [--json]
 """
 
 import argparse
@@ -46,8 +46,10 @@ PEERS = {
     "limit": "limit_peer.py",
     "fastapi": "fastapi_peer.py",
     "litserve": "litserve_peer.py",
+    "mosec": "mosec_peer.py",
     "ray_serve_documented": "ray_serve_peer.py",
 }
+STACKS = ("shoal", *PEERS)
 ROW = [round(n / FEATURES, 4) for n in range(FEATURES)]
 INFER = {"inputs": [{"name": "input", "shape": [1, FEATURES], "datatype": "FP32", "data": ROW}]}
 Measured = dict[str, dict[int, list[dict[str, float]]]]
@@ -58,9 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=8, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often each stack is measured")
+    parser.add_argument("--only", default=",".join(STACKS), help=f"stacks to measure, of {', '.join(STACKS)}")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
-    stand.require(("litserve", "pip install 'shoal[bench]'"))
+    stacks = arguments.only.split(",")
+    unknown = [stack for stack in stacks if stack not in STACKS]
+    if unknown:
+        parser.error(f"no stack {unknown[0]!r}; there are {', '.join(STACKS)}")
+    stand.require(*((tool, "pip install 'shoal[bench]'") for tool in ("litserve", "mosec") if tool in stacks))
 
     console = Console(stderr=True)
     found: Measured = {}
@@ -68,7 +75,7 @@ def main() -> None:
         folder = Path(name)
         manifest = save_mlp(folder / "mlp")
         for number in range(arguments.rounds):
-            for stack in ("shoal", *PEERS):
+            for stack in stacks:
                 with console.status(f"round {number + 1} of {arguments.rounds}: {stack}"):
                     measured = found.setdefault(stack, {})
                     if stack == "shoal":
@@ -88,9 +95,13 @@ def report(found: Measured, arguments: argparse.Namespace) -> None:
         for name, by_connections in found.items()
     }
     ratios = {
-        name: round(medians["shoal"][64]["requests_per_s"] / medians[name][64]["requests_per_s"], 2) for name in PEERS
+        name: round(medians["shoal"][64]["requests_per_s"] / medians[name][64]["requests_per_s"], 2)
+        for name in medians
+        if name != "shoal" and "shoal" in medians
     }
-    slower = round(medians["shoal"][1]["p50_ms"] / medians["fastapi"][1]["p50_ms"], 2)
+    p50_over_fastapi = None
+    if {"shoal", "fastapi"} <= medians.keys():
+        p50_over_fastapi = round(medians["shoal"][1]["p50_ms"] / medians["fastapi"][1]["p50_ms"], 2)
     table = Table("stack", *(f"c={c} req/s" for c in CONNECTIONS), "p50 c=1", "p99 c=64", "Shoal is (c=64)", box=None)
     for name, by_connections in medians.items():
         table.add_row(
@@ -102,14 +113,17 @@ def report(found: Measured, arguments: argparse.Namespace) -> None:
         )
     console = Console()
     console.print(table)
-    shares = {key.removesuffix("_us"): value for key, value in medians["shoal"][64].items() if key.endswith("_us")}
-    said = ", ".join(f"{role} {value:.0f} us" for role, value in shares.items())
-    console.print(f"p50 at one connection: {slower:.2f}x FastAPI's", highlight=False)
-    console.print(f"CPU time of one request to Shoal at 64 connections: {said}", highlight=False)
+    cpu_us = {}
+    if "shoal" in medians:
+        cpu_us = {key.removesuffix("_us"): value for key, value in medians["shoal"][64].items() if key.endswith("_us")}
+        shares = ", ".join(f"{role} {value:.0f} us" for role, value in cpu_us.items())
+        console.print(f"CPU time of one request to Shoal at 64 connections: {shares}", highlight=False)
+    if p50_over_fastapi is not None:
+        console.print(f"p50 at one connection: {p50_over_fastapi:.2f}x FastAPI's", highlight=False)
     if arguments.json:
         machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
-        told = {"ratios": ratios, "p50_over_fastapi": slower, "cpu_us": shares, "stacks": medians}
-        print(json.dumps(told | {"rounds": arguments.rounds, "machine": machine}))
+        result = {"ratios": ratios, "p50_over_fastapi": p50_over_fastapi, "cpu_us": cpu_us, "stacks": medians}
+        print(json.dumps(result | {"rounds": arguments.rounds, "machine": machine}))
 
 
 def shoal(folder: Path, seconds: int, found: dict[int, list[dict[str, float]]]) -> None:

@@ -16,11 +16,12 @@ from typing import Self
 
 import psutil
 
-from cluster.cli import predict
-from cluster.local import lifecycle, processes
+from cluster.local import processes
+from cluster.local.record import cluster_id, require_cluster, temp_dir
 from cluster.settings import Settings
 from deployments.client import tensors
 from deployments.client.tensors import Array
+from tests.conftest import open_http
 
 
 class Stand:
@@ -39,8 +40,8 @@ class Stand:
     def __enter__(self) -> Self:
         try:
             self.run("up")
-            cluster = lifecycle.require_cluster(self._settings)
-            with predict.open_client(self._settings, cluster) as http:
+            cluster = require_cluster(self._settings)
+            with open_http(self._settings, cluster) as http:
                 self.key = str(http.headers["authorization"])
         except BaseException:
             self.run("down")
@@ -73,7 +74,7 @@ class Stand:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """The cluster's processes stand still: for seconds, or Ray takes itself for dead."""
-        owned = processes.find_owned(lifecycle.cluster_id(self.home), lifecycle.temp_dir(self.home))
+        owned = processes.find_owned(cluster_id(self.home), temp_dir(self.home))
         try:
             for process in owned:
                 _if_there(process.suspend)
@@ -85,7 +86,7 @@ class Stand:
     def cpu_s(self) -> dict[str, float]:
         """Seconds that the replicas, HAProxy, and all the rest of the cluster have had of a core so far."""
         spent = {"replica": 0.0, "haproxy": 0.0, "rest of the cluster": 0.0}
-        for process in processes.find_owned(lifecycle.cluster_id(self.home), lifecycle.temp_dir(self.home)):
+        for process in processes.find_owned(cluster_id(self.home), temp_dir(self.home)):
             try:
                 name, times = " ".join(process.cmdline()), process.cpu_times()
             except (psutil.Error, OSError):
@@ -112,7 +113,7 @@ def _if_there(act: Callable[[], None]) -> None:
 
 def request(x: Array, binary: bool = True) -> tuple[bytes, dict[str, str]]:
     """A request of these rows as the Python client writes it: body and headers."""
-    body, headers = tensors.encode({"input": x}, None, binary)
+    body, headers = tensors.encode_request({"input": x}, None, binary)
     return body, {name.decode(): value.decode() for name, value in headers}
 
 

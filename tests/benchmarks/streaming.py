@@ -33,7 +33,8 @@ from rich.table import Table
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster.local import lifecycle, processes
+from cluster.local import processes
+from cluster.local.record import cluster_id, temp_dir
 from cluster.settings import Settings
 from training.registry.model_registry import Registry
 
@@ -53,11 +54,11 @@ recipe = Recipe(
     name="streamed",
     task="tabular-regression",
     data=Files(path={path!r}, format="parquet", target="y", test_fraction=0.05, validation_fraction=0.05,
-               sample_rows=20_000, licence="none needed: random numbers"),
-    net=Net(source=mlp, args={{"hidden": [64]}}),
-    optimiser=Optimiser(lr=0.002),
+               sample_rows=20_000, license="none needed: random numbers"),
+    net=Net(source=mlp, args={{"hidden_sizes": [64]}}),
+    optimizer=Optimizer(lr=0.002),
     stop=Stop(epochs=1),
-    batch_rows={batch_rows},
+    batch_size={batch_rows},
 )
 """
 
@@ -85,11 +86,11 @@ class Memory:
 
     def watch(self) -> None:
         """Look until it is done."""
-        mark, temp_dir = lifecycle.cluster_id(self.settings.home), lifecycle.temp_dir(self.settings.home)
+        mark, folder = cluster_id(self.settings.home), temp_dir(self.settings.home)
         while not self.done.wait(1.0):
             sizes: dict[str, float] = defaultdict(float)
             counts: Counter[str] = Counter()
-            for process in {*([self.driver] if self.driver else []), *processes.find_owned(mark, temp_dir)}:
+            for process in {*([self.driver] if self.driver else []), *processes.find_owned(mark, folder)}:
                 try:
                     name = _said(process)
                     sizes[name] += process.memory_full_info().pss / 1e6
@@ -183,7 +184,7 @@ def measure(folder: Path, workers: int, console: Console) -> dict[str, object]:
         memory.done.set()
         if watching.ident:
             watching.join()
-        processes.stop_owned(lifecycle.cluster_id(home), lifecycle.temp_dir(home))
+        processes.stop_owned(cluster_id(home), temp_dir(home))
     registry = Registry(settings)
     manifest = registry.load_manifest(registry.resolve("streamed"))
     assert manifest.dataset is not None

@@ -29,7 +29,8 @@ from rich.table import Table
 # A script's own folder comes first, where training.py hides the package of that name.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster.local import lifecycle
+from cluster.local.record import exclusive_lock
+from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
 
 WORKERS = 2
@@ -39,7 +40,7 @@ PEERS = Path(__file__).parent / "peers"
 NETS: dict[str, tuple[str, ...]] = {
     "digits-cnn": ("digits-cnn",),
     "digits-resnet": ("digits-resnet",),
-    "wide-mlp": ("digits-mlp", "net.args.hidden=[2048,2048]", "batch_rows=128"),
+    "wide-mlp": ("digits-mlp", "net.args.hidden_sizes=[2048,2048]", "batch_size=128"),
 }
 STACKS = ("shoal", "torchrun")
 # No end but the time; and a rate that rises all the while, as slowly as to be harmless to a net of any size.
@@ -83,11 +84,11 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     settings = Settings(home=folder / "home", http_port=0, grpc_port=0, dashboard_port=0)
     try:
         # As `shoal train` brings it up where none runs: nothing is served beside.
-        with lifecycle.exclusive_lock(settings):
-            lifecycle.start_cluster(settings)
+        with exclusive_lock(settings):
+            start_cluster(settings)
         yield environment
     finally:
-        lifecycle.stop_cluster(settings)
+        stop_cluster(settings)
 
 
 def measure(stack: str, net: str, seconds: float, environment: dict[str, str]) -> Measured:

@@ -1,7 +1,8 @@
-"""Every recipe, trained and scored: `make zoo`, or `python tests/benchmarks/zoo.py [--only A B] [--seeds N] [--json]`.
+"""Train and score the ready recipes: `make zoo`, or `python tests/benchmarks/zoo.py [--only A B] [--seeds N] [--json]`.
 
-On a cluster of its own, with a SHOAL_HOME of its own, both gone afterwards. The last line with --json is one object:
-{"recipes": [{"recipe", "metric", "score", "baseline", "seeds", "seconds"}, ...]}.
+Starts a cluster with a temporary SHOAL_HOME and removes both. With --json the last line of output is one object:
+{"recipes": [{"recipe", "metric", "score", "bar", "passed", "baseline", "baseline_method", "seed_scores",
+"durations_s"}, ...]}.
 """
 
 import argparse
@@ -13,19 +14,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-# A script's own folder comes first, where training.py hides the package of that name.
+# Python puts the script's folder first, where training.py would shadow the package.
 sys.path[0] = str(Path(__file__).parents[2])
 
 from rich.console import Console
 from rich.table import Table
 
-from cluster.local import lifecycle
+from cluster.local.connect import connect
+from cluster.local.ray_environment import set_ray_environment
+from cluster.local.record import exclusive_lock
+from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
-from tests.benchmarks.baselines import baseline
+from tests.benchmarks.baselines import score_baseline
 from training.recipe.load import list_builtin_recipes, load_recipe, override_recipe
 from training.recipe.spec import Recipe
 
-# The least that each must reach, mean over three seeds; where less is better, the most.
+# Minimum of the mean score over three seeds; maximum for a metric of which lower is better.
 BARS = {
     "breast-cancer": 0.95,
     "iris": 0.93,
@@ -40,7 +44,7 @@ BARS = {
     "sentiment-bag": 0.85,
     "sentiment-lstm": 0.82,
     "sentiment-transformer": 0.82,
-    # The larger class has 0.526 of the test rows.
+    # The majority class has 0.526 of the test rows.
     "sentiment-rnn": 0.676,
     "topics": 0.97,
     "entities": 0.90,
@@ -59,68 +63,69 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", default=list_builtin_recipes(), metavar="RECIPE", choices=list_builtin_recipes()
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each recipe, with seeds 0, 1, ...")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each recipe, with seeds 0 to N - 1")
+    parser.add_argument("--json", action="store_true", help="print the results as a line of JSON")
     args = parser.parse_args()
     console = Console(stderr=args.json)
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="zoo-") as home:
         settings = Settings(home=Path(home), http_port=0, grpc_port=0, dashboard_port=0, ray_port=0)
-        lifecycle.set_ray_environment(settings)
+        set_ray_environment(settings)
         try:
-            with lifecycle.exclusive_lock(settings):
-                cluster = lifecycle.start_cluster(settings)
-            lifecycle.connect(settings, cluster)
+            with exclusive_lock(settings):
+                cluster = start_cluster(settings)
+            connect(settings, cluster)
             for name in args.only:
-                found.append(_recipe(load_recipe(name), args.seeds, settings, console))
+                results.append(_train_and_score(load_recipe(name), args.seeds, settings, console))
         finally:
-            lifecycle.stop_cluster(settings)
-    console.print(_table(found))
+            stop_cluster(settings)
+    console.print(_format_table(results))
     if args.json:
-        print(json.dumps({"recipes": found}))
-    return int(any(not row["reached"] for row in found))
+        print(json.dumps({"recipes": results}))
+    return int(not all(result["passed"] for result in results))
 
 
-def _recipe(recipe: Recipe, seeds: int, settings: Settings, console: Console) -> dict[str, Any]:
+def _train_and_score(recipe: Recipe, num_seeds: int, settings: Settings, console: Console) -> dict[str, Any]:
     from training import tasks
     from training.run.driver import train
 
-    task = tasks.task_class(recipe)
-    method, reference = baseline(recipe)
-    scores, seconds = [], []
-    for seed in range(seeds):
+    task = tasks.get_task_class(recipe)
+    baseline_method, baseline_score = score_baseline(recipe)
+    scores, durations_s = [], []
+    for seed in range(num_seeds):
         start = time.monotonic()
-        outcome = train(override_recipe(recipe, [f"seed={seed}"]), settings)
-        seconds.append(round(time.monotonic() - start, 1))
-        scores.append(round(outcome.metrics[f"test_{task.metric}"], 4))
+        result = train(override_recipe(recipe, [f"seed={seed}"]), settings)
+        durations_s.append(round(time.monotonic() - start, 1))
+        scores.append(round(result.metrics[f"test_{task.primary_metric}"], 4))
         console.print(
-            f"{recipe.name}: seed {seed}: {task.metric} {scores[-1]:.4f} in {seconds[-1]:.0f} s", highlight=False
+            f"{recipe.name}: seed {seed}: {task.primary_metric} {scores[-1]:.4f} in {durations_s[-1]:.0f} s",
+            highlight=False,
         )
-    mean = statistics.mean(scores)
+    mean, bar = statistics.mean(scores), BARS[recipe.name]
     return {
         "recipe": recipe.name,
-        "metric": task.metric,
+        "metric": task.primary_metric,
         "score": round(mean, 4),
-        "bar": BARS[recipe.name],
-        "reached": mean >= BARS[recipe.name] if task.higher_is_better else mean <= BARS[recipe.name],
-        "baseline": round(reference, 4),
-        "baseline_method": method,
-        "seeds": scores,
-        "seconds": seconds,
+        "bar": bar,
+        "passed": mean >= bar if task.higher_is_better else mean <= bar,
+        "baseline": round(baseline_score, 4),
+        "baseline_method": baseline_method,
+        "seed_scores": scores,
+        "durations_s": durations_s,
     }
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _format_table(results: list[dict[str, Any]]) -> Table:
     table = Table("recipe", "metric", "score", "bar", "seeds", "seconds", "baseline", box=None, pad_edge=False)
-    for row in found:
+    for result in results:
         table.add_row(
-            row["recipe"],
-            row["metric"],
-            f"[{'green' if row['reached'] else 'red'}]{row['score']:.4f}",
-            f"{row['bar']:g}",
-            ", ".join(f"{score:.4f}" for score in row["seeds"]),
-            ", ".join(f"{s:.0f}" for s in row["seconds"]),
-            f"{row['baseline']:.4f} ({row['baseline_method']})",
+            result["recipe"],
+            result["metric"],
+            f"[{'green' if result['passed'] else 'red'}]{result['score']:.4f}",
+            f"{result['bar']:g}",
+            ", ".join(f"{score:.4f}" for score in result["seed_scores"]),
+            ", ".join(f"{duration_s:.0f}" for duration_s in result["durations_s"]),
+            f"{result['baseline']:.4f} ({result['baseline_method']})",
         )
     return table
 

@@ -1,4 +1,4 @@
-"""Real bundles answered in this process, as in a replica."""
+"""Models from real bundles, served in this process as in a replica."""
 
 import asyncio
 import json
@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployments import errors
-from deployments.errors import ClientError
-from deployments.models.replica import ServedModel
+from deployments.errors import Unavailable
+from deployments.models.served_model import ServedModel
 from deployments.pipelines import Pipeline
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.settings import Limits
-from deployments.specs import signature
-from deployments.specs.model import Endpoint
+from deployments.specs.model import ModelEndpoint
 from deployments.specs.record import PipelineEndpoint
-from deployments.specs.signature import Signature
+from deployments.specs.signature import Signature, build_model_signature
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 
@@ -26,66 +24,71 @@ TASKS = {"number": "tabular-regression", "boxes": "object-detection", "text": "t
 
 
 class LocalModels:
-    """Bundles by name, asked as a pipeline asks; `seen` holds what each was asked, in order."""
+    """Models by name, and their call function for a pipeline; `calls` records name, request and time limit of each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._models: dict[str, ServedModel] = {}
         self.signatures: dict[str, Signature] = {}
-        self.seen: list[tuple[str, dict[str, Any], float]] = []
-        self.cancelled: list[str] = []
-        self._before: dict[str, Callable[[], Any]] = {}
+        self.calls: list[tuple[str, dict[str, Any], float]] = []
+        self.canceled: list[str] = []
+        self._delays: dict[str, Callable[[], Any]] = {}
 
-    def add(self, name: str, net: nn.Module, inputs: Tensor, words: Any, answer: Any, **more: Any) -> None:
-        task: Any = TASKS.get(answer.kind, "text-classification" if words.kind == "text" else "tabular-classification")
+    def add(
+        self, name: str, net: nn.Module, inputs: Tensor, input_schema: Any, output_schema: Any, **options: Any
+    ) -> None:
+        """Save a bundle and load it."""
+        default_task = "text-classification" if input_schema.kind == "text" else "tabular-classification"
+        task: Any = TASKS.get(output_schema.kind, default_task)
         torch.manual_seed(0)
-        about = ModelInfo(name=name, task=task, input_schema=words, output_schema=answer)
+        info = ModelInfo(name=name, task=task, input_schema=input_schema, output_schema=output_schema)
         folder = self._folder / name
-        digest = save_bundle(folder, net, inputs=inputs, info=about, **more).digest
-        made = self._models[name] = ServedModel(
-            Endpoint(name=name, version=1, digest=digest, uri=str(folder)), self._folder
+        digest = save_bundle(folder, net, inputs=inputs, info=info, **options).digest
+        model = self._models[name] = ServedModel(
+            ModelEndpoint(name=name, version=1, digest=digest, uri=str(folder)), self._folder
         )
-        self.signatures[name] = signature.model_signature(made.manifest, made.example)
+        self.signatures[name] = build_model_signature(model.manifest, model.example)
 
-    def folder(self, name: str) -> Path:
-        """Where a model's bundle is."""
+    def bundle_folder(self, name: str) -> Path:
+        """The folder of a model's bundle."""
         return self._folder / name
 
-    def slow(self, name: str, wait_s: float) -> None:
-        """Make a model take its time."""
-        self._before[name] = lambda: asyncio.sleep(wait_s)
+    def delay(self, name: str, delay_s: float) -> None:
+        """Delay a model's responses."""
+        self._delays[name] = lambda: asyncio.sleep(delay_s)
 
-    def forget(self) -> None:
-        """Begin anew: nothing seen, nobody slow."""
-        self.seen.clear()
-        self.cancelled.clear()
-        self._before.clear()
+    def reset(self) -> None:
+        """Clear the calls and the delays."""
+        self.calls.clear()
+        self.canceled.clear()
+        self._delays.clear()
 
-    def gone(self, name: str) -> None:
+    def remove(self, name: str) -> None:
+        """Make a model unavailable."""
         self._models.pop(name)
 
-    async def ask(self, name: str, raw: bytes, request_id: str | None, within_s: float) -> tuple[int, bytes]:
-        self.seen.append((name, json.loads(raw), within_s))
+    async def call(self, name: str, body: bytes, request_id: str | None, timeout_s: float) -> bytes:
+        """Call a model; a request_context.ModelCall."""
+        self.calls.append((name, json.loads(body), timeout_s))
         if name not in self._models:
-            raise errors.Unavailable(f"no replica of {name} answers")
-        model = self._models[name]
+            raise Unavailable(f"no replica of {name} is available")
         try:
-            if name in self._before:
-                await self._before[name]()
-            return 200, await model.predict(raw, "application/json")
-        except ClientError as error:
-            return error.status, errors.encode_error(error.code, error.message, request_id)
+            if name in self._delays:
+                await self._delays[name]()
+            return await self._models[name].predict(body, "application/json")
         except asyncio.CancelledError:
-            self.cancelled.append(name)
+            self.canceled.append(name)
             raise
 
-    def runner(self, limits: Limits | None = None, **pipeline: Any) -> PipelineExecutor:
-        """A pipeline of these models."""
-        made = Pipeline.model_validate({"name": "p", **pipeline})
-        steps = {name: self.signatures[name] for name in made.list_models()}
-        endpoint = PipelineEndpoint(name="p", version=1, pipeline=made, signatures=steps, limits=limits or Limits())
-        return PipelineExecutor(endpoint, self.ask)
+    def build_executor(self, limits: Limits | None = None, **specification: Any) -> PipelineExecutor:
+        """Build a pipeline of these models."""
+        pipeline = Pipeline.model_validate({"name": "p", **specification})
+        signatures = {name: self.signatures[name] for name in pipeline.list_models()}
+        endpoint = PipelineEndpoint(
+            name="p", version=1, pipeline=pipeline, signatures=signatures, limits=limits or Limits()
+        )
+        return PipelineExecutor(endpoint, self.call)
 
 
-def body(*rows: Any, **more: Any) -> bytes:
-    return json.dumps({"inputs": list(rows), **more}).encode()
+def encode_request(*rows: Any, **options: Any) -> bytes:
+    return json.dumps({"inputs": list(rows), **options}).encode()

@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 
-from cluster.local import lifecycle
+from cluster.local.connect import connect
+from cluster.local.ray_environment import set_ray_environment
+from cluster.local.record import require_cluster
 from cluster.settings import load_settings
 
 # ruff: noqa: E402
 SETTINGS = load_settings(None)
 # Ray reads its switches when it is imported, which most of what follows does.
-lifecycle.set_ray_environment(SETTINGS)
+set_ray_environment(SETTINGS)
 
-from cluster.rollout import reconcile
-from deployments.protocols.predict import outputs
+from cluster.rollout.deploy import deploy
+from deployments.protocols.predict import requests
 from deployments.protocols.predict.outputs import format_predictions
 from deployments.specs.model import Scale
 from training import tasks
@@ -34,22 +36,22 @@ from training.run.driver import train
 
 NEW_TOKENS = 5
 # Nets whose size is most of a test's time, made small: what they are asked and say goes the same way.
-SMALL = {"shakespeare-gpt": ["net.args.layers=1", "net.args.width=32"]}
+SMALL = {"shakespeare-gpt": ["net.args.num_layers=1", "net.args.hidden_size=32"]}
 
 
 def main() -> None:
     torch.set_num_threads(1)
     settings = SETTINGS
-    cluster = lifecycle.require_cluster(settings)
-    lifecycle.connect(settings, cluster)
+    cluster = require_cluster(settings)
+    connect(settings, cluster)
     registry = Registry(settings)
     for line in sys.stdin:
         name = line.strip()
-        small = ["stop.steps=3", "workers=1", "checkpoints.every_s=1000", *SMALL.get(name, ())]
+        small = ["stop.steps=3", "workers=1", "checkpoints.interval_s=1000", *SMALL.get(name, ())]
         recipe = override_recipe(load_recipe(name), small)
         try:
             version = train(recipe, settings).version
-            reconcile.deploy(settings, cluster, str(version), Scale(cpus=0.1), lambda status: None)
+            deploy(settings, cluster, version, lambda status: None, scale=Scale(cpus=0.1))
             loaded = load_bundle(registry.fetch_bundle(version), version.digest)
             said = expected(recipe, loaded)
         except Exception as error:  # the next recipe is another test
@@ -75,14 +77,14 @@ def expected(recipe: Any, loaded: Bundle) -> dict[str, Any]:
     word = item if text else loaded.manifest.input_schema.to_example(rows.inputs[0])
     known: list[Any] = [None]
     if text:
-        known = [(item, truncate_tokens(tokenize_row(fitted.tokenizer, item), recipe.tokens.max_tokens))]
+        known = [(item, truncate_tokens(tokenize_row(fitted.tokenizer, item), recipe.tokenizer.max_tokens))]
     elif loaded.manifest.input_schema.kind == "image":
         known = [(loaded.manifest.input_schema.width, loaded.manifest.input_schema.height)]
     request: dict[str, Any] = {"inputs": [word]}
     with torch.inference_mode():
         output = loaded.net(rows.inputs)
     output = output if isinstance(output, tuple) else (output,)
-    form = outputs.REQUESTS[kind](request["inputs"])
+    form = requests.REQUEST_TYPES[kind](request["inputs"])
     said = format_predictions(loaded.manifest, output, known, form)
     return {"request": request, "predictions": said, "manifest": loaded.manifest.model_dump(mode="json")}
 

@@ -28,9 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from training.data.dataset import Dataset
-from training.recipe import Augment, Checkpoints, Data, Net, Optimiser, Recipe, Stop
-from training.schema import TableWords
+from training import Augmentation, CheckpointPolicy, Data, Dataset, Net, Optimizer, Recipe, StopRule, TableInput
 
 
 class Rings(nn.Module):
@@ -50,7 +48,7 @@ def rings(count: int) -> Dataset:
         inputs=x,
         targets=(x.norm(dim=1) > 1.2).long(),
         labels=("inner", "outer"),
-        words=TableWords(features=("x", "y")),
+        input_schema=TableInput(features=("x", "y")),
     )
 
 
@@ -77,11 +75,11 @@ recipe = Recipe(
     task="tabular-classification",
     data=Data(source=rings, args={"count": 2000}),
     net=Net(source=Rings),
-    augment=Augment(source=slowly, args={"folder": "?"}),
-    optimiser=Optimiser(lr=0.02),
-    stop=Stop(epochs=3),
-    checkpoints=Checkpoints(every_s=0.5),
-    batch_rows=16,
+    augmentation=Augmentation(source=slowly, args={"folder": "?"}),
+    optimizer=Optimizer(lr=0.02),
+    stop=StopRule(epochs=3),
+    checkpoints=CheckpointPolicy(interval_s=0.5),
+    batch_size=16,
 )
 '''
 
@@ -111,7 +109,7 @@ class SlowRun:
     def start(self, *arguments: str, **args: object) -> None:
         """Begin `shoal train` with the recipe; args are the augmentation's."""
         settings = {"folder": self.folder} | args
-        sets = [word for key, value in settings.items() for word in ("--set", f"augment.args.{key}={value}")]
+        sets = [word for key, value in settings.items() for word in ("--set", f"augmentation.args.{key}={value}")]
         self.shoal("train", str(self.file), *sets, *arguments)
 
     def resume(self, *arguments: str) -> None:
@@ -191,7 +189,7 @@ class SlowRun:
     @property
     def resumed_at(self) -> list[int]:
         """Steps that the run went on from."""
-        return [int(step) for step in re.findall(r"goes on from step (\d+)", self.said)]
+        return [int(step) for step in re.findall(r"resumed at step (\d+)", self.said)]
 
     def workers(self) -> list[int]:
         """Every process that has been a worker of this run and still lives."""

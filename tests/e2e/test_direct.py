@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from cluster.local import lifecycle
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster, temp_dir
 from cluster.settings import Settings
 from tests.conftest import until
 
@@ -19,7 +18,7 @@ PATH = "/v2/models/flowers/predict"
 @pytest.fixture
 def metric(served: Cluster, settings: Settings) -> Iterator[Callable[..., float]]:
     """The sum of a metric's series with these labels, as Prometheus would scrape it."""
-    file = lifecycle.temp_dir(settings.home) / "ray" / "prom_metrics_service_discovery.json"
+    file = temp_dir(settings.home) / "ray" / "prom_metrics_service_discovery.json"
     (group,) = json.loads(file.read_text())
     with httpx.Client(trust_env=False) as scraper:
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.local import lifecycle
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster, find_cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
@@ -64,7 +63,7 @@ def test_workers_may_be_killed_at_any_step_and_the_weights_are_the_same(
         os.kill(run.at(step, rank), signal.SIGKILL)
 
     assert run.end() == 0, run.complaint
-    assert run.said.count("stopped (") == len(moments)
+    assert run.said.count("failed (") == len(moments)
     # A death at the first step left nothing to go on from.
     left = [step for _, step in moments if step]
     assert len(run.resumed_at) == len(left)
@@ -72,7 +71,7 @@ def test_workers_may_be_killed_at_any_step_and_the_weights_are_the_same(
     assert registry.list_versions("slow")[0].version == before + 1
     assert same(weights(registry), whole)
     # New workers take a while to start; that is no lack of room.
-    assert "waits for room" not in run.said
+    assert "waiting for resources" not in run.said
 
 
 def versions(registry: Registry) -> list[int]:
@@ -84,7 +83,9 @@ def status(registry: Registry, name: str) -> str:
 
 
 def driver(registry: Registry, name: str) -> int:
-    return int(RunHistory(registry).find_run(name).driver.split()[1])
+    driver_process = RunHistory(registry).find_run(name).driver
+    assert driver_process is not None
+    return driver_process.pid
 
 
 @pytest.mark.soak
@@ -124,7 +125,7 @@ def test_drivers_may_be_killed_and_their_run_goes_on(
     run.at(240)
     run.process.terminate()
     assert run.end() == 130
-    assert f"go on from its last checkpoint with `shoal train --resume {name}`" in run.said
+    assert f"resume from its last checkpoint with `shoal train --resume {name}`" in run.said
     assert run.complaint == "error: interrupted\n"
     assert status(registry, name) == "KILLED"
     (second,) = run.resumed_at
@@ -167,10 +168,11 @@ def test_a_full_store_ends_the_run_with_one_line_and_keeps_what_it_has(
     assert run.end() == 1
     assert re.fullmatch(
         r"error: training failed: a checkpoint cannot be stored in \S+: .*No space left on device.*; earlier ones are "
-        r"kept: make room or mend the store, then go on with `shoal train --resume slow-\S+`\n",
+        r"kept: free some space or repair the store, then resume from its last checkpoint with "
+        r"`shoal train --resume slow-\S+`\n",
         run.complaint,
     )
-    assert "stopped (" not in run.said
+    assert "failed (" not in run.said
     run.assert_no_worker_lives()
 
     filler.unlink()
@@ -188,15 +190,15 @@ def test_a_full_store_ends_the_run_with_one_line_and_keeps_what_it_has(
         pytest.param(
             "ValueError",
             1,
-            r"ValueError: this row is odd \(slow.py, line \d+\) after step 50; mend it",
+            r"ValueError: this row is odd \(slow.py, line \d+\) after step 50; fix it",
             marks=pytest.mark.soak,
         ),
-        ("RuntimeError", 2, r"RuntimeError: this row is odd \(slow.py, line \d+\) at step 50, twice; mend it"),
+        ("RuntimeError", 2, r"RuntimeError: this row is odd \(slow.py, line \d+\) at step 50, twice; fix it"),
         # tests/training/test_pulse.py sees the loss end a run every day, without a cluster.
         pytest.param(
             "nan",
             1,
-            r"the loss is no finite number at step 51; try a lower optimiser.lr",
+            r"the loss is not finite at step 51; lower optimizer.lr",
             marks=pytest.mark.soak,
         ),
     ],
@@ -210,7 +212,7 @@ def test_an_error_that_would_come_again_ends_the_run(
     assert run.end() == 1
     assert re.search(said, run.complaint)
     assert run.complaint.count("\n") == 1
-    assert run.said.count("stopped (") == tries - 1
+    assert run.said.count("failed (") == tries - 1
     run.assert_no_worker_lives()
     assert len(set((run.folder / "pids").read_text().split())) == 2 * tries
     assert status(registry, run.name) == "FAILED"
@@ -219,8 +221,8 @@ def test_an_error_that_would_come_again_ends_the_run(
 
 @pytest.mark.soak
 def test_a_run_without_room_says_so_and_can_be_interrupted(run: SlowRun, registry: Registry) -> None:
-    run.start("--set", "batch_rows=90", "--workers", "90")
-    run.wait_for("waits for room: a CPU for each of 90 worker(s)")
+    run.start("--set", "batch_size=90", "--workers", "90")
+    run.wait_for("waiting for resources: a CPU for each of 90 worker(s)")
 
     assert run.process is not None
     run.process.send_signal(signal.SIGINT)
@@ -235,10 +237,10 @@ def test_a_cluster_that_a_killed_run_left_is_none(settings: Settings, cluster: C
     ended = subprocess.Popen(["true"])
     ended.wait()
     try:
-        state.write_text(json.dumps(asdict(cluster) | {"for_run": os.getpid()}))
-        found = lifecycle.find_cluster(settings)
-        state.write_text(json.dumps(asdict(cluster) | {"for_run": ended.pid}))
-        left = lifecycle.find_cluster(settings)
+        state.write_text(json.dumps(asdict(cluster) | {"run_pid": os.getpid()}))
+        found = find_cluster(settings)
+        state.write_text(json.dumps(asdict(cluster) | {"run_pid": ended.pid}))
+        left = find_cluster(settings)
     finally:
         state.write_text(before)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, published
 from training.registry.model_registry import Registry
@@ -16,17 +16,17 @@ from training.registry.model_registry import Registry
 RECIPE = """
 from pathlib import Path
 
+from training import Files, Net, Optimizer, Recipe, StopRule, TokenizerConfig
 from training.zoo.nets.{net} import {factory}
-from training.recipe import Files, Net, Optimiser, Recipe, Stop, Tokens
 
 recipe = Recipe(
     name={name!r},
     task={task!r},
     data=Files(path=Path(__file__).parent / "rows", {files}),
     net=Net(source={factory}, args={args}),
-    optimiser=Optimiser(lr=0.02),
-    stop=Stop(epochs=2),
-    batch_rows=31,
+    optimizer=Optimizer(lr=0.02),
+    stop=StopRule(epochs=2),
+    batch_size=31,
     {rest}
 )
 """
@@ -53,8 +53,8 @@ def coins(folder: Path, count: int = 3000) -> str:
     (folder / "rows" / "old").mkdir(parents=True)
     for i, path in enumerate(("a.csv", "b.csv", "old/c.csv")):
         frame.iloc[i::3].to_csv(folder / "rows" / path, index=False)
-    files = 'format="csv", target="metal", licence="CC0", sample_rows=500, shuffle_rows=200'
-    return recipe(folder, "coins", "tabular-classification", files, "mlp:mlp", {"hidden": [16]})
+    files = 'format="csv", target="metal", license="CC0", sample_rows=500, shuffle_buffer_rows=200'
+    return recipe(folder, "coins", "tabular-classification", files, "mlp:mlp", {"hidden_sizes": [16]})
 
 
 def test_a_folder_of_csv_files_is_streamed_trained_and_served(
@@ -63,7 +63,7 @@ def test_a_folder_of_csv_files_is_streamed_trained_and_served(
     trained = shoal("train", coins(tmp_path))
 
     version = registry.resolve(published(trained))
-    assert "3,000 rows in files, all checked" in trained.stdout
+    assert "3,000 rows scanned, all valid" in trained.stdout
     manifest = registry.load_manifest(version)
     assert manifest.metrics["test_accuracy"] > 0.9
     assert manifest.training["workers"] == 2
@@ -74,7 +74,7 @@ def test_a_folder_of_csv_files_is_streamed_trained_and_served(
     # 16 rows of a step are for one worker and 15 for the other, who have half of all rows each.
     assert manifest.training["steps"] == 2 * (dataset.rows["train"] // 2 // 16)
     card = (registry.fetch_bundle(version) / "README.md").read_text()
-    assert "equal rows stand in one part" in card
+    assert "equal rows are in the same split" in card
     assert f"500 of the {dataset.rows['test']} test rows" in card
 
     assert shoal("deploy", str(version), "--cpus", "0.1").returncode == 0
@@ -98,7 +98,7 @@ def test_a_folder_of_pictures_for_each_class_is_trained(
         pixels[bar] += 180
         Image.fromarray(pixels).save(tmp_path / "rows" / name / f"{i}.png")
     files = 'format="images", height=28, width=28, mode="L"'
-    path = recipe(tmp_path, "bars", "image-classification", files, "cnn:cnn", {"channels": 1, "classes": 2})
+    path = recipe(tmp_path, "bars", "image-classification", files, "cnn:cnn", {"in_channels": 1, "num_classes": 2})
 
     # It ends in the middle of an epoch.
     done = shoal("train", path, "--set", "stop.steps=20")
@@ -120,8 +120,8 @@ def test_texts_of_parquet_files_are_cut_into_tokens_and_trained_on(
     (tmp_path / "rows").mkdir()
     pd.DataFrame({"text": texts, "stars": said * 4 + 1}).to_parquet(tmp_path / "rows" / "a.parquet", row_group_size=300)
     files = 'format="parquet", target="stars", text="text"'
-    rest = 'tokens=Tokens(kind="words", max_tokens=8)'
-    path = recipe(tmp_path, "stars", "text-classification", files, "bag:bag", {}, rest)
+    rest = 'tokenizer=TokenizerConfig(kind="words", max_tokens=8)'
+    path = recipe(tmp_path, "stars", "text-classification", files, "bag_of_ngrams:bag_of_ngrams", {}, rest)
 
     done = shoal("train", path, "--workers", "1")
 
@@ -143,7 +143,8 @@ def test_a_value_that_is_wrong_ends_the_run_before_training_with_one_line_that_n
 
     assert done.returncode == 2
     said = (
-        "error: old/c.csv, row 1001, column 'grams': 'heavy' is no number; mend it (rows count from 1, the header not)"
+        "error: old/c.csv, row 1001, column 'grams': 'heavy' is not a number; correct it "
+        "(rows are numbered from 1, without the header)"
     )
     assert " ".join(done.stderr.split()) == said
     assert "heavy" not in registry.list_models()

@@ -1,5 +1,6 @@
 """How a cluster comes up and goes: nothing left behind, however it ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from cluster.local import lifecycle, malloc, processes
-from cluster.local.lifecycle import Cluster
+from cluster.local import malloc, processes
+from cluster.local.record import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
 from tests.conftest import Shoal, save_table, shoal_for
 
@@ -28,23 +29,25 @@ def own_home(tmp_path: Path) -> Iterator[Path]:
 
 
 def ours(home: Path) -> list[psutil.Process]:
-    return processes.find_owned(lifecycle.cluster_id(home), lifecycle.temp_dir(home))
+    return processes.find_owned(cluster_id(home), temp_dir(home))
 
 
 def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
-    return {
-        (c.laddr.ip, c.laddr.port)
-        for p in found
-        for c in p.net_connections()
-        if c.status == psutil.CONN_LISTEN and isinstance(c.laddr, psutil._ntuples.addr)
-    }
+    addresses = set()
+    for process in found:
+        # One of Ray's helpers may end meanwhile.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            addresses |= {
+                (c.laddr.ip, c.laddr.port) for c in process.net_connections() if c.status == psutil.CONN_LISTEN
+            }
+    return addresses
 
 
 def assert_nothing_is_left(home: Path, ports: set[tuple[str, int]]) -> None:
     assert ours(home) == []
-    assert not lifecycle.temp_dir(home).exists()
+    assert not temp_dir(home).exists()
     command_lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-    assert not [line for line in command_lines if str(lifecycle.temp_dir(home)) in line]
+    assert not [line for line in command_lines if str(temp_dir(home)) in line]
     for _, port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, port
@@ -200,7 +203,7 @@ def test_secrets_are_their_owners_alone(served: Cluster, settings: Settings) -> 
     folder = settings.home / "secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {f.name: f.stat().st_mode & 0o777 for f in folder.iterdir()} == {"admin_key": 0o600, "ray_token": 0o600}
-    assert lifecycle.temp_dir(settings.home).stat().st_mode & 0o777 == 0o700
+    assert temp_dir(settings.home).stat().st_mode & 0o777 == 0o700
 
 
 def test_the_admin_key_is_made_once(shoal: Shoal, served: Cluster, settings: Settings) -> None:
@@ -214,9 +217,9 @@ def test_the_admin_key_is_made_once(shoal: Shoal, served: Cluster, settings: Set
 
 def test_no_key_is_readable_in_serves_configuration(served: Cluster, settings: Settings) -> None:
     from cluster.local import secrets
-    from cluster.rollout import reconcile
+    from tests.conftest import fetch_applications
 
-    shown = json.dumps(reconcile.fetch_statuses(settings, served))
+    shown = json.dumps(fetch_applications(settings, served))
 
     assert secrets.read_secret(settings.home, secrets.ADMIN_KEY) not in shown
 
@@ -230,5 +233,5 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: port {port} on 127.0.0.1 is taken (Address already in use); set SHOAL_HTTP_PORT to another, or 0\n"
+        f"error: port {port} on 127.0.0.1 is in use (Address already in use); set SHOAL_HTTP_PORT to another, or 0\n"
     )

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.local import lifecycle, processes
-from cluster.local.lifecycle import Cluster
+from cluster.local import processes
 from cluster.local.ports import Ports
+from cluster.local.ray_environment import ray_environment
+from cluster.local.record import Cluster, cluster_id, temp_dir
+from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, same, weights
 from training.registry.model_registry import Registry
@@ -43,7 +45,7 @@ class Nodes:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0, cpus=1)
-        self.cluster: Cluster = lifecycle.start_cluster(self.settings)
+        self.cluster: Cluster = start_cluster(self.settings)
 
     def add(self) -> psutil.Process:
         """Start a node; returns its raylet."""
@@ -67,12 +69,12 @@ class Nodes:
         return time.time() + NOTICE_S
 
     def _run(self, *command: str) -> None:
-        environment = os.environ | lifecycle.ray_environment(self.settings)
-        environment[processes.CLUSTER_ID_VARIABLE] = lifecycle.cluster_id(self.settings.home)
+        environment = os.environ | ray_environment(self.settings)
+        environment[processes.CLUSTER_ID_VARIABLE] = cluster_id(self.settings.home)
         subprocess.run(command, env=environment, check=True, timeout=120)
 
     def _raylets(self) -> list[psutil.Process]:
-        found = processes.find_owned(lifecycle.cluster_id(self.settings.home), lifecycle.temp_dir(self.settings.home))
+        found = processes.find_owned(cluster_id(self.settings.home), temp_dir(self.settings.home))
         return [process for process in found if process.name() == "raylet"]
 
 
@@ -82,7 +84,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     try:
         yield Nodes(home)
     finally:
-        lifecycle.stop_cluster(Settings(home=home))
+        stop_cluster(Settings(home=home))
 
 
 @pytest.fixture
@@ -106,27 +108,27 @@ def test_a_run_outlives_a_machine_and_the_weights_are_the_same(nodes: Nodes, run
     run.start()
     run.at(75)
     nodes.kill(node)
-    run.wait_for("waits for room: a CPU for each of 2 worker(s), 1 free in the cluster")
+    run.wait_for("waiting for resources: a CPU for each of 2 worker(s), 1 available in the cluster")
     spare = nodes.add()
 
     assert run.end() == 0, run.complaint
     nodes.kill(spare)
     assert len(run.resumed_at) == 1
     assert 0 < run.resumed_at[0] <= 76
-    assert "stopped (" in run.said
+    assert "failed (" in run.said
     assert same(weights(registry), whole)
 
 
 def test_a_run_grows_with_the_cluster_and_keeps_a_checkpoint_before_a_machine_goes(nodes: Nodes, run: SlowRun) -> None:
     run.pace(0.2)
-    run.start("--workers", "1-2", "--set", "checkpoints.every_s=3600")
+    run.start("--workers", "1-2", "--set", "checkpoints.interval_s=3600")
     run.at(5)
     node = nodes.add()
     run.at(0, rank=1)
 
     until_s = nodes.announce(node)
-    run.wait_for("a machine will be taken away; keeps a checkpoint at step")
-    (at,) = re.findall(r"keeps a checkpoint at step (\d+)", run.said)
+    run.wait_for("a node will be preempted; saving a checkpoint at step")
+    (at,) = re.findall(r"saving a checkpoint at step (\d+)", run.said)
     while int(at) not in run.steps_kept():
         assert time.time() < until_s, "no checkpoint before the machine went"
         time.sleep(0.1)
@@ -137,7 +139,7 @@ def test_a_run_grows_with_the_cluster_and_keeps_a_checkpoint_before_a_machine_go
 
     assert run.end() == 0, run.complaint
     manifest = Registry(nodes.settings).load_manifest(Registry(nodes.settings).list_versions("slow")[0])
-    assert int(re.findall(r"goes on from step (\d+) with 1 worker", run.said)[-1]) >= int(at)
+    assert int(re.findall(r"resumed at step (\d+) with 1 worker", run.said)[-1]) >= int(at)
     # However many workers there were, each step saw as many rows.
     assert manifest.training["steps"] == EPOCHS * STEPS_PER_EPOCH
     assert manifest.training["workers"] == 1

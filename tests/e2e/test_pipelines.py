@@ -16,31 +16,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.local.lifecycle import Cluster
-from cluster.rollout import reconcile
+from cluster.local.record import Cluster
+from cluster.rollout.deploy import deploy, deploy_pipeline, undeploy
 from cluster.settings import Settings
 from deployments.specs import pipeline_files
 from deployments.specs.model import Scale
-from tests.conftest import FEATURES, Shoal, save_table, serve, until
+from tests.conftest import FEATURES, Shoal, fetch_applications, save_table, serve, until
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 from training.data.tokenizer import Tokenizer
 from training.errors import UserError
 from training.recipe.spec import TokenizerConfig
+from training.registry.model_registry import Registry
 from training.schema import ClassOutput, TableInput, TextInput, TextOutput
 
 ROW = {"length": 5.1, "width": 3.5, "height": 1.4, "weight": 0.2}
 TOKENISER = Tokenizer.fit(TokenizerConfig(kind="characters"), ["abcdefgh"])
 TRIAGE = """
 name: triage
-summary: Long ones are looked at by two models.
+summary: Long flowers go to an ensemble.
 root:
   kind: branch
-  arms:
+  cases:
     - name: long
       when: {kind: feature, feature: length, at_least: 5}
       then: {kind: ensemble, members: [flowers, {model: flowers}], weights: [2, 1]}
-  otherwise: {kind: fan-out, to: {kind: flowers, again: flowers}}
+  default: {kind: fan-out, nodes: {kind: flowers, again: flowers}}
 """
 
 SLOW = """
@@ -48,11 +49,11 @@ name: late
 timeout_s: 25
 root:
   kind: branch
-  arms:
+  cases:
     - name: hasty
       when: {kind: length, below: 3}
       then: {model: writer, options: {max_tokens: 1000, temperature: 0}, timeout_s: 1}
-  otherwise: {model: writer, options: {max_tokens: 1000, temperature: 0}}
+  default: {model: writer, options: {max_tokens: 1000, temperature: 0}}
 """
 
 
@@ -87,7 +88,7 @@ def applied(
     save_writer(folder / "writer")
     pipelines = {
         "triage": TRIAGE,
-        "nested": "name: nested\nroot: {kind: fan-out, to: {triage: triage, plain: flowers}}\n",
+        "nested": "name: nested\nroot: {kind: fan-out, nodes: {triage: triage, plain: flowers}}\n",
         "late": SLOW,
     }
     serve(settings, served, folder / "writer")
@@ -97,7 +98,7 @@ def applied(
         assert done.returncode == 0, done.stderr
     yield folder
     for name in ("late", "nested", "triage", "writer"):
-        reconcile.undeploy(settings, served, name, lambda status: None)
+        undeploy(settings, served, name, lambda status: None)
 
 
 def test_rows_go_through_real_models_and_come_back_in_order(http: httpx.Client, applied: Path) -> None:
@@ -145,7 +146,7 @@ def test_the_openapi_page_has_its_real_schema_and_an_example_that_works(
     jsonschema.validate(answer.json(), operation["responses"]["200"]["content"]["application/json"]["schema"])
 
 
-def test_a_pipeline_is_a_step_and_a_failure_names_the_way_to_it(http: httpx.Client, applied: Path) -> None:
+def test_a_pipeline_may_be_a_node_and_an_error_names_the_path_to_it(http: httpx.Client, applied: Path) -> None:
     said = http.post("/v2/models/nested/predict", json={"inputs": [ROW], "top_k": 1}).json()["predictions"][0]
     assert said["triage"]["branch"] == "long"
     assert len(said["triage"]["scores"]) == len(said["plain"]["scores"]) == 1
@@ -153,8 +154,8 @@ def test_a_pipeline_is_a_step_and_a_failure_names_the_way_to_it(http: httpx.Clie
     wrong = http.post("/v2/models/nested/predict", json={"inputs": [ROW, {"length": 9}]}, headers={"x-request-id": "r"})
 
     error = wrong.json()["error"]
-    assert (wrong.status_code, error["code"], error["request_id"]) == (422, "wrong_features", "r")
-    assert error["message"].startswith(("plain (flowers): row 1: missing", "triage (triage): branch long, member"))
+    assert (wrong.status_code, error["code"], error["request_id"]) == (422, "invalid_features", "r")
+    assert error["message"].startswith(("plain (flowers): row 1: missing", "triage (triage): case long, member"))
     assert "row 1: missing ['width', 'height', 'weight']" in error["message"]
 
 
@@ -173,13 +174,13 @@ def test_many_callers_at_once_get_their_own_rows(http: httpx.Client, applied: Pa
             assert a == pytest.approx(b, abs=1e-5)
 
 
-def test_a_step_that_is_late_is_given_up_and_named(http: httpx.Client, applied: Path) -> None:
+def test_a_node_that_is_late_is_canceled_and_named(http: httpx.Client, applied: Path) -> None:
     start = time.monotonic()
     answer = http.post("/v2/models/late/predict", json={"inputs": ["ab"]})
     took_s = time.monotonic() - start
 
     assert answer.status_code == 504, answer.text
-    assert answer.json()["error"]["message"].startswith("branch hasty (writer): no answer within")
+    assert answer.json()["error"]["message"].startswith("case hasty (writer): no response within")
     assert took_s < 10
 
 
@@ -202,10 +203,10 @@ UNWATCHED = {"x-request-disconnect-disabled": "?1"}
     [("/v2/models/late", {}), ("/v2/models/late", UNWATCHED), ("/api/v1/models/late", UNWATCHED)],
     ids=["Ray watches", "Ray does not", "the stable address"],
 )
-def test_a_caller_that_leaves_ends_the_work_inside_the_steps_replica(
+def test_a_caller_that_leaves_ends_the_work_in_the_nodes_replica(
     http: httpx.Client, served: Cluster, settings: Settings, applied: Path, path: str, headers: dict[str, str]
 ) -> None:
-    application = reconcile.fetch_statuses(settings, served)["writer"]
+    application = fetch_applications(settings, served)["writer"]
     (replica,) = application["deployments"]["replica"]["replicas"]
     pid = replica["pid"]
     assert until(lambda: idle(pid), 20)  # what an earlier test gave up has ended, too
@@ -234,8 +235,8 @@ def test_what_a_pipeline_needs_is_neither_taken_away_nor_broken(
     gone = shoal("undeploy", "flowers")
     inner = shoal("undeploy", "triage")
     assert gone.returncode == inner.returncode == 2
-    assert "'flowers' is a step of" in gone.stderr
-    assert "'triage' is a step of nested" in inner.stderr
+    assert "'flowers' is a node of" in gone.stderr
+    assert "'triage' is a node of nested" in inner.stderr
 
     torch.manual_seed(0)
     about = ModelInfo(
@@ -257,7 +258,7 @@ def test_what_a_pipeline_needs_is_neither_taken_away_nor_broken(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("name: q\nroot: {kind: ensemble, members: [flowers, pictures]}", "member 2 (pictures) takes pictures"),
+        ("name: q\nroot: {kind: ensemble, members: [flowers, pictures]}", "member 2 (pictures) takes images"),
         ("name: q\nroot: roses", "no model 'roses' is deployed"),
         ("name: flowers\nroot: pictures", "'flowers' is a model's name"),
         ("name: triage\nroot: nested", "triage would call itself: triage -> nested -> triage"),
@@ -271,9 +272,7 @@ def test_what_cannot_be_applied_says_why(
     (tmp_path / "wrong.yaml").write_text(content)
 
     with pytest.raises(UserError, match=re.escape(said)):
-        reconcile.deploy_pipeline(
-            settings, served, pipeline_files.load_pipeline(tmp_path / "wrong.yaml"), lambda status: None
-        )
+        deploy_pipeline(settings, served, pipeline_files.load_pipeline(tmp_path / "wrong.yaml"), lambda status: None)
 
 
 def test_a_pipeline_that_cannot_be_applied_is_one_line_at_the_command_line(
@@ -291,8 +290,8 @@ def test_status_tells_pipelines_and_a_change_is_the_next_version(
     http: httpx.Client, shoal: Shoal, applied: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "own.py").write_text(
-        "from deployments.pipelines import Pipeline, Sequence, Step\n"
-        "pipeline = Pipeline(name='triage', root=Sequence(steps=(Step(model='flowers'),)))\n"
+        "from deployments.pipelines import ModelNode, Pipeline, Sequence\n"
+        "pipeline = Pipeline(name='triage', root=Sequence(nodes=(ModelNode(model='flowers'),)))\n"
     )
     assert "triage" in shoal("status", env={"COLUMNS": "200"}).stdout
 
@@ -307,13 +306,13 @@ def test_status_tells_pipelines_and_a_change_is_the_next_version(
 
 
 @pytest.mark.soak
-def test_a_step_scales_by_itself(http: httpx.Client, served: Cluster, settings: Settings, applied: Path) -> None:
+def test_a_node_scales_by_itself(http: httpx.Client, served: Cluster, settings: Settings, applied: Path) -> None:
     def replicas(name: str) -> int:
-        found = reconcile.fetch_statuses(settings, served)[name]["deployments"]["replica"]["replicas"]
+        found = fetch_applications(settings, served)[name]["deployments"]["replica"]["replicas"]
         return sum(replica["state"] == "RUNNING" for replica in found)
 
     scale = Scale(cpus=0.5, min_replicas=1, max_replicas=2, target_ongoing_requests=1)
-    reconcile.deploy(settings, served, "writer:1", scale, lambda status: None)
+    deploy(settings, served, Registry(settings).resolve("writer:1"), lambda status: None, scale=scale)
     stop = time.monotonic() + 120
     # Callers that come again at once, each with more work than a second.
     with ThreadPoolExecutor(4) as pool:
@@ -327,7 +326,7 @@ def test_a_step_scales_by_itself(http: httpx.Client, served: Cluster, settings: 
 
     assert replicas("writer") == 2
     assert replicas("late") == 1
-    reconcile.deploy(settings, served, "writer:1", Scale(cpus=0.5), lambda status: None)
+    deploy(settings, served, Registry(settings).resolve("writer:1"), lambda status: None, scale=Scale(cpus=0.5))
 
 
 @pytest.mark.soak
@@ -336,7 +335,7 @@ def test_pipelines_come_back_with_their_cluster(tmp_path: Path) -> None:
 
     shoal = shoal_for(tmp_path / "home")
     save_table(tmp_path / "table")
-    (tmp_path / "p.yaml").write_text("name: p\nroot: {kind: sequence, steps: [flowers]}\n")
+    (tmp_path / "p.yaml").write_text("name: p\nroot: {kind: sequence, nodes: [flowers]}\n")
     try:
         for arguments in (("up",), ("models", "import", str(tmp_path / "table")), ("deploy", "flowers")):
             assert shoal(*arguments).returncode == 0

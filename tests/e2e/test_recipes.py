@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.cli import predict
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster
 from cluster.settings import Settings
+from tests.conftest import open_http
 from training.recipe.load import list_builtin_recipes
 
 Ask = Callable[[str], dict[str, Any]]
@@ -51,7 +51,7 @@ def driver(cluster: Cluster, settings: Settings) -> Iterator[Ask]:
 
 @pytest.fixture(scope="module")
 def caller(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
-    with predict.open_client(settings, cluster) as client:
+    with open_http(settings, cluster) as client:
         yield client
 
 
@@ -77,7 +77,7 @@ def test_a_served_prediction_equals_the_training_time_one_bit_for_bit(
     assert again.status_code == 200, again.text
     assert f"/v2/models/{name}/predict" in document.json()["paths"]
     card = made["manifest"]
-    assert card["dataset"]["leaks"] == 0
-    assert card["headline"] in card["metrics"]
+    assert card["dataset"]["leaked_rows"] == 0
+    assert card["primary_metric"] in card["metrics"]
     assert {"loss.png", "metric.png"} <= card["files"].keys()
     assert card["energy"] is None or card["energy"]["kwh"] > 0

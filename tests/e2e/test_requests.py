@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster
 
 ROW = {"length": 5.1, "width": 3.5, "height": 1.4, "weight": 0.2}
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}
@@ -105,9 +105,9 @@ def test_the_catalogue_says_what_is_served(http: httpx.Client) -> None:
 
     assert models["flowers"]["status"] == "RUNNING"
     assert models["flowers"]["deployed_version"] == 1
-    assert models["flowers"]["form"] == "fp32"
+    assert models["flowers"]["variant"] == "fp32"
     # Of the newest version; another test may have published one that is not served.
-    assert one["manifest"]["answer"]["labels"] == ["a", "b", "c"]
+    assert one["manifest"]["output_schema"]["labels"] == ["a", "b", "c"]
     assert one["versions"][-1]["aliases"] == ["champion"]
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, published
 from training.bundle.load import load_bundle

@@ -15,7 +15,7 @@ from tritonclient.grpc.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
 from cluster.local import secrets
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster
 from cluster.settings import Settings
 from deployments.protocols.grpc import messages
 
@@ -34,7 +34,7 @@ class Caller:
 
     def __init__(self, name: str, served: Cluster, headers: dict[str, str]) -> None:
         self.name, self.words = name, TRANSPORTS[name]
-        address = served.grpc if name == "grpc" else served.url.removeprefix("http://")
+        address = served.grpc_address if name == "grpc" else served.url.removeprefix("http://")
         self.client: Any = self.words.InferenceServerClient(address)
         self.headers = headers
 
@@ -86,12 +86,12 @@ def test_health_needs_no_key_and_everything_else_does(caller: Caller) -> None:
     assert client.is_server_ready()
 
     for call in (client.get_server_metadata, lambda: client.get_model_metadata("flowers")):
-        with pytest.raises(InferenceServerException, match="send a key"):
+        with pytest.raises(InferenceServerException, match="no API key"):
             call()
-    with pytest.raises(InferenceServerException, match="send a key") as caught:
+    with pytest.raises(InferenceServerException, match="no API key") as caught:
         client.infer("flowers", [tensor(caller.words, ROWS)])
     assert caught.value.status() in ("401", "StatusCode.UNAUTHENTICATED")
-    with pytest.raises(InferenceServerException, match="not known"):
+    with pytest.raises(InferenceServerException, match="unknown API key"):
         client.infer("flowers", [tensor(caller.words, ROWS)], headers={"authorization": "Bearer shoal-0"})
 
 
@@ -183,8 +183,8 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "model": ({"model": "roses"}, NOT_FOUND, "no model 'roses' is deployed"),
     "the service's own application": ({"model": "shoal.control"}, NOT_FOUND, "no model 'shoal.control' is deployed"),
     "version": ({"model_version": "9"}, NOT_FOUND, "version '9' is not deployed; version 1 is"),
-    "parameter": ({"parameters": {"gain": 2}}, INVALID, "unknown field `gain`.*known here: "),
-    "no time": ({"timeout": 1}, ("504", "StatusCode.DEADLINE_EXCEEDED"), "no answer within the request's timeout"),
+    "parameter": ({"parameters": {"gain": 2}}, INVALID, "unknown field `gain`.*; known: "),
+    "no time": ({"timeout": 1}, ("504", "StatusCode.DEADLINE_EXCEEDED"), "no response within the request's timeout"),
 }
 
 
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_told_in_the_protocols_words(caller: Caller, case: str)
 
 
 def test_an_unknown_output_is_told(caller: Caller) -> None:
-    with pytest.raises(InferenceServerException, match="no output 'y'; this model gives 'logits'"):
+    with pytest.raises(InferenceServerException, match="no output 'y'; this model has 'logits'"):
         caller.infer("flowers", ROWS, outputs=[caller.words.InferRequestedOutput("y")])
 
 
@@ -227,7 +227,7 @@ def test_what_is_no_part_of_the_protocol_is_refused(caller: Caller) -> None:
 
 
 def test_a_compressed_body_is_refused_over_http(served: Cluster, headers: dict[str, str]) -> None:
-    with pytest.raises(InferenceServerException, match="send the body as it is"):
+    with pytest.raises(InferenceServerException, match="send the body without one"):
         Caller("http", served, headers).infer("flowers", ROWS, request_compression_algorithm="gzip")
 
 
@@ -254,7 +254,7 @@ def test_a_calls_deadline_ends_it(served: Cluster, headers: dict[str, str]) -> N
 
 
 def test_tritons_own_way_to_send_a_password_is_taken(served: Cluster, settings: Settings) -> None:
-    client = tritonclient.grpc.InferenceServerClient(served.grpc)
+    client = tritonclient.grpc.InferenceServerClient(served.grpc_address)
     client.register_plugin(BasicAuth("anybody", secrets.read_secret(settings.home, secrets.ADMIN_KEY)))
 
     assert client.is_model_ready("flowers")
@@ -262,8 +262,8 @@ def test_tritons_own_way_to_send_a_password_is_taken(served: Cluster, settings: 
 
 def raw_call(served: Cluster, method: str, content: bytes, headers: dict[str, str]) -> bytes:
     """A call of bytes, whatever they are."""
-    with grpc.insecure_channel(served.grpc) as channel:
-        call = channel.unary_unary(f"/{messages.SERVICE}/{method}")
+    with grpc.insecure_channel(served.grpc_address) as channel:
+        call = channel.unary_unary(f"/{messages.SERVICE_NAME}/{method}")
         answer: bytes = call(content, metadata=tuple(headers.items()), timeout=30)
         return answer
 
@@ -309,7 +309,7 @@ def anyio_backend() -> str:
 @pytest.fixture(params=["http", "grpc"])
 async def async_client(request: pytest.FixtureRequest, served: Cluster) -> AsyncIterator[tuple[Any, Any]]:
     words = {"http": tritonclient.http.aio, "grpc": tritonclient.grpc.aio}[request.param]
-    address = served.grpc if request.param == "grpc" else served.url.removeprefix("http://")
+    address = served.grpc_address if request.param == "grpc" else served.url.removeprefix("http://")
     async with words.InferenceServerClient(address) as client:
         yield client, TRANSPORTS[request.param]
 
@@ -329,7 +329,7 @@ async def test_async_clients_get_the_same(
 
     with pytest.raises(InferenceServerException, match=r"this model takes \[-1, 4\]"):
         await client.infer("flowers", [tensor(words, ROWS[:, :2].copy())], headers=dict(headers))
-    with pytest.raises(InferenceServerException, match="send a key"):
+    with pytest.raises(InferenceServerException, match="no API key"):
         await client.infer("flowers", [tensor(words, ROWS)])
 
 

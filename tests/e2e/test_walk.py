@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cluster.local import secrets
-from cluster.local.lifecycle import Cluster
+from cluster.local.record import Cluster
 from cluster.settings import Settings
 from tests.conftest import Shoal, published, save_table
 from training.bundle.load import load_bundle
@@ -30,9 +30,7 @@ OWN_RECIPE = '''
 import torch
 from own_helper import WIDTH
 from torch import nn
-from training.data.dataset import Dataset
-from training.recipe import Data, Loss, Net, Optimiser, Recipe, Stop
-from training.schema import TableWords
+from training import Data, Dataset, Loss, Net, Optimizer, Recipe, StopRule, TableInput
 
 
 class Rings(nn.Module):
@@ -50,9 +48,9 @@ def rings(count: int) -> Dataset:
         inputs=x,
         targets=(x.norm(dim=1) > 1.2).long(),
         labels=("inner", "outer"),
-        words=TableWords(features=("x", "y")),
+        input_schema=TableInput(features=("x", "y")),
         source="drawn from a normal distribution",
-        licence="none needed",
+        license="none needed",
     )
 
 
@@ -66,9 +64,9 @@ recipe = Recipe(
     data=Data(source=rings, args={"count": 400}),
     net=Net(source=Rings),
     loss=Loss(source=half_loss),
-    optimiser=Optimiser(lr=0.02),
-    stop=Stop(epochs=8),
-    batch_rows=16,
+    optimizer=Optimizer(lr=0.02),
+    stop=StopRule(epochs=8),
+    batch_size=16,
 )
 '''
 
@@ -151,7 +149,7 @@ def other_iris(cluster: Cluster, settings: Settings) -> subprocess.CompletedProc
     }
     changed = ["iris", "--set", "seed=6", "--set", "stop.epochs=4"]
     return subprocess.run(
-        [ray, "job", "submit", "--address", cluster.dashboard, "--", "python", "-m", "training", *changed],
+        [ray, "job", "submit", "--address", cluster.dashboard_url, "--", "python", "-m", "training.run", *changed],
         env=environment,
         capture_output=True,
         text=True,
@@ -173,7 +171,7 @@ def test_iris_reaches_its_score_and_its_card_can_be_trusted(
     assert manifest.per_class_metrics.keys() == {"setosa", "versicolor", "virginica"}
     card = shoal("models", "show", version, env={"COLUMNS": "200"}).stdout
     assert f"card of {version}" in card
-    assert "Calibration error" in card
+    assert "calibration error" in card
     assert "Not measured." in card or "at the mean of DEU's grid" in card
 
 
@@ -216,7 +214,7 @@ def test_runs_are_listed_and_two_of_them_compared(
 ) -> None:
     one, other = (run_of(registry, published(done)) for done in (iris, other_iris))
 
-    listed = shoal("runs", "--most", "100", env={"COLUMNS": "300"})
+    listed = shoal("runs", "--limit", "100", env={"COLUMNS": "300"})
     compared = shoal("runs", "compare", other, one, env={"COLUMNS": "300"})
 
     assert re.search(rf"{one} +FINISHED .* test accuracy [01]\.\d{{4}}", listed.stdout)
@@ -247,7 +245,7 @@ def test_a_job_is_refused_without_the_clusters_token(cluster: Cluster) -> None:
     for token in (None, "0" * 64):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         body = {"entrypoint": "true"}
-        assert httpx.post(f"{cluster.dashboard}/api/jobs/", json=body, headers=headers).status_code in (401, 403)
+        assert httpx.post(f"{cluster.dashboard_url}/api/jobs/", json=body, headers=headers).status_code in (401, 403)
 
 
 def test_a_recipe_that_cannot_run_is_one_line_and_publishes_nothing(
@@ -266,9 +264,9 @@ def test_a_recipe_that_cannot_run_is_one_line_and_publishes_nothing(
 
 
 def application(cluster: Cluster, settings: Settings, name: str) -> dict[str, Any]:
-    from cluster.rollout import reconcile
+    from tests.conftest import fetch_applications
 
-    found: dict[str, Any] = reconcile.fetch_statuses(settings, cluster)[name]
+    found: dict[str, Any] = fetch_applications(settings, cluster)[name]
     return found
 
 
@@ -337,7 +335,7 @@ def test_bf16_answers_as_fp32_does_and_a_version_too_far_from_it_is_refused(
     assert re.search(r"differs from fp32 by 0\.00\d+ .* tolerance is 1e-07; deploy it without --dtype", refused.stderr)
     assert refused.stderr.count("\n") == 1
     assert http.post("/v2/models/rounded/versions/1/predict", json=request).status_code == 200
-    assert http.get("/api/v1/models/rounded").json()["form"] == "bf16"
+    assert http.get("/api/v1/models/rounded").json()["variant"] == "bf16"
     assert re.search(r"rounded +1 +RUNNING +1 +1-1 +bf16", shoal("status", env={"COLUMNS": "200"}).stdout)
     assert shoal("undeploy", "rounded").returncode == 0
 

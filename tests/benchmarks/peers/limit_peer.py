@@ -18,10 +18,10 @@ codec = OipCodec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", 65_
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Decode, pass through the net, encode."""
     message = await receive()
-    asked = codec.decode(message["body"])
+    asked = codec.decode_request(message["body"])
     with torch.inference_mode():
         y = net(torch.from_numpy(asked.rows)).numpy()
-    body, _ = codec.encode((y,), asked)
+    body, _ = codec.encode_response((y,), asked)
     await send(
         {
             "type": "http.response.start",

@@ -7,7 +7,9 @@ import json
 import sys
 from typing import Any
 
-from cluster.local import lifecycle
+from cluster.local.connect import connect
+from cluster.local.ray_environment import set_ray_environment
+from cluster.local.record import require_cluster
 from cluster.settings import load_settings
 from training.recipe.load import load_recipe, override_recipe
 
@@ -15,16 +17,16 @@ from training.recipe.load import load_recipe, override_recipe
 def main(name: str, seconds: str, overrides: list[str]) -> None:
     """Train until the time is up."""
     settings = load_settings()
-    lifecycle.set_ray_environment(settings)
+    set_ray_environment(settings)
     recipe = override_recipe(load_recipe(name), [*overrides, f"stop.seconds={seconds}"])
-    lifecycle.connect(settings, lifecycle.require_cluster(settings))
+    connect(settings, require_cluster(settings))
     from training.run.driver import train
 
     step = 0
 
     def tell(message: dict[str, Any]) -> None:
         nonlocal step
-        if message["kind"] == "beat" and message["rank"] == 0:
+        if message["kind"] == "progress" and message["rank"] == 0:
             rows = (message["step"] - step) * recipe.batch_size
             step = message["step"]
             kind = "first step" if step == 1 else "steps"

@@ -1,21 +1,15 @@
 """Every mistake at the command line: one clear line and exit code 2."""
 
+import contextlib
+import os
+import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 
 import pytest
 
-from cluster.cli import app
-from cluster.local import lifecycle
-from tests.conftest import Shoal, save_table, shoal_for
-
-
-@pytest.fixture
-def quiet(tmp_path: Path) -> Shoal:
-    """A command line whose SHOAL_HOME has no cluster."""
-    return shoal_for(tmp_path / "home")
-
+from tests.conftest import Shoal, save_image, save_table, shoal_for, until
 
 MISTAKES = {
     "an unknown verb": (["sail"], "No such command 'sail'"),
@@ -24,9 +18,9 @@ MISTAKES = {
     "a value that is no number": (["deploy", "x", "--min-replicas", "many"], "--min-replicas"),
     "bounds the wrong way round": (["deploy", "x", "--min-replicas", "3", "--max-replicas", "2"], "max_replicas=2"),
     "no replica at all": (["deploy", "x", "--min-replicas", "0"], "min_replicas"),
-    "an unknown recipe": (["train", "digits"], "ready ones: "),
+    "an unknown recipe": (["train", "digits"], "those of the zoo: "),
     "a recipe file that is not there": (["train", "nowhere.py"], "no recipe file 'nowhere.py'"),
-    "an unknown key": (["train", "iris", "--set", "optimiser.momentum=1"], "valid here: name, lr, args"),
+    "an unknown key": (["train", "iris", "--set", "optimizer.momentum=1"], "valid keys: name, lr, args"),
     "a value that a rule refuses": (["train", "iris", "--set", "stop.epochs=0"], "stop.epochs"),
     "no workers": (["train", "iris", "--workers", "0"], "make it 1 or more"),
     "bounds of workers the wrong way round": (["train", "iris", "--workers", "4-2"], "the lower bound first"),
@@ -45,23 +39,11 @@ MISTAKES = {
 }
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What the command line says to each mistake; two at a time, since most of it is Python's start."""
-
-    def ask(case: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        return shoal_for(folder / "home")(*MISTAKES[case][0], cwd=folder)
-
-    folders = [tmp_path_factory.mktemp("mistake") for _ in MISTAKES]
-    with ThreadPoolExecutor(2) as two:
-        return dict(zip(MISTAKES, two.map(ask, MISTAKES, folders), strict=True))
-
-
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_clear_line_and_exit_code_2(
-    answers: dict[str, subprocess.CompletedProcess[str]], case: str
-) -> None:
-    done, (_, said) = answers[case], MISTAKES[case]
+def test_a_mistake_is_one_clear_line_and_exit_code_2(quiet: Shoal, tmp_path: Path, case: str) -> None:
+    arguments, said = MISTAKES[case]
+
+    done = quiet(*arguments, cwd=tmp_path)
 
     assert done.returncode == 2, done.stdout + done.stderr
     assert said in done.stderr
@@ -69,8 +51,8 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_wrong_variable_is_told_before_anything_starts(quiet: Shoal) -> None:
-    done = quiet("up", env={"SHOAL_PROT": "1"})
+def test_a_wrong_variable_is_told_before_anything_starts(tmp_path: Path) -> None:
+    done = shoal_for(tmp_path / "home")("up", env={"SHOAL_PROT": "1"})
 
     assert (done.returncode, done.stderr) == (
         2,
@@ -78,17 +60,24 @@ def test_a_wrong_variable_is_told_before_anything_starts(quiet: Shoal) -> None:
     )
 
 
-def test_an_interruption_is_one_line_and_exit_code_130(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_an_interruption_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
+    # Settings that are never written: the command has opened them once we can, and waits.
+    os.mkfifo(tmp_path / "settings.yaml")
+    writers: list[int] = []
 
-    monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(lifecycle, "find", interrupt)
+    def open_writer() -> bool:
+        with contextlib.suppress(OSError):
+            writers.append(os.open(tmp_path / "settings.yaml", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
 
-    assert app.run(["status"]) == 130
-    assert capsys.readouterr().err == "error: interrupted\n"
+    command = [Path(sys.executable).parent / "shoal", "--settings", str(tmp_path / "settings.yaml"), "status"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert until(open_writer, 20)
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=20) == ("", "error: interrupted\n")
+    assert process.returncode == 130
 
 
 def test_the_command_alone_is_its_help(quiet: Shoal) -> None:
@@ -110,10 +99,12 @@ def test_settings_lists_every_key_with_its_origin_and_no_password(quiet: Shoal) 
 
 
 def test_the_registry_works_without_a_cluster(quiet: Shoal, tmp_path: Path) -> None:
-    save_table(tmp_path / "table")
+    save_image(tmp_path / "first", name="flowers")
+    save_table(tmp_path / "second")
 
-    assert "published flowers:1" in quiet("models", "import", str(tmp_path / "table")).stdout
-    assert "published flowers:2" in quiet("models", "import", str(tmp_path / "table")).stdout
+    assert "published flowers:1" in quiet("models", "import", str(tmp_path / "first")).stdout
+    assert "published flowers:2" in quiet("models", "import", str(tmp_path / "second")).stdout
+    assert "flowers:2 is this bundle already" in quiet("models", "import", str(tmp_path / "second")).stdout
     assert "flowers:2 is now challenger" in quiet("models", "promote", "flowers", "2", "--as", "challenger").stdout
     listed = quiet("models", env={"COLUMNS": "200"}).stdout
     assert "challenger=2, champion=1" in listed

@@ -40,7 +40,8 @@ def hydra(mark: str) -> Iterator[None]:
 
 @pytest.mark.usefixtures("hydra")
 def test_what_does_not_end_is_named(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "TERMINATE_S", 0.3)
+    monkeypatch.setattr(processes, "TERMINATE_S", 0.2)
+    monkeypatch.setattr(processes, "MAX_ROUNDS", 2)
 
     with pytest.raises(
         ServiceError, match=r"processes of the cluster do not end: \d+ \(\w+, [\w-]+\).*`shoal down` again"

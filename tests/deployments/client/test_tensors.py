@@ -1,39 +1,78 @@
-"""Arrays to the protocol's bytes and back, as the client writes and reads them."""
+"""The client's request and response bodies: arrays to the protocol's bytes and back."""
 
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
 
-from deployments.client.tensors import DATATYPES, decode, encode
+from deployments.client.tensors import cast_to, decode_response, encode_request
+from deployments.errors import InvalidShape
+from deployments.protocols.arrays import Array
+from training.bundle.datatypes import DATATYPES, Datatype, numpy_dtype
+
+
+def round_trip(array: Array, datatype: Datatype | None = None) -> tuple[dict[str, Any], Array]:
+    """Encode a request and decode its tensor as if it were a response's output; returns the tensor's JSON, and it."""
+    body, headers = encode_request({"x": array}, None, True, {"x": datatype} if datatype else None)
+    header_length = int(dict(headers)[b"inference-header-content-length"])
+    (tensor,) = json.loads(body[:header_length])["inputs"]
+    response_header = json.dumps({"outputs": [tensor]}).encode()
+    response = response_header + body[header_length:]
+    assert tensor["parameters"]["binary_data_size"] == len(body) - header_length
+    return tensor, decode_response(response, len(response_header))["x"]
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_survives_the_way_through_bytes(datatype: str) -> None:
-    array = np.array([[0, 1], [1, 0], [1, 1]], DATATYPES[datatype].newbyteorder(">"))
+def test_every_datatype_survives_the_round_trip_through_bytes(datatype: Datatype) -> None:
+    array = np.array([[0, 1], [1, 0], [1, 1]], numpy_dtype(datatype).newbyteorder(">"))
 
-    body, headers = encode({"x": array}, None, binary=True)
-    length = int(dict(headers)[b"inference-header-content-length"])
-    (tensor,) = json.loads(body[:length])["inputs"]
-    answer = json.dumps({"outputs": [tensor]}).encode()
-    found = decode(answer + body[length:], len(answer))["x"]
+    tensor, decoded = round_trip(array, datatype)
 
     assert tensor["datatype"] == datatype
-    assert tensor["parameters"]["binary_data_size"] == array.nbytes == len(body) - length
-    assert np.array_equal(found, array)
+    assert tensor["parameters"]["binary_data_size"] == array.size * DATATYPES[datatype].itemsize
+    assert np.array_equal(decoded, array)
 
 
-def test_texts_are_bytes_with_their_length_in_front() -> None:
-    body, headers = encode({"x": np.array(["很", "a"])}, None, binary=True)
-    length = int(dict(headers)[b"inference-header-content-length"])
+@pytest.mark.parametrize("datatype", [name for name in DATATYPES if name != "BF16"])
+def test_an_array_shows_its_datatype(datatype: Datatype) -> None:
+    tensor, decoded = round_trip(np.array([[0, 1]], numpy_dtype(datatype).newbyteorder(">")))
 
-    assert body[length:] == struct.pack("<I", 3) + "很".encode() + struct.pack("<I", 1) + b"a"
-    (tensor,) = json.loads(body[:length])["inputs"]
-    answer = json.dumps({"outputs": [tensor]}).encode()
-    assert decode(answer + body[length:], len(answer))["x"].tolist() == ["很".encode(), b"a"]
+    assert tensor["datatype"] == datatype
+    assert np.array_equal(decoded, [[0, 1]])
 
 
-def test_an_array_the_protocol_has_no_type_for_is_refused_before_it_is_sent() -> None:
+def test_bfloat16_is_rounded_from_float32() -> None:
+    _, decoded = round_trip(np.array([1.0, 1.0 + 2**-9, 1.0 + 2**-8, np.inf, -3.14], np.float32), "BF16")
+
+    assert decoded.dtype == np.float32
+    assert decoded.tolist() == [1.0, 1.0, 1.0 + 2**-7, np.inf, -3.140625]
+
+
+def test_texts_are_bytes_behind_their_length() -> None:
+    body, headers = encode_request({"x": np.array(["很", "a"])}, None, use_binary=True)
+    header_length = int(dict(headers)[b"inference-header-content-length"])
+
+    assert body[header_length:] == struct.pack("<I", 3) + "很".encode() + struct.pack("<I", 1) + b"a"
+    assert round_trip(np.array(["很", "a"]))[1].tolist() == ["很".encode(), b"a"]
+
+
+def test_a_response_of_another_size_than_its_shape_is_refused() -> None:
+    tensor = {"name": "y", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 4}}
+    header = json.dumps({"outputs": [tensor]}).encode()
+
+    with pytest.raises(InvalidShape, match="4 bytes of FP32"):
+        decode_response(header + b"1234", len(header))
+
+
+def test_a_cast_loses_no_more_than_digits() -> None:
+    assert cast_to(np.ones(1, np.float64), "FP32").dtype == np.float32
+    assert cast_to(np.ones(1, np.int64), "FP32").dtype == np.float32
+    assert cast_to(np.ones(1, np.float32), "INT64").dtype == np.float32
+    assert cast_to(np.array(["a"]), "BYTES").dtype.kind == "U"
+
+
+def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
     with pytest.raises(TypeError, match="complex128"):
-        encode({"x": np.array([1j])}, None, binary=True)
+        encode_request({"x": np.array([1j])}, None, use_binary=True)

@@ -1,4 +1,4 @@
-"""Event streams and the caller's presence, over a real HTTP server."""
+"""Event streams, and callers that disconnect, over a real HTTP server."""
 
 import asyncio
 import contextlib
@@ -12,20 +12,20 @@ import httpx
 import pytest
 from httpx_sse import EventSource, ServerSentEvent
 
-from deployments.errors import EmptyRequest, NotStreamed
+from deployments.errors import EmptyRequest, NotStreamable
 from deployments.server import sse
 from deployments.server.asgi import App, Receive, Scope, Send, send_response
 from deployments.server.error_responses import ErrorResponses
 from deployments.server.request_limits import RequestLimits, read_body
 from deployments.server.sse import Event, send_events, wants_stream
 from deployments.settings import Limits
-from tests.deployments.local_server import serving
+from tests.deployments.local_server import run_server
 
 Source = Callable[[], AsyncGenerator[Event]]
 
 
-class Count:
-    """Counts to a thousand, one event every 10 ms; notes how far it came and how it ended."""
+class Counter:
+    """Counts to a thousand, one event every 10 ms; records its progress and its end."""
 
     def __init__(self, fail_at: int = 1001, wait_s: float = 0.01) -> None:
         self.sent, self.fail_at, self.wait_s = 0, fail_at, wait_s
@@ -36,14 +36,14 @@ class Count:
             while self.sent < 1000:
                 await asyncio.sleep(self.wait_s)
                 if self.sent == self.fail_at:
-                    raise EmptyRequest("nothing is left") if self.fail_at % 2 else ZeroDivisionError("secret detail")
+                    raise EmptyRequest("no rows") if self.fail_at % 2 else ZeroDivisionError("secret detail")
                 self.sent += 1
                 yield "token", b"%d" % self.sent
         finally:
             self.closed.set()
 
 
-def app(source: Source, **limits: float) -> App:
+def make_app(source: Source, **limits: float) -> App:
     async def routes(scope: Scope, receive: Receive, send: Send) -> None:
         await read_body(scope, receive, 1000)
         await send_events(scope, send, source())
@@ -52,43 +52,46 @@ def app(source: Source, **limits: float) -> App:
 
 
 @contextlib.contextmanager
-def stream(url: str, **headers: str) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
+def open_stream(url: str, **headers: str) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
     with httpx.Client(timeout=10) as http, http.stream("POST", f"{url}/api/predict", headers=headers) as response:
         yield response, EventSource(response).iter_sse()
 
 
 def test_events_arrive_while_the_rest_is_still_to_come() -> None:
-    count = Count()
-    with serving(app(count)) as url, stream(url) as (response, found):
-        first = next(found)
+    counter = Counter()
+    with run_server(make_app(counter)) as url, open_stream(url) as (response, events):
+        first = next(events)
 
         assert (first.event, first.data) == ("token", "1")
-        assert count.sent < 100
+        assert counter.sent < 100
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["x-accel-buffering"] == "no"
 
 
 def test_closing_the_connection_closes_the_source() -> None:
-    count = Count()
-    with serving(app(count)) as url:
-        with stream(url) as (_, found):
-            next(found)
-        assert count.closed.wait(2)
-        assert count.sent < 100
+    counter = Counter()
+    with run_server(make_app(counter)) as url:
+        with open_stream(url) as (_, events):
+            next(events)
+        assert counter.closed.wait(2)
+        assert counter.sent < 100
 
 
-def test_leaving_before_the_first_event_closes_the_source_too() -> None:
-    count = Count(wait_s=5.0)
-    with serving(app(count)) as url:
+def test_a_disconnect_before_the_first_event_closes_the_source_too() -> None:
+    counter = Counter(wait_s=5.0)
+    with run_server(make_app(counter)) as url:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/api/predict", timeout=0.2)
-        assert count.closed.wait(2)
+        assert counter.closed.wait(2)
 
 
-@pytest.mark.parametrize(("fail_at", "code"), [(3, "empty"), (4, "internal")])
+@pytest.mark.parametrize(("fail_at", "code"), [(3, "empty_request"), (4, "internal")])
 def test_an_error_after_the_first_event_is_the_last_event(fail_at: int, code: str) -> None:
-    with serving(app(Count(fail_at))) as url, stream(url, **{"x-request-id": "r1"}) as (response, found):
-        *tokens, last = list(found)
+    with (
+        run_server(make_app(Counter(fail_at))) as url,
+        open_stream(url, **{"x-request-id": "r1"}) as (response, events),
+    ):
+        *tokens, last = list(events)
 
     assert response.status_code == 200
     assert [token.data for token in tokens] == [str(n + 1) for n in range(fail_at)]
@@ -98,55 +101,58 @@ def test_an_error_after_the_first_event_is_the_last_event(fail_at: int, code: st
     assert "secret" not in last.data
 
 
-async def refused() -> AsyncGenerator[Event]:
-    raise NotStreamed("no")
+async def refuse() -> AsyncGenerator[Event]:
+    raise NotStreamable("no")
     yield
 
 
 def test_an_error_before_the_first_event_has_its_own_status() -> None:
-    with serving(app(refused)) as url:
-        answer = httpx.post(f"{url}/api/predict")
+    with run_server(make_app(refuse)) as url:
+        response = httpx.post(f"{url}/api/predict")
 
-    assert answer.status_code == 406
-    assert answer.json()["error"]["code"] == "not_streamed"
+    assert response.status_code == 406
+    assert response.json()["error"]["code"] == "not_streamable"
 
 
 def test_a_first_event_that_takes_too_long_is_a_504() -> None:
-    count = Count(wait_s=5.0)
-    with serving(app(count, request_timeout_s=0.1)) as url:
-        answer = httpx.post(f"{url}/api/predict")
+    counter = Counter(wait_s=5.0)
+    with run_server(make_app(counter, request_timeout_s=0.1)) as url:
+        response = httpx.post(f"{url}/api/predict")
 
-    assert answer.status_code == 504
-    assert answer.json()["error"]["code"] == "timeout"
-    assert count.closed.is_set()
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+    assert counter.closed.is_set()
 
 
-def test_a_stream_that_has_begun_may_take_longer_than_a_request_but_not_for_ever() -> None:
+def test_a_stream_that_has_begun_has_its_own_timeout() -> None:
     start = time.monotonic()
-    with serving(app(Count(), request_timeout_s=0.1, stream_timeout_s=0.5)) as url, stream(url) as (_, found):
-        *_, last = list(found)
+    with (
+        run_server(make_app(Counter(), request_timeout_s=0.1, stream_timeout_s=0.5)) as url,
+        open_stream(url) as (_, events),
+    ):
+        *_, last = list(events)
 
     assert last.event == "error"
-    assert json.loads(last.data)["error"]["code"] == "timeout"
+    assert json.loads(last.data)["error"]["code"] == "deadline_exceeded"
     assert time.monotonic() - start >= 0.5
 
 
 def test_a_silent_stream_is_kept_alive_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.02)
-    count = Count(fail_at=3, wait_s=0.1)
-    with serving(app(count)) as url:
+    counter = Counter(fail_at=3, wait_s=0.1)
+    with run_server(make_app(counter)) as url:
         text = httpx.post(f"{url}/api/predict").text
 
     assert text.count(": keep-alive\n\n") >= 3
     assert text.count("event: token\n") == 3
 
 
-def test_work_of_any_kind_ends_when_its_caller_leaves() -> None:
-    began, ended = threading.Event(), threading.Event()
+def test_a_request_is_canceled_when_its_caller_disconnects() -> None:
+    started, ended = threading.Event(), threading.Event()
 
     async def work() -> bytes:
         try:
-            began.set()
+            started.set()
             await asyncio.sleep(30)
         finally:
             ended.set()
@@ -156,10 +162,10 @@ def test_work_of_any_kind_ends_when_its_caller_leaves() -> None:
         await read_body(scope, receive, 1000)
         await send_response(send, 200, await work())
 
-    with serving(ErrorResponses(RequestLimits(routes, Limits()))) as url:
+    with run_server(ErrorResponses(RequestLimits(routes, Limits()))) as url:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/api/predict", timeout=0.2)
-        assert began.is_set()
+        assert started.is_set()
         assert ended.wait(2)
 
 
@@ -176,7 +182,7 @@ def test_work_of_any_kind_ends_when_its_caller_leaves() -> None:
         (b"*/*", b'\x89PNG "stream"', False),
     ],
 )
-def test_a_stream_is_asked_for_by_a_header_or_in_the_body(accept: bytes, body: bytes, expected: bool) -> None:
+def test_a_stream_is_requested_by_a_header_or_in_the_body(accept: bytes, body: bytes, expected: bool) -> None:
     scope: dict[str, Any] = {"headers": [(b"accept", accept)]}
 
     assert wants_stream(scope, body) is expected

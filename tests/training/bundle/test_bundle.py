@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from training.bundle.load import load_bundle, verify_bundle
+from training.bundle.load import load_bundle
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle
+from training.bundle.verify import verify_bundle
 from training.errors import BundleError, UserError
 from training.schema import ClassOutput, TableInput
 
-ABOUT = ModelInfo(
+INFO = ModelInfo(
     name="x",
     task="tabular-classification",
     input_schema=TableInput(features=("a", "b")),
@@ -31,18 +32,18 @@ def test_a_loaded_bundle_computes_what_the_net_computed(table_bundle: Path) -> N
     net = mlp(4, [8], 3).eval()
     x = torch.randn(7, 4)
 
-    loaded = load_bundle(table_bundle)
+    bundle = load_bundle(table_bundle)
 
     with torch.inference_mode():
-        assert torch.equal(loaded.net(x), net(x))
+        assert torch.equal(bundle.net(x), net(x))
 
 
 @pytest.mark.parametrize("file", ["model.pt2", "example.json", "README.md", "bundle.json"])
-def test_a_single_altered_byte_is_refused_with_the_files_name(table_bundle: Path, file: str) -> None:
-    raw = bytearray((table_bundle / file).read_bytes())
-    position = raw.index(b"flowers") if file == "bundle.json" else len(raw) // 2
-    raw[position] ^= 1
-    (table_bundle / file).write_bytes(raw)
+def test_one_altered_byte_is_refused_with_the_name_of_the_file(table_bundle: Path, file: str) -> None:
+    content = bytearray((table_bundle / file).read_bytes())
+    position = content.index(b"flowers") if file == "bundle.json" else len(content) // 2
+    content[position] ^= 1
+    (table_bundle / file).write_bytes(content)
 
     with pytest.raises(BundleError, match=file):
         load_bundle(table_bundle)
@@ -56,14 +57,14 @@ def test_a_missing_file_is_refused_by_name(table_bundle: Path, file: str) -> Non
         load_bundle(table_bundle)
 
 
-def test_a_file_that_is_not_listed_is_refused_by_name(table_bundle: Path) -> None:
+def test_an_unlisted_file_is_refused_by_name(table_bundle: Path) -> None:
     (table_bundle / "extra.py").write_text("print('hello')")
 
     with pytest.raises(BundleError, match=r"extra\.py is not listed"):
         verify_bundle(table_bundle)
 
 
-def test_a_link_in_place_of_a_file_is_refused(table_bundle: Path, tmp_path: Path) -> None:
+def test_a_symlink_in_place_of_a_file_is_refused(table_bundle: Path, tmp_path: Path) -> None:
     (table_bundle / "README.md").rename(tmp_path / "elsewhere.md")
     (table_bundle / "README.md").symlink_to(tmp_path / "elsewhere.md")
 
@@ -71,7 +72,7 @@ def test_a_link_in_place_of_a_file_is_refused(table_bundle: Path, tmp_path: Path
         verify_bundle(table_bundle)
 
 
-def test_a_whole_bundle_put_in_place_of_another_is_refused_by_the_pin(table_bundle: Path, image_bundle: Path) -> None:
+def test_another_bundle_than_the_pinned_one_is_refused(table_bundle: Path, image_bundle: Path) -> None:
     pinned = verify_bundle(table_bundle).digest
 
     with pytest.raises(BundleError, match=r"bundle\.json.*registry pinned"):
@@ -86,8 +87,8 @@ def test_an_unknown_key_in_the_manifest_is_an_error(table_bundle: Path) -> None:
         verify_bundle(table_bundle)
 
 
-def redone(folder: Path, file: str) -> None:
-    """Do what a hostile maker can: write checksums and digest anew, so that they fit."""
+def rewrite_checksums(folder: Path, file: str) -> None:
+    """Do what a hostile author can: make the manifest match an altered file."""
     manifest = Manifest.model_validate_json((folder / "bundle.json").read_bytes())
     files = manifest.files | {file: hashlib.sha256((folder / file).read_bytes()).hexdigest()}
     manifest = manifest.model_copy(update={"files": files})
@@ -95,43 +96,45 @@ def redone(folder: Path, file: str) -> None:
     (folder / "bundle.json").write_text(manifest.model_dump_json())
 
 
-class Payload:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+class TouchesFile:
+    """Its pickle creates a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.mark,)
+        return Path.touch, (self.file,)
 
 
-@pytest.mark.parametrize("where", ["a weight", "the example inputs", "a custom object"])
-def test_a_pickle_inside_the_program_is_refused_before_it_runs(table_bundle: Path, tmp_path: Path, where: str) -> None:
-    program, evil = table_bundle / "model.pt2", tmp_path / "evil.pt2"
+@pytest.mark.parametrize("member", ["a weight", "the example inputs", "a custom object"])
+def test_a_pickle_inside_the_program_is_refused_before_it_runs(table_bundle: Path, tmp_path: Path, member: str) -> None:
+    program, hostile_program = table_bundle / "model.pt2", tmp_path / "hostile.pt2"
     buffer = io.BytesIO()
-    torch.save(Payload(tmp_path / "ran"), buffer)
-    with zipfile.ZipFile(program) as old, zipfile.ZipFile(evil, "w") as new:
-        root = old.namelist()[0].split("/")[0]
-        for name in old.namelist():
-            content = old.read(name)
-            if where == "a weight" and name.endswith("weight_0"):
+    torch.save(TouchesFile(tmp_path / "ran"), buffer)
+    with zipfile.ZipFile(program) as source, zipfile.ZipFile(hostile_program, "w") as target:
+        root = source.namelist()[0].split("/")[0]
+        for name in source.namelist():
+            content = source.read(name)
+            if member == "a weight" and name.endswith("weight_0"):
                 content = buffer.getvalue()
-            if where == "a weight" and name.endswith("weights_config.json"):
+            if member == "a weight" and name.endswith("weights_config.json"):
                 config = json.loads(content)
                 next(iter(config["config"].values()))["use_pickle"] = True
                 content = json.dumps(config).encode()
-            if where == "the example inputs" and name.endswith("sample_inputs/model.pt"):
+            if member == "the example inputs" and name.endswith("sample_inputs/model.pt"):
                 content = buffer.getvalue()
-            new.writestr(name, content)
-        if where == "a custom object":
-            new.writestr(f"{root}/data/constants/custom_obj_0", buffer.getvalue())
-    evil.replace(program)
-    redone(table_bundle, "model.pt2")
+            target.writestr(name, content)
+        if member == "a custom object":
+            target.writestr(f"{root}/data/constants/custom_obj_0", buffer.getvalue())
+    hostile_program.replace(program)
+    rewrite_checksums(table_bundle, "model.pt2")
 
     with pytest.raises(BundleError, match=r"model\.pt2 holds .* pickle"):
         load_bundle(table_bundle)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_manifest_that_lists_nothing_is_refused(table_bundle: Path) -> None:
+def test_a_manifest_that_lists_no_files_is_refused(table_bundle: Path) -> None:
     manifest = Manifest.model_validate_json((table_bundle / "bundle.json").read_bytes())
     manifest = manifest.model_copy(update={"files": {}})
     manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
@@ -155,10 +158,10 @@ def test_no_file_of_a_bundle_holds_a_pickle(table_bundle: Path, image_bundle: Pa
 
 
 AUTHOR = """
+from pathlib import Path
 import torch
 from torch import nn
-from training import bundle
-from training.schema import Classes, TableWords
+from training import ClassOutput, ModelInfo, TableInput, save_bundle
 
 class Unusual(nn.Module):
     def __init__(self):
@@ -167,11 +170,11 @@ class Unusual(nn.Module):
     def forward(self, x):
         return self.inner(torch.sin(x))
 
-bundle.save(
-    __import__("pathlib").Path("bundle"), Unusual(), inputs=torch.ones(2, 2),
-    about=bundle.About(
+save_bundle(
+    Path("bundle"), Unusual(), inputs=torch.ones(2, 2),
+    info=ModelInfo(
         name="unusual", task="tabular-classification",
-        words=TableWords(features=("p", "q")), answer=Classes(labels=("no", "yes")),
+        input_schema=TableInput(features=("p", "q")), output_schema=ClassOutput(labels=("no", "yes")),
     ),
 )
 """
@@ -179,16 +182,16 @@ bundle.save(
 READER = """
 import sys
 from pathlib import Path
-from training import bundle
+from training import load_bundle
 
 try:
     import unusual_author
     sys.exit("the author's module can be imported here: this proves nothing")
 except ModuleNotFoundError:
     pass
-loaded = bundle.load(Path("bundle"))
+bundle = load_bundle(Path("bundle"))
 import torch
-print(tuple(loaded.net(torch.ones(5, 2)).shape))
+print(tuple(bundle.net(torch.ones(5, 2)).shape))
 """
 
 
@@ -197,14 +200,14 @@ def test_a_bundle_loads_where_its_authors_code_cannot_be_imported(tmp_path: Path
     (tmp_path / "code" / "unusual_author.py").write_text(AUTHOR)
     subprocess.run([sys.executable, "code/unusual_author.py"], cwd=tmp_path, check=True)
 
-    done = subprocess.run([sys.executable, "-c", READER], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", READER], cwd=tmp_path, capture_output=True, text=True)
 
-    assert (done.returncode, done.stdout.strip()) == (0, "(5, 2)"), done.stderr
+    assert (result.returncode, result.stdout.strip()) == (0, "(5, 2)"), result.stderr
 
 
 def test_a_net_of_another_output_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gives \(2, 5\) for 2 rows; .* classes must give \(2, 2\)"):
-        save_bundle(tmp_path / "b", nn.Linear(2, 5), inputs=torch.ones(2, 2), info=ABOUT)
+    with pytest.raises(UserError, match=r"returns \(2, 5\) for 2 rows; .* 'classes' must return \(2, 2\)"):
+        save_bundle(tmp_path / "b", nn.Linear(2, 5), inputs=torch.ones(2, 2), info=INFO)
 
 
 class FixedBatch(nn.Module):
@@ -212,15 +215,51 @@ class FixedBatch(nn.Module):
         return x.reshape(2, 2) if len(x) == 2 else x
 
 
-def test_a_net_that_is_bound_to_one_batch_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="free batch dimension"):
-        save_bundle(tmp_path / "b", FixedBatch(), inputs=torch.ones(2, 2), info=ABOUT)
+def test_a_net_of_one_fixed_batch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dynamic batch dimension"):
+        save_bundle(tmp_path / "b", FixedBatch(), inputs=torch.ones(2, 2), info=INFO)
     assert not (tmp_path / "b").exists()
 
 
-def test_the_card_tells_what_a_caller_needs(table_bundle: Path) -> None:
+def test_the_card_describes_inputs_and_labels(table_bundle: Path) -> None:
     card = (table_bundle / "README.md").read_text()
 
     assert "# flowers" in card
     assert "`input`: FP32, shape (any, 4)" in card
     assert "labels: a, b, c" in card
+
+
+@pytest.mark.parametrize(
+    ("bundle_format", "message"),
+    [
+        (2, r"has bundle format 2; this Shoal reads format 3: .* save it again with training\.save_bundle"),
+        (None, r"has bundle format null; this Shoal reads format 3"),
+        (4, r"has bundle format 4; this Shoal reads format 3: load it with the Shoal that wrote it"),
+    ],
+)
+def test_a_bundle_of_another_format_is_refused_in_one_line(
+    table_bundle: Path, bundle_format: int | None, message: str
+) -> None:
+    manifest = json.loads((table_bundle / "bundle.json").read_text())
+    # A format-2 manifest has other keys; they are not what the message is about.
+    old_keys = {"words": manifest.pop("input_schema"), "answer": manifest.pop("output_schema")}
+    (table_bundle / "bundle.json").write_text(json.dumps(manifest | old_keys | {"format": bundle_format}))
+
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(table_bundle)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_program_that_would_not_load_is_refused_when_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_with_another_layout(program: torch.export.ExportedProgram, path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/archive_format", "pt2")
+            archive.writestr("model/data/new_layout", "")
+
+    monkeypatch.setattr(torch.export, "save", save_with_another_layout)
+
+    with pytest.raises(BundleError, match=r"model\.pt2 holds model/data/new_layout"):
+        save_bundle(tmp_path / "b", nn.Linear(2, 2), inputs=torch.ones(2, 2), info=INFO)

@@ -1,59 +1,71 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from training.errors import UserError
-from training.registry import driver_process
+from training.registry.driver_process import DriverProcess
 from training.registry.model_registry import Registry
 from training.registry.runs import RunHistory
 from training.settings import TrainingSettings
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(TrainingSettings(home=tmp_path / "home"))
+def registry(registry_settings: TrainingSettings) -> Registry:
+    return Registry(registry_settings)
 
 
-def driven_by(code: str, settings: TrainingSettings) -> "subprocess.Popen[str]":
-    """Another process that starts a run."""
-    start = (
-        "from training.registry.model_registry import Registry; from training.settings import TrainingSettings; import time; "
-        f"Registry(TrainingSettings(home={str(settings.home)!r})).start_run('a-run', {{}}); print('on', flush=True); "
+def start_driver(code: str, settings: TrainingSettings) -> "subprocess.Popen[str]":
+    """Start another process that starts a run, then runs the code."""
+    start_run = (
+        "import time; from training import Registry; from training.settings import TrainingSettings; "
+        f"Registry(TrainingSettings(home={str(settings.home)!r})).start_run('a-run', {{}}); "
+        "print('started', flush=True); "
     )
-    return subprocess.Popen([sys.executable, "-c", start + code], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", start_run + code], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_run_whose_driver_lives_is_not_taken_from_it(tmp_path: Path) -> None:
+def test_a_run_whose_driver_is_alive_cannot_be_resumed_by_another(tmp_path: Path) -> None:
     settings = TrainingSettings(home=tmp_path / "home")
-    other = driven_by("time.sleep(600)", settings)
+    driver = start_driver("time.sleep(600)", settings)
     try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "on\n"
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "started\n"
         runs = RunHistory(Registry(settings))
 
         assert runs.find_run("a-run").status == "RUNNING"
-        with pytest.raises(UserError, match=f"still runs, driven by process {other.pid}"):
+        with pytest.raises(UserError, match=f"still runs, driven by process {driver.pid}"):
             runs.find_resumable("a-run")
     finally:
-        other.kill()
-        other.wait()
+        driver.kill()
+        driver.wait()
     assert runs.find_run("a-run").status == "KILLED"
     assert runs.find_resumable("a-run").name == "a-run"
 
 
-def test_of_another_machines_driver_nothing_is_known(registry: Registry) -> None:
+def test_a_driver_on_another_machine_counts_neither_as_alive_nor_as_ended(registry: Registry) -> None:
     run_id = registry.start_run("a-run", {})
     registry.client.set_tag(run_id, "shoal.driver", "elsewhere 1 0")
 
     assert RunHistory(registry).find_run("a-run").status == "RUNNING"
     assert RunHistory(registry).find_resumable("a-run").name == "a-run"
+    assert not DriverProcess.parse("elsewhere 1 0").is_alive()
+    assert not DriverProcess.parse("elsewhere 1 0").has_ended()
 
 
-def test_a_process_number_that_came_again_is_another_process() -> None:
-    host, number, started = driver_process.this().split()
+def test_a_reused_process_id_is_another_process() -> None:
+    current = DriverProcess.current()
+    earlier = replace(current, started_s=current.started_s - 1000)
 
-    assert driver_process.living(driver_process.this()) == os.getpid()
-    assert driver_process.gone(f"{host} {number} {float(started) - 1000}")
+    assert current.pid == os.getpid()
+    assert current.is_alive()
+    assert not current.has_ended()
+    assert not earlier.is_alive()
+    assert earlier.has_ended()
+
+
+def test_a_driver_process_survives_being_written_down() -> None:
+    assert DriverProcess.parse(str(DriverProcess.current())) == DriverProcess.current()

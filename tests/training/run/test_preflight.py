@@ -1,4 +1,4 @@
-"""What a rehearsal finds wrong in a recipe, before any worker starts."""
+"""Errors in a recipe that the preflight finds, before any worker starts."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from training.recipe.load import override_recipe
 from training.recipe.spec import Data, Loss, Net, Recipe
 from training.run.preflight import run_preflight
 
-HERE = "tests.training.test_rehearsal"
+MODULE = "tests.training.run.test_preflight"
 
 
 class Raising(Tower):
@@ -19,7 +19,7 @@ class Raising(Tower):
         return super().forward(x) / (1 // 0)
 
 
-class Wide(nn.Linear):
+class TooManyColumns(nn.Linear):
     def __init__(self) -> None:
         super().__init__(4, 5)
 
@@ -28,17 +28,25 @@ def unreadable() -> Dataset:
     raise FileNotFoundError("/nowhere")
 
 
-def each_rows_loss(y: Tensor, target: Tensor) -> Tensor:
+def with_an_old_parameter() -> Dataset:
+    return Dataset([1.0], words=None)  # type: ignore[call-arg]
+
+
+def loss_per_row(y: Tensor, target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(y, target, reduction="none")
 
 
-BROKEN: dict[str, tuple[str, str]] = {
-    "a net that raises": (f"net.source={HERE}:Raising", "rings fails at its first step: ZeroDivisionError"),
-    "a net of too many columns": (f'net={{"source": "{HERE}:Wide"}}', r"must give \(2, 2\)"),
-    "a loss that cannot be imported": (f"loss.source={HERE}:nothing", "names nothing"),
-    "a loss of each row": (f"loss.source={HERE}:each_rows_loss", "return the mean over rows"),
-    "data that cannot be read": (f"data.source={HERE}:unreadable", "FileNotFoundError: /nowhere"),
-    "more rows in a step than there are": ("batch_rows=4000", "training rows; lower it"),
+INVALID: dict[str, tuple[str, str]] = {
+    "a net that raises": (f"net.source={MODULE}:Raising", "rings fails at its first step: ZeroDivisionError"),
+    "a net of too many columns": (f'net={{"source": "{MODULE}:TooManyColumns"}}', r"must return \(2, 2\)"),
+    "a loss that cannot be imported": (f"loss.source={MODULE}:nothing", "names nothing"),
+    "a loss per row": (f"loss.source={MODULE}:loss_per_row", "return the mean over rows"),
+    "data that cannot be read": (f"data.source={MODULE}:unreadable", "FileNotFoundError: /nowhere"),
+    "data with an old parameter": (
+        f"data.source={MODULE}:with_an_old_parameter",
+        "unexpected keyword argument 'words'; 'words' is called 'input_schema' now",
+    ),
+    "more rows in a step than there are": ("batch_size=4000", "batch_size=4000 is more than the .* lower it"),
 }
 
 
@@ -53,14 +61,14 @@ def recipe() -> Recipe:
     )
 
 
-def test_a_recipe_that_fits_together_passes() -> None:
+def test_a_valid_recipe_passes() -> None:
     torch.manual_seed(0)
     run_preflight(recipe())
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_recipe_that_cannot_run_is_refused_with_what_is_wrong(case: str) -> None:
-    changed, said = BROKEN[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_a_recipe_that_cannot_run_is_refused_with_the_reason(case: str) -> None:
+    override, message = INVALID[case]
 
-    with pytest.raises(UserError, match=said):
-        run_preflight(override_recipe(recipe(), [changed]))
+    with pytest.raises(UserError, match=message):
+        run_preflight(override_recipe(recipe(), [override]))

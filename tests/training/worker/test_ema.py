@@ -7,59 +7,60 @@ from torch.optim.swa_utils import AveragedModel
 from training.worker.ema import ExponentialMovingAverage
 
 
-def made() -> nn.Sequential:
+def make_net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
 
 
-def train(net: nn.Module, seed: int) -> None:
+def train_step(net: nn.Module, seed: int) -> None:
     torch.manual_seed(seed)
     net(torch.randn(16, 4)).square().mean().backward()
     with torch.no_grad():
         for weight in net.parameters():
-            weight -= 0.1 * weight.grad
+            assert weight.grad is not None
+            weight.sub_(weight.grad, alpha=0.1)
             weight.grad = None
 
 
-def test_weights_and_statistics_are_averaged_as_torch_does_it_with_a_decay_that_rises() -> None:
-    def moved(average: torch.Tensor, now: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+def test_weights_and_statistics_are_averaged_with_a_decay_that_rises() -> None:
+    def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
         decay = min(0.5, (1 + float(count)) / (10 + float(count)))
-        return decay * average + (1 - decay) * now if now.is_floating_point() else now
+        return decay * averaged + (1 - decay) * current if current.is_floating_point() else current
 
-    net = made()
-    ours, theirs = ExponentialMovingAverage(net, 0.5), AveragedModel(net, avg_fn=moved, use_buffers=True)
+    net = make_net()
+    ema, expected = ExponentialMovingAverage(net, 0.5), AveragedModel(net, avg_fn=average, use_buffers=True)
 
     for seed in range(12):
-        train(net, seed)
-        ours.update()
-        theirs.update_parameters(net)
+        train_step(net, seed)
+        ema.update_parameters(net)
+        expected.update_parameters(net)
 
-    expected = theirs.module.state_dict()
-    for name, value in ours.module.state_dict().items():
-        torch.testing.assert_close(value, expected[name])
-    assert not torch.equal(ours.module[0].weight, net[0].weight)
+    expected_state = expected.module.state_dict()
+    for name, value in ema.module.state_dict().items():
+        torch.testing.assert_close(value, expected_state[name])
+    assert not torch.equal(ema.module.state_dict()["0.weight"], net.state_dict()["0.weight"])
 
 
-def test_an_average_that_was_kept_goes_on_as_if_nothing_had_been() -> None:
-    net = made()
-    whole = ExponentialMovingAverage(net, 0.99)
+def test_a_restored_average_continues_as_an_uninterrupted_one() -> None:
+    net = make_net()
+    uninterrupted = ExponentialMovingAverage(net, 0.99)
     for seed in range(3):
-        train(net, seed)
-        whole.update()
-    kept = copy.deepcopy(whole.state_dict())
+        train_step(net, seed)
+        uninterrupted.update_parameters(net)
+    saved = copy.deepcopy(uninterrupted.state_dict())
 
-    again = ExponentialMovingAverage(net, 0.99)
-    again.load_state_dict(kept)
-    train(net, 3)
-    whole.update()
-    again.update()
+    restored = ExponentialMovingAverage(net, 0.99)
+    restored.load_state_dict(saved)
+    train_step(net, 3)
+    uninterrupted.update_parameters(net)
+    restored.update_parameters(net)
 
-    expected = whole.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
+    expected = uninterrupted.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in restored.state_dict().items())
 
 
 def test_a_statistic_that_the_net_replaces_is_still_followed() -> None:
-    class Counts(nn.Module):
+    class Counter(nn.Module):
         seen: torch.Tensor
 
         def __init__(self) -> None:
@@ -67,10 +68,10 @@ def test_a_statistic_that_the_net_replaces_is_still_followed() -> None:
             self.layer = nn.Linear(2, 2)
             self.register_buffer("seen", torch.zeros(1))
 
-    net = Counts()
-    average = ExponentialMovingAverage(net, 0.5)
+    net = Counter()
+    ema = ExponentialMovingAverage(net, 0.5)
 
     net.seen = torch.full((1,), 4.0)
-    average.update()
+    ema.update_parameters(net)
 
-    assert average.module.seen.item() == 4.0
+    assert ema.module.state_dict()["seen"].item() == 4.0

@@ -1,4 +1,4 @@
-"""The loop's options, by real workers over gloo: what each of them promises of the weights, the losses and the end."""
+"""The recipe's options of a run, by real workers over gloo: what each promises of weights, losses and the end."""
 
 import json
 from pathlib import Path
@@ -6,94 +6,94 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.training.worker import local_workers
-from tests.training.worker.local_workers import Tower, rings
+from tests.training.worker.local_workers import Tower, WorkerResult, rings
 from training.recipe.load import override_recipe
 from training.recipe.spec import Data, LrSchedule, Net, Optimizer, Recipe, StopRule
 
 
-def recipe(*settings: str, **tower: Any) -> Recipe:
-    plain = Recipe(
+def make_recipe(*overrides: str, **net_args: Any) -> Recipe:
+    recipe = Recipe(
         name="rings",
         task="tabular-classification",
         data=Data(source=rings),
-        net=Net(source=Tower, args=tower),
+        net=Net(source=Tower, args=net_args),
         optimizer=Optimizer(name="SGD", lr=0.1, args={"momentum": 0.9}),
         schedule=LrSchedule(name="constant"),
         stop=StopRule(epochs=2),
         batch_size=16,
     )
-    return override_recipe(plain, list(settings))
+    return override_recipe(recipe, list(overrides))
 
 
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The norm of the difference between two nets' weights."""
-    assert one.keys() == other.keys()
-    return torch.cat([(one[name] - other[name]).flatten() for name in one]).norm().item()
+def weight_distance(first: WorkerResult, second: WorkerResult) -> float:
+    """Return the norm of the difference between two nets' weights."""
+    assert first.weights.keys() == second.weights.keys()
+    differences = [(first.weights[name] - second.weights[name]).flatten() for name in first.weights]
+    return float(torch.cat(differences).norm())
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> local_workers.Ran:
-    """Two workers, two epochs, nothing else."""
-    ran, other = local_workers.train(recipe(), tmp_path_factory.mktemp("plain") / "run", profile=True)
-    assert distance(ran.weights, other.weights) == 0
-    return ran
+def default(tmp_path_factory: pytest.TempPathFactory) -> WorkerResult:
+    """Two workers, two epochs, no option."""
+    first, second = local_workers.train(make_recipe(), tmp_path_factory.mktemp("default") / "run", profile=True)
+    assert weight_distance(first, second) == 0
+    return first
 
 
-def test_three_workers_with_unequal_shares_train_as_one_does(tmp_path: Path, plain: local_workers.Ran) -> None:
-    # 16 rows of a step are 6, 5 and 5.
-    three = local_workers.train(recipe("workers=3"), tmp_path / "three")
-    (one,) = local_workers.train(recipe("workers=1"), tmp_path / "one")
+def test_three_workers_with_unequal_shares_train_as_one_does(tmp_path: Path, default: WorkerResult) -> None:
+    # The 16 rows of a batch are divided into 6, 5 and 5.
+    three = local_workers.train(make_recipe("workers=3"), tmp_path / "three")
+    (one,) = local_workers.train(make_recipe("workers=1"), tmp_path / "one")
 
     assert one.losses[-1] < one.losses[0]
-    for ran in (*three, plain):
-        assert ran.losses == pytest.approx(one.losses, rel=1e-4)
-        assert distance(ran.weights, one.weights) < 1e-3
+    for result in (*three, default):
+        assert result.losses == pytest.approx(one.losses, rel=1e-4)
+        assert weight_distance(result, one) < 1e-3
 
 
-def test_forward_passes_that_are_put_together_give_the_weights_of_one(tmp_path: Path, plain: local_workers.Ran) -> None:
-    ran, _ = local_workers.train(recipe("accumulate=3"), tmp_path / "run", profile=True)
+def test_gradient_accumulation_gives_the_weights_of_one_forward_pass(tmp_path: Path, default: WorkerResult) -> None:
+    result, _ = local_workers.train(make_recipe("gradient_accumulation=3"), tmp_path / "run", profile=True)
 
-    assert distance(ran.weights, plain.weights) < 1e-4
-    # Gradients are sent once a step, however many passes made them.
-    assert ran.bytes == plain.bytes
+    assert weight_distance(result, default) < 1e-4
+    # Gradients are sent once per step, however many passes there are.
+    assert result.all_reduce_bytes == default.all_reduce_bytes
 
 
-def test_a_profile_adds_up_and_counts_the_gradients_bytes(tmp_path: Path) -> None:
-    two, _ = local_workers.train(recipe(width=256), tmp_path / "two", profile=True)
-    (one,) = local_workers.train(recipe("workers=1"), tmp_path / "one", profile=True)
+def test_the_phases_of_a_profile_add_up_and_it_counts_the_bytes_of_gradients(tmp_path: Path) -> None:
+    two, _ = local_workers.train(make_recipe(width=256), tmp_path / "two", profile=True)
+    (one,) = local_workers.train(make_recipe("workers=1"), tmp_path / "one", profile=True)
 
-    weights = sum(weight.numel() for name, weight in two.weights.items() if "mean" not in name)
-    weights -= sum(weight.numel() for name, weight in two.weights.items() if "deviation" in name)
-    assert two.bytes == two.steps * 4 * weights
+    statistics = ("mean", "std")
+    parameters = sum(t.numel() for name, t in two.weights.items() if not name.endswith(statistics))
+    assert two.all_reduce_bytes == two.steps * 4 * parameters
     assert two.steps == two.progress.global_step
-    parts = sum(seconds for name, seconds in two.seconds.items() if name not in ("all", "all-reduce"))
-    assert 0.8 * two.seconds["all"] < parts <= two.seconds["all"]
+    phases = sum(seconds for phase, seconds in two.seconds.items() if phase not in ("all", "all-reduce"))
+    assert 0.8 * two.seconds["all"] < phases <= two.seconds["all"]
     assert 0 < two.seconds["all-reduce"] < two.seconds["backward"]
-    assert one.bytes == 0
+    assert one.all_reduce_bytes == 0
     assert "all-reduce" not in one.seconds
 
 
-def test_a_sharded_net_trains_and_is_judged_as_a_copied_one(tmp_path: Path, plain: local_workers.Ran) -> None:
-    sharded = local_workers.train(recipe("parallel=fsdp"), tmp_path / "run")
+def test_a_sharded_net_trains_and_is_evaluated_as_a_replicated_one(tmp_path: Path, default: WorkerResult) -> None:
+    sharded = local_workers.train(make_recipe("parallel=fsdp"), tmp_path / "run")
 
-    for ran in sharded:
-        assert ran.held == pytest.approx(0.5, abs=0.02)
-        assert ran.losses == pytest.approx(plain.losses, rel=1e-4)
-        assert ran.scores == plain.scores
-        assert distance(ran.weights, plain.weights) < 1e-4
+    for result in sharded:
+        assert result.shard_fraction == pytest.approx(0.5, abs=0.02)
+        assert result.losses == pytest.approx(default.losses, rel=1e-4)
+        assert result.scores == default.scores
+        assert weight_distance(result, default) < 1e-4
 
 
-def test_workers_of_a_sharded_net_judge_unequal_numbers_of_batches(tmp_path: Path) -> None:
+def test_workers_of_a_sharded_net_evaluate_unequal_numbers_of_batches(tmp_path: Path) -> None:
     # 1120 validation rows are three batches, of which the second worker has one.
-    settings = ("data.args.count=14000", "batch_rows=1120", "stop.epochs=1")
+    overrides = ("data.args.count=14000", "batch_size=1120", "stop.epochs=1")
 
-    sharded, _ = local_workers.train(recipe(*settings, "parallel=fsdp"), tmp_path / "sharded")
-    copied, _ = local_workers.train(recipe(*settings), tmp_path / "copied")
+    sharded, _ = local_workers.train(make_recipe(*overrides, "parallel=fsdp"), tmp_path / "sharded")
+    replicated, _ = local_workers.train(make_recipe(*overrides), tmp_path / "replicated")
 
-    assert sharded.scores == copied.scores
+    assert sharded.scores == replicated.scores
 
 
 @pytest.mark.parametrize(
@@ -105,113 +105,117 @@ def test_workers_of_a_sharded_net_judge_unequal_numbers_of_batches(tmp_path: Pat
         pytest.param("ddp", 3, marks=pytest.mark.soak),
     ],
 )
-def test_a_sharded_nets_checkpoint_opens_with_any_workers(
-    tmp_path: Path, sharded_half: tuple[Path, list[float]], parallel: str, workers: int
+def test_a_sharded_nets_checkpoint_opens_with_any_number_of_workers(
+    tmp_path: Path, sharded_run: tuple[Path, list[float]], parallel: str, workers: int
 ) -> None:
-    last, losses = sharded_half
+    checkpoint, losses = sharded_run
 
-    resumed = local_workers.train(halved(f"parallel={parallel}", f"workers={workers}"), tmp_path / "run", last=last)
+    recipe = adamw_recipe(f"parallel={parallel}", f"workers={workers}")
+    resumed = local_workers.train(recipe, tmp_path / "run", last_checkpoint=checkpoint)
 
-    for ran in resumed:
-        assert ran.losses == pytest.approx(losses, rel=1e-4)
+    for result in resumed:
+        assert result.losses == pytest.approx(losses, rel=1e-4)
 
 
-def halved(*settings: str) -> Recipe:
-    return recipe("optimiser.name=AdamW", "optimiser.lr=0.01", "optimiser.args={}", *settings)
+def adamw_recipe(*overrides: str) -> Recipe:
+    return make_recipe("optimizer.name=AdamW", "optimizer.lr=0.01", "optimizer.args={}", *overrides)
 
 
 @pytest.fixture(scope="module")
-def sharded_half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+def sharded_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """The checkpoint after the first of two epochs of a sharded net, and the losses of both."""
     folder = tmp_path_factory.mktemp("sharded") / "run"
-    whole, _ = local_workers.train(halved("parallel=fsdp"), folder)
-    return folder / "run" / "0", whole.losses
+    result, _ = local_workers.train(adamw_recipe("parallel=fsdp"), folder)
+    return folder / "run" / "0", result.losses
 
 
-def test_a_run_that_goes_on_inside_an_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
-    # Everything that draws or remembers; a checkpoint at each beat, and the first beat is after the first step.
-    settings = ("ema_decay=0.9", "checkpoints.every_s=0.000001", "optimiser.name=AdamW", "optimiser.args={}")
-    own = recipe(*settings, dropout=0.3)
+def test_a_run_that_is_resumed_within_an_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
+    # All options that have state or draw; a checkpoint at each sync, and the first sync is after the first step.
+    overrides = ("ema_decay=0.9", "checkpoints.interval_s=0.000001", "optimizer.name=AdamW", "optimizer.args={}")
+    recipe = make_recipe(*overrides, dropout=0.3)
 
-    whole, _ = local_workers.train(own, tmp_path / "whole")
-    first = tmp_path / "whole" / "run" / "0"
-    resumed, _ = local_workers.train(own, tmp_path / "resumed", last=first)
+    uninterrupted, _ = local_workers.train(recipe, tmp_path / "uninterrupted")
+    first = tmp_path / "uninterrupted" / "run" / "0"
+    resumed, _ = local_workers.train(recipe, tmp_path / "resumed", last_checkpoint=first)
 
-    assert json.loads((first / "state.json").read_text())["progress"]["step"] == 1
-    assert distance(resumed.weights, whole.weights) == 0
-    assert resumed.losses == whole.losses
-    assert resumed.scores == whole.scores
+    assert json.loads((first / "state.json").read_text())["progress"]["global_step"] == 1
+    assert weight_distance(resumed, uninterrupted) == 0
+    assert resumed.losses == uninterrupted.losses
+    assert resumed.scores == uninterrupted.scores
 
 
-def test_bf16_trains_close_to_fp32_and_keeps_its_weights_in_fp32(tmp_path: Path, plain: local_workers.Ran) -> None:
-    ran, _ = local_workers.train(recipe("precision=bf16"), tmp_path / "run")
+def test_bf16_trains_close_to_fp32_and_keeps_its_weights_in_fp32(tmp_path: Path, default: WorkerResult) -> None:
+    result, _ = local_workers.train(make_recipe("precision=bf16"), tmp_path / "run")
 
-    assert ran.losses != plain.losses
-    assert ran.losses == pytest.approx(plain.losses, rel=0.05)
-    assert {weight.dtype for weight in ran.weights.values()} == {torch.float32}
+    assert result.losses != default.losses
+    assert result.losses == pytest.approx(default.losses, rel=0.05)
+    assert {t.dtype for t in result.weights.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_clipped_gradient_moves_the_weights_no_further(tmp_path: Path, parallel: str) -> None:
-    # One step of plain descent at rate 1 moves the weights by the clipped gradient itself.
-    step = ("stop.steps=1", "optimiser.lr=1", "optimiser.args={}", f"parallel={parallel}")
+    # One step of plain SGD at a rate of 1 moves the weights by the clipped gradient itself.
+    overrides = ("stop.steps=1", "optimizer.lr=1", "optimizer.args={}", f"parallel={parallel}")
 
-    start, _ = local_workers.train(recipe(*step, "clip=1e-12"), tmp_path / "start")
-    moved, _ = local_workers.train(recipe(*step, "clip=0.01"), tmp_path / "moved")
+    start, _ = local_workers.train(make_recipe(*overrides, "clip_grad_norm=1e-12"), tmp_path / "start")
+    moved, _ = local_workers.train(make_recipe(*overrides, "clip_grad_norm=0.01"), tmp_path / "moved")
 
-    assert distance(moved.weights, start.weights) == pytest.approx(0.01, rel=1e-3)
+    assert weight_distance(moved, start) == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.soak
-def test_a_compiled_net_trains_as_it_is_written(tmp_path: Path) -> None:
-    settings = ("accumulate=2", "stop.steps=8")
+def test_a_compiled_net_trains_as_an_eager_one(tmp_path: Path) -> None:
+    overrides = ("gradient_accumulation=2", "stop.steps=8")
 
-    compiled, _ = local_workers.train(recipe(*settings, "compile=true", depth=1), tmp_path / "compiled", profile=True)
-    written, _ = local_workers.train(recipe(*settings, depth=1), tmp_path / "written", profile=True)
+    recipe = make_recipe(*overrides, "compile=true", depth=1)
+    compiled, _ = local_workers.train(recipe, tmp_path / "compiled", profile=True)
+    eager, _ = local_workers.train(make_recipe(*overrides, depth=1), tmp_path / "eager", profile=True)
 
-    assert compiled.losses == pytest.approx(written.losses, rel=1e-3)
-    assert compiled.bytes == written.bytes
+    assert compiled.losses == pytest.approx(eager.losses, rel=1e-3)
+    assert compiled.all_reduce_bytes == eager.all_reduce_bytes
     assert list((tmp_path / "compiled" / "compiled").rglob("*.cpp"))
 
 
-STOPS = {
+STOP_RULES = {
     "steps": ("stop.steps=7",),
     "seconds": ("stop.seconds=0.3",),
     "loss": ("stop.loss=0.5",),
     "score": ("stop.score=0.8",),
-    "patience": ("stop.patience=3", "optimiser.lr=1e-9"),
+    "patience": ("stop.patience=3", "optimizer.lr=1e-9"),
     "epochs": ("stop.epochs=1",),
 }
 
 
-@pytest.mark.parametrize("why", STOPS)
-def test_a_run_ends_when_its_recipe_says(tmp_path: Path, why: str) -> None:
-    one, other = local_workers.train(recipe("stop.epochs=100000", *STOPS[why]), tmp_path / "run")
+@pytest.mark.parametrize("rule", STOP_RULES)
+def test_a_run_ends_by_each_stop_rule_of_its_recipe(tmp_path: Path, rule: str) -> None:
+    overrides = ("stop.epochs=100000", *STOP_RULES[rule])
+    first, second = local_workers.train(make_recipe(*overrides), tmp_path / "run")
 
-    progress = one.progress
-    assert progress.stop_reason == why
-    assert other.progress.global_step == progress.global_step
-    last, before = one.progress.history[-1], one.progress.history[:-1]
-    if why == "steps":
+    progress = first.progress
+    assert progress.stop_reason == rule
+    assert second.progress.global_step == progress.global_step
+    last, earlier = progress.history[-1], progress.history[:-1]
+    if rule == "steps":
         assert progress.global_step == 7
-    elif why == "seconds":
+    elif rule == "seconds":
         assert 0.3 <= progress.seconds < 1
-    elif why == "loss":
-        assert last["loss"] <= 0.5 < min(epoch["loss"] for epoch in before)
-    elif why == "score":
-        assert last["validation_accuracy"] >= 0.8 > max(epoch["validation_accuracy"] for epoch in before)
-    elif why == "patience":
-        # A score that stays is no better.
-        assert len(set(one.scores)) == 1
+    elif rule == "loss":
+        assert last["loss"] <= 0.5 < min(epoch["loss"] for epoch in earlier)
+    elif rule == "score":
+        assert last["validation_accuracy"] >= 0.8 > max(epoch["validation_accuracy"] for epoch in earlier)
+    elif rule == "patience":
+        # An equal score is no improvement.
+        assert len(set(first.scores)) == 1
         assert progress.epoch == 4
     else:
         assert progress.epoch == 1
 
 
-def test_a_run_tells_where_it_is(plain: local_workers.Ran) -> None:
-    started, *beats = plain.told
+def test_a_run_reports_its_progress(default: WorkerResult) -> None:
+    started, *messages = default.messages
 
-    assert started == {"kind": "started", "epoch": 0, "step": 0, "world": 2}
-    assert beats[0]["step"] == 1
-    assert beats[-1]["step"] == beats[-1]["steps"] == plain.progress.global_step
-    assert all(beat["rows_per_s"] > 0 and beat["loss"] > 0 for beat in beats)
+    assert started == {"kind": "started", "epoch": 0, "step": 0, "world_size": 2}
+    assert {message["kind"] for message in messages} == {"progress"}
+    assert messages[0]["step"] == 1
+    assert messages[-1]["step"] == messages[-1]["steps"] == default.progress.global_step
+    assert all(message["rows_per_s"] > 0 and message["loss"] > 0 for message in messages)

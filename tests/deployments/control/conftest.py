@@ -1,0 +1,116 @@
+"""A catalog of two published and deployed models and a pipeline, without a cluster."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray import serve
+
+from deployments.control.catalog import Catalog
+from deployments.errors import UnknownModel
+from deployments.models.served_model import ServedModel
+from deployments.pipelines import FanOut, ModelNode, Pipeline
+from deployments.pipelines.resolve import PipelineResolver
+from deployments.server.sse import Event
+from deployments.settings import Limits, ServingSettings
+from deployments.specs.model import ModelDeployment, ModelEndpoint
+from deployments.specs.record import PipelineDeployment
+from deployments.specs.signature import build_model_signature
+from deployments.state.store import DeploymentStore
+from tests.conftest import save_image, save_table
+from training.registry.model_registry import Registry
+
+
+class LocalClient:
+    """HandleClient's methods on models in this process."""
+
+    def __init__(self, models: dict[str, ServedModel]) -> None:
+        self._models = models
+        self.timeouts_s: list[float] = []
+
+    def _get(self, model: str) -> ServedModel:
+        if model not in self._models:
+            raise UnknownModel(f"no model {model!r} is deployed")
+        return self._models[model]
+
+    async def predict(
+        self, model: str, body: bytes, request_id: str | None, timeout_s: float, content_type: str = "application/json"
+    ) -> bytes:
+        self.timeouts_s.append(timeout_s)
+        return await self._get(model).predict(body, content_type, request_id, timeout_s)
+
+    async def infer(
+        self, model: str, version: str, body: bytes, header_length: int | None, timeout_s: float
+    ) -> tuple[bytes, int | None]:
+        self.timeouts_s.append(timeout_s)
+        self._get(model).endpoint.check_version(version)
+        return await self._get(model).infer(body, header_length)
+
+    async def metadata(self, model: str, version: str, timeout_s: float) -> bytes:
+        self._get(model).endpoint.check_version(version)
+        return self._get(model).metadata
+
+    async def stream(
+        self, model: str, body: bytes, request_id: str | None, content_type: str = "application/json"
+    ) -> AsyncGenerator[Event]:
+        async for event in self._get(model).stream(body, content_type):
+            yield event
+
+
+@pytest.fixture(scope="session")
+def serving_settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSettings:
+    """A home whose registry has `flowers` and `pictures`, both deployed, and the pipeline `twice`."""
+    folder = tmp_path_factory.mktemp("control")
+    settings = ServingSettings(home=folder / "home")
+    registry, store = Registry(settings), DeploymentStore(settings.platform)
+    save_table(folder / "table")
+    save_image(folder / "image")
+    for bundle in ("table", "image"):
+        version = registry.publish(folder / bundle)
+        store.put_record(
+            ModelDeployment(
+                endpoint=ModelEndpoint(
+                    name=version.name, version=version.version, digest=version.digest, uri=version.uri
+                )
+            )
+        )
+    models = {each.deployment.name: each for each in Catalog(settings).list_deployed_models()}
+    resolver = PipelineResolver(
+        store.list_records(),
+        lambda model: build_model_signature(models[model.name].manifest, models[model.name].example),
+    )
+    twice = Pipeline(
+        name="twice",
+        summary="The same twice.",
+        root=FanOut(nodes={"once": ModelNode(model="flowers"), "again": ModelNode(model="flowers")}),
+    )
+    store.put_record(PipelineDeployment(endpoint=resolver.resolve(twice, Limits(), None)))
+    return settings
+
+
+@pytest.fixture
+def applications(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
+    """Serve's applications and their status; all run."""
+    running = {
+        name: SimpleNamespace(status=SimpleNamespace(value="RUNNING")) for name in ("flowers", "pictures", "twice")
+    }
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=running))
+    return running
+
+
+@pytest.fixture
+def catalog(serving_settings: ServingSettings, applications: dict[str, SimpleNamespace]) -> Catalog:
+    return Catalog(serving_settings)
+
+
+@pytest.fixture(scope="session")
+def local_client(serving_settings: ServingSettings) -> LocalClient:
+    deployed = Catalog(serving_settings).list_deployed_models()
+    cache: Path = serving_settings.home / "cache"
+    return LocalClient({each.deployment.name: ServedModel(each.deployment.endpoint, cache) for each in deployed})
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

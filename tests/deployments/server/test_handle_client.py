@@ -1,0 +1,251 @@
+"""The client of Serve handles, on a fake of Serve's handles; tests/e2e has it on real ones."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+
+from deployments import errors
+from deployments.errors import DeadlineExceeded, InvalidType, NodeFailed, Unavailable, UnknownModel
+from deployments.server import handle_client
+from deployments.server.handle_client import HandleClient
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class FakeResponse:
+    """A handle's response: a unary result is awaited, a stream's items are iterated; exceptions are raised."""
+
+    def __init__(self, result: Any, assigned: bool = True) -> None:
+        self._items = iter(result if isinstance(result, list) else [result])
+        self.canceled = False
+        self._replica_result_future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if assigned:
+            self._replica_result_future.set_result(self)
+
+    def cancel(self) -> None:
+        self.canceled = True
+
+    def __await__(self) -> Any:
+        return self.__anext__().__await__()
+
+    async def __anext__(self) -> Any:
+        for item in self._items:
+            if isinstance(item, BaseException):
+                raise item
+            return await item if asyncio.iscoroutine(item) else item
+        raise StopAsyncIteration
+
+
+class FakeHandle:
+    """A deployment's handle; each call takes the next of `results`, and `calls` records method and arguments."""
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.responses: list[FakeResponse] = []
+        self.calls: list[tuple[Any, ...]] = []
+
+    def options(self, method_name: str, stream: bool) -> Any:
+        def remote(*arguments: Any) -> FakeResponse:
+            assert stream == (method_name == "stream")
+            self.calls.append((method_name, *arguments))
+            result = self.results.pop(0)
+            self.responses.append(result if isinstance(result, FakeResponse) else FakeResponse(result))
+            return self.responses[-1]
+
+        return type("Method", (), {"remote": staticmethod(remote)})
+
+
+@pytest.fixture
+def handle(monkeypatch: pytest.MonkeyPatch) -> FakeHandle:
+    fake = FakeHandle()
+    monkeypatch.setattr(serve, "get_app_handle", lambda name: fake)
+    return fake
+
+
+def error_body(error: errors.ClientError) -> bytes:
+    return errors.encode_error(error.code, error.message, None)
+
+
+async def test_each_method_passes_its_arguments_and_returns_what_follows_the_status(handle: FakeHandle) -> None:
+    client = HandleClient()
+    handle.results = [(200, b"p"), (200, b"i", 1), (200, b"m"), [(200, "token", b"1"), (200, "done", b"2")]]
+
+    assert await client.predict("m", b"body", "r1", 2.0, "image/png") == b"p"
+    assert await client.infer("m", "1", b"body", 4, 2.0) == (b"i", 1)
+    assert await client.metadata("m", "", 2.0) == b"m"
+    assert [event async for event in client.stream("m", b"body", None)] == [("token", b"1"), ("done", b"2")]
+
+    assert handle.calls == [
+        ("predict", b"body", "image/png", "r1", 2.0),
+        ("infer", "1", b"body", 4),
+        ("metadata", ""),
+        ("stream", b"body", "application/json", None),
+    ]
+
+
+async def call_predict(client: HandleClient) -> Any:
+    return await client.predict("m", b"body", None, 2.0)
+
+
+async def call_infer(client: HandleClient) -> Any:
+    return await client.infer("m", "", b"body", None, 2.0)
+
+
+async def call_metadata(client: HandleClient) -> Any:
+    return await client.metadata("m", "", 2.0)
+
+
+async def call_stream(client: HandleClient) -> Any:
+    return [event async for event in client.stream("m", b"body", None)]
+
+
+# Each method, and the results of a success and of an error.
+METHODS: dict[str, tuple[Callable[[HandleClient], Any], Any, Callable[[errors.ClientError], Any]]] = {
+    "predict": (call_predict, (200, b"ok"), lambda error: (error.status, error_body(error))),
+    "infer": (call_infer, (200, b"ok", None), lambda error: (error.status, error_body(error), None)),
+    "metadata": (call_metadata, (200, b"ok"), lambda error: (error.status, error_body(error))),
+    "stream": (call_stream, [(200, "done", b"ok")], lambda error: [(error.status, "error", error_body(error))]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_replicas_error_is_raised_as_its_own_class(handle: FakeHandle, method: str) -> None:
+    call, _, error_result = METHODS[method]
+    handle.results = [error_result(InvalidType("row 0 is a number; send a text"))]
+
+    with pytest.raises(InvalidType, match="row 0 is a number; send a text"):
+        await call(HandleClient())
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_call_whose_replica_died_is_sent_once_more(handle: FakeHandle, method: str) -> None:
+    call, success, _ = METHODS[method]
+    handle.results = [RayActorError(), success]
+
+    assert await call(HandleClient())
+    assert len(handle.calls) == 2
+
+    handle.results = [RayActorError(), RayActorError()]
+    with pytest.raises(Unavailable, match="2 replicas of m died"):
+        await call(HandleClient())
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_an_unexpected_error_names_the_model_and_nothing_of_the_inside(handle: FakeHandle, method: str) -> None:
+    call, _, _ = METHODS[method]
+    handle.results = [ZeroDivisionError("/secret/path")]
+
+    with pytest.raises(NodeFailed) as error:
+        await call(HandleClient())
+
+    assert error.value.message == "internal error of the service: ZeroDivisionError; see the log of m"
+    assert handle.responses[0].canceled
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_call_that_no_replica_takes_is_given_up(
+    handle: FakeHandle, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle_client, "REPLICA_WAIT_S", 0.01)
+    call, success, _ = METHODS[method]
+    handle.results = [FakeResponse(success, assigned=False)]
+
+    with pytest.raises(Unavailable, match=r"no replica of m is available; waited 0\.01 s"):
+        await call(HandleClient())
+
+    assert handle.responses[0].canceled
+
+
+@pytest.mark.parametrize("method", ["predict", "infer", "metadata"])
+async def test_a_call_past_its_time_limit_is_canceled(handle: FakeHandle, method: str) -> None:
+    client = HandleClient()
+    calls: dict[str, Callable[[], Any]] = {
+        "predict": lambda: client.predict("m", b"body", None, 0.01),
+        "infer": lambda: client.infer("m", "", b"body", None, 0.01),
+        "metadata": lambda: client.metadata("m", "", 0.01),
+    }
+    handle.results = [asyncio.sleep(10)]
+
+    with pytest.raises(DeadlineExceeded, match=r"no response within 0\.01 s"):
+        await calls[method]()
+
+    assert handle.responses[0].canceled
+
+
+async def test_a_call_whose_caller_leaves_is_canceled(handle: FakeHandle) -> None:
+    handle.results = [asyncio.sleep(10)]
+    task = asyncio.create_task(call_predict(HandleClient()))
+    while not handle.responses:
+        await asyncio.sleep(0.001)
+
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert handle.responses[0].canceled
+
+
+async def test_closing_a_stream_cancels_it(handle: FakeHandle) -> None:
+    handle.results = [[(200, "token", b"1"), asyncio.sleep(10)]]
+    events: Any = HandleClient().stream("m", b"body", None)
+    await anext(events)
+
+    await events.aclose()
+
+    assert handle.responses[0].canceled
+
+
+async def test_a_stream_that_has_started_is_not_sent_again(handle: FakeHandle) -> None:
+    handle.results = [[(200, "token", b"1"), RayActorError()]]
+    events: AsyncIterator[Any] = HandleClient().stream("m", b"body", None)
+    assert await anext(events) == ("token", b"1")
+
+    with pytest.raises(Unavailable, match="the replica of m died during this request"):
+        await anext(events)
+
+    assert len(handle.calls) == 1
+
+
+async def test_a_model_without_a_running_application_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_error(name: str) -> None:
+        raise RayServeException("no such application")
+
+    monkeypatch.setattr(serve, "get_app_handle", raise_error)
+
+    with pytest.raises(Unavailable, match="m has no running application; see `shoal status`"):
+        await call_predict(HandleClient())
+
+
+async def test_an_unknown_model_is_refused_and_a_deployed_one_is_looked_up_once_in_an_interval(
+    handle: FakeHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed, lookups = {"m": object()}, []
+
+    def list_deployed() -> dict[str, object]:
+        lookups.append(1)
+        return deployed
+
+    client = HandleClient(list_deployed)
+    handle.results = [(200, b"ok")] * 3
+    await call_predict(client)
+    await call_predict(client)
+    assert len(lookups) == 1
+
+    with pytest.raises(UnknownModel, match="no model 'roses' is deployed; deployed: m"):
+        await client.predict("roses", b"body", None, 2.0)
+
+    deployed.clear()
+    await call_predict(client)
+    monkeypatch.setattr(handle_client, "CHECK_INTERVAL_S", 0.0)
+    with pytest.raises(UnknownModel, match="no model 'm' is deployed; deployed: none"):
+        await call_predict(client)

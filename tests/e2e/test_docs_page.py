@@ -1,0 +1,67 @@
+"""The page of all models, as a person opens it: in a browser, with user and password."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from cluster.local import secrets
+from cluster.local.record import Cluster
+from cluster.settings import Settings
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not work for root, who runs tests in containers.
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser: Browser, served: Cluster, settings: Settings) -> Iterator[Page]:
+    key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
+    context = browser.new_context(http_credentials={"username": "anyone", "password": key}, base_url=served.url)
+    yield context.new_page()
+    context.close()
+
+
+def test_it_opens_with_a_password_and_shows_each_model_once(page: Page) -> None:
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    outside: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+
+    response = page.goto("/docs")
+
+    assert response is not None
+    assert response.status == 200
+    expect(page.locator("h3.opblock-tag", has_text="flowers")).to_have_count(1)
+    # How to call comes first, and nothing comes from elsewhere.
+    assert "curl" in page.locator(".information-container").inner_text()
+    assert not failed
+    assert not [url for url in outside if not url.startswith("data:")]
+
+
+def test_a_model_can_be_called_from_the_page(page: Page) -> None:
+    page.goto("/docs")
+    operation = page.locator(".opblock-post", has_text="/v2/models/flowers/predict").first
+    operation.click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+
+    expect(operation.locator(".live-responses-table td.response-col_status").last).to_contain_text("200")
+
+
+def test_without_the_password_nothing_is_shown(browser: Browser, served: Cluster) -> None:
+    context = browser.new_context(http_credentials={"username": "anyone", "password": "wrong"}, base_url=served.url)
+
+    response = context.new_page().goto("/docs")
+
+    assert response is not None
+    assert response.status == 401
+    context.close()

@@ -1,0 +1,148 @@
+"""What README, guides and CONTRIBUTING say is true: links, files, commands, options, imports, recipes and pipelines."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from cluster.cli.app import app
+from tests.documents import (
+    DOCUMENTS,
+    ROOT,
+    Block,
+    list_all_blocks,
+    list_blocks,
+    list_commands,
+    list_links,
+    list_paths,
+    read_document,
+)
+
+SHOAL = typer.main.get_command(app)
+SCRIPTS = list_all_blocks("python")
+FILES = [block for block in list_all_blocks("python", "yaml") if block.title]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_link_leads_somewhere(document: str) -> None:
+    for link in list_links(document):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}, link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_file_that_is_named_exists(document: str) -> None:
+    for path in list_paths(document):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(("document", "line"), [(d, line) for d in DOCUMENTS for line in list_commands(d)])
+def test_a_command_exists_with_its_options(document: str, line: str) -> None:
+    words = iter(shlex.split(line, comments=True)[1:])
+    command: Any = SHOAL
+    options = {option for parameter in command.params for option in parameter.opts}
+    for word in words:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            # What stands for any verb, or for one of several.
+            assert name in options or name in ("-h", "--help"), name
+        elif hasattr(command, "commands") and word in command.commands:
+            command = command.commands[word]
+            options |= {option for parameter in command.params for option in parameter.opts}
+        elif hasattr(command, "commands") and not command.invoke_without_command:
+            assert word.isupper() or not word.isalpha() or "=" in word, f"no verb {word!r}"
+
+
+def test_every_verb_is_in_the_table_of_commands() -> None:
+    for verb in SHOAL.commands:  # type: ignore[attr-defined]
+        assert f"`shoal {verb}" in read_document("README.md"), verb
+
+
+@pytest.mark.parametrize("block", SCRIPTS, ids=str)
+def test_what_is_imported_exists(block: Block) -> None:
+    beside = {str(other.title).partition(".")[0] for other in FILES}
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) not in beside:
+            exec(ast.unparse(node), {})
+
+
+def test_the_guide_stays_short() -> None:
+    assert read_document("README.md").count("\n") < 220
+
+
+def test_bringing_your_own_model_works_as_printed(tmp_path: Path) -> None:
+    from training.bundle.load import load_bundle
+
+    (block,) = [block for block in list_blocks("README.md") if "save_bundle(" in block.text]
+    (tmp_path / "save.py").write_text(block.text)
+    assert len(block.text.strip().splitlines()) <= 15
+
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "save.py"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    load_bundle(tmp_path / "my-bundle")
+
+
+@pytest.mark.parametrize("block", [block for block in FILES if "recipe = Recipe" in block.text], ids=str)
+def test_a_recipe_is_valid_as_printed(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.recipe.load import load_recipe
+    from training.run.preflight import run_preflight
+
+    for beside in list_blocks(block.document):
+        if beside.title:
+            (tmp_path / beside.title).write_text(beside.text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+
+    recipe = load_recipe(str(tmp_path / str(block.title)))
+    if not recipe.is_streamed:
+        run_preflight(recipe)
+
+    assert recipe.name in read_document(block.document)
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in FILES if "root:" in block.text or "pipeline = " in block.text], ids=str
+)
+def test_a_pipeline_is_valid_as_printed(block: Block, tmp_path: Path) -> None:
+    from deployments.specs.pipeline_files import load_pipeline
+
+    path = tmp_path / str(block.title)
+    path.write_text(block.text)
+
+    assert len(load_pipeline(path).list_models()) > 1
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_makefile_has_the_targets_that_are_named(document: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    named = set(re.findall(r"(?:`|^)make ([a-z]+)", read_document(document), re.MULTILINE))
+
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_setting_that_is_named_exists(document: str) -> None:
+    from cluster.settings import Settings
+
+    known = {f"SHOAL_{name.upper()}" for name in Settings.model_fields}
+    named = set(re.findall(r"\bSHOAL_[A-Z][A-Z_]+[A-Z]\b", read_document(document)))
+
+    assert {name.partition("__")[0] for name in named} <= known
+
+
+def test_documents_do_not_need_this_machine() -> None:
+    for document in DOCUMENTS:
+        assert str(ROOT) not in read_document(document)
+        assert f"{Path.home()}/" not in read_document(document)
