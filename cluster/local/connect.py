@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.local.ray_environment import LOOPBACK
+from cluster.local.ray_internals import expects_loopback
 from cluster.local.record import Cluster
 from cluster.settings import Settings
 from training.errors import UserError
@@ -24,7 +25,7 @@ def connect(settings: Settings, cluster: Cluster, code: Path | None = None) -> N
     """
     import ray
 
-    if settings.host == LOOPBACK and ray._private.ray_constants.ENABLE_RAY_CLUSTER:
+    if settings.host == LOOPBACK and not expects_loopback():
         raise RuntimeError("Ray was imported before set_ray_environment; it would look for the cluster elsewhere")
 
     runtime_env: dict[str, Any] = {"working_dir": str(code)} if code else {}

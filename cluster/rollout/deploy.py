@@ -81,7 +81,7 @@ def deploy_pipeline(
 
 
 def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatus) -> None:
-    """Stop serving a model or pipeline; returns when no replica takes its requests.
+    """Stop serving a model or pipeline; returns when no request reaches it, while its replicas still drain.
 
     Raises:
         UserError: it is not deployed, or a pipeline calls it.
@@ -95,7 +95,7 @@ def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatu
     store.delete_record(name)
     with ServeApi(settings, cluster) as serve:
         serve.put_config(store.list_records())
-        serve.wait(lambda applications: name not in applications, on_status)
+        serve.wait(lambda applications: name not in applications or not serve.is_routed(name), on_status)
 
 
 def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> None:

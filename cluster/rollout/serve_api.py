@@ -84,6 +84,13 @@ class ServeApi:
             time.sleep(POLL_INTERVAL_S)
         raise ServiceError(f"not done within {timeout_s:g} s; `shoal status` shows the state")
 
+    def is_routed(self, name: str) -> bool:
+        """Whether requests to a model's path still reach an application of that name."""
+        key = secrets.read_secret(self._settings.home, secrets.ADMIN_KEY)
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"{self._cluster.url}/v2/models/{name}/ready"
+        return self._http.get(url, headers=headers).status_code != httpx.codes.NOT_FOUND
+
     def count_gpus(self) -> int:
         """Count the GPUs of all live nodes; the dashboard answers at once, where joining as a driver takes seconds."""
         response = self._http.get("/api/v0/nodes", params={"limit": MAX_NODES})

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,8 @@ def stop_bare(temp_dir: Path) -> None:
 
     owned = [process for process in psutil.process_iter() if process.pid != os.getpid() and is_owned(process)]
     for process in owned:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(owned, timeout=5)
     shutil.rmtree(temp_dir, ignore_errors=True)
 

@@ -27,7 +27,7 @@ from training.run.last_checkpoint import find_last_checkpoint
 from training.run.options import RunOptions, WorkerCount
 from training.run.placement import PlacementWatch
 from training.run.preflight import run_preflight
-from training.run.ray_train import OnMessage, TrainLoop, build_trainer, fit, plan_workers
+from training.run.ray_train import Fit, OnMessage, TrainLoop, build_trainer, plan_workers
 from training.run.run_record import RunRecord, make_run_name, select_numbers
 from training.schema import InputSchema, TableInput
 from training.settings import TrainingSettings
@@ -127,21 +127,22 @@ def run_training(
     silence_worker_deaths()
     with open_channel(name) as channel:
         last_checkpoint = find_last_checkpoint(registry.run_storage, name) if resume else None
+        config = _worker_config(recipe, settings, options, scan)
+        config |= {"run": name, "channel": channel, "last_checkpoint": last_checkpoint}
+        fit = Fit(build_trainer(train_loop, config, recipe, plan, registry.run_storage, scan))
+        # Here, while Ray starts the workers: MLflow's import takes two seconds.
         if resume:
             record = RunRecord.reopen(registry, resume)
         else:
             record = RunRecord.start(registry, name, recipe, plan.workers, origin)
         with record.close(), _report_interruption(name, on_message):
-            config = _worker_config(recipe, settings, options, scan)
-            config |= {"run": name, "channel": channel, "last_checkpoint": last_checkpoint}
-            trainer = build_trainer(train_loop, config, recipe, plan, registry.run_storage, scan)
 
             def relay(message: Message) -> None:
                 record.log(message)
                 on_message(message)
 
             placement = PlacementWatch(min_workers=plan.workers.bounds[0], use_gpu=plan.use_gpu)
-            result = fit(trainer, channel, placement, relay)
+            result = fit.wait(channel, placement, relay)
             with _open_finished(record, name, result) as finished:
                 outcome = on_finished(finished)
     storage.delete_folder(f"{registry.run_storage}/{name}")

@@ -11,7 +11,6 @@ import ray
 from ray.train import UserCallback
 
 from training.errors import ServiceError, ShoalError
-from training.run.ray_internals import unwrap_worker_error
 from training.worker.failures import TransientError, first_line, resume_hint
 from training.worker.progress_channel import ProgressChannel
 from training.worker.ray_internals import get_cause_of_death
@@ -50,7 +49,7 @@ class FailurePolicy(UserCallback):
         Raises:
             ShoalError: a retry would not help.
         """
-        errors = {rank: unwrap_worker_error(error) for rank, error in sorted(worker_exceptions.items())}
+        errors = dict(sorted(worker_exceptions.items()))
         for error in errors.values():
             if isinstance(error, ShoalError):
                 raise error

@@ -1,6 +1,6 @@
 """Last checkpoint: finds what a run resumes from where Ray Train's own list of checkpoints cannot be read.
 
-Train walk: training.run.driver -> [training.run.last_checkpoint] -> training.run.ray_internals
+Train walk: training.run.driver -> [training.run.last_checkpoint] -> training.worker.ray_internals
 Ray Train rewrites its list in place, so a killed driver or a full store may leave half of it. Then the
 checkpoints themselves are read; one counts if its two files are complete.
 """
@@ -11,8 +11,8 @@ from typing import Any
 from pyarrow import fs
 
 from training.registry import storage
-from training.run.ray_internals import SNAPSHOT_FILE, parse_snapshot
 from training.worker.checkpoint import METADATA_FILE, TENSORS_FILE
+from training.worker.ray_internals import SNAPSHOT_FILE, parse_snapshot
 
 # A safetensors file begins with the length of its header, as an unsigned little-endian integer of so many bytes.
 HEADER_LENGTH_BYTES = 8

@@ -109,38 +109,43 @@ def build_trainer(
     )
 
 
-def fit(
-    trainer: TorchTrainer, channel: ProgressChannel, placement: PlacementWatch, on_message: OnMessage
-) -> ray.train.Result:
-    """Train to the end in a thread of its own, so that this one relays messages and can be interrupted.
+class Fit:
+    """`trainer.fit` in a thread of its own, so that the caller's relays messages and can be interrupted."""
 
-    Raises:
-        ServiceError: the run failed.
-    """
-    results: list[ray.train.Result] = []
-    errors: list[BaseException] = []
+    def __init__(self, trainer: TorchTrainer) -> None:
+        """Start; Ray Train takes seconds to start its processes, in which the caller may do something else."""
+        self._trainer = trainer
+        self._results: list[ray.train.Result] = []
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    def run() -> None:
+    def _run(self) -> None:
         try:
-            results.append(trainer.fit())
+            self._results.append(self._trainer.fit())
         except BaseException as error:
-            errors.append(error)
+            self._errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    receiver = Receiver(channel)
-    while thread.is_alive():
+    def wait(self, channel: ProgressChannel, placement: PlacementWatch, on_message: OnMessage) -> ray.train.Result:
+        """Relay messages until the end.
+
+        Raises:
+            ServiceError: the run failed.
+        """
+        receiver = Receiver(channel)
+        while self._thread.is_alive():
+            for message in receiver.receive(POLL_INTERVAL_S):
+                placement.observe(message)
+                on_message(message)
+            waiting = placement.waiting_message()
+            if waiting:
+                on_message(waiting)
         for message in receiver.receive(POLL_INTERVAL_S):
-            placement.observe(message)
             on_message(message)
-        waiting = placement.waiting_message()
-        if waiting:
-            on_message(waiting)
-    for message in receiver.receive(POLL_INTERVAL_S):
-        on_message(message)
-    if errors:
-        raise _to_service_error(errors[0], run=str(trainer.run_config.name)) from errors[0]
-    return results[0]
+        if self._errors:
+            error = self._errors[0]
+            raise _to_service_error(error, run=str(self._trainer.run_config.name)) from error
+        return self._results[0]
 
 
 def _to_service_error(error: BaseException, run: str) -> ServiceError:

@@ -1,4 +1,4 @@
-"""Every private or undocumented name of Ray that `training.worker` uses; read in Ray 2.60.0 (RAY_VERSION).
+"""Every private or undocumented name of Ray that `training` uses; read in Ray 2.60.0 (RAY_VERSION).
 
 | name | used for, for want of a public way | if Ray changes |
 |---|---|---|
@@ -9,10 +9,14 @@ and delete half of one: `checkpoint_upload_fn` is not told where to upload to | 
 of a death is Ray's own, longer text, and a preempted worker counts as failed |
 | `_private.worker.print_to_stdstream` | silence the paragraph that Ray prints about each dead worker: it is no log \
 message, and no setting stops it | the paragraph is printed |
+| `checkpoint_manager_snapshot.json`: `checkpoint_results`, `checkpoint_dir_name` | whether Ray Train can resume a run \
+from its own list of checkpoints | the list counts as unreadable: it is deleted, and the run resumes from the newest \
+complete checkpoint |
 
 tests/training/worker/test_ray_internals.py fails where another Ray is installed.
 """
 
+import json
 from contextlib import suppress
 
 import ray
@@ -23,6 +27,9 @@ from training.errors import ServiceError
 
 RAY_VERSION = "2.60.0"
 """The Ray that these names were read in; constraints.txt pins it."""
+
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of a run's checkpoints, in the run's folder."""
 
 _STORAGE_NAMES = (
     "experiment_fs_path",
@@ -79,3 +86,15 @@ def silence_worker_deaths() -> None:
         from ray._private import worker
 
         worker.print_to_stdstream = lambda *_, **__: None
+
+
+def parse_snapshot(content: bytes) -> list[str]:
+    """Return the names of the checkpoint folders that Ray Train's list holds.
+
+    Raises:
+        ValueError: it is not such a list.
+    """
+    try:
+        return [result["checkpoint_dir_name"] for result in json.loads(content)["checkpoint_results"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{SNAPSHOT_FILE} has another layout: {error!r}") from error

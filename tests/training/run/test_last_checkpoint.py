@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from training.run.last_checkpoint import find_last_checkpoint
-from training.run.ray_internals import SNAPSHOT_FILE
+from training.worker.ray_internals import SNAPSHOT_FILE
 
 
 def write_checkpoint(folder: Path, name: str, step: int) -> Path:

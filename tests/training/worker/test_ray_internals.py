@@ -1,6 +1,7 @@
 """Ray's private names are those that were read; where Ray changes, a run refuses to start or says less."""
 
 import inspect
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +11,17 @@ import ray.train
 from ray._private import worker
 from ray.exceptions import RayActorError
 from ray.train import Checkpoint
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2.api import config
 
 from tests.training.worker.ray_local_mode import errors_of_failed_worker, install_local_mode, worker_death
 from training.errors import ServiceError
 from training.worker.ray_internals import (
     RAY_VERSION,
+    SNAPSHOT_FILE,
     CheckpointStorage,
     get_cause_of_death,
+    parse_snapshot,
     silence_worker_deaths,
 )
 
@@ -68,3 +73,24 @@ def test_deaths_are_printed_by_the_function_that_is_silenced(monkeypatch: pytest
 
     assert "print_to_stdstream(" in inspect.getsource(worker.listen_error_messages)
     assert worker.print_to_stdstream({"is_err": True}, ignore_prefix=False) is None
+
+
+def test_the_public_configuration_classes_are_those_that_types_are_checked_against() -> None:
+    for name in ("CheckpointConfig", "FailureConfig", "RunConfig", "ScalingConfig"):
+        assert getattr(ray.train, name) is getattr(config, name)
+
+
+def test_the_list_of_checkpoints_has_rays_name() -> None:
+    assert SNAPSHOT_FILE == CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"checkpoint_results": [{}]}', '{"checkpoint_results": 1}', "{"])
+def test_a_list_of_another_layout_is_a_value_error(content: str) -> None:
+    with pytest.raises(ValueError, match=r"layout|line 1"):
+        parse_snapshot(content.encode())
+
+
+def test_a_list_names_its_checkpoints() -> None:
+    content = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]})
+
+    assert parse_snapshot(content.encode()) == ["checkpoint_1"]
