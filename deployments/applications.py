@@ -1,6 +1,7 @@
 """Applications: from the desired state to Ray Serve's configuration, and from that to bound Serve applications.
 
-Deploy walk: cluster.rollout.serve_api -> [applications.py] -> models.replica, pipelines.replica or control.app
+Deploy walk: cluster.rollout.serve_api
+    -> [applications.py] -> deployments.models.replica, deployments.pipelines.replica or deployments.control.app
 Serve imports the `bind_` functions by path on the cluster, and calls them with the arguments in the configuration.
 """
 

@@ -1,4 +1,4 @@
-"""What several tests share: small real bundles, and one real cluster for all that need it."""
+"""Fixtures of several test folders: small real bundles, and one real cluster for the session."""
 
 import contextlib
 import os
@@ -31,38 +31,38 @@ from training.schema import ClassOutput, ImageInput, TableInput
 from training.settings import TrainingSettings
 from training.zoo.nets.mlp import mlp
 
-# Tests bring their own SHOAL_HOME and ports: a cluster that runs on this machine is left alone.
+# Tests set SHOAL_HOME and the ports themselves, so that a cluster that runs on this machine is not touched.
 for name in [name for name in os.environ if name.startswith("SHOAL_")]:
     del os.environ[name]
 
 FEATURES = ("length", "width", "height", "weight")
-Shoal = Callable[..., subprocess.CompletedProcess[str]]
+ShoalCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def save_table(folder: Path, name: str = "flowers") -> Manifest:
     torch.manual_seed(0)
     rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
-    about = ModelInfo(
+    info = ModelInfo(
         name=name,
         task="tabular-classification",
         input_schema=TableInput(features=FEATURES),
         output_schema=ClassOutput(labels=("a", "b", "c")),
-        summary="Tells three kinds apart.",
+        summary="Classifies three species.",
     )
-    return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=about)
+    return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=info)
 
 
-def save_image(folder: Path, name: str = "pictures") -> Manifest:
+def save_image(folder: Path, name: str = "images") -> Manifest:
     torch.manual_seed(0)
     rows = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(64, 2))
-    about = ModelInfo(
+    info = ModelInfo(
         name=name,
         task="image-classification",
         input_schema=ImageInput(height=8, width=8, mode="L"),
         output_schema=ClassOutput(labels=("dark", "light")),
     )
-    return save_bundle(folder, net, inputs=rows, info=about)
+    return save_bundle(folder, net, inputs=rows, info=info)
 
 
 class _Scale(nn.Module):
@@ -91,7 +91,7 @@ def image_bundle(saved_bundles: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that MLflow has made, which takes a second."""
+    """An empty MLflow store; tests get copies, since creating one takes a second."""
     settings = TrainingSettings(home=tmp_path_factory.mktemp("empty"))
     MlflowStore(settings)
     return settings.home / "registry.db"
@@ -108,8 +108,8 @@ def registry_settings(empty_registry: Path, tmp_path: Path) -> TrainingSettings:
     return settings
 
 
-def shoal_for(home: Path) -> Shoal:
-    """The command line, as a person runs it, on a SHOAL_HOME of its own and on any free ports."""
+def make_shoal_cli(home: Path) -> ShoalCli:
+    """Return a function that runs a `shoal` command as a subprocess, with this SHOAL_HOME and on free ports."""
     environment = os.environ | {
         "SHOAL_HOME": str(home),
         "SHOAL_HTTP_PORT": "0",
@@ -119,7 +119,7 @@ def shoal_for(home: Path) -> Shoal:
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         extra = options.pop("env", {})
-        return subprocess.run(
+        result: subprocess.CompletedProcess[str] = subprocess.run(
             [Path(sys.executable).parent / "shoal", *arguments],
             env=environment | extra,  # type: ignore[operator]
             capture_output=True,
@@ -127,15 +127,16 @@ def shoal_for(home: Path) -> Shoal:
             timeout=300,
             **options,  # type: ignore[call-overload]
         )
+        return result
 
     return run
 
 
-def published(done: subprocess.CompletedProcess[str]) -> str:
-    """NAME:VERSION as a command says it; other tests may publish under the same name."""
-    assert done.returncode == 0, done.stderr
-    (found,) = re.findall(r"^published (\S+:\d+)", done.stdout, re.MULTILINE)
-    return str(found)
+def parse_published(result: subprocess.CompletedProcess[str]) -> str:
+    """Return the NAME:VERSION that a command printed; other tests may publish under the same name."""
+    assert result.returncode == 0, result.stderr
+    (version,) = re.findall(r"^published (\S+:\d+)", result.stdout, re.MULTILINE)
+    return str(version)
 
 
 @pytest.fixture(scope="session")
@@ -144,8 +145,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shoal(home: Path) -> Shoal:
-    return shoal_for(home)
+def shoal(home: Path) -> ShoalCli:
+    return make_shoal_cli(home)
 
 
 @pytest.fixture(scope="session")
@@ -154,43 +155,43 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def cluster(shoal: Shoal, settings: Settings) -> Iterator[Cluster]:
-    """A real cluster, up for the whole session."""
-    done = shoal("up")
+def cluster(shoal: ShoalCli, settings: Settings) -> Iterator[Cluster]:
+    """A real cluster that runs for the session."""
+    result = shoal("up")
     try:
-        assert done.returncode == 0, done.stderr
+        assert result.returncode == 0, result.stderr
         yield require_cluster(settings)
     finally:
         shoal("down")
 
 
 @pytest.fixture(scope="session")
-def served(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """The cluster with two small models published and deployed."""
+def serving_cluster(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The cluster with two small models, `flowers` and `images`, published and deployed."""
     folder = tmp_path_factory.mktemp("bundles")
     save_table(folder / "table")
     save_image(folder / "image")
     for name in ("table", "image"):
-        serve(settings, cluster, folder / name)
+        publish_and_deploy(settings, cluster, folder / name)
     return cluster
 
 
-def serve(settings: Settings, cluster: Cluster, folder: Path) -> None:
-    """Publish a bundle and deploy it, in this process: a command's start takes longer than both."""
+def publish_and_deploy(settings: Settings, cluster: Cluster, folder: Path) -> None:
+    """Publish and deploy a bundle in this process, since starting a command takes longer than both."""
     version = Registry(settings).publish(folder)
     deploy(settings, cluster, version, lambda status: None, scale=Scale(cpus=0.5))
 
 
-def until(holds: Callable[[], bool], most_s: float) -> bool:
-    """Look again and again whether it holds; returns whether it did within so long."""
-    deadline = time.monotonic() + most_s
-    while not (held := holds()) and time.monotonic() < deadline:
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Poll a condition; returns whether it became true before the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while not (is_true := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return held
+    return is_true
 
 
 def open_http(settings: Settings, cluster: Cluster) -> httpx.Client:
-    """A caller with the admin key."""
+    """Return an HTTP client that sends the admin key."""
     key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
     timeout_s = settings.limits.request_timeout_s + 5
     return httpx.Client(
@@ -199,12 +200,12 @@ def open_http(settings: Settings, cluster: Cluster) -> httpx.Client:
 
 
 def fetch_applications(settings: Settings, cluster: Cluster) -> dict[str, Any]:
-    with ServeApi(settings, cluster) as serve:
-        return serve.fetch_applications()
+    with ServeApi(settings, cluster) as api:
+        return api.fetch_applications()
 
 
 @pytest.fixture(scope="session")
-def http(served: Cluster, settings: Settings) -> Iterator[httpx.Client]:
-    """A caller with the admin key."""
-    with open_http(settings, served) as client:
+def http(serving_cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
+    """An HTTP client that sends the admin key."""
+    with open_http(settings, serving_cluster) as client:
         yield client

@@ -1,7 +1,8 @@
-"""README, the guides and CONTRIBUTING, taken apart into what tests can run.
+"""Parses README, the guides and CONTRIBUTING into blocks, links, paths and commands for tests.
 
-A fence says what is done with it: `sh` is run with a cluster, `console` is only looked up (verbs and options exist);
-`python` and `yaml` with a title are files that the commands use, `python` without one is a script for a cluster.
+The language of a fenced block decides how it is tested: `sh` is run on a cluster, of `console` only the commands and
+options are looked up; `python` and `yaml` with a title are files that the commands use, `python` without a title is a
+script for a cluster.
 """
 
 import re
@@ -22,7 +23,7 @@ _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block; `line` is where it begins, `title` the name of the file that it is."""
+    """One fenced block; `line` is its first line, `title` the name of the file that it shows."""
 
     document: str
     line: int
@@ -41,8 +42,8 @@ def read_document(document: str) -> str:
 def list_blocks(document: str) -> list[Block]:
     text = read_document(document)
     return [
-        Block(document, text[: found.start()].count("\n") + 1, found[1], found[2], found[3])
-        for found in _FENCE.finditer(text)
+        Block(document, text[: match.start()].count("\n") + 1, match[1], match[2], match[3])
+        for match in _FENCE.finditer(text)
     ]
 
 
@@ -51,18 +52,18 @@ def list_all_blocks(*languages: str) -> list[Block]:
 
 
 def list_links(document: str) -> list[str]:
-    """Relative links and their anchors, as written."""
+    """Return relative links with their anchors, as written."""
     return sorted(set(re.findall(r"\]\((?!https?:)([^)]+)\)", read_document(document))))
 
 
 def list_paths(document: str) -> list[str]:
-    """What is set as code and looks like a path of this repository."""
+    """Return inline code that looks like a path in this repository."""
     quoted = re.findall(r"`([A-Za-z_.]+(?:/[\w.\-]+)*/?)(?::\w+)?`", read_document(document))
     return sorted({path for path in quoted if path.split("/")[0] in ("cluster", "deployments", "training", "tests")})
 
 
 def list_commands(document: str) -> list[str]:
-    """Every `shoal ...` of a shell block, its continued lines joined, and of the running text."""
+    """Return every `shoal ...` command of shell blocks, with continued lines joined, and of inline code."""
     shell = [block.text for block in list_blocks(document) if block.language in ("sh", "console")]
     joined = "\n".join(shell).replace("\\\n", " ")
     quoted = re.findall(r"`(shoal [^`]*)`", read_document(document).replace("\n", " "))

@@ -1,4 +1,4 @@
-"""What README, guides and CONTRIBUTING say is true: links, files, commands, options, imports, recipes and pipelines."""
+"""README, guides and CONTRIBUTING are correct: links, files, commands, options, imports, recipes and pipelines."""
 
 import ast
 import re
@@ -30,7 +30,7 @@ FILES = [block for block in list_all_blocks("python", "yaml") if block.title]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_link_leads_somewhere(document: str) -> None:
+def test_the_target_of_a_link_exists(document: str) -> None:
     for link in list_links(document):
         path, _, anchor = link.partition("#")
         target = (ROOT / document).parent / path if path else ROOT / document
@@ -40,7 +40,7 @@ def test_a_link_leads_somewhere(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_file_that_is_named_exists(document: str) -> None:
+def test_a_file_that_a_document_names_exists(document: str) -> None:
     for path in list_paths(document):
         assert (ROOT / path).exists(), path
 
@@ -53,30 +53,30 @@ def test_a_command_exists_with_its_options(document: str, line: str) -> None:
     for word in words:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            # What stands for any verb, or for one of several.
             assert name in options or name in ("-h", "--help"), name
         elif hasattr(command, "commands") and word in command.commands:
             command = command.commands[word]
             options |= {option for parameter in command.params for option in parameter.opts}
         elif hasattr(command, "commands") and not command.invoke_without_command:
-            assert word.isupper() or not word.isalpha() or "=" in word, f"no verb {word!r}"
+            # A word in capitals is a placeholder.
+            assert word.isupper() or not word.isalpha() or "=" in word, f"no command {word!r}"
 
 
-def test_every_verb_is_in_the_table_of_commands() -> None:
-    for verb in SHOAL.commands:  # type: ignore[attr-defined]
-        assert f"`shoal {verb}" in read_document("README.md"), verb
+def test_every_command_is_in_the_table_of_commands() -> None:
+    for command in SHOAL.commands:  # type: ignore[attr-defined]
+        assert f"`shoal {command}" in read_document("README.md"), command
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=str)
-def test_what_is_imported_exists(block: Block) -> None:
-    beside = {str(other.title).partition(".")[0] for other in FILES}
+def test_a_scripts_imports_exist(block: Block) -> None:
+    printed_modules = {str(file.title).partition(".")[0] for file in FILES}
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) not in beside:
+        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) not in printed_modules:
             exec(ast.unparse(node), {})
 
 
-def test_the_guide_stays_short() -> None:
+def test_the_readme_is_short() -> None:
     assert read_document("README.md").count("\n") < 220
 
 
@@ -88,8 +88,8 @@ def test_bringing_your_own_model_works_as_printed(tmp_path: Path) -> None:
     assert len(block.text.strip().splitlines()) <= 15
 
     for _ in range(2):
-        done = subprocess.run([sys.executable, "save.py"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        result = subprocess.run([sys.executable, "save.py"], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
     load_bundle(tmp_path / "my-bundle")
 
 
@@ -98,9 +98,9 @@ def test_a_recipe_is_valid_as_printed(block: Block, tmp_path: Path, monkeypatch:
     from training.recipe.load import load_recipe
     from training.run.preflight import run_preflight
 
-    for beside in list_blocks(block.document):
-        if beside.title:
-            (tmp_path / beside.title).write_text(beside.text)
+    for file in list_blocks(block.document):
+        if file.title:
+            (tmp_path / file.title).write_text(file.text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
 
@@ -124,7 +124,7 @@ def test_a_pipeline_is_valid_as_printed(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_makefile_has_the_targets_that_are_named(document: str) -> None:
+def test_a_make_target_that_a_document_names_exists(document: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     named = set(re.findall(r"(?:`|^)make ([a-z]+)", read_document(document), re.MULTILINE))
@@ -133,16 +133,16 @@ def test_the_makefile_has_the_targets_that_are_named(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_setting_that_is_named_exists(document: str) -> None:
+def test_a_setting_that_a_document_names_exists(document: str) -> None:
     from cluster.settings import Settings
 
-    known = {f"SHOAL_{name.upper()}" for name in Settings.model_fields}
+    variables = {f"SHOAL_{name.upper()}" for name in Settings.model_fields}
     named = set(re.findall(r"\bSHOAL_[A-Z][A-Z_]+[A-Z]\b", read_document(document)))
 
-    assert {name.partition("__")[0] for name in named} <= known
+    assert {name.partition("__")[0] for name in named} <= variables
 
 
-def test_documents_do_not_need_this_machine() -> None:
+def test_documents_have_no_paths_of_this_machine() -> None:
     for document in DOCUMENTS:
         assert str(ROOT) not in read_document(document)
         assert f"{Path.home()}/" not in read_document(document)

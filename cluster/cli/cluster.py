@@ -12,6 +12,7 @@ from cluster.cli.terminal import (
     make_table,
     print_json,
     print_line,
+    print_note,
     print_table,
     show_status,
 )
@@ -110,7 +111,9 @@ def logs(
     from cluster.local.logs import follow_logs, read_logs
 
     print_log = lambda source, line: console.out(f"{source}: {line}", highlight=False)  # noqa: E731
-    read_logs(context.settings, name, lines, print_log)
+    count = read_logs(context.settings, name, lines, print_log)
+    if not count and not follow:
+        print_note(f"{name} has written nothing yet")
     if follow:
         follow_logs(context.settings, name, print_log)
 

@@ -17,8 +17,8 @@ PrintLine = Callable[[str, str], None]
 """Called with a log's short name and one of its lines."""
 
 
-def read_logs(settings: Settings, name: str, lines: int, print_line: PrintLine) -> None:
-    """Print the last lines of every log of a name.
+def read_logs(settings: Settings, name: str, lines: int, print_line: PrintLine) -> int:
+    """Print the last lines of every log of a name; returns how many there were.
 
     Args:
         settings: of the cluster.
@@ -29,10 +29,13 @@ def read_logs(settings: Settings, name: str, lines: int, print_line: PrintLine) 
     Raises:
         UserError: there is no such log on this node.
     """
+    count = 0
     for file in _require_logs(settings, name):
         with file.open(errors="replace") as stream:
             for line in deque(stream, maxlen=lines):
                 print_line(file.stem, line.rstrip("\n"))
+                count += 1
+    return count
 
 
 def follow_logs(settings: Settings, name: str, print_line: PrintLine) -> None:

@@ -1,6 +1,6 @@
 """The API of a replica for calls through Serve handles: from the control application, the gRPC gateway, a pipeline.
 
-Request walk: handle_client.py -> [handle_api.py] -> models.served_model or pipelines.executor
+Request walk: handle_client.py -> [handle_api.py] -> deployments.models.served_model or deployments.pipelines.executor
 An exception would reach the caller as a remote traceback; errors are returned as a status and a body instead.
 """
 

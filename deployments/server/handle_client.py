@@ -1,6 +1,7 @@
 """Client of deployed models through Serve handles, for the control application, the gRPC gateway and pipelines.
 
-Request walk: control.app, control.grpc_gateway or pipelines.model_node -> [handle_client.py] -> handle_api.py
+Request walk: deployments.control.app, deployments.control.grpc_gateway or deployments.pipelines.replica
+    -> [handle_client.py] -> handle_api.py
 A call is retried once where its replica dies, and canceled where nobody waits for its response any more.
 """
 

@@ -1,6 +1,6 @@
 """The routes of one model, inside its replica's process.
 
-Request walk: layers.py -> [routes.py] -> models.served_model or pipelines.executor
+Request walk: layers.py -> [routes.py] -> deployments.models.served_model or deployments.pipelines.executor
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable

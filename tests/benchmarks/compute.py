@@ -1,10 +1,9 @@
-"""Compute: nets whose forward pass is the work, served, beside the same nets in a bare torch loop on the same cores.
+"""Compute-bound nets: throughput of Shoal compared with a bare torch loop of the same net on the same cores.
 
-The loop runs at the batch size that suits it best, in a thread for each core, and has the machine to itself: the
-cluster is held meanwhile. Served, each core has a replica of one thread. Rows come one a request over 16 connections
-(32 a request for the small net), as bytes or as tokens; client, HAProxy, the replicas' event loops and Ray's own
-processes have to find their time on the cores that the net wants. The two take turns of seconds, so that both meet the
-same moods of a shared machine.
+The loop runs at its fastest batch size, with a thread per core, while the cluster is suspended. Served, there is a
+replica of one thread per core. Requests have one row each (32 for the small net), as bytes or tokens, over 16
+connections; client, HAProxy, the replicas' event loops and Ray's own processes run on the same cores. Loop and server
+alternate every few seconds, so that both get the same share of a machine whose speed varies.
 
     python tests/benchmarks/compute.py [--turns 5] [--seconds 12] [--nets cnn resnet18 transformer] [--json]
 """
@@ -26,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-# A script's own folder comes first, where training.py hides the package of that name.
+# Python puts the script's folder first, where training.py would shadow the package.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from tests.benchmarks import nets, stand
-from tests.benchmarks.stand import Stand
+from tests.benchmarks import benchmark_cluster, nets
+from tests.benchmarks.benchmark_cluster import BenchmarkCluster
 from training.bundle.load import load_bundle
 
 CONNECTIONS = 16
@@ -41,51 +40,51 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 def main() -> None:
     """Measure, print a table, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5, help="how often loop and server take turns for each net")
-    parser.add_argument("--seconds", type=int, default=12, help="length of a turn of the server; the loop's is half")
-    parser.add_argument("--nets", nargs="+", default=list(ROWS), choices=list(ROWS), help="which nets")
+    parser.add_argument("--turns", type=int, default=5, help="turns of loop and server for each net")
+    parser.add_argument("--seconds", type=int, default=12, help="length of the server's turn; the loop's is half")
+    parser.add_argument("--nets", nargs="+", default=list(ROWS), choices=list(ROWS), help="nets to measure")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
-    stand.require()
+    benchmark_cluster.require_tools()
     torch.set_num_threads(os.cpu_count() or 1)
-    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name, Stand(Path(name)) as cluster:
-        found = {net: measure(cluster, net, arguments.turns, arguments.seconds) for net in arguments.nets}
-    report(found, arguments)
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name, BenchmarkCluster(Path(name)) as cluster:
+        results = {net: measure(cluster, net, arguments.turns, arguments.seconds) for net in arguments.nets}
+    report(results, arguments)
 
 
-def measure(cluster: Stand, name: str, turns: int, seconds: int) -> list[dict[str, float]]:
-    """Turns of one net: rows per second of the loop, and over HTTP with latencies and whose time it took."""
+def measure(cluster: BenchmarkCluster, name: str, turns: int, seconds: int) -> list[dict[str, float]]:
+    """Measure one net in turns: rows per second of the loop and over HTTP, latencies, and CPU time per request."""
     x = nets.save_benchmark_bundle(name, cluster.folder / name)
     net = load_bundle(cluster.folder / name).net
-    # A replica for each core, of one thread: no pass waits for a thread that the event loop, HAProxy or the client has
-    # just put aside.
+    # A replica of one thread per core: with several threads, a pass would wait for one that the event loop, HAProxy or
+    # the client preempts.
     cores = str(os.cpu_count())
-    cluster.serve(cluster.folder / name, name, "--cpus", "1", "--min-replicas", cores, "--max-replicas", cores)
-    body, headers = stand.request(np.repeat(x[:1].numpy(), ROWS[name], axis=0))
-    script = cluster.script(f"{name}/infer", body, headers)
+    cluster.deploy(cluster.folder / name, name, "--cpus", "1", "--min-replicas", cores, "--max-replicas", cores)
+    body, headers = benchmark_cluster.encode_request(np.repeat(x[:1].numpy(), ROWS[name], axis=0))
+    script = cluster.write_script(f"{name}/infer", body, headers)
     rates: dict[int, list[float]] = {size: [] for size in BATCHES}
     for _ in range(3):
-        for size, found in rates.items():
-            with cluster.held():
-                found.append(loop(net, x, size, 0.5))
-    best = max(BATCHES, key=lambda size: statistics.median(rates[size]))
-    stand.wrk(script, CONNECTIONS, 3)
+        for size, loop_rates in rates.items():
+            with cluster.suspend():
+                loop_rates.append(run_loop(net, x, size, 0.5))
+    best_size = max(BATCHES, key=lambda size: statistics.median(rates[size]))
+    benchmark_cluster.run_wrk(script, CONNECTIONS, 3)
     measured = []
     for _ in range(turns):
-        with cluster.held():
-            bare = loop(net, x, best, seconds / 2)
-        stand.wrk(script, CONNECTIONS, 1)
-        # What the warm-up has left behind is given up, or computed for nobody.
+        with cluster.suspend():
+            loop_rate = run_loop(net, x, best_size, seconds / 2)
+        benchmark_cluster.run_wrk(script, CONNECTIONS, 1)
+        # The requests that the warm-up left are canceled or completed.
         time.sleep(1)
         served = cluster.measure(script, CONNECTIONS, seconds)
         served |= {"rows_per_s": served["requests_per_s"] * ROWS[name]}
-        measured.append(served | {"loop_rows_per_s": bare, "loop_batch": best})
+        measured.append(served | {"loop_rows_per_s": loop_rate, "loop_batch": best_size})
     cluster.run("undeploy", name)
     return measured
 
 
-def loop(net: nn.Module, x: Tensor, size: int, seconds: float) -> float:
-    """Rows per second of a bare loop over batches of one size."""
+def run_loop(net: nn.Module, x: Tensor, size: int, seconds: float) -> float:
+    """Run a bare loop over batches of one size; returns rows per second."""
     with torch.inference_mode():
         x_B = x[:1].expand(size, *x.shape[1:]).contiguous()
         net(x_B)
@@ -96,13 +95,13 @@ def loop(net: nn.Module, x: Tensor, size: int, seconds: float) -> float:
         return passes * size / (time.perf_counter() - start)
 
 
-def report(found: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
-    """Print medians as a table and, if asked, all as JSON."""
+def report(results: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
+    """Print medians as a table and, with --json, as JSON."""
     table = Table(
-        "net", "rows a request", "bare loop rows/s (batch)", "served rows/s", "share", "p50", "p99/p50", box=None
+        "net", "rows/request", "bare loop rows/s (batch)", "served rows/s", "share", "p50", "p99/p50", box=None
     )
-    told: dict[str, Any] = {}
-    for net, runs in found.items():
+    summary: dict[str, Any] = {}
+    for net, runs in results.items():
         median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         share = statistics.median(run["rows_per_s"] / run["loop_rows_per_s"] for run in runs)
         tail = statistics.median(run["p99_ms"] / run["p50_ms"] for run in runs)
@@ -115,10 +114,10 @@ def report(found: dict[str, list[dict[str, float]]], arguments: argparse.Namespa
             f"{median['p50_ms']:.0f} ms",
             f"{tail:.2f}",
         )
-        told[net] = median | {"share": round(share, 3), "tail": round(tail, 2)}
+        summary[net] = median | {"share": round(share, 3), "tail": round(tail, 2)}
     Console().print(table)
     if arguments.json:
-        print(json.dumps(told))
+        print(json.dumps(summary))
 
 
 if __name__ == "__main__":

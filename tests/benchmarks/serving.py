@@ -1,9 +1,9 @@
-"""Serving: Shoal beside mosec, FastAPI, LitServe and Ray Serve as documented; one run, one net, one client.
+"""Serving: Shoal compared with mosec, FastAPI, LitServe and Ray Serve as documented; the same net, the same client.
 
-Shoal serves the bundle as `shoal deploy` leaves it: authentication, validation, request ids and metrics are on. Each
-stack runs alone, in rounds, and what is told is the median; client and server share this machine's cores, so the ratios
-count, not the figures. `limit` is the least that a Python server can do: a bare ASGI function on uvicorn with Shoal's
-codec and the same net, and nothing else. Where each microsecond of Shoal's goes stands in serving.md beside this file.
+Shoal serves the bundle as `shoal deploy` does by default: authentication, validation, request ids and metrics are on.
+The stacks run one at a time, in rounds, and the result is the median; client and server share this machine's cores, so
+only the ratios matter. `limit` is the lower bound of a Python server's work: a bare ASGI function on uvicorn with
+Shoal's codec and the same net. serving.md in this folder breaks down the time of a request to Shoal.
 
     python tests/benchmarks/serving.py [--seconds 8] [--rounds 3] [--only shoal,mosec] [--json]
 """
@@ -29,19 +29,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-# A script's own folder comes first, where training.py hides the package of that name.
+# Python puts the script's folder first, where training.py would shadow the package.
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local import processes
-from tests.benchmarks import stand
+from tests.benchmarks import benchmark_cluster
+from tests.benchmarks.benchmark_cluster import BenchmarkCluster
 from tests.benchmarks.peers.mlp import CLASSES, FEATURES, build
-from tests.benchmarks.stand import Stand
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle
 from training.schema import ClassOutput, TableInput
 
 CONNECTIONS = (1, 16, 64)
-START_S = 60
+START_TIMEOUT_S = 60
 PEERS = {
     "limit": "limit_peer.py",
     "fastapi": "fastapi_peer.py",
@@ -52,14 +52,14 @@ PEERS = {
 STACKS = ("shoal", *PEERS)
 ROW = [round(n / FEATURES, 4) for n in range(FEATURES)]
 INFER = {"inputs": [{"name": "input", "shape": [1, FEATURES], "datatype": "FP32", "data": ROW}]}
-Measured = dict[str, dict[int, list[dict[str, float]]]]
+Measurements = dict[str, dict[int, list[dict[str, float]]]]
 
 
 def main() -> None:
     """Measure, print a table, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=8, help="length of each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each stack is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each stack")
     parser.add_argument("--only", default=",".join(STACKS), help=f"stacks to measure, of {', '.join(STACKS)}")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     arguments = parser.parse_args()
@@ -67,32 +67,34 @@ def main() -> None:
     unknown = [stack for stack in stacks if stack not in STACKS]
     if unknown:
         parser.error(f"no stack {unknown[0]!r}; there are {', '.join(STACKS)}")
-    stand.require(*((tool, "pip install 'shoal[bench]'") for tool in ("litserve", "mosec") if tool in stacks))
+    benchmark_cluster.require_tools(
+        *((tool, "pip install 'shoal[bench]'") for tool in ("litserve", "mosec") if tool in stacks)
+    )
 
     console = Console(stderr=True)
-    found: Measured = {}
+    measurements: Measurements = {}
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
         manifest = save_mlp(folder / "mlp")
         for number in range(arguments.rounds):
             for stack in stacks:
                 with console.status(f"round {number + 1} of {arguments.rounds}: {stack}"):
-                    measured = found.setdefault(stack, {})
+                    by_connections = measurements.setdefault(stack, {})
                     if stack == "shoal":
-                        shoal(folder, arguments.seconds, measured)
+                        measure_shoal(folder, arguments.seconds, by_connections)
                     else:
-                        peer(stack, manifest, folder, arguments.seconds, measured)
-    report(found, arguments)
+                        measure_peer(stack, manifest, folder, arguments.seconds, by_connections)
+    report(measurements, arguments)
 
 
-def report(found: Measured, arguments: argparse.Namespace) -> None:
-    """Print medians as a table and, if asked, all as JSON."""
+def report(measurements: Measurements, arguments: argparse.Namespace) -> None:
+    """Print medians as a table and, with --json, as JSON."""
     medians = {
         name: {
             c: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
             for c, runs in by_connections.items()
         }
-        for name, by_connections in found.items()
+        for name, by_connections in measurements.items()
     }
     ratios = {
         name: round(medians["shoal"][64]["requests_per_s"] / medians[name][64]["requests_per_s"], 2)
@@ -102,7 +104,7 @@ def report(found: Measured, arguments: argparse.Namespace) -> None:
     p50_over_fastapi = None
     if {"shoal", "fastapi"} <= medians.keys():
         p50_over_fastapi = round(medians["shoal"][1]["p50_ms"] / medians["fastapi"][1]["p50_ms"], 2)
-    table = Table("stack", *(f"c={c} req/s" for c in CONNECTIONS), "p50 c=1", "p99 c=64", "Shoal is (c=64)", box=None)
+    table = Table("stack", *(f"c={c} req/s" for c in CONNECTIONS), "p50 c=1", "p99 c=64", "Shoal/stack, c=64", box=None)
     for name, by_connections in medians.items():
         table.add_row(
             name,
@@ -126,51 +128,55 @@ def report(found: Measured, arguments: argparse.Namespace) -> None:
         print(json.dumps(result | {"rounds": arguments.rounds, "machine": machine}))
 
 
-def shoal(folder: Path, seconds: int, found: dict[int, list[dict[str, float]]]) -> None:
+def measure_shoal(folder: Path, seconds: int, measurements: dict[int, list[dict[str, float]]]) -> None:
     """Measure Shoal on a cluster of its own."""
-    with Stand(folder) as cluster:
+    with BenchmarkCluster(folder) as cluster:
         if not (folder / "published").exists():
-            cluster.serve(folder / "mlp", "mlp")
+            cluster.deploy(folder / "mlp", "mlp")
             (folder / "published").touch()
-        script = cluster.script("mlp/infer", json.dumps(INFER).encode(), {"Content-Type": "application/json"})
-        stand.wrk(script, 16, 2)
+        script = cluster.write_script("mlp/infer", json.dumps(INFER).encode(), {"Content-Type": "application/json"})
+        benchmark_cluster.run_wrk(script, 16, 2)
         for connections in CONNECTIONS:
-            found.setdefault(connections, []).append(cluster.measure(script, connections, seconds))
+            measurements.setdefault(connections, []).append(cluster.measure(script, connections, seconds))
 
 
 def save_mlp(folder: Path) -> Manifest:
-    """The net as a bundle, as anybody would make one."""
-    about = ModelInfo(
+    """Save the net as a bundle."""
+    info = ModelInfo(
         name="mlp",
         task="tabular-classification",
         input_schema=TableInput(features=tuple(f"x{n}" for n in range(FEATURES))),
         output_schema=ClassOutput(labels=tuple(str(n) for n in range(CLASSES))),
     )
-    return save_bundle(folder, build(), inputs=torch.tensor([ROW, ROW]), info=about)
+    return save_bundle(folder, build(), inputs=torch.tensor([ROW, ROW]), info=info)
 
 
-def peer(stack: str, manifest: Manifest, folder: Path, seconds: int, found: dict[int, list[dict[str, float]]]) -> None:
+def measure_peer(
+    stack: str, manifest: Manifest, folder: Path, seconds: int, measurements: dict[int, list[dict[str, float]]]
+) -> None:
     """Measure one peer."""
     body: dict[str, Any] = INFER if stack == "limit" else {"inputs": [ROW]}
-    with running(PEERS[stack], manifest, body, folder) as url:
+    with run_peer(PEERS[stack], manifest, body, folder) as url:
         file = folder / f"{stack}.lua"
-        script = stand.script(file, url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        stand.wrk(script, 16, 2)
+        script = benchmark_cluster.write_wrk_script(
+            file, url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        benchmark_cluster.run_wrk(script, 16, 2)
         for connections in CONNECTIONS:
-            found.setdefault(connections, []).append(stand.wrk(script, connections, seconds))
+            measurements.setdefault(connections, []).append(benchmark_cluster.run_wrk(script, connections, seconds))
 
 
 @contextlib.contextmanager
-def running(file: str, manifest: Manifest, body: dict[str, Any], folder: Path) -> Iterator[str]:
-    """One peer in processes of its own; yields its URL."""
+def run_peer(file: str, manifest: Manifest, body: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Run one peer in its own processes; yields its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mark = f"bench-{os.getpid()}"
+    owner = f"bench-{os.getpid()}"
     # Ray's sockets need a short path.
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SHOAL_"))}
-    environment |= {processes.CLUSTER_ID_VARIABLE: mark, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {processes.CLUSTER_ID_VARIABLE: owner, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, str(Path(__file__).parent / "peers" / file), str(port), str(scratch)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     server = subprocess.Popen(command, env=environment, cwd=folder, **pipes)
@@ -183,22 +189,22 @@ def running(file: str, manifest: Manifest, body: dict[str, Any], folder: Path) -
         yield url
     finally:
         server.terminate()
-        processes.stop_owned(mark, scratch)
+        processes.stop_owned(owner, scratch)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def wait_for(url: str, body: dict[str, Any], server: "subprocess.Popen[bytes]") -> None:
-    """Return when the server answers."""
-    deadline = time.monotonic() + START_S
+    """Wait until the server responds."""
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
             assert server.stderr is not None
-            sys.exit(f"{server.args} ended: {server.stderr.read().decode()[-2000:]}")
+            sys.exit(f"{server.args!r} ended: {server.stderr.read().decode()[-2000:]}")
         with contextlib.suppress(httpx.TransportError):
             if httpx.post(url, json=body).status_code == 200:
                 return
         time.sleep(0.2)
-    sys.exit(f"{server.args} did not answer within {START_S} s")
+    sys.exit(f"{server.args!r} did not respond within {START_TIMEOUT_S} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Waits: how long a person waits for each command of Shoal, beside the same thing done with bare Ray.
+"""Waits: the time that each command of Shoal takes, compared with the same work in bare Ray.
 
-Both on one machine, in turns, in one run: first Shoal's cluster from nothing, then Ray's. waits.md has figures.
+The two alternate on one machine, each from starting its cluster to stopping it. waits.md has the results.
 
     python tests/benchmarks/waits.py [--rounds 3] [--json]
 """
@@ -23,7 +23,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-# A script's own folder comes first, where training.py hides the package of that name.
+# Python puts the script's folder first, where training.py would shadow the package.
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
@@ -49,7 +49,7 @@ Times = dict[str, list[float]]
 def main() -> None:
     """Measure, print a table, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     args = parser.parse_args()
     shoal: Times = {}
@@ -65,15 +65,15 @@ def main() -> None:
 
 
 def measure_shoal(folder: Path, times: Times) -> None:
-    """Take the whole walk once with Shoal's commands."""
+    """Measure Shoal's commands once, from `shoal up` to `shoal down`."""
     home = folder / "home"
     variables = ("SHOAL_HTTP_PORT", "SHOAL_GRPC_PORT", "SHOAL_DASHBOARD_PORT")
     environment = os.environ | {"SHOAL_HOME": str(home)} | dict.fromkeys(variables, "0")
 
-    def shoal(*words: str, fails: bool = False) -> None:
-        done = subprocess.run([BIN / "shoal", *words], env=environment, capture_output=True, text=True)
-        if bool(done.returncode) != fails:
-            sys.exit(f"shoal {' '.join(words)}: {done.stderr or done.stdout}")
+    def shoal(*arguments: str, fails: bool = False) -> None:
+        result = subprocess.run([BIN / "shoal", *arguments], env=environment, capture_output=True, text=True)
+        if bool(result.returncode) != fails:
+            sys.exit(f"shoal {' '.join(arguments)}: {result.stderr or result.stdout}")
 
     try:
         with timed(times, "up"):
@@ -98,7 +98,7 @@ def measure_shoal(folder: Path, times: Times) -> None:
 
 
 def measure_bare(folder: Path, times: Times) -> None:
-    """The same with Ray's own command, REST API and TorchTrainer."""
+    """Measure the same with `ray start`, Serve's REST API and a TorchTrainer."""
     ports = Ports()
     gcs, dashboard, http = (ports.pick_free() for _ in range(3))
     temp_dir = Path(tempfile.mkdtemp(prefix="bare-", dir="/tmp"))
@@ -109,7 +109,14 @@ def measure_bare(folder: Path, times: Times) -> None:
         "PYTHONPATH": str(PEER.parent),
         "RAY_ADDRESS": f"127.0.0.1:{gcs}",
     }
-    start = [BIN / "ray", "start", "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--temp-dir={temp_dir}"]
+    start = [
+        str(BIN / "ray"),
+        "start",
+        "--head",
+        f"--port={gcs}",
+        f"--dashboard-port={dashboard}",
+        f"--temp-dir={temp_dir}",
+    ]
     api = httpx.Client(base_url=f"http://127.0.0.1:{dashboard}", timeout=60, trust_env=False)
     service = httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=60, trust_env=False)
 
@@ -122,13 +129,13 @@ def measure_bare(folder: Path, times: Times) -> None:
         with timed(times, "up"):
             subprocess.run([*start, "--num-cpus=4"], env=environment, check=True, capture_output=True)
             deploy("echo")
-            wait_for(lambda: answers(service, "/echo"))
+            wait_for(lambda: is_ok(service, "/echo"))
         with timed(times, "train, one epoch"):
             command = [sys.executable, str(PEER), str(folder / "storage")]
             subprocess.run(command, env=environment, check=True, capture_output=True)
         with timed(times, "deploy to the first answer"):
             deploy("echo", "net")
-            wait_for(lambda: answers(service, "/net"))
+            wait_for(lambda: is_ok(service, "/net"))
         with timed(times, "undeploy"):
             deploy("echo")
             wait_for(lambda: "net" not in api.get("/api/serve/applications/").json()["applications"])
@@ -158,14 +165,14 @@ def stop_bare(temp_dir: Path) -> None:
 
 @contextmanager
 def timed(times: Times, name: str) -> Iterator[None]:
-    """Note the seconds that the block takes."""
+    """Record the time that the block takes."""
     start_s = time.perf_counter()
     yield
     times.setdefault(name, []).append(time.perf_counter() - start_s)
 
 
-def answers(client: httpx.Client, path: str) -> bool:
-    """Whether a GET of this path is a 200."""
+def is_ok(client: httpx.Client, path: str) -> bool:
+    """Whether the response to a GET of this path is a 200."""
     try:
         return client.get(path).status_code == 200
     except httpx.TransportError:
@@ -173,28 +180,28 @@ def answers(client: httpx.Client, path: str) -> bool:
 
 
 def wait_for(is_done: Callable[[], bool], timeout_s: float = 120) -> None:
-    """Poll until done."""
+    """Poll until done; exit after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not is_done():
         if time.monotonic() > deadline:
-            sys.exit("bare Ray did not do it within two minutes")
+            sys.exit(f"error: bare Ray did not finish within {timeout_s:g} s")
         time.sleep(0.05)
 
 
 def summarize(shoal: Times, bare: Times) -> list[dict[str, Any]]:
-    """One row a wait: medians, their ratio, and the goal."""
+    """Return a row for each wait: medians, their ratio, and the goal."""
     rows = []
     for name, seconds in shoal.items():
-        own = statistics.median(seconds)
-        other = statistics.median(bare[name]) if name in bare else None
-        ratio = None if other is None else own / other
+        shoal_s = statistics.median(seconds)
+        bare_s = statistics.median(bare[name]) if name in bare else None
+        ratio = None if bare_s is None else shoal_s / bare_s
         goal = GOALS.get(name, "< 1 s" if name.startswith("shoal ") and name != "shoal down" else "")
-        rows.append({"wait": name, "shoal_s": own, "bare_s": other, "ratio": ratio, "goal": goal})
+        rows.append({"wait": name, "shoal_s": shoal_s, "bare_s": bare_s, "ratio": ratio, "goal": goal})
     return rows
 
 
 def print_rows(rows: list[dict[str, Any]], rounds: int) -> None:
-    """A table for people."""
+    """Print the rows as a table."""
     table = Table("wait", "Shoal, s", "bare Ray, s", "ratio", "goal", box=None, pad_edge=False)
     for row in rows:
         bare = "" if row["bare_s"] is None else f"{row['bare_s']:.1f}"

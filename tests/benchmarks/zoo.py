@@ -58,7 +58,7 @@ BARS = {
 
 
 def main() -> int:
-    """Train, score, print; returns 1 if a recipe misses its bar."""
+    """Train, evaluate, print; returns 1 if a recipe misses its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--only", nargs="+", default=list_builtin_recipes(), metavar="RECIPE", choices=list_builtin_recipes()

@@ -1,4 +1,4 @@
-"""cluster.yaml against Ray's own schema and against the command line that it calls."""
+"""cluster.yaml is valid by Ray's schema, and the commands that it runs exist."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def config() -> dict[str, Any]:
     return loaded
 
 
-def validated(config: dict[str, Any]) -> dict[str, Any]:
+def prepare_and_validate(config: dict[str, Any]) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared: dict[str, Any] = prepare_config(config)
@@ -29,15 +29,15 @@ def validated(config: dict[str, Any]) -> dict[str, Any]:
     return prepared
 
 
-def test_rays_launcher_accepts_it(config: dict[str, Any]) -> None:
-    assert validated(config)["available_node_types"].keys() == {"head", "gpu"}
+def test_rays_launcher_accepts_the_file(config: dict[str, Any]) -> None:
+    assert prepare_and_validate(config)["available_node_types"].keys() == {"head", "gpu"}
 
 
-def test_rays_launcher_would_refuse_a_misspelt_key(config: dict[str, Any]) -> None:
+def test_rays_launcher_would_refuse_a_misspelled_key(config: dict[str, Any]) -> None:
     config["idle_timeout_minuts"] = 5
 
     with pytest.raises(Exception, match="idle_timeout_minuts"):
-        validated(config)
+        prepare_and_validate(config)
 
 
 def test_the_head_has_no_gpu_and_gpu_workers_scale_from_zero(config: dict[str, Any]) -> None:
@@ -50,12 +50,12 @@ def test_the_head_has_no_gpu_and_gpu_workers_scale_from_zero(config: dict[str, A
     assert types["gpu"]["resources"]["GPU"] >= 1
 
 
-def test_its_commands_are_verbs_and_settings_that_exist(config: dict[str, Any]) -> None:
-    known = {variable_name(key) for key in list_fields()}
+def test_its_commands_options_and_settings_exist(config: dict[str, Any]) -> None:
+    variables = {variable_name(key) for key in list_fields()}
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     settings = re.findall(r"--env (SHOAL_\w+)=", " ".join(config["docker"]["run_options"]))
     assert "SHOAL_HOST" in settings
-    assert set(settings) <= known
+    assert set(settings) <= variables
     for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
         words = shlex.split(line)
         verb = words[words.index("shoal") + 1]
@@ -63,15 +63,15 @@ def test_its_commands_are_verbs_and_settings_that_exist(config: dict[str, Any]) 
         assert {w for w in words if w.startswith("--")} <= options
 
 
-def test_every_block_of_it_is_commented() -> None:
+def test_every_block_has_a_comment() -> None:
     lines = FILE.read_text().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"^[a-z_]+:", line):
-            near = lines[max(0, number - 2) : number] + lines[number + 1 : number + 4]
-            assert any(near_line.lstrip().startswith("#") for near_line in near) or number < 2, line
+            nearby_lines = lines[max(0, number - 2) : number] + lines[number + 1 : number + 4]
+            assert any(nearby_line.lstrip().startswith("#") for nearby_line in nearby_lines) or number < 2, line
 
 
-def test_the_image_is_of_the_ray_that_is_installed(config: dict[str, Any]) -> None:
+def test_the_image_has_the_installed_version_of_ray(config: dict[str, Any]) -> None:
     import ray
 
     assert f":{ray.__version__}-" in config["docker"]["image"]

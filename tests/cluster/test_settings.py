@@ -7,7 +7,7 @@ from training.errors import UserError
 from training.settings import mask_passwords
 
 
-def test_a_variable_wins_over_the_file_and_the_file_over_the_default(
+def test_a_variable_overrides_the_file_and_the_file_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "s.yaml"
@@ -22,14 +22,14 @@ def test_a_variable_wins_over_the_file_and_the_file_over_the_default(
     assert origins == ["SHOAL_HTTP_PORT", "file", "file", "default"]
 
 
-def test_a_variable_reaches_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_LIMITS__MAX_ROWS", "9")
 
     assert load_settings().limits.max_rows == 9
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("http_prot: 1", "http_prot"),
         ("limits: {max_row: 1}", "limits.max_row"),
@@ -39,15 +39,15 @@ def test_a_variable_reaches_a_nested_setting(monkeypatch: pytest.MonkeyPatch) ->
         (": : :", "cannot be read"),
     ],
 )
-def test_a_wrong_file_is_refused_by_key(tmp_path: Path, content: str, said: str) -> None:
+def test_an_invalid_file_is_refused_with_its_key(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(content)
 
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_settings(file)
 
 
-def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_HTTP_PROT", "1")
 
     with pytest.raises(UserError, match="SHOAL_HTTP_PROT is no setting"):
@@ -58,7 +58,9 @@ def test_every_setting_is_documented() -> None:
     assert all(field.description for field in list_fields().values())
 
 
-def test_the_cluster_sees_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_survive_the_environment_that_the_cluster_gets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings = Settings(home=tmp_path, http_port=0, cpus=3, drain_s=0.5)
     for name, value in settings.as_environment().items():
         monkeypatch.setenv(name, value)

@@ -1,7 +1,7 @@
-"""Trains and deploys recipes for test_recipes.py, in a process of its own whose Ray is the session's cluster.
+"""Trains and deploys recipes for test_recipes.py, in a process of its own that is connected to the session's cluster.
 
-A recipe's name a line on standard input; for each, a line of JSON on standard output: a request in the words of its
-task, and what the training side says to the same row.
+Reads a recipe's name per line of standard input; for each, prints a line of JSON: a `predict` request, and the
+prediction that the training code computes for the same row.
 """
 
 import json
@@ -17,7 +17,7 @@ from cluster.settings import load_settings
 
 # ruff: noqa: E402
 SETTINGS = load_settings(None)
-# Ray reads its switches when it is imported, which most of what follows does.
+# Ray reads its environment variables when it is imported, as most of the modules below do.
 set_ray_environment(SETTINGS)
 
 from cluster.rollout.deploy import deploy
@@ -27,78 +27,79 @@ from deployments.specs.model import Scale
 from training import tasks
 from training.bundle.load import Bundle, load_bundle
 from training.data.preprocessing import prepare_dataset, tokenize_row, truncate_tokens
-from training.recipe.load import (
-    load_recipe,
-    override_recipe,
-)
+from training.recipe.load import load_recipe, override_recipe
 from training.registry.model_registry import Registry
 from training.run.driver import train
+from training.schema import ImageInput, TextInput
 
 NEW_TOKENS = 5
-# Nets whose size is most of a test's time, made small: what they are asked and say goes the same way.
-SMALL = {"shakespeare-gpt": ["net.args.num_layers=1", "net.args.hidden_size=32"]}
+# Smaller nets where the net's size takes most of the time; requests and responses have the same form.
+SMALL_NETS = {"shakespeare-gpt": ["net.args.num_layers=1", "net.args.hidden_size=32"]}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    settings = SETTINGS
-    cluster = require_cluster(settings)
-    connect(settings, cluster)
-    registry = Registry(settings)
+    cluster = require_cluster(SETTINGS)
+    connect(SETTINGS, cluster)
+    registry = Registry(SETTINGS)
     for line in sys.stdin:
         name = line.strip()
-        small = ["stop.steps=3", "workers=1", "checkpoints.interval_s=1000", *SMALL.get(name, ())]
-        recipe = override_recipe(load_recipe(name), small)
+        overrides = ["stop.steps=3", "workers=1", "checkpoints.interval_s=1000", *SMALL_NETS.get(name, ())]
+        recipe = override_recipe(load_recipe(name), overrides)
         try:
-            version = train(recipe, settings).version
-            deploy(settings, cluster, version, lambda status: None, scale=Scale(cpus=0.1))
-            loaded = load_bundle(registry.fetch_bundle(version), version.digest)
-            said = expected(recipe, loaded)
-        except Exception as error:  # the next recipe is another test
-            said = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(said), flush=True)
+            version = train(recipe, SETTINGS).version
+            deploy(SETTINGS, cluster, version, lambda status: None, scale=Scale(cpus=0.1))
+            bundle = load_bundle(registry.fetch_bundle(version), version.digest)
+            result = compute_expected(recipe, bundle)
+        except Exception as error:  # fails this recipe's test only
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(result), flush=True)
 
 
-def expected(recipe: Any, loaded: Bundle) -> dict[str, Any]:
-    """The first held-out row in words, and what the net says to it as training prepared it."""
-    dataset, parts, fitted = prepare_dataset(recipe)
-    task = tasks.make_task(recipe, dataset, fitted)
-    first = dataset.select(parts["test"][:1])
-    rows, item = task.encode_rows(first), first.inputs[0]
-    kind = loaded.manifest.output_schema.kind
-    if kind == "text":
-        prompt = item[:40]
+def compute_expected(recipe: Any, bundle: Bundle) -> dict[str, Any]:
+    """Return a `predict` request of the first test row, and the net's prediction for the row as training encodes it."""
+    dataset, splits, preprocessing = prepare_dataset(recipe)
+    task = tasks.make_task(recipe, dataset, preprocessing)
+    first = dataset.select(splits["test"][:1])
+    rows, row = task.encode_rows(first), first.inputs[0]
+    manifest = bundle.manifest
+    output_kind = manifest.output_schema.kind
+    if output_kind == "text":
+        prompt = str(row)[:40]
         return {
             "request": {"inputs": [prompt], "max_tokens": NEW_TOKENS, "temperature": 0},
-            "predictions": [{"text": greedy(loaded, prompt)}],
-            "manifest": loaded.manifest.model_dump(mode="json"),
+            "predictions": [{"text": decode_greedily(bundle, prompt)}],
+            "manifest": manifest.model_dump(mode="json"),
         }
-    text = fitted.tokenizer is not None
-    word = item if text else loaded.manifest.input_schema.to_example(rows.inputs[0])
-    known: list[Any] = [None]
-    if text:
-        known = [(item, truncate_tokens(tokenize_row(fitted.tokenizer, item), recipe.tokenizer.max_tokens))]
-    elif loaded.manifest.input_schema.kind == "image":
-        known = [(loaded.manifest.input_schema.width, loaded.manifest.input_schema.height)]
-    request: dict[str, Any] = {"inputs": [word]}
+    row_contexts: list[Any] = [None]
+    if isinstance(manifest.input_schema, TextInput):
+        assert preprocessing.tokenizer is not None
+        example: Any = row
+        tokens = tokenize_row(preprocessing.tokenizer, example)
+        row_contexts = [(row, truncate_tokens(tokens, recipe.tokenizer.max_tokens))]
+    else:
+        example = manifest.input_schema.to_example(rows.inputs[0])
+        if isinstance(manifest.input_schema, ImageInput):
+            row_contexts = [(manifest.input_schema.width, manifest.input_schema.height)]
+    request: dict[str, Any] = {"inputs": [example]}
     with torch.inference_mode():
-        output = loaded.net(rows.inputs)
-    output = output if isinstance(output, tuple) else (output,)
-    form = requests.REQUEST_TYPES[kind](request["inputs"])
-    said = format_predictions(loaded.manifest, output, known, form)
-    return {"request": request, "predictions": said, "manifest": loaded.manifest.model_dump(mode="json")}
+        outputs = bundle.net(rows.inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    options = requests.REQUEST_TYPES[output_kind](request["inputs"])
+    predictions = format_predictions(manifest, outputs, row_contexts, options)
+    return {"request": request, "predictions": predictions, "manifest": manifest.model_dump(mode="json")}
 
 
-def greedy(loaded: Bundle, prompt: str) -> str:
-    assert loaded.tokenizer is not None
-    ids = loaded.tokenizer.encode(prompt).ids
-    begin = loaded.tokenizer.decode(ids)
+def decode_greedily(bundle: Bundle, prompt: str) -> str:
+    assert bundle.tokenizer is not None
+    ids = bundle.tokenizer.encode(prompt).ids
+    decoded_prompt = bundle.tokenizer.decode(ids)
     for _ in range(NEW_TOKENS):
         with torch.inference_mode():
-            y = loaded.net(torch.tensor([ids]))[0, -1]
-        # The first four ids stand for no text.
-        ids.append(4 + int(y[4:].argmax()))
-    return loaded.tokenizer.decode(ids)[len(begin) :]
+            logits_V = bundle.net(torch.tensor([ids]))[0, -1]
+        # The first four ids are special tokens.
+        ids.append(4 + int(logits_V[4:].argmax()))
+    return bundle.tokenizer.decode(ids)[len(decoded_prompt) :]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training run whose steps take their time, so that there is time to kill it; for the tests of failures."""
+"""A training run with slow steps, so that tests can kill its processes at a chosen one."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import torch
 from training.bundle.load import load_bundle
 from training.registry.model_registry import Registry
 
-PATIENCE_S = 240.0
+TIMEOUT_S = 240.0
 STEPS_PER_EPOCH, EPOCHS = 90, 3
 
 RECIPE = '''
@@ -42,7 +42,7 @@ class Rings(nn.Module):
         return self.layers(x)
 
 
-def rings(count: int) -> Dataset:
+def make_rings(count: int) -> Dataset:
     x = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
     return Dataset(
         inputs=x,
@@ -52,30 +52,30 @@ def rings(count: int) -> Dataset:
     )
 
 
-def slowly(x, targets, generator, folder: str, fail: str = "", fail_at: int = 0):
-    """Vary the rows a little; on a worker, take as long as is wanted and note which process is at which step."""
+def add_noise_slowly(x, targets, generator, folder: str, error: str = "", error_step: int = 0):
+    """Add noise to the rows; on a worker, also record its process and step, and sleep for the set time."""
     if dist.is_initialized():
         step = (generator.initial_seed() - 1) // 2 // 1009
-        mine = Path(folder) / f"rank-{dist.get_rank()}"
-        mine.with_suffix(".new").write_text(f"{os.getpid()} {step}")
-        mine.with_suffix(".new").replace(mine)
+        rank_file = Path(folder) / f"rank-{dist.get_rank()}"
+        rank_file.with_suffix(".new").write_text(f"{os.getpid()} {step}")
+        rank_file.with_suffix(".new").replace(rank_file)
         with (Path(folder) / "pids").open("a") as file:
             file.write(f"{os.getpid()}\\n")
-        if fail and step == fail_at and dist.get_rank() == 0:
-            if fail == "nan":
+        if error and step == error_step and dist.get_rank() == 0:
+            if error == "nan":
                 return x * torch.nan, targets
-            raise {"ValueError": ValueError, "RuntimeError": RuntimeError}[fail]("this row is odd")
-        # A first step long enough to be killed in.
-        time.sleep(float((Path(folder) / "pace").read_text()) if step else 1.0)
+            raise {"ValueError": ValueError, "RuntimeError": RuntimeError}[error]("invalid row")
+        # The first step is long enough to kill the worker during it.
+        time.sleep(float((Path(folder) / "step_s").read_text()) if step else 1.0)
     return x + 0.05 * torch.randn(x.shape, generator=generator), targets
 
 
 recipe = Recipe(
     name="slow",
     task="tabular-classification",
-    data=Data(source=rings, args={"count": 2000}),
+    data=Data(source=make_rings, args={"count": 2000}),
     net=Net(source=Rings),
-    augmentation=Augmentation(source=slowly, args={"folder": "?"}),
+    augmentation=Augmentation(source=add_noise_slowly, args={"folder": "?"}),
     optimizer=Optimizer(lr=0.02),
     stop=StopRule(epochs=3),
     checkpoints=CheckpointPolicy(interval_s=0.5),
@@ -85,7 +85,7 @@ recipe = Recipe(
 
 
 class SlowRun:
-    """One run, in the background; `folder` holds its recipe and what it says of itself."""
+    """One run, in the background; `folder` holds its recipe, its output and the files that its workers write."""
 
     def __init__(self, home: Path, folder: Path) -> None:
         self.folder, self.file = folder, folder / "slow.py"
@@ -98,26 +98,25 @@ class SlowRun:
         }
         folder.mkdir(exist_ok=True)
         self.file.write_text(RECIPE)
-        self.pace(0.02)
+        self.set_step_time(0.02)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def pace(self, step_s: float) -> None:
-        """Make each step from now on take at least so long."""
-        (self.folder / "pace.new").write_text(str(step_s))
-        (self.folder / "pace.new").replace(self.folder / "pace")
+    def set_step_time(self, step_s: float) -> None:
+        """Set the shortest time of each step from now on."""
+        (self.folder / "step_s.new").write_text(str(step_s))
+        (self.folder / "step_s.new").replace(self.folder / "step_s")
 
-    def start(self, *arguments: str, **args: object) -> None:
-        """Begin `shoal train` with the recipe; args are the augmentation's."""
-        settings = {"folder": self.folder} | args
-        sets = [word for key, value in settings.items() for word in ("--set", f"augmentation.args.{key}={value}")]
-        self.shoal("train", str(self.file), *sets, *arguments)
+    def start(self, *arguments: str, **augmentation_args: object) -> None:
+        """Start `shoal train` with the recipe."""
+        args = {"folder": self.folder} | augmentation_args
+        overrides = [word for key, value in args.items() for word in ("--set", f"augmentation.args.{key}={value}")]
+        self._run_in_background("train", str(self.file), *overrides, *arguments)
 
     def resume(self, *arguments: str) -> None:
-        """Go on with the run."""
-        self.shoal("train", "--resume", self.name, *arguments)
+        """Start `shoal train --resume` with the run."""
+        self._run_in_background("train", "--resume", self.name, *arguments)
 
-    def shoal(self, *arguments: str) -> None:
-        """Run a command in the background."""
+    def _run_in_background(self, *arguments: str) -> None:
         for rank in self.folder.glob("rank-*"):
             rank.unlink()
         self.process = subprocess.Popen(
@@ -125,98 +124,98 @@ class SlowRun:
             env=self._environment,
             stdout=(self.folder / "stdout").open("w"),
             stderr=(self.folder / "stderr").open("w"),
-            # Where the tests themselves run in the background, children would ignore Ctrl-C.
+            # A shell starts background jobs, the tests perhaps, with SIGINT ignored; children would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
         )
 
     @property
     def name(self) -> str:
-        """The run's, by the folder in which it keeps its checkpoints."""
-        (kept,) = self.kept.iterdir()
-        return kept.name
+        """The run's name, from the folder of its checkpoints."""
+        (folder,) = self.checkpoints_folder.iterdir()
+        return folder.name
 
     @property
-    def kept(self) -> Path:
-        """Where checkpoints are."""
+    def checkpoints_folder(self) -> Path:
+        """The folder of all runs' checkpoints."""
         return Path(self._environment["SHOAL_HOME"]) / "artifacts" / "runs"
 
-    def at(self, step: int, rank: int = 0) -> int:
-        """Wait until a living worker is at this step; returns its process number."""
-        until_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until_s:
+    def wait_for_step(self, step: int, rank: int = 0) -> int:
+        """Wait until a live worker of this rank has reached this step; returns its pid."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline_s:
             assert self.process is not None
-            assert self.process.poll() is None, self.said + self.complaint
+            assert self.process.poll() is None, self.stdout + self.stderr
             try:
-                number, reached = (self.folder / f"rank-{rank}").read_text().split()
+                pid, worker_step = (self.folder / f"rank-{rank}").read_text().split()
             except FileNotFoundError:
-                number, reached = "0", "-1"
-            if int(reached) >= step and alive(int(number)):
-                return int(number)
+                pid, worker_step = "0", "-1"
+            if int(worker_step) >= step and is_alive(int(pid)):
+                return int(pid)
             time.sleep(0.005)
-        raise TimeoutError(f"no worker of rank {rank} came to step {step}: {self.said}{self.complaint}")
+        raise TimeoutError(f"no worker of rank {rank} reached step {step}: {self.stdout}{self.stderr}")
 
-    def end(self) -> int:
-        """Wait for the command; returns its exit code."""
+    def wait(self) -> int:
+        """Wait until the command ends; returns its exit code."""
         assert self.process is not None
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(TIMEOUT_S)
 
-    def wait_for(self, text: str) -> None:
-        """Wait until the command has said this."""
-        until_s = time.monotonic() + PATIENCE_S
-        while text not in self.said:
-            assert time.monotonic() < until_s, f"never said {text!r}: {self.said}{self.complaint}"
+    def wait_for_output(self, text: str) -> None:
+        """Wait until the command has printed this."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while text not in self.stdout:
+            assert time.monotonic() < deadline_s, f"{text!r} was not printed: {self.stdout}{self.stderr}"
             time.sleep(0.05)
 
-    def steps_kept(self) -> set[int]:
-        """The steps of the checkpoints that are there now."""
-        found = set()
-        for file in self.kept.glob("*/checkpoint_*/state.json"):
-            # Just written, or just deleted.
+    def list_checkpoint_steps(self) -> set[int]:
+        """Return the steps of the checkpoints that exist now."""
+        steps = set()
+        for file in self.checkpoints_folder.glob("*/checkpoint_*/state.json"):
+            # It may be incomplete, or deleted meanwhile.
             with contextlib.suppress(OSError, ValueError):
-                found.add(int(json.loads(file.read_text())["progress"]["steps"]))
-        return found
+                steps.add(int(json.loads(file.read_text())["progress"]["global_step"]))
+        return steps
 
     @property
-    def said(self) -> str:
-        """The command's output."""
+    def stdout(self) -> str:
+        """What the command has printed."""
         return (self.folder / "stdout").read_text()
 
     @property
-    def complaint(self) -> str:
-        """The command's errors."""
+    def stderr(self) -> str:
+        """What the command has printed on standard error."""
         return (self.folder / "stderr").read_text()
 
     @property
-    def resumed_at(self) -> list[int]:
-        """Steps that the run went on from."""
-        return [int(step) for step in re.findall(r"resumed at step (\d+)", self.said)]
+    def resumed_steps(self) -> list[int]:
+        """Steps of the checkpoints from which the command's run was resumed."""
+        return [int(step) for step in re.findall(r"resumed at step (\d+)", self.stdout)]
 
-    def workers(self) -> list[int]:
-        """Every process that has been a worker of this run and still lives."""
-        numbers = {int(line) for line in (self.folder / "pids").read_text().split()}
-        return [number for number in numbers if alive(number)]
+    def list_live_workers(self) -> list[int]:
+        """Return the pids of this run's workers that are still alive."""
+        pids = {int(line) for line in (self.folder / "pids").read_text().split()}
+        return [pid for pid in pids if is_alive(pid)]
 
-    def assert_no_worker_lives(self) -> None:
-        """Ray may take a moment to end them."""
-        until_s = time.monotonic() + 60
-        while self.workers() and time.monotonic() < until_s:
+    def assert_no_live_workers(self) -> None:
+        """Assert that all workers have ended, for which Ray gets a minute."""
+        deadline_s = time.monotonic() + 60
+        while self.list_live_workers() and time.monotonic() < deadline_s:
             time.sleep(0.2)
-        assert self.workers() == []
+        assert self.list_live_workers() == []
 
 
-def alive(number: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process runs."""
     try:
-        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def weights(registry: Registry, reference: str = "slow") -> dict[str, torch.Tensor]:
-    """The weights of a model's newest version."""
+def load_weights(registry: Registry, reference: str = "slow") -> dict[str, torch.Tensor]:
+    """Return the weights of a model's newest version."""
     return dict(load_bundle(registry.fetch_bundle(registry.list_versions(reference)[0])).net.state_dict())
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two nets are equal, bit for bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def are_identical(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether the weights of two nets are equal, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

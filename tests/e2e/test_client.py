@@ -19,53 +19,53 @@ ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def key(served: Cluster, settings: Settings) -> str:
+def key(serving_cluster: Cluster, settings: Settings) -> str:
     return (settings.home / "secrets" / "admin_key").read_text().strip()
 
 
 @pytest.fixture(scope="module")
-def client(served: Cluster, key: str) -> Iterator[Client]:
-    with Client(served.url, key) as client:
+def client(serving_cluster: Cluster, key: str) -> Iterator[Client]:
+    with Client(serving_cluster.url, key) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def logits(served: Cluster, http: httpx.Client) -> list[float]:
+def logits(serving_cluster: Cluster, http: httpx.Client) -> list[float]:
     tensor = {"name": "input", "shape": [5, 4], "datatype": "FP32", "data": ROWS.flatten().tolist()}
-    answer = http.post("/v2/models/flowers/infer", json={"inputs": [tensor]})
-    found: list[float] = answer.json()["outputs"][0]["data"]
-    return found
+    response = http.post("/v2/models/flowers/infer", json={"inputs": [tensor]})
+    data: list[float] = response.json()["outputs"][0]["data"]
+    return data
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_arrays_go_in_and_out(client: Client, http: httpx.Client, logits: list[float], binary: bool) -> None:
     if binary and "binary_tensor_data" not in http.get("/v2").json()["extensions"]:
-        pytest.skip("the server says that it lacks the binary extension")
-    alone = client.infer("flowers", ROWS, binary=binary)
-    named = client.infer("flowers", {"input": ROWS}, version=1, outputs=["logits"], binary=binary)
+        pytest.skip("the server has no binary extension")
+    output = client.infer("flowers", ROWS, binary=binary)
+    outputs = client.infer("flowers", {"input": ROWS}, version=1, outputs=["logits"], binary=binary)
 
-    assert alone.dtype == np.float32
-    assert alone.shape == (5, 3)
-    assert alone.flatten().tolist() == pytest.approx(logits, abs=1e-5)
-    assert named["logits"].flatten().tolist() == pytest.approx(logits, abs=1e-5)
+    assert output.dtype == np.float32
+    assert output.shape == (5, 3)
+    assert output.flatten().tolist() == pytest.approx(logits, abs=1e-5)
+    assert outputs["logits"].flatten().tolist() == pytest.approx(logits, abs=1e-5)
 
 
-def test_a_task_is_asked_in_its_own_words(client: Client) -> None:
+def test_predict_takes_and_returns_the_tasks_own_json(client: Client) -> None:
     record = {"length": 5.1, "width": 3.5, "height": 1.4, "weight": 0.2}
-    out = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(out, "PNG")
+    png = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(png, "PNG")
 
-    (by_name,) = client.predict("flowers", [record])
-    (in_order,) = client.predict("flowers", np.array([list(record.values())]), top_k=3)
-    (alone,), (listed,) = client.predict("pictures", out.getvalue()), client.predict("pictures", [out.getvalue()])
+    (from_record,) = client.predict("flowers", [record])
+    (from_array,) = client.predict("flowers", np.array([list(record.values())]), top_k=3)
+    (from_bytes,), (from_list,) = client.predict("images", png.getvalue()), client.predict("images", [png.getvalue()])
 
-    assert by_name == in_order
-    assert alone == listed
-    assert alone["label"] in ("dark", "light")
+    assert from_record == from_array
+    assert from_bytes == from_list
+    assert from_bytes["label"] in ("dark", "light")
 
 
-def test_what_there_is_can_be_asked(client: Client) -> None:
-    assert {"flowers", "pictures"} <= {model["name"] for model in client.models()}
+def test_models_and_their_metadata_can_be_listed(client: Client) -> None:
+    assert {"flowers", "images"} <= {model["name"] for model in client.models()}
     assert client.model("flowers")["status"] == "RUNNING"
     assert client.metadata("flowers", 1)["inputs"][0]["name"] == "input"
     assert client.ready("flowers")
@@ -74,25 +74,25 @@ def test_what_there_is_can_be_asked(client: Client) -> None:
     assert client.predict("flowers", **client.example("flowers"))
 
 
-def test_each_refusal_is_an_error_of_its_own(served: Cluster, client: Client) -> None:
-    with pytest.raises(errors.UnknownModel, match="roses") as unknown:
+def test_each_refusal_has_its_own_error_class(serving_cluster: Cluster, client: Client) -> None:
+    with pytest.raises(errors.UnknownModel, match="roses") as error:
         client.predict("roses", [[1]])
     with pytest.raises(errors.InvalidFeatures):
         client.predict("flowers", [{"length": 1}])
     with pytest.raises(errors.InvalidImage):
-        client.predict("pictures", b"\x89PNG no more")
+        client.predict("images", b"\x89PNG no more")
     with pytest.raises(errors.Unprocessable):
         client.infer("flowers", {"input": ROWS[:, :3]}, binary=False)
-    with Client(served.url, "wrong") as stranger, pytest.raises(errors.Unauthenticated):
-        stranger.models()
+    with Client(serving_cluster.url, "wrong") as unauthenticated_client, pytest.raises(errors.Unauthenticated):
+        unauthenticated_client.models()
 
-    assert unknown.value.status == 404
-    assert unknown.value.request_id
+    assert error.value.status == 404
+    assert error.value.request_id
 
 
-def test_the_async_client_asks_many_at_once(served: Cluster, key: str) -> None:
-    async def ask() -> list[Any]:
-        async with AsyncClient(served.url, key) as client:
+def test_the_async_client_sends_many_requests_at_once(serving_cluster: Cluster, key: str) -> None:
+    async def predict_all() -> list[list[Any]]:
+        async with AsyncClient(serving_cluster.url, key) as client:
             return await asyncio.gather(*(client.predict("flowers", ROWS[:n]) for n in range(1, 6)))
 
-    assert [len(found) for found in asyncio.run(ask())] == [1, 2, 3, 4, 5]
+    assert [len(predictions) for predictions in asyncio.run(predict_all())] == [1, 2, 3, 4, 5]

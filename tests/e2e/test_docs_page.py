@@ -1,4 +1,4 @@
-"""The page of all models, as a person opens it: in a browser, with user and password."""
+"""The docs page of all models in a browser, with user name and password."""
 
 import shutil
 from collections.abc import Iterator
@@ -23,28 +23,30 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, served: Cluster, settings: Settings) -> Iterator[Page]:
+def page(browser: Browser, serving_cluster: Cluster, settings: Settings) -> Iterator[Page]:
     key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
-    context = browser.new_context(http_credentials={"username": "anyone", "password": key}, base_url=served.url)
+    context = browser.new_context(
+        http_credentials={"username": "anyone", "password": key}, base_url=serving_cluster.url
+    )
     yield context.new_page()
     context.close()
 
 
-def test_it_opens_with_a_password_and_shows_each_model_once(page: Page) -> None:
-    failed: list[str] = []
-    page.on("requestfailed", lambda request: failed.append(request.url))
-    outside: list[str] = []
-    page.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+def test_the_page_opens_with_a_password_and_shows_each_model_once(page: Page) -> None:
+    failed_urls: list[str] = []
+    page.on("requestfailed", lambda request: failed_urls.append(request.url))
+    external_urls: list[str] = []
+    page.on("request", lambda request: external_urls.append(request.url) if "127.0.0.1" not in request.url else None)
 
     response = page.goto("/docs")
 
     assert response is not None
     assert response.status == 200
     expect(page.locator("h3.opblock-tag", has_text="flowers")).to_have_count(1)
-    # How to call comes first, and nothing comes from elsewhere.
+    # How to call a model comes first, and nothing is loaded from another host.
     assert "curl" in page.locator(".information-container").inner_text()
-    assert not failed
-    assert not [url for url in outside if not url.startswith("data:")]
+    assert not failed_urls
+    assert not [url for url in external_urls if not url.startswith("data:")]
 
 
 def test_a_model_can_be_called_from_the_page(page: Page) -> None:
@@ -57,8 +59,10 @@ def test_a_model_can_be_called_from_the_page(page: Page) -> None:
     expect(operation.locator(".live-responses-table td.response-col_status").last).to_contain_text("200")
 
 
-def test_without_the_password_nothing_is_shown(browser: Browser, served: Cluster) -> None:
-    context = browser.new_context(http_credentials={"username": "anyone", "password": "wrong"}, base_url=served.url)
+def test_without_the_password_nothing_is_shown(browser: Browser, serving_cluster: Cluster) -> None:
+    context = browser.new_context(
+        http_credentials={"username": "anyone", "password": "wrong"}, base_url=serving_cluster.url
+    )
 
     response = context.new_page().goto("/docs")
 

@@ -10,11 +10,11 @@ import pytest
 
 from cluster.local.record import Cluster
 from cluster.settings import Settings
-from tests.conftest import Shoal, published
+from tests.conftest import ShoalCli, parse_published
 from tests.documents import DOCUMENTS, Block, list_blocks
 
-# A digit of the set's own, so that what the guides call a file is one.
-DIGIT = """
+# Writes digit.png, which the guides send to a model, from the data set.
+SAVE_DIGIT = """
 from pathlib import Path
 from training.data.dataset import load_dataset
 from training.recipe.load import load_recipe
@@ -25,44 +25,49 @@ Path("digit.png").write_bytes(dataset.input_schema.encode_png(dataset.inputs[0])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("documents")
-    subprocess.run([sys.executable, "-c", DIGIT], cwd=made, check=True)
-    return made
+    folder = tmp_path_factory.mktemp("documents")
+    subprocess.run([sys.executable, "-c", SAVE_DIGIT], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def models(shoal: Shoal, cluster: Cluster) -> None:
-    """What the guides call: digits, as the demo leaves them, and a small language model."""
-    small = ("net.args.num_layers=1", "net.args.hidden_size=32")
-    for name, changes in (("digits-cnn", ()), ("shakespeare-gpt", small)):
-        words = [word for change in (*changes, "stop.steps=3") for word in ("--set", change)]
-        version = published(shoal("train", name, "--workers", "1", *words))
+def deployed_models(shoal: ShoalCli, cluster: Cluster) -> None:
+    """Deploy the models that the guides call: digits, as the demo deploys it, and a small language model."""
+    small_net = ("net.args.num_layers=1", "net.args.hidden_size=32")
+    for name, overrides in (("digits-cnn", ()), ("shakespeare-gpt", small_net)):
+        options = [word for override in (*overrides, "stop.steps=3") for word in ("--set", override)]
+        version = parse_published(shoal("train", name, "--workers", "1", *options))
         deployed = shoal("deploy", version, "--cpus", "0.1")
         assert deployed.returncode == 0, deployed.stderr
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_commands_and_scripts_of_a_document_run_as_printed(
-    cluster: Cluster, settings: Settings, folder: Path, models: None, document: str
+    cluster: Cluster, settings: Settings, folder: Path, deployed_models: None, document: str
 ) -> None:
     environment = os.environ | settings.as_environment()
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    # What a cluster of defaults has, and what this one has instead.
-    here = {"~/.shoal": str(settings.home), "127.0.0.1:8000": cluster.url.removeprefix("http://")}
+    # The defaults that documents show, and their values on this cluster.
+    replacements = {"~/.shoal": str(settings.home), "127.0.0.1:8000": cluster.url.removeprefix("http://")}
     for block in list_blocks(document):
         if block.title:
             (folder / block.title).write_text(block.text)
         elif block.language in ("sh", "python"):
-            done = subprocess.run(
-                command_of(block, here), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            result = subprocess.run(
+                build_command(block, replacements),
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
             )
-            assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-            assert '"error"' not in done.stdout, f"{block}\n{done.stdout}"
+            assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
+            assert '"error"' not in result.stdout, f"{block}\n{result.stdout}"
 
 
-def command_of(block: Block, here: dict[str, str]) -> list[str]:
+def build_command(block: Block, replacements: dict[str, str]) -> list[str]:
     text = block.text
-    for default, value in here.items():
+    for default, value in replacements.items():
         text = text.replace(default, value)
     if block.language == "python":
         return [sys.executable, "-c", text]

@@ -1,4 +1,4 @@
-"""How a cluster comes up and goes: nothing left behind, however it ends."""
+"""The life cycle of a local cluster: it starts, stops, and leaves nothing behind however it ends."""
 
 import contextlib
 import json
@@ -18,116 +18,109 @@ import pytest
 from cluster.local import malloc, processes
 from cluster.local.record import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
-from tests.conftest import Shoal, save_table, shoal_for
+from tests.conftest import ShoalCli, make_shoal_cli, save_table
 
 
 @pytest.fixture
 def own_home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "home"
     yield home
-    shoal_for(home)("down")
+    make_shoal_cli(home)("down")
 
 
-def ours(home: Path) -> list[psutil.Process]:
+def list_owned_processes(home: Path) -> list[psutil.Process]:
     return processes.find_owned(cluster_id(home), temp_dir(home))
 
 
-def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
-    addresses = set()
-    for process in found:
-        # One of Ray's helpers may end meanwhile.
+def list_listening_sockets(owned: list[psutil.Process]) -> set[tuple[str, int]]:
+    sockets = set()
+    for process in owned:
+        # It may have ended meanwhile.
         with contextlib.suppress(psutil.NoSuchProcess):
-            addresses |= {
-                (c.laddr.ip, c.laddr.port) for c in process.net_connections() if c.status == psutil.CONN_LISTEN
-            }
-    return addresses
+            sockets |= {(c.laddr.ip, c.laddr.port) for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+    return sockets
 
 
-def assert_nothing_is_left(home: Path, ports: set[tuple[str, int]]) -> None:
-    assert ours(home) == []
+def assert_nothing_is_left(home: Path, sockets: set[tuple[str, int]]) -> None:
+    assert list_owned_processes(home) == []
     assert not temp_dir(home).exists()
     command_lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
     assert not [line for line in command_lines if str(temp_dir(home)) in line]
-    for _, port in ports:
+    for _, port in sockets:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, port
 
 
-def names(found: list[psutil.Process]) -> set[str]:
-    return {p.name() for p in found}
-
-
-def test_a_cluster_comes_back_with_its_deployments_and_goes_without_a_trace_beside_another(
-    own_home: Path, tmp_path: Path, served: Cluster, http: httpx.Client
+def test_a_cluster_restarts_with_its_deployments_and_stops_without_a_trace_beside_another_cluster(
+    own_home: Path, tmp_path: Path, serving_cluster: Cluster, http: httpx.Client
 ) -> None:
-    shoal = shoal_for(own_home)
+    shoal = make_shoal_cli(own_home)
     save_table(tmp_path / "table")
     assert shoal("up").returncode == 0
     assert http.get("/v2/models/flowers/ready").status_code == 200
     assert shoal("models", "import", str(tmp_path / "table")).returncode == 0
     assert shoal("deploy", "flowers").returncode == 0
-    found = ours(own_home)
-    assert {"gcs_server", "raylet", "haproxy"} <= names(found)
-    replicas = [each for each in found if each.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
-    # Some glibc leave no more of it in /proc, once they have read it, than what stands before the first colon.
-    told = [each.environ()["GLIBC_TUNABLES"].partition(":")[0] for each in replicas]
-    assert told == [malloc.TUNABLES.partition(":")[0]]
-    ports = listening(found)
+    owned = list_owned_processes(own_home)
+    assert {"gcs_server", "raylet", "haproxy"} <= {process.name() for process in owned}
+    replicas = [process for process in owned if process.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
+    # Of the variable, some versions of glibc leave in /proc only what precedes the first colon.
+    tunables = [process.environ()["GLIBC_TUNABLES"].partition(":")[0] for process in replicas]
+    assert tunables == [malloc.TUNABLES.partition(":")[0]]
+    sockets = list_listening_sockets(owned)
 
     again = shoal("up")  # idempotent
     assert again.returncode == 0
     assert shoal("down").returncode == 0
-    assert_nothing_is_left(own_home, ports)
+    assert_nothing_is_left(own_home, sockets)
     assert "nothing was running" in shoal("down").stdout
     assert http.get("/v2/models/flowers/ready").status_code == 200
 
     assert shoal("up").returncode == 0
-    answer = shoal("predict", "flowers", '{"inputs": [[5.1, 3.5, 1.4, 0.2]]}')
-    assert answer.returncode == 0, answer.stderr
+    response = shoal("predict", "flowers", '{"inputs": [[5.1, 3.5, 1.4, 0.2]]}')
+    assert response.returncode == 0, response.stderr
 
 
-def crash(home: Path, *named: str) -> None:
-    for process in ours(home):
-        if process.name() in named:
+def kill_processes(home: Path, *names: str) -> None:
+    for process in list_owned_processes(home):
+        if process.name() in names:
             process.kill()
 
 
-def alive(found: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+def filter_alive(owned: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in owned if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_what_a_crash_left_is_cleared_by_the_next_command(own_home: Path) -> None:
-    shoal = shoal_for(own_home)
+def test_the_next_command_cleans_up_after_a_crash(own_home: Path) -> None:
+    shoal = make_shoal_cli(own_home)
     assert shoal("up").returncode == 0
-    before = ours(own_home)
-    # The machine's worst: GCS and raylet gone at once, the record of the cluster too.
-    crash(own_home, "gcs_server", "raylet")
+    before = list_owned_processes(own_home)
+    # The worst case: GCS and raylet are killed at once, and the cluster's record is lost.
+    kill_processes(own_home, "gcs_server", "raylet")
     (own_home / "run" / "cluster.json").unlink()
 
     again = shoal("up")
 
     assert again.returncode == 0, again.stderr
-    assert alive(before) == []
-    found = ours(own_home)
-    ports = listening(found)
-    # HAProxy dies with whoever started it, unasked.
-    (haproxy,) = [p for p in found if p.name() == "haproxy"]
-    crash(own_home, "raylet")
+    assert filter_alive(before) == []
+    owned = list_owned_processes(own_home)
+    sockets = list_listening_sockets(owned)
+    # HAProxy ends by itself when its parent dies.
+    (haproxy,) = [process for process in owned if process.name() == "haproxy"]
+    kill_processes(own_home, "raylet")
     haproxy.wait(timeout=30)
-    crash(own_home, "gcs_server")
+    kill_processes(own_home, "gcs_server")
     (own_home / "run" / "cluster.json").unlink()
 
-    done = shoal("down")
+    result = shoal("down")
 
-    assert done.returncode == 0, done.stderr
-    assert alive(found) == []
-    assert_nothing_is_left(own_home, ports)
+    assert result.returncode == 0, result.stderr
+    assert filter_alive(owned) == []
+    assert_nothing_is_left(own_home, sockets)
 
 
-# While the command is imported, Ray starts, a run begins; and, with the others of `make soak`, while it trains.
+# While the command is imported, while Ray starts, while a run starts; with `make soak` also while it trains.
 @pytest.mark.parametrize("after_s", [0.3, 4.0, 12.0, pytest.param(30.0, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("number", [signal.SIGINT], ids=["Ctrl-C"])
-def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s: float, number: int) -> None:
+def test_ctrl_c_at_any_time_of_the_demo_leaves_nothing_behind(own_home: Path, after_s: float) -> None:
     environment = os.environ | {
         "SHOAL_HOME": str(own_home),
         "SHOAL_HTTP_PORT": "0",
@@ -141,47 +134,47 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_nothing(own_home: Path, after_s
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A terminal's foreground; where the tests themselves run in the background, children would ignore Ctrl-C.
+        # A shell starts background jobs, the tests perhaps, with SIGINT ignored; children would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     time.sleep(after_s)
-    ports = listening(ours(own_home))
-    # As a terminal does: to every process of the foreground group.
-    os.killpg(demo.pid, number)
+    sockets = list_listening_sockets(list_owned_processes(own_home))
+    # As a terminal does, to every process of the foreground group.
+    os.killpg(demo.pid, signal.SIGINT)
     try:
-        _, said = demo.communicate(timeout=30)
+        _, stderr = demo.communicate(timeout=30)
     except subprocess.TimeoutExpired as late:
-        # Python drops a Ctrl-C that falls into a weak reference's callback, of which torch has many, and says so; then,
-        # and only then, a person presses it again.
+        # Python drops a KeyboardInterrupt within a weak reference's callback, of which torch has many, and prints
+        # "Exception ignored in"; only then is a second Ctrl-C acceptable.
         if b"Exception ignored in" not in (late.stderr or b""):
             raise
-        os.killpg(demo.pid, number)
-        _, said = demo.communicate(timeout=30)
-        said = said.rpartition("KeyboardInterrupt")[2]
+        os.killpg(demo.pid, signal.SIGINT)
+        _, stderr = demo.communicate(timeout=30)
+        stderr = stderr.rpartition("KeyboardInterrupt")[2]
 
-    assert demo.returncode in (130, -number), said
-    assert "Traceback" not in said
-    assert_nothing_is_left(own_home, ports)
+    assert demo.returncode in (130, -signal.SIGINT), stderr
+    assert "Traceback" not in stderr
+    assert_nothing_is_left(own_home, sockets)
 
 
-def addresses() -> list[str]:
-    """This machine's addresses other than loopback's and link-local ones."""
-    found = [
-        a.address
-        for card in psutil.net_if_addrs().values()
-        for a in card
-        if a.family in (socket.AF_INET, socket.AF_INET6)
+def list_external_addresses() -> list[str]:
+    """Return this machine's addresses that are neither loopback nor link-local."""
+    addresses = [
+        address.address
+        for interface in psutil.net_if_addrs().values()
+        for address in interface
+        if address.family in (socket.AF_INET, socket.AF_INET6)
     ]
-    return [a for a in found if not a.startswith(("127.", "::1", "fe80"))]
+    return [address for address in addresses if not address.startswith(("127.", "::1", "fe80"))]
 
 
-def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, settings: Settings) -> None:
-    ports = {port for _, port in listening(ours(settings.home))}
-    assert {served.http_port, served.grpc_port} <= ports
+def test_no_port_is_reachable_at_another_address_of_the_machine(serving_cluster: Cluster, settings: Settings) -> None:
+    ports = {port for _, port in list_listening_sockets(list_owned_processes(settings.home))}
+    assert {serving_cluster.http_port, serving_cluster.grpc_port} <= ports
     assert len(ports) > 15
 
     reachable = []
-    for address in addresses():
+    for address in list_external_addresses():
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for port in ports:
             with socket.socket(family) as probe:
@@ -189,24 +182,24 @@ def test_no_port_answers_at_another_address_of_the_machine(served: Cluster, sett
                 if probe.connect_ex((address, port)) == 0:
                     reachable.append((address, port))
 
-    assert addresses(), "this machine has no other address: nothing is proven"
+    assert list_external_addresses(), "this machine has no other address, so the test shows nothing"
     assert reachable == []
 
 
-def test_every_listening_port_is_bound_to_loopback(served: Cluster, settings: Settings) -> None:
-    bound = listening(ours(settings.home))
+def test_every_listening_port_is_bound_to_loopback(serving_cluster: Cluster, settings: Settings) -> None:
+    sockets = list_listening_sockets(list_owned_processes(settings.home))
 
-    assert {ip.removeprefix("::ffff:") for ip, _ in bound} == {"127.0.0.1"}
+    assert {ip.removeprefix("::ffff:") for ip, _ in sockets} == {"127.0.0.1"}
 
 
-def test_secrets_are_their_owners_alone(served: Cluster, settings: Settings) -> None:
+def test_secrets_are_readable_by_their_owner_only(serving_cluster: Cluster, settings: Settings) -> None:
     folder = settings.home / "secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {f.name: f.stat().st_mode & 0o777 for f in folder.iterdir()} == {"admin_key": 0o600, "ray_token": 0o600}
     assert temp_dir(settings.home).stat().st_mode & 0o777 == 0o700
 
 
-def test_the_admin_key_is_made_once(shoal: Shoal, served: Cluster, settings: Settings) -> None:
+def test_the_admin_key_is_created_once(shoal: ShoalCli, serving_cluster: Cluster, settings: Settings) -> None:
     before = (settings.home / "secrets" / "admin_key").read_text()
 
     assert shoal("init").returncode == 0
@@ -215,23 +208,23 @@ def test_the_admin_key_is_made_once(shoal: Shoal, served: Cluster, settings: Set
     assert (settings.home / "secrets" / "admin_key").read_text() == before
 
 
-def test_no_key_is_readable_in_serves_configuration(served: Cluster, settings: Settings) -> None:
+def test_no_key_is_in_serves_configuration(serving_cluster: Cluster, settings: Settings) -> None:
     from cluster.local import secrets
     from tests.conftest import fetch_applications
 
-    shown = json.dumps(fetch_applications(settings, served))
+    applications = json.dumps(fetch_applications(settings, serving_cluster))
 
-    assert secrets.read_secret(settings.home, secrets.ADMIN_KEY) not in shown
+    assert secrets.read_secret(settings.home, secrets.ADMIN_KEY) not in applications
 
 
-def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        done = shoal_for(tmp_path)("up", env={"SHOAL_HTTP_PORT": str(port)})
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        result = make_shoal_cli(tmp_path)("up", env={"SHOAL_HTTP_PORT": str(port)})
 
-    assert done.returncode == 2
-    assert done.stderr == (
+    assert result.returncode == 2
+    assert result.stderr == (
         f"error: port {port} on 127.0.0.1 is in use (Address already in use); set SHOAL_HTTP_PORT to another, or 0\n"
     )

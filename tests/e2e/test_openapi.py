@@ -1,4 +1,4 @@
-"""The one OpenAPI document of a real cluster: what it says is what happens, and what it shows works as pasted."""
+"""The OpenAPI document of a real cluster: requests and responses match its schemas, and its examples work."""
 
 import os
 import re
@@ -18,10 +18,10 @@ from cluster.settings import Settings
 from deployments.pipelines import FanOut, Pipeline
 from tests.conftest import open_http
 
-# positive_data_acceptance is left out: that a shape fits its data, that numbers are finite in FP32 and that a text is a
-# picture is more than JSON Schema can say, so that what fits the schema may still be refused, with a 422.
-LEFT_OUT = "positive_data_acceptance"
-# A request's own `timeout` of a microsecond is answered by a 504, and rightly; no other 5xx is.
+# JSON Schema cannot express that a shape matches its data, that numbers are finite in FP32 or that a text is an image,
+# so a request that matches the schema may still be refused with a 422.
+EXCLUDED_CHECKS = "positive_data_acceptance"
+# The response to a request with a `timeout` of a microsecond is a 504; no other 5xx is expected.
 CONFIG = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 504]
@@ -29,27 +29,34 @@ expected-statuses = ["2xx", "3xx", "4xx", 504]
 
 
 @pytest.fixture(scope="module")
-def piped(served: Cluster, settings: Settings) -> Iterator[Cluster]:
-    """The served models with a pipeline beside them."""
+def pipeline_cluster(serving_cluster: Cluster, settings: Settings) -> Iterator[Cluster]:
+    """The cluster with two models and a pipeline."""
     twice = Pipeline(name="twice", root=FanOut(nodes={"once": "flowers", "again": "flowers"}))
-    deploy_pipeline(settings, served, twice, lambda status: None)
-    yield served
-    undeploy(settings, served, "twice", lambda status: None)
+    deploy_pipeline(settings, serving_cluster, twice, lambda status: None)
+    yield serving_cluster
+    undeploy(settings, serving_cluster, "twice", lambda status: None)
 
 
-def test_schemathesis_finds_nothing(piped: Cluster, settings: Settings, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_failure(pipeline_cluster: Cluster, settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    with open_http(settings, piped) as client:
+    with open_http(settings, pipeline_cluster) as client:
         key = client.headers["authorization"]
-    # Whatever else the session has deployed has the same paths; two models of two kinds and a pipeline are enough.
-    others = "^/(api/v1|v2)/models/(?!flowers|pictures|twice|[{])"
+    # Other deployments of the session have the same paths; two models with different inputs and a pipeline suffice.
+    excluded_paths = "^/(api/v1|v2)/models/(?!flowers|images|twice|[{])"
 
-    options = ["--header", f"Authorization: {key}", "--exclude-path-regex", others, "--exclude-checks", LEFT_OUT]
+    options = [
+        "--header",
+        f"Authorization: {key}",
+        "--exclude-path-regex",
+        excluded_paths,
+        "--exclude-checks",
+        EXCLUDED_CHECKS,
+    ]
     options += ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--generation-deterministic"]
     options += ["--no-shrink", "--continue-on-failure", "--no-color"]
 
-    done = subprocess.run(
-        [Path(sys.executable).parent / "schemathesis", "run", f"{piped.url}/openapi.json", *options],
+    result = subprocess.run(
+        [Path(sys.executable).parent / "schemathesis", "run", f"{pipeline_cluster.url}/openapi.json", *options],
         cwd=tmp_path,
         env=os.environ | {"HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)},
         capture_output=True,
@@ -57,32 +64,32 @@ def test_schemathesis_finds_nothing(piped: Cluster, settings: Settings, tmp_path
         timeout=500,
     )
 
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 
-def test_every_operations_own_example_works_as_pasted(http: httpx.Client, piped: Cluster) -> None:
+def test_the_example_of_every_operation_works(http: httpx.Client, pipeline_cluster: Cluster) -> None:
     document = http.get("/openapi.json").json()
-    tried = []
+    tested = []
 
     for path, item in document["paths"].items():
         for method, operation in item.items():
-            address = path
+            url = path
             for parameter in operation.get("parameters", ()):
-                address = address.replace(f"{{{parameter['name']}}}", parameter["example"])
+                url = url.replace(f"{{{parameter['name']}}}", parameter["example"])
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             if body:
                 jsonschema.validate(body["example"], body["schema"])
-            answer = http.request(method, address, json=body.get("example"))
-            assert answer.status_code == 200, (method, address, answer.text)
-            jsonschema.validate(answer.json(), _schema(operation))
-            tried.append(address)
+            response = http.request(method, url, json=body.get("example"))
+            assert response.status_code == 200, (method, url, response.text)
+            jsonschema.validate(response.json(), _get_response_schema(operation))
+            tested.append(url)
 
-    assert {"/v2/models/flowers/infer", "/v2/models/pictures/predict", "/v2/health/ready"} <= set(tried)
-    assert any(re.fullmatch(r"/v2/models/[\w-]+/versions/\d+/infer", address) for address in tried)
-    assert "/v2/models/twice/predict" in tried
+    assert {"/v2/models/flowers/infer", "/v2/models/images/predict", "/v2/health/ready"} <= set(tested)
+    assert any(re.fullmatch(r"/v2/models/[\w-]+/versions/\d+/infer", url) for url in tested)
+    assert "/v2/models/twice/predict" in tested
 
 
-def test_the_page_names_each_operation_and_what_it_belongs_to(http: httpx.Client) -> None:
+def test_every_operation_has_a_summary_a_description_and_a_tag(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
 
     assert "swagger" in http.get("/docs").text.lower()
@@ -94,16 +101,18 @@ def test_the_page_names_each_operation_and_what_it_belongs_to(http: httpx.Client
             assert operation["tags"]
 
 
-@pytest.mark.parametrize("form", ["as colour planes", "as rows"])
-def test_a_grey_pictures_pixels_fit_the_schema_in_either_form(http: httpx.Client, form: str) -> None:
+@pytest.mark.parametrize("layout", ["CHW", "HW"])
+def test_the_pixels_of_a_grayscale_image_match_the_schema_with_and_without_a_channel_axis(
+    http: httpx.Client, layout: str
+) -> None:
     document = http.get("/openapi.json").json()
-    operation = document["paths"]["/v2/models/pictures/predict"]["post"]
-    rows = [[7] * 8] * 8
-    request = {"inputs": [rows if form == "as rows" else [rows]]}
+    operation = document["paths"]["/v2/models/images/predict"]["post"]
+    pixels_HW = [[7] * 8] * 8
+    request = {"inputs": [pixels_HW if layout == "HW" else [pixels_HW]]}
 
     jsonschema.validate(request, operation["requestBody"]["content"]["application/json"]["schema"])
-    assert http.post("/v2/models/pictures/predict", json=request).status_code == 200
+    assert http.post("/v2/models/images/predict", json=request).status_code == 200
 
 
-def _schema(operation: dict[str, Any]) -> dict[str, Any]:
+def _get_response_schema(operation: dict[str, Any]) -> dict[str, Any]:
     return operation["responses"]["200"]["content"]["application/json"]["schema"]  # type: ignore[no-any-return]

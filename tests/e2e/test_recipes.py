@@ -1,4 +1,4 @@
-"""Every recipe that comes with Shoal: trained a little, published, deployed, and called in the words of its task."""
+"""Every built-in recipe: trained for a few steps, published, deployed, and called over HTTP."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from cluster.settings import Settings
 from tests.conftest import open_http
 from training.recipe.load import list_builtin_recipes
 
-Ask = Callable[[str], dict[str, Any]]
+TrainRecipe = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def driver(cluster: Cluster, settings: Settings) -> Iterator[Ask]:
+def train_recipe(cluster: Cluster, settings: Settings) -> Iterator[TrainRecipe]:
     script = Path(__file__).with_name("recipe_driver.py")
     environment = os.environ | settings.as_environment()
     process = subprocess.Popen(
@@ -33,51 +33,51 @@ def driver(cluster: Cluster, settings: Settings) -> Iterator[Ask]:
     assert process.stdin is not None
     assert process.stdout is not None
 
-    def ask(line: str) -> dict[str, Any]:
-        process.stdin.write(line + "\n")  # type: ignore[union-attr]
+    def train(name: str) -> dict[str, Any]:
+        process.stdin.write(name + "\n")  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
-        for said in process.stdout:  # type: ignore[union-attr]
-            if said.startswith("{"):
-                found: dict[str, Any] = json.loads(said)
-                return found
-        raise AssertionError(f"the driver ended at {line!r} with {process.wait()}")
+        for line in process.stdout:  # type: ignore[union-attr]
+            if line.startswith("{"):
+                result: dict[str, Any] = json.loads(line)
+                return result
+        raise AssertionError(f"the driver ended at {name!r} with exit code {process.wait()}")
 
     try:
-        yield ask
+        yield train
     finally:
         process.stdin.close()
         process.wait(60)
 
 
 @pytest.fixture(scope="module")
-def caller(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
-    with open_http(settings, cluster) as client:
-        yield client
+def client(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
+    with open_http(settings, cluster) as http:
+        yield http
 
 
-# A few that answer in ways of their own, every day (test_walk.py has classes); all of them with `make soak`.
-DAILY = {"digits-detect", "roles", "shakespeare-gpt"}
+# Always three whose outputs have different schemas (test_train_and_deploy.py has classes); all with `make soak`.
+NOT_SOAK = {"digits-detect", "roles", "shakespeare-gpt"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in DAILY else pytest.mark.soak) for name in list_builtin_recipes()]
+    "name", [pytest.param(name, marks=[] if name in NOT_SOAK else pytest.mark.soak) for name in list_builtin_recipes()]
 )
-def test_a_served_prediction_equals_the_training_time_one_bit_for_bit(
-    driver: Ask, caller: httpx.Client, name: str
+def test_a_served_prediction_equals_that_of_the_training_code_bit_for_bit(
+    train_recipe: TrainRecipe, client: httpx.Client, name: str
 ) -> None:
-    made = driver(name)
-    assert "error" not in made, made["error"]
-    answer = caller.post(f"/v2/models/{name}/predict", json=made["request"])
-    example = caller.get(f"/v2/models/{name}/example").json()
-    again = caller.post(f"/v2/models/{name}/predict", json=example)
-    document = caller.get("/openapi.json")
+    expected = train_recipe(name)
+    assert "error" not in expected, expected["error"]
+    response = client.post(f"/v2/models/{name}/predict", json=expected["request"])
+    example = client.get(f"/v2/models/{name}/example").json()
+    example_response = client.post(f"/v2/models/{name}/predict", json=example)
+    document = client.get("/openapi.json")
 
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["predictions"] == made["predictions"]
-    assert again.status_code == 200, again.text
+    assert response.status_code == 200, response.text
+    assert response.json()["predictions"] == expected["predictions"]
+    assert example_response.status_code == 200, example_response.text
     assert f"/v2/models/{name}/predict" in document.json()["paths"]
-    card = made["manifest"]
-    assert card["dataset"]["leaked_rows"] == 0
-    assert card["primary_metric"] in card["metrics"]
-    assert {"loss.png", "metric.png"} <= card["files"].keys()
-    assert card["energy"] is None or card["energy"]["kwh"] > 0
+    manifest = expected["manifest"]
+    assert manifest["dataset"]["leaked_rows"] == 0
+    assert manifest["primary_metric"] in manifest["metrics"]
+    assert {"loss.png", "metric.png"} <= manifest["files"].keys()
+    assert manifest["energy"] is None or manifest["energy"]["kwh"] > 0

@@ -1,4 +1,4 @@
-"""Texts that are sent while they grow, through HAProxy and through the stable address."""
+"""Generated text streamed as server-sent events, through HAProxy to the replica and over the stable address."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from cluster.local.record import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
 from deployments import errors
 from deployments.client import Client
-from tests.conftest import Shoal, open_http, serve
+from tests.conftest import ShoalCli, open_http, publish_and_deploy
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 from training.data.tokenizer import Tokenizer
@@ -24,90 +24,93 @@ from training.recipe.spec import TokenizerConfig
 from training.schema import TextInput, TextOutput
 
 TEXTS = ["这本书很好，不好看", "naïve 😀 good book .", "She gave him a book ."] * 2
-TOKENISER = Tokenizer.fit(TokenizerConfig(kind="bpe", vocab_size=300), TEXTS)
+TOKENIZER = Tokenizer.fit(TokenizerConfig(kind="bpe", vocab_size=300), TEXTS)
 DIRECT, STABLE = "/v2/models/writer/predict", "/api/v1/models/writer/predict"
-ASKED = {"inputs": ["这本书", "good"], "max_tokens": 30, "seed": 5, "temperature": 1.0}
+REQUEST = {"inputs": ["这本书", "good"], "max_tokens": 30, "seed": 5, "temperature": 1.0}
 
 
-class Slow(nn.Module):
-    """A language model that takes some hundredths of a second for each token, so that there is something to stop."""
+class SlowWriter(nn.Module):
+    """A language model that takes some hundredths of a second for each token."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.token = nn.Embedding(len(TOKENISER), 512)
+        self.embedding = nn.Embedding(len(TOKENIZER), 512)
         self.layer = nn.Linear(512, 512)
-        self.out = nn.Linear(512, len(TOKENISER))
+        self.head = nn.Linear(512, len(TOKENIZER))
 
     def forward(self, x_BT: Tensor) -> Tensor:
-        h_BTC = self.token(x_BT)
+        h_BTC = self.embedding(x_BT)
         for _ in range(40):
             h_BTC = torch.tanh(self.layer(h_BTC))
-        return self.out(h_BTC)
+        y_BTV: Tensor = self.head(h_BTC)
+        return y_BTV
 
 
 @pytest.fixture(scope="module")
 def replica(cluster: Cluster, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> psutil.Process:
-    """The process that serves a slow language model."""
+    """The replica process of a slow language model."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("writer") / "bundle"
-    about = ModelInfo(
+    info = ModelInfo(
         name="writer", task="text-generation", input_schema=TextInput(max_tokens=16), output_schema=TextOutput()
     )
-    rows = torch.randint(4, len(TOKENISER), (2, 8))
-    save_bundle(folder, Slow(), inputs=rows, info=about, tokenizer=TOKENISER, example="good")
-    serve(settings, cluster, folder)
-    ours = processes.find_owned(cluster_id(settings.home), temp_dir(settings.home))
-    (made,) = [process for process in ours if "ServeReplica:writer" in " ".join(process.cmdline()[:1])]
-    return made
+    rows = torch.randint(4, len(TOKENIZER), (2, 8))
+    save_bundle(folder, SlowWriter(), inputs=rows, info=info, tokenizer=TOKENIZER, example="good")
+    publish_and_deploy(settings, cluster, folder)
+    owned = processes.find_owned(cluster_id(settings.home), temp_dir(settings.home))
+    (process,) = [process for process in owned if "ServeReplica:writer" in " ".join(process.cmdline()[:1])]
+    return process
 
 
-def spent_s(process: psutil.Process) -> float:
+def get_cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
-def pieces_of(events: list[Any], rows: int) -> list[str]:
-    texts = [""] * rows
+def join_chunks(events: list[Any], num_rows: int) -> list[str]:
+    texts = [""] * num_rows
     for event in events:
-        piece = event.json()
-        texts[piece["row"]] += piece["text"]
+        chunk = event.json()
+        texts[chunk["row"]] += chunk["text"]
     return texts
 
 
 @pytest.mark.parametrize("path", [DIRECT, STABLE])
-@pytest.mark.parametrize("by", ["body", "header"])
-def test_the_pieces_add_up_to_the_answer_without_streaming(
-    http: httpx.Client, replica: psutil.Process, path: str, by: str
+@pytest.mark.parametrize("requested_by", ["body", "header"])
+def test_the_streamed_chunks_add_up_to_the_response_without_streaming(
+    http: httpx.Client, replica: psutil.Process, path: str, requested_by: str
 ) -> None:
-    whole = http.post(path, json=ASKED)
-    body, headers = (ASKED | {"stream": True}, {}) if by == "body" else (ASKED, {"Accept": "text/event-stream"})
+    complete = http.post(path, json=REQUEST)
+    body, headers = (
+        (REQUEST | {"stream": True}, {}) if requested_by == "body" else (REQUEST, {"Accept": "text/event-stream"})
+    )
     with http.stream("POST", path, json=body, headers=headers) as response:
-        *tokens, done = list(EventSource(response).iter_sse())
+        *token_events, last_event = list(EventSource(response).iter_sse())
 
-    assert whole.status_code == 200, whole.text
-    assert {token.event for token in tokens} == {"token"}
-    assert done.event == "done"
-    assert done.json() == whole.json()
-    assert [{"text": text} for text in pieces_of(tokens, 2)] == whole.json()["predictions"]
+    assert complete.status_code == 200, complete.text
+    assert {event.event for event in token_events} == {"token"}
+    assert last_event.event == "done"
+    assert last_event.json() == complete.json()
+    assert [{"text": text} for text in join_chunks(token_events, 2)] == complete.json()["predictions"]
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
-    assert len(tokens) > 10
+    assert len(token_events) > 10
 
 
 @pytest.mark.parametrize("path", [DIRECT, STABLE])
 def test_the_first_event_arrives_before_most_of_the_work_is_done(
     http: httpx.Client, replica: psutil.Process, path: str
 ) -> None:
-    begin_s = spent_s(replica)
-    with http.stream("POST", path, json=ASKED | {"max_tokens": 60, "stream": True}) as response:
+    start_cpu_s = get_cpu_s(replica)
+    with http.stream("POST", path, json=REQUEST | {"max_tokens": 60, "stream": True}) as response:
         events = EventSource(response).iter_sse()
         next(events)
-        first_s = spent_s(replica)
-        *_, last = events
-        end_s = spent_s(replica)
+        first_event_cpu_s = get_cpu_s(replica)
+        *_, last_event = events
+        end_cpu_s = get_cpu_s(replica)
 
-    assert last.event == "done"
-    assert first_s - begin_s < (end_s - begin_s) / 2
+    assert last_event.event == "done"
+    assert first_event_cpu_s - start_cpu_s < (end_cpu_s - start_cpu_s) / 2
 
 
 @pytest.mark.parametrize("path", [DIRECT, STABLE])
@@ -115,7 +118,7 @@ def test_the_first_event_arrives_before_most_of_the_work_is_done(
 def test_closing_the_connection_stops_the_work_in_the_replica(
     cluster: Cluster, settings: Settings, replica: psutil.Process, path: str, stream: bool
 ) -> None:
-    # A minute of work, were it not stopped; and Serve is told not to watch, so that it is the route that does.
+    # The work would take a minute; the header tells Serve not to watch for disconnects, so that only the route does.
     body = {"inputs": ["good"] * 8, "max_tokens": 1000, "stream": stream}
     with open_http(settings, cluster) as http:
         http.headers["x-request-disconnect-disabled"] = "?1"
@@ -128,28 +131,30 @@ def test_closing_the_connection_stops_the_work_in_the_replica(
 
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        before = spent_s(replica)
+        before = get_cpu_s(replica)
         time.sleep(0.5)
-        # An idle replica takes a few hundredths for Serve's own.
-        if spent_s(replica) - before < 0.15:
+        # Serve itself takes a few hundredths of a second in an idle replica.
+        if get_cpu_s(replica) - before < 0.15:
             return
-    pytest.fail("the replica still works 5 s after its caller left")
+    pytest.fail("the replica still works 5 s after the disconnect")
 
 
 @pytest.mark.parametrize("prefix", ["/v2/models", "/api/v1/models"])
 @pytest.mark.parametrize("headers", [{}, {"Accept": "text/event-stream"}])
-def test_a_model_whose_answer_does_not_grow_says_so(http: httpx.Client, prefix: str, headers: dict[str, str]) -> None:
+def test_a_model_that_does_not_generate_text_refuses_to_stream(
+    http: httpx.Client, prefix: str, headers: dict[str, str]
+) -> None:
     body: dict[str, Any] = {"inputs": [[1, 2, 3, 4]]} | ({} if headers else {"stream": True})
 
-    answer = http.post(f"{prefix}/flowers/predict", json=body, headers=headers)
+    response = http.post(f"{prefix}/flowers/predict", json=body, headers=headers)
 
-    assert answer.status_code == 406
-    assert answer.json()["error"]["code"] == "not_streamable"
-    assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+    assert response.status_code == 406
+    assert response.json()["error"]["code"] == "not_streamable"
+    assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", [DIRECT, STABLE])
-def test_what_is_refused_before_the_first_event_has_its_own_status(
+def test_a_request_refused_before_the_first_event_has_its_own_status(
     http: httpx.Client, replica: psutil.Process, path: str
 ) -> None:
     assert http.post(path, json={"inputs": [3], "stream": True}).status_code == 422
@@ -158,20 +163,20 @@ def test_what_is_refused_before_the_first_event_has_its_own_status(
 
 
 def test_the_python_client_and_the_command_line_stream(
-    served: Cluster, replica: psutil.Process, shoal: Shoal, settings: Settings
+    serving_cluster: Cluster, replica: psutil.Process, shoal: ShoalCli, settings: Settings
 ) -> None:
     key = (settings.home / "secrets" / "admin_key").read_text().strip()
-    with Client(served.url, key) as client:
+    with Client(serving_cluster.url, key) as client:
         stream = client.stream("writer", ["good"], max_tokens=20, seed=1)
-        pieces = list(stream)
-        whole = client.predict("writer", ["good"], max_tokens=20, seed=1)
+        chunks = list(stream)
+        predictions = client.predict("writer", ["good"], max_tokens=20, seed=1)
         with pytest.raises(errors.NotStreamable):
             client.stream("flowers", [[1, 2, 3, 4]])
-    said = shoal("predict", "writer", json.dumps({"inputs": ["good"], "max_tokens": 20, "seed": 1, "stream": True}))
-    wrong = shoal("predict", "flowers", '{"inputs": [[1, 2, 3, 4]], "stream": true}')
+    streamed = shoal("predict", "writer", json.dumps({"inputs": ["good"], "max_tokens": 20, "seed": 1, "stream": True}))
+    refused = shoal("predict", "flowers", '{"inputs": [[1, 2, 3, 4]], "stream": true}')
 
-    assert len(pieces) > 5
-    assert [{"text": "".join(piece.text for piece in pieces)}] == stream.predictions == whole
-    assert said.stdout == whole[0]["text"] + "\n"
-    assert wrong.returncode == 2
-    assert "does not generate text" in wrong.stderr
+    assert len(chunks) > 5
+    assert [{"text": "".join(chunk.text for chunk in chunks)}] == stream.predictions == predictions
+    assert streamed.stdout == predictions[0]["text"] + "\n"
+    assert refused.returncode == 2
+    assert "does not generate text" in refused.stderr

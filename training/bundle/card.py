@@ -1,6 +1,6 @@
 """The model card: README.md of a bundle, written from its manifest.
 
-Train walk: training.bundle.save -> [training.bundle.card]
+Train walk: save.py -> [card.py]
 After Mitchell et al., "Model Cards for Model Reporting", 2019: intended use, training, evaluation, and their limits.
 """
 

@@ -1,6 +1,6 @@
 """Exported program: a net as a torch.export program, which runs without its author's Python code.
 
-Train walk: training.bundle.save -> [training.bundle.exported_program] -> training.bundle.torch_internals
+Train walk: save.py -> [exported_program.py] -> torch_internals.py
 Knows nothing of what the net is for.
 """
 # Shapes: B rows of a batch (dynamic), T time steps (dynamic where rows have a time axis).

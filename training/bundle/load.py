@@ -1,6 +1,6 @@
 """Load: a verified bundle is brought into memory and onto a device.
 
-Deploy walk: deployments.models.served_model -> [training.bundle.load] -> training.bundle.verify
+Deploy walk: deployments.models.served_model -> [load.py] -> verify.py
 """
 
 import json

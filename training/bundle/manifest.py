@@ -1,6 +1,6 @@
 """Manifest: bundle.json, which describes a bundle's model, tensors, data and files.
 
-Train walk: training.bundle.save -> [training.bundle.manifest] -> training.schema
+Train walk: save.py -> [manifest.py] -> training.schema
 """
 
 import hashlib

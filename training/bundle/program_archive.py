@@ -1,6 +1,6 @@
 """Program archive: refuses a model.pt2 that would run code while it is loaded.
 
-Deploy walk: training.bundle.verify -> [training.bundle.program_archive]
+Deploy walk: verify.py -> [program_archive.py]
 The layout is that of torch.export.save in torch 2.13, which documents none. Imports no torch: a bundle is verified
 without it.
 """

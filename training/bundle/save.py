@@ -1,6 +1,6 @@
 """Save: exports a trained net and writes its bundle, the manifest last.
 
-Train walk: training.worker.finalize -> [training.bundle.save] -> training.bundle.exported_program
+Train walk: training.worker.finalize -> [save.py] -> exported_program.py
 """
 # Shapes: B rows of a batch (dynamic), T time steps or tokens of a row (dynamic), C classes, Z latent size.
 

@@ -1,6 +1,6 @@
 """Verify: every file of a bundle is checked against its manifest before anything in it is used.
 
-Deploy walk: training.bundle.load -> [training.bundle.verify] -> training.bundle.program_archive
+Deploy walk: load.py -> [verify.py] -> program_archive.py
 Imports no torch: the catalog and the command line verify bundles too.
 """
 

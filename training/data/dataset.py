@@ -1,6 +1,6 @@
 """Dataset: rows in memory as their source returned them: texts, images, records.
 
-Train walk: training.data.preprocessing -> [training.data.dataset]
+Train walk: preprocessing.py -> [dataset.py]
 Knows nothing of nets or Ray.
 """
 # Shapes: N rows of the data set.

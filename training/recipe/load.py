@@ -1,6 +1,6 @@
 """Load: finds a recipe by name in the zoo or in a user's file, and overrides its keys.
 
-Train walk: cluster.train -> [training.recipe.load] -> training.recipe.spec
+Train walk: cluster.train -> [load.py] -> spec.py
 """
 
 import importlib

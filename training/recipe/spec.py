@@ -1,6 +1,6 @@
 """Recipe: what is trained, as one closed, frozen model.
 
-Train walk: training.recipe.load -> [training.recipe.spec] -> training.run.driver
+Train walk: load.py -> [spec.py] -> training.run.driver
 A net, a data set, a loss or an augmentation is named by its Python path, so that a recipe is plain data: it is stored
 in the bundle and sent to the workers as JSON. Knows nothing of how it is run: that is `training.run.options`.
 """

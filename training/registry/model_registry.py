@@ -1,7 +1,7 @@
 """Registry: the published models, their versions and aliases, and the record of each training run.
 
-Train walk:  training.run.driver -> [training.registry.model_registry] -> training.registry.mlflow_store
-Deploy walk: cluster.shoal -> [training.registry.model_registry] -> training.registry.sqlite_reader
+Train walk: training.run.driver -> [model_registry.py] -> mlflow_store.py
+Deploy walk: cluster.shoal -> [model_registry.py] -> sqlite_reader.py
 A version is a bundle stored as an artifact of the run that made it, pinned by its manifest's digest. It is never on a
 request's path.
 """

@@ -1,6 +1,6 @@
 """Run history: the training runs of a registry, and which of them can be resumed.
 
-Train walk: cluster.train -> [training.registry.runs] -> training.registry.records
+Train walk: cluster.train -> [runs.py] -> records.py
 """
 
 from __future__ import annotations

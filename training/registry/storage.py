@@ -1,6 +1,6 @@
 """Storage: folders and files, local or in an object store, by URI.
 
-Deploy walk: training.registry.model_registry -> [training.registry.storage]
+Deploy walk: model_registry.py -> [storage.py]
 """
 
 from __future__ import annotations

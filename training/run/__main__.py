@@ -1,6 +1,6 @@
 """`python -m training.run RECIPE`: a run as one job, for `ray job submit` and for `shoal train --submit`.
 
-Train walk: cluster.jobs -> [training.run.__main__] -> training.run.driver
+Train walk: cluster.jobs -> [__main__.py] -> driver.py
 Does what `shoal train` does, in a process that Ray started on the cluster. Exits with 0 only if it published a bundle.
 """
 

@@ -1,6 +1,6 @@
 """Driver: runs one recipe on the connected cluster, from preflight to publication.
 
-Train walk: cluster.train -> [training.run.driver] -> preflight.py, ray_train.py, training.worker.loop
+Train walk: cluster.train -> [driver.py] -> preflight.py, ray_train.py, training.worker.loop
 Needs a Ray that is connected; knows nothing of how the cluster was started.
 """
 

@@ -1,6 +1,6 @@
 """Failure policy: in Ray Train's controller, ends a run whose failures a retry cannot fix.
 
-Train walk: training.worker.failures -> [training.run.failure_policy] -> training.run.ray_train
+Train walk: training.worker.failures -> [failure_policy.py] -> ray_train.py
 """
 
 import time

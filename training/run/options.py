@@ -1,6 +1,6 @@
 """Run options: settings of one run that are not part of its recipe.
 
-Train walk: cluster.train -> [training.run.options] -> training.run.driver
+Train walk: cluster.train -> [options.py] -> driver.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Placement: distinguishes a run that waits for resources from one whose workers are slow to start.
 
-Train walk: training.run.ray_train -> [training.run.placement]
+Train walk: ray_train.py -> [placement.py]
 """
 
 import time

@@ -1,6 +1,6 @@
 """Preflight: one small step and an export on the driver, so that an error in a recipe shows before the cluster starts.
 
-Train walk: training.run.driver -> [training.run.preflight] -> training.worker.build
+Train walk: driver.py -> [preflight.py] -> training.worker.build
 """
 # Shapes: B rows of a batch.
 

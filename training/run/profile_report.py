@@ -1,6 +1,6 @@
 """Profile report: where the time of a run went, and an estimate of what more nodes would bring.
 
-Train walk: cluster.cli.training -> [training.run.profile_report]
+Train walk: cluster.cli.training -> [profile_report.py]
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Progress display: shows a run while it trains, as a live bar on a terminal and as a line per epoch elsewhere.
 
-Train walk: cluster.train -> [training.run.progress_display] -> training.run.driver
+Train walk: cluster.train -> [progress_display.py] -> driver.py
 """
 
 import time

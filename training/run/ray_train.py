@@ -1,6 +1,6 @@
 """Ray Train: runs the training loop on the cluster's workers, and relays their messages while it runs.
 
-Train walk: training.run.driver -> [training.run.ray_train] -> training.run.failure_policy, training.run.placement
+Train walk: driver.py -> [ray_train.py] -> failure_policy.py, placement.py
 Knows nothing of the registry.
 """
 

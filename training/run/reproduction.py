@@ -1,6 +1,6 @@
 """Reproduction: trains a published version's recipe again and compares the result with the version.
 
-Train walk: cluster.train -> [training.run.reproduction] -> training.bundle.load
+Train walk: cluster.train -> [reproduction.py] -> training.bundle.load
 """
 
 import torch

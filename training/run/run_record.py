@@ -1,6 +1,6 @@
 """Run record: writes a run into the registry while it is driven: its start, each epoch's metrics, its end.
 
-Train walk: training.run.driver -> [training.run.run_record] -> training.registry.model_registry
+Train walk: driver.py -> [run_record.py] -> training.registry.model_registry
 """
 
 import uuid

@@ -1,6 +1,6 @@
 """Builds a recipe's net with its input and output layers, its optimizer, its schedule and its augmentation.
 
-Train walk: training.worker.step -> [training.worker.build] -> training.data.input_layers
+Train walk: step.py -> [build.py] -> training.data.input_layers
 """
 
 import inspect

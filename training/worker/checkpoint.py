@@ -1,6 +1,6 @@
 """Checkpoints without pickle: tensors as safetensors, everything else as JSON.
 
-Train walk: training.worker.loop -> [training.worker.checkpoint] -> training.worker.parallel
+Train walk: loop.py -> [checkpoint.py] -> parallel.py
 Holds net, optimizer, schedule and progress; no random state, since every draw of the loop is seeded by (recipe seed,
 step, rank). A snapshot is a copy in memory, taken between two steps; it is written and uploaded while training goes on.
 """

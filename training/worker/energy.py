@@ -1,6 +1,6 @@
 """Energy that the machines of a run used while it trained, as codecarbon measures it, without internet access.
 
-Train walk: training.worker.loop -> [training.worker.energy] -> training.bundle.manifest
+Train walk: loop.py -> [energy.py] -> training.bundle.manifest
 Where the processor has counters (RAPL) or the GPU has (NVML) it is a measurement; elsewhere codecarbon estimates it
 from the processor's rated power and load, and the model card says so.
 """

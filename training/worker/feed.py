@@ -1,6 +1,6 @@
 """Feed: one worker's batches, from rows in memory or streamed from files.
 
-Train walk: training.worker.step -> [training.worker.feed] -> training.data.preprocessing
+Train walk: step.py -> [feed.py] -> training.data.preprocessing
 """
 # Shapes: N rows of a split, B rows of this worker's share of a batch.
 

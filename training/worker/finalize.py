@@ -1,6 +1,6 @@
 """The end of a run: the best weights are evaluated on the held-out splits and written as a bundle.
 
-Train walk: training.worker.loop -> [training.worker.finalize] -> training.evaluation.confidence, training.bundle.save
+Train walk: loop.py -> [finalize.py] -> training.evaluation.confidence, training.bundle.save
 Another ending (a trial of a search, which only reports its score) is a `Finalize` that goes to `train_worker`. Knows
 nothing of the registry: the driver publishes the bundle from the last checkpoint.
 """

@@ -1,6 +1,6 @@
 """Gradients of one optimizer step, by a strategy that can be replaced.
 
-Train walk: training.worker.step -> [training.worker.gradients] -> training.worker.parallel
+Train walk: step.py -> [gradients.py] -> parallel.py
 Another strategy (private gradients by per-sample clipping, local steps of federated learning) is a class that takes
 the worker, as `GradientAccumulation` does, and is passed to `train_worker` as `gradient_step`. Knows nothing of the
 optimizer or the loop.

@@ -1,6 +1,6 @@
 """The training loop: what one worker does, start to finish, for every recipe.
 
-Train walk: training.run.driver -> [training.worker.loop] -> training.worker.step, training.worker.finalize
+Train walk: training.run.driver -> [loop.py] -> step.py, finalize.py
 Knows the recipe, Ray Train and torch; nothing of the registry or the command line.
 """
 

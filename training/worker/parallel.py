@@ -1,6 +1,6 @@
 """Data parallelism: one net, replicated to all workers (DDP) or sharded over them (FSDP2), and what workers exchange.
 
-Train walk: training.worker.step, training.worker.checkpoint -> [training.worker.parallel]
+Train walk: step.py, checkpoint.py -> [parallel.py]
 Li et al., "PyTorch Distributed", 2020; Zhao et al., "PyTorch FSDP", 2023. A checkpoint holds full state, so that one of
 N workers opens with M.
 

@@ -1,6 +1,6 @@
 """Progress channel: messages about a run, from its workers to its driver; no training step waits for one.
 
-Train walk: training.worker.loop -> [training.worker.progress_channel] -> training.run.ray_train
+Train walk: loop.py -> [progress_channel.py] -> training.run.ray_train
 
 | kind | sent by |
 |---|---|

@@ -1,6 +1,6 @@
 """Progress sync: about once a second, at the same step, all workers combine their losses, time and preemption notices.
 
-Train walk: training.worker.loop -> [training.worker.progress_sync]
+Train walk: loop.py -> [progress_sync.py]
 One small all-reduce finds the mean loss, the first loss that is not finite and the time spent, so that every worker
 makes the same decision at the same step.
 """

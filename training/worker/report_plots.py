@@ -1,6 +1,6 @@
 """Plots of a finished run: chooses those that fit the task and collects their data from a worker.
 
-Train walk: training.worker.finalize -> [report_plots.py] -> training.evaluation.plots
+Train walk: finalize.py -> [report_plots.py] -> training.evaluation.plots
 """
 # Shapes: N rows of the test split, K eval outputs of a row, B sample images.
 

@@ -1,6 +1,6 @@
 """Worker: the net, optimizer and rows of one training worker; makes a step, evaluates, keeps the best weights.
 
-Train walk: training.worker.loop -> [training.worker.step] -> training.worker.build, training.worker.gradients
+Train walk: loop.py -> [step.py] -> build.py, gradients.py
 Knows nothing of epochs, checkpoints on disk or Ray Train's reports.
 """
 # Shapes: B rows of this worker's share of the batch, N rows of a split, K eval outputs of a row.

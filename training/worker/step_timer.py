@@ -1,6 +1,6 @@
 """Step timer: the time spent in each phase of training, for `shoal train --profile`.
 
-Train walk: training.worker.loop -> [training.worker.step_timer]
+Train walk: loop.py -> [step_timer.py]
 """
 
 import time

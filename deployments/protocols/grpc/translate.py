@@ -1,6 +1,7 @@
 """Translates gRPC messages to the REST form with binary tensors and back, so that one codec decodes and checks both.
 
-Request walk: control.grpc_gateway -> [translate.py] -> server.handle_client -> [translate.py] -> control.grpc_gateway
+Request walk: deployments.control.grpc_gateway
+    -> [translate.py] -> deployments.server.handle_client -> [translate.py] -> deployments.control.grpc_gateway
 Knows the messages; nothing of any model.
 """
 

@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2: tensors as JSON, or as bytes behind it (binary.py), which is how gRPC's come too.
 
-Request walk: models.served_model -> [codec.py: decode] -> models.batching -> [codec.py: encode] -> models.served_model
+Request walk: deployments.models.served_model
+    -> [codec.py: decode] -> deployments.models.batching -> [codec.py: encode] -> deployments.models.served_model
 https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object" and its response, with Triton's
 extensions for binary tensor data and classification.
 """

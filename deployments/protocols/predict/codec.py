@@ -1,6 +1,7 @@
 """`predict` bodies, in the task's JSON form: {"inputs": [one item per row], ...}; an image may also be the body itself.
 
-Request walk: models.served_model -> [codec.py] -> inputs.py -> models.batching -> [codec.py] -> outputs.py
+Request walk: deployments.models.served_model
+    -> [codec.py] -> inputs.py -> deployments.models.batching -> [codec.py] -> outputs.py
 """
 
 from dataclasses import dataclass

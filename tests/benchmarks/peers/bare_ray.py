@@ -1,6 +1,6 @@
-"""Bare Ray as its documentation has it: an application that answers, one that imports torch, and a TorchTrainer.
+"""Bare Ray as documented: an application that imports nothing, one that imports torch, and a TorchTrainer.
 
-Run as a script it trains: two workers, one epoch of iris, from import to end. waits.py deploys the two applications.
+waits.py deploys the two applications; run as a script, this file trains: two workers, one epoch of iris.
 """
 
 import os
@@ -11,7 +11,7 @@ from ray import serve
 
 @serve.deployment
 class Echo:
-    """Answers."""
+    """Responds with a constant."""
 
     async def __call__(self, request: object) -> str:
         return "ok"
@@ -19,7 +19,7 @@ class Echo:
 
 @serve.deployment
 class Net:
-    """Answers with a net's output."""
+    """Responds with a net's output."""
 
     def __init__(self) -> None:
         import torch
@@ -37,7 +37,7 @@ echo, net = Echo.bind(), Net.bind()
 
 
 def train_worker(config: dict[str, object]) -> None:
-    """One epoch of iris with DDP."""
+    """Train one epoch of iris with DDP."""
     import ray.train
     import ray.train.torch
     import torch

@@ -1,4 +1,4 @@
-"""Plain FastAPI on uvicorn: one process, one request a forward pass."""
+"""Plain FastAPI on uvicorn: one process, one request per forward pass."""
 
 import sys
 

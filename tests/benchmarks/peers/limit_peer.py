@@ -1,4 +1,4 @@
-"""The limit: a bare ASGI function on uvicorn with Shoal's own codec and net; no Ray, no proxy, no key, no batches."""
+"""A lower bound: a bare ASGI function on uvicorn with Shoal's codec; no Ray, proxy, authentication or batching."""
 
 import json
 import sys
@@ -16,12 +16,12 @@ codec = OipCodec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", 65_
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Decode, pass through the net, encode."""
+    """Decode a request, run the net, encode the response."""
     message = await receive()
-    asked = codec.decode_request(message["body"])
+    request = codec.decode_request(message["body"])
     with torch.inference_mode():
-        y = net(torch.from_numpy(asked.rows)).numpy()
-    body, _ = codec.encode_response((y,), asked)
+        y = net(torch.from_numpy(request.rows)).numpy()
+    body, _ = codec.encode_response((y,), request)
     await send(
         {
             "type": "http.response.start",

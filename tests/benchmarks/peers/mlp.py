@@ -1,4 +1,4 @@
-"""The net that every stack serves: 64 -> 64 -> 64 -> 10, the same random weights everywhere."""
+"""The net that every stack serves: 64 -> 64 -> 64 -> 10, with the same random weights."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""mosec (a Rust server that batches in front of a Python worker): at most 64 rows a batch, at most 1 ms of waiting."""
+"""mosec, a Rust server that batches requests for a Python worker: at most 64 rows and 1 ms of waiting per batch."""
 
 import sys
 from typing import Any

@@ -1,6 +1,6 @@
-"""What `shoal train` does on the cluster that runs, told as the torchrun peer tells it: JSON lines, one per beat.
+"""Trains as `shoal train` does on the running cluster; prints JSON lines as torchrun_peer.py does, one a second.
 
-shoal_run.py RECIPE SECONDS [KEY=VALUE ...]
+python shoal_run.py RECIPE SECONDS [KEY=VALUE ...]
 """
 
 import json
@@ -24,16 +24,16 @@ def main(name: str, seconds: str, overrides: list[str]) -> None:
 
     step = 0
 
-    def tell(message: dict[str, Any]) -> None:
+    def print_progress(message: dict[str, Any]) -> None:
         nonlocal step
         if message["kind"] == "progress" and message["rank"] == 0:
             rows = (message["step"] - step) * recipe.batch_size
             step = message["step"]
             kind = "first step" if step == 1 else "steps"
-            told = {"kind": kind, "at_s": message["at_s"], "rows": rows, "seconds": rows / message["rows_per_s"]}
-            print(json.dumps(told | {"epoch": message["epoch"]}), flush=True)
+            values = {"at_s": message["at_s"], "rows": rows, "seconds": rows / message["rows_per_s"]}
+            print(json.dumps({"kind": kind, "epoch": message["epoch"]} | values), flush=True)
 
-    train(recipe, settings, on_message=tell)
+    train(recipe, settings, on_message=print_progress)
 
 
 if __name__ == "__main__":

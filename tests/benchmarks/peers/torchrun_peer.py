@@ -1,4 +1,4 @@
-"""The same training written plainly for torchrun: DDP on gloo, no Ray; a line of JSON for the first step and epochs.
+"""The same training written for torchrun: DDP on gloo, no Ray; prints a JSON line for the first step and each epoch.
 
 torchrun --nproc-per-node 2 torchrun_peer.py RECIPE SECONDS [KEY=VALUE ...]
 """
@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,9 +24,9 @@ from training.data.dataset import load_dataset
 from training.data.input_layers import Standardize
 from training.data.split import split_dataset
 from training.recipe.load import import_path, load_recipe, override_recipe
-from training.recipe.spec import Recipe
+from training.recipe.spec import Data, Recipe
 
-# As Shoal's workers: what serves on the same machine comes first.
+# As of Shoal's workers, so that replicas on the same machine have priority.
 NICENESS = 10
 
 
@@ -34,41 +35,42 @@ def main(recipe: Recipe, seconds: float) -> None:
     os.nice(NICENESS)
     dist.init_process_group("gloo")
     torch.manual_seed(recipe.seed)
+    assert isinstance(recipe.data, Data)
     dataset = clean_dataset(load_dataset(recipe.data), recipe.clean)
-    parts = split_dataset(dataset, recipe.data)
+    splits = split_dataset(dataset, recipe.data)
     assert isinstance(dataset.inputs, Tensor)
     assert isinstance(dataset.targets, Tensor)
-    x, y = dataset.inputs[parts["train"]], dataset.targets[parts["train"]]
+    x, y = dataset.inputs[splits["train"]], dataset.targets[splits["train"]]
     net = DistributedDataParallel(nn.Sequential(Standardize.fit(x), import_path(recipe.net.source)(**recipe.net.args)))
-    average = AveragedModel(net.module, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.optimizer.lr, **recipe.optimizer.args)
-    steps = len(x) // recipe.batch_size
-    schedule = LambdaLR(optimiser, lr_factor(recipe, steps * recipe.stop.epochs))
-    trained = 0.0
+    ema = AveragedModel(net.module, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.optimizer.lr, **dict[str, Any](recipe.optimizer.args))
+    steps_per_epoch = len(x) // recipe.batch_size
+    schedule = LambdaLR(optimizer, make_lr_factor(recipe, steps_per_epoch * recipe.stop.epochs))
+    training_s = 0.0
     for epoch in range(recipe.stop.epochs):
         start = time.perf_counter()
-        train_epoch(recipe, net, average, optimiser, schedule, (x, y), epoch)
-        took = time.perf_counter() - start
-        tell("steps", epoch=epoch, rows=steps * recipe.batch_size, seconds=took)
-        validate(average.module, dataset.inputs[parts["validation"]], dataset.targets[parts["validation"]])
-        trained += took
-        over = torch.tensor(trained >= seconds)
-        dist.broadcast(over, src=0)
-        if over:
+        train_epoch(recipe, net, ema, optimizer, schedule, (x, y), epoch)
+        epoch_s = time.perf_counter() - start
+        print_message("steps", epoch=epoch, rows=steps_per_epoch * recipe.batch_size, seconds=epoch_s)
+        validate(ema.module, dataset.inputs[splits["validation"]], dataset.targets[splits["validation"]])
+        training_s += epoch_s
+        is_over = torch.tensor(training_s >= seconds)
+        dist.broadcast(is_over, src=0)
+        if is_over:
             break
-    # DDP's threads end with it; torch aborts the process, one time in four, where the group goes before them.
-    del net, average, optimiser, schedule
+    # DDP's threads end with the module; destroying the group before aborted the process in a quarter of the runs.
+    del net, ema, optimizer, schedule
     dist.destroy_process_group()
 
 
-def lr_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Rise from 0 over the warm-up, then fall along a cosine."""
-    warmup = recipe.schedule.warmup * steps
+def make_lr_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
+    """Return a schedule with linear warm-up from 0 and cosine decay."""
+    warmup_steps = recipe.schedule.warmup * total_steps
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
 
     return factor
 
@@ -76,8 +78,8 @@ def lr_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
 def train_epoch(
     recipe: Recipe,
     net: DistributedDataParallel,
-    average: AveragedModel,
-    optimiser: torch.optim.Optimizer,
+    ema: AveragedModel,
+    optimizer: torch.optim.Optimizer,
     schedule: LambdaLR,
     rows: tuple[Tensor, Tensor],
     epoch: int,
@@ -92,36 +94,36 @@ def train_epoch(
     net.train()
     steps = len(x) // recipe.batch_size
     for step in range(steps):
-        mine = order[step * recipe.batch_size : (step + 1) * recipe.batch_size][
+        shard = order[step * recipe.batch_size : (step + 1) * recipe.batch_size][
             dist.get_rank() :: dist.get_world_size()
         ]
-        x_B, y_B = augment(x[mine], y[mine], generator, **recipe.augmentation.args)
+        x_B, y_B = augment(x[shard], y[shard], generator, **recipe.augmentation.args)
         loss = F.cross_entropy(net(x_B), y_B)
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         schedule.step()
-        average.update_parameters(net.module)
+        ema.update_parameters(net.module)
         total += loss.detach()
         if epoch == step == 0:
-            tell("first step")
+            print_message("first step")
     return total.item() / steps
 
 
 @torch.no_grad()
 def validate(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Accuracy, each worker having judged its share."""
+    """Compute the accuracy, each worker on its shard."""
     net.eval()
-    mine = slice(dist.get_rank(), None, dist.get_world_size())
-    right = torch.tensor([0.0, 0.0])
-    for x_B, y_B in zip(x[mine].split(512), y[mine].split(512), strict=True):
-        right += torch.tensor([(net(x_B).argmax(1) == y_B).sum(), len(y_B)])
-    dist.all_reduce(right)
-    return float(right[0] / right[1])
+    shard = slice(dist.get_rank(), None, dist.get_world_size())
+    counts = torch.tensor([0.0, 0.0])
+    for x_B, y_B in zip(x[shard].split(512), y[shard].split(512), strict=True):
+        counts += torch.tensor([(net(x_B).argmax(1) == y_B).sum(), len(y_B)])
+    dist.all_reduce(counts)
+    return float(counts[0] / counts[1])
 
 
-def tell(kind: str, **values: float) -> None:
-    """Print what happened, once for all workers."""
+def print_message(kind: str, **values: float) -> None:
+    """Print a JSON line, on the first worker only."""
     if dist.get_rank() == 0:
         print(json.dumps({"kind": kind, "at_s": time.time(), **values}), flush=True)
 

@@ -1,4 +1,4 @@
-"""The command line inside this process: a command's start takes longer than most of what it does."""
+"""Commands run in this process, since starting a subprocess takes longer than most of them."""
 
 import contextlib
 import io
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.app import run
-from tests.conftest import Shoal
+from tests.conftest import ShoalCli
 
 
 @contextlib.contextmanager
-def environment(changes: dict[str, str]) -> Iterator[None]:
+def set_environment(changes: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(changes)
     try:
@@ -24,25 +24,25 @@ def environment(changes: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def shoal_in_process(home: Path) -> Shoal:
-    """As `tests.conftest.shoal_for`, by the function that the `shoal` command calls."""
+def make_in_process_cli(home: Path) -> ShoalCli:
+    """As `tests.conftest.make_shoal_cli`, without a subprocess."""
 
-    def call(*arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> object:
-        ours = {f"SHOAL_{name}_PORT": "0" for name in ("HTTP", "GRPC", "DASHBOARD")} | {"SHOAL_HOME": str(home)}
-        out, errors = io.StringIO(), io.StringIO()
+    def run_in_process(*arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> object:
+        variables = {f"SHOAL_{name}_PORT": "0" for name in ("HTTP", "GRPC", "DASHBOARD")} | {"SHOAL_HOME": str(home)}
+        stdout, stderr = io.StringIO(), io.StringIO()
         with (
-            environment(ours | (env or {})),
+            set_environment(variables | (env or {})),
             contextlib.chdir(cwd or Path.cwd()),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(errors),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
         ):
-            code = run(list(arguments))
-        return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+            exit_code = run(list(arguments))
+        return subprocess.CompletedProcess(arguments, exit_code, stdout.getvalue(), stderr.getvalue())
 
-    return call  # type: ignore[return-value]
+    return run_in_process  # type: ignore[return-value]
 
 
 @pytest.fixture
-def quiet(tmp_path: Path) -> Shoal:
-    """A command line whose SHOAL_HOME has no cluster."""
-    return shoal_in_process(tmp_path / "home")
+def shoal(tmp_path: Path) -> ShoalCli:
+    """A command line with an empty SHOAL_HOME and no cluster."""
+    return make_in_process_cli(tmp_path / "home")

@@ -1,4 +1,4 @@
-"""Conventions of command lines: help, version, JSON, tables that cut nothing."""
+"""Conventions of command lines: help, version, JSON, tables without truncation."""
 
 import json
 import re
@@ -10,39 +10,39 @@ import pytest
 import typer
 
 from cluster.cli.app import app
-from tests.cluster.cli.conftest import shoal_in_process
-from tests.conftest import Shoal, save_table
+from tests.cluster.cli.conftest import make_in_process_cli
+from tests.conftest import ShoalCli, save_table
 
 ROOT_COMMAND: Any = typer.main.get_command(app)
 
 
-def all_commands() -> dict[str, Any]:
+def list_commands() -> dict[str, Any]:
     commands = {"": ROOT_COMMAND}
     for name, command in ROOT_COMMAND.commands.items():
         commands[name] = command
-        for inner, each in getattr(command, "commands", {}).items():
-            commands[f"{name} {inner}"] = each
+        for subcommand_name, subcommand in getattr(command, "commands", {}).items():
+            commands[f"{name} {subcommand_name}"] = subcommand
     return commands
 
 
 @pytest.fixture(scope="module")
-def shoal(tmp_path_factory: pytest.TempPathFactory) -> Shoal:
+def shoal(tmp_path_factory: pytest.TempPathFactory) -> ShoalCli:
     """A SHOAL_HOME with one model of two versions and no cluster."""
     folder = tmp_path_factory.mktemp("conventions")
-    shoal = shoal_in_process(folder / "home")
+    shoal = make_in_process_cli(folder / "home")
     for number in (1, 2):
         save_table(folder / f"table-{number}", name="a-model-whose-name-is-as-long-as-names-in-a-registry-may-be-63x")
-        done = shoal("models", "import", str(folder / f"table-{number}"))
-        assert done.returncode == 0, done.stderr
+        result = shoal("models", "import", str(folder / f"table-{number}"))
+        assert result.returncode == 0, result.stderr
     return shoal
 
 
-@pytest.mark.parametrize("name", all_commands())
-def test_help_is_never_cut(name: str) -> None:
-    command = all_commands()[name]
+@pytest.mark.parametrize("name", list_commands())
+def test_help_is_never_truncated(name: str) -> None:
+    command = list_commands()[name]
     context = command.make_context("shoal", [], resilient_parsing=True, terminal_width=80, max_content_width=80)
 
-    # Dots that are meant: of a usage line, and of a list in JSON.
+    # Usage lines and lists in JSON have dots of their own.
     assert "..." not in command.get_help(context).replace("]...", "").replace("[...]", "")
 
 
@@ -68,7 +68,7 @@ def test_shells_can_complete_the_command() -> None:
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
-def test_no_identifier_is_cut_at_any_width_nor_in_a_pipe(shoal: Shoal, columns: str) -> None:
+def test_no_identifier_is_truncated_at_any_width_nor_in_a_pipe(shoal: ShoalCli, columns: str) -> None:
     listed = shoal("models", env={"COLUMNS": columns}).stdout
 
     assert "a-model-whose-name-is-as-long-as-names-in-a-registry-may-be-63x" in listed
@@ -79,7 +79,7 @@ def test_no_identifier_is_cut_at_any_width_nor_in_a_pipe(shoal: Shoal, columns: 
     assert re.search(r"^2 +[0-9a-f]{12}  [0-9a-f]{32}$", shown.stdout, re.MULTILINE)
 
 
-def test_list_stands_for_the_bare_verb(shoal: Shoal) -> None:
+def test_list_stands_for_the_bare_verb(shoal: ShoalCli) -> None:
     for verb in ("models", "runs", "recipes"):
         assert shoal(verb, "list").stdout == shoal(verb).stdout
 
@@ -99,33 +99,33 @@ def test_list_stands_for_the_bare_verb(shoal: Shoal) -> None:
         "status --json",
     ],
 )
-def test_what_is_shown_can_be_had_as_json(shoal: Shoal, line: str) -> None:
+def test_every_listing_can_be_printed_as_json(shoal: ShoalCli, line: str) -> None:
     model = "a-model-whose-name-is-as-long-as-names-in-a-registry-may-be-63x"
 
-    done = shoal(*line.format(model=model).split(), env={"COLUMNS": "40"})
+    result = shoal(*line.format(model=model).split(), env={"COLUMNS": "40"})
 
-    assert done.returncode == 0, done.stderr
-    json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    json.loads(result.stdout)
 
 
-def test_quiet_prints_results_only(shoal: Shoal, tmp_path: Path) -> None:
+def test_quiet_prints_results_only(shoal: ShoalCli, tmp_path: Path) -> None:
     save_table(tmp_path / "table", name="quiet")
 
-    done = shoal("--quiet", "models", "import", str(tmp_path / "table"))
+    result = shoal("--quiet", "models", "import", str(tmp_path / "table"))
 
-    assert done.stdout == "published quiet:1\n"
-
-
-def test_an_import_ends_with_the_next_command(shoal: Shoal, tmp_path: Path) -> None:
-    save_table(tmp_path / "table", name="spoken")
-
-    done = shoal("models", "import", str(tmp_path / "table"))
-
-    assert done.stdout == "published spoken:1\nnext: shoal deploy spoken:1\n"
+    assert result.stdout == "published quiet:1\n"
 
 
-def test_recipes_show_explains_every_key_that_set_takes(shoal: Shoal) -> None:
-    keys = {each["key"]: each for each in json.loads(shoal("recipes", "show", "iris", "--json").stdout)}
+def test_an_import_ends_with_the_next_command(shoal: ShoalCli, tmp_path: Path) -> None:
+    save_table(tmp_path / "table", name="imported")
+
+    result = shoal("models", "import", str(tmp_path / "table"))
+
+    assert result.stdout == "published imported:1\nnext: shoal deploy imported:1\n"
+
+
+def test_recipes_show_explains_every_key_that_set_takes(shoal: ShoalCli) -> None:
+    keys = {key["key"]: key for key in json.loads(shoal("recipes", "show", "iris", "--json").stdout)}
 
     assert keys["optimizer.lr"]["type"] == "number, > 0"
     assert keys["clean.missing"]["type"] == "refuse | drop | mean"
@@ -137,4 +137,4 @@ def test_recipes_show_explains_every_key_that_set_takes(shoal: Shoal) -> None:
         "net.args",
         "checkpoints.num_to_keep",
     } <= keys.keys()
-    assert all(each["description"] for each in keys.values())
+    assert all(key["description"] for key in keys.values())

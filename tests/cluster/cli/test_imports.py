@@ -1,4 +1,4 @@
-"""What each verb may import: a command that prints three lines must not wait for PyTorch."""
+"""What each command may import: one that prints three lines must not wait for PyTorch."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # Modules that take 0.2 s or more to import.
-HEAVY = {
+SLOW_IMPORTS = {
     "torch",
     "ray",
     "mlflow",
@@ -43,19 +43,18 @@ ALLOWED: dict[str, set[str]] = {
 SCRIPT = """
 import json, sys
 from cluster.cli.app import run
-code = run(sys.argv[2:])
-heavy = sorted(set(sys.modules) & set(json.loads(sys.argv[1])))
-print("\\n" + json.dumps([code, heavy]))
+run(sys.argv[2:])
+print("\\n" + json.dumps(sorted(set(sys.modules) & set(json.loads(sys.argv[1])))))
 """
 
 
 @pytest.mark.parametrize("line", ALLOWED)
-def test_a_verb_imports_nothing_heavy_that_it_does_not_need(line: str, tmp_path: Path) -> None:
+def test_a_command_imports_no_slow_module_that_it_does_not_need(line: str, tmp_path: Path) -> None:
     environment = os.environ | {"SHOAL_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(sorted(HEAVY)), *line.split()]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(sorted(SLOW_IMPORTS)), *line.split()]
 
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
 
-    assert done.stdout, done.stderr
-    _, heavy = json.loads(done.stdout.splitlines()[-1])
-    assert set(heavy) <= ALLOWED[line], f"{line} imports {heavy}"
+    assert result.stdout, result.stderr
+    imported = json.loads(result.stdout.splitlines()[-1])
+    assert set(imported) <= ALLOWED[line], f"{line} imports {imported}"

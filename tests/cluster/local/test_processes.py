@@ -12,51 +12,53 @@ import pytest
 from cluster.local import processes
 from training.errors import ServiceError
 
-DEAF = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"]
+IGNORE_SIGTERM = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
 
 
 @pytest.fixture
-def mark() -> str:
+def owner() -> str:
     return f"test-{os.getpid()}"
 
 
 @pytest.fixture
-def hydra(mark: str) -> Iterator[None]:
-    """For each head that is cut off another one grows."""
-    enough = threading.Event()
+def respawning_processes(owner: str) -> Iterator[None]:
+    """New processes of the cluster start all the time, faster than they can be ended."""
+    stop = threading.Event()
 
-    def grow() -> None:
-        while not enough.is_set():
-            subprocess.Popen(DEAF, env=os.environ | {processes.CLUSTER_ID_VARIABLE: mark}, stdout=subprocess.DEVNULL)
+    def start_processes() -> None:
+        while not stop.is_set():
+            subprocess.Popen(
+                IGNORE_SIGTERM, env=os.environ | {processes.CLUSTER_ID_VARIABLE: owner}, stdout=subprocess.DEVNULL
+            )
             time.sleep(0.05)
 
-    growing = threading.Thread(target=grow)
-    growing.start()
+    thread = threading.Thread(target=start_processes)
+    thread.start()
     yield
-    enough.set()
-    growing.join()
-    processes.stop_owned(mark, Path("/nowhere"))
+    stop.set()
+    thread.join()
+    processes.stop_owned(owner, Path("/nowhere"))
 
 
-@pytest.mark.usefixtures("hydra")
-def test_what_does_not_end_is_named(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("respawning_processes")
+def test_processes_that_do_not_end_are_named(owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "TERMINATE_S", 0.2)
     monkeypatch.setattr(processes, "MAX_ROUNDS", 2)
 
     with pytest.raises(
         ServiceError, match=r"processes of the cluster do not end: \d+ \(\w+, [\w-]+\).*`shoal down` again"
     ):
-        processes.stop_owned(mark, tmp_path)
+        processes.stop_owned(owner, tmp_path)
 
 
-def test_a_process_that_will_not_hear_is_ended_all_the_same(tmp_path: Path, mark: str) -> None:
-    deaf = subprocess.Popen(
-        DEAF, env=os.environ | {processes.CLUSTER_ID_VARIABLE: mark}, stdout=subprocess.PIPE, text=True
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, owner: str) -> None:
+    process = subprocess.Popen(
+        IGNORE_SIGTERM, env=os.environ | {processes.CLUSTER_ID_VARIABLE: owner}, stdout=subprocess.PIPE, text=True
     )
-    assert deaf.stdout is not None
-    assert deaf.stdout.readline() == "deaf\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
 
-    assert processes.stop_owned(mark, tmp_path) >= 1
+    assert processes.stop_owned(owner, tmp_path) >= 1
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        assert psutil.Process(deaf.pid).status() == psutil.STATUS_ZOMBIE
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE

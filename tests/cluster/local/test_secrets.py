@@ -6,13 +6,13 @@ from cluster.local import secrets
 from training.errors import UserError
 
 
-def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
-    made = secrets.ensure_secret(tmp_path, secrets.ADMIN_KEY)
+def test_a_secret_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    secret = secrets.ensure_secret(tmp_path, secrets.ADMIN_KEY)
 
     assert (
-        secrets.ensure_secret(tmp_path, secrets.ADMIN_KEY) == secrets.read_secret(tmp_path, secrets.ADMIN_KEY) == made
+        secrets.ensure_secret(tmp_path, secrets.ADMIN_KEY) == secrets.read_secret(tmp_path, secrets.ADMIN_KEY) == secret
     )
-    assert len(made.removeprefix("shoal-")) == 64
+    assert len(secret.removeprefix("shoal-")) == 64
     assert (tmp_path / "secrets" / "admin_key").stat().st_mode & 0o777 == 0o600
 
 
@@ -24,7 +24,7 @@ def test_a_secret_that_others_may_read_is_refused_with_the_remedy(tmp_path: Path
         secrets.read_secret(tmp_path, secrets.ADMIN_KEY)
 
 
-def test_a_missing_secret_says_what_makes_it(tmp_path: Path) -> None:
+def test_a_missing_secret_is_refused_with_the_command_that_creates_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shoal init"):
         secrets.read_secret(tmp_path, secrets.RAY_TOKEN)
 
@@ -37,7 +37,7 @@ def test_an_empty_secret_is_refused_with_the_remedy(tmp_path: Path) -> None:
         secrets.ensure_secret(tmp_path, secrets.ADMIN_KEY)
 
 
-def test_making_a_secret_leaves_no_other_file(tmp_path: Path) -> None:
+def test_creating_a_secret_leaves_no_other_file(tmp_path: Path) -> None:
     secrets.ensure_secret(tmp_path, secrets.ADMIN_KEY)
 
     assert [f.name for f in (tmp_path / "secrets").iterdir()] == ["admin_key"]

@@ -60,7 +60,7 @@ class LocalClient:
 
 @pytest.fixture(scope="session")
 def serving_settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSettings:
-    """A home whose registry has `flowers` and `pictures`, both deployed, and the pipeline `twice`."""
+    """A home whose registry has `flowers` and `images`, both deployed, and the pipeline `twice`."""
     folder = tmp_path_factory.mktemp("control")
     settings = ServingSettings(home=folder / "home")
     registry, store = Registry(settings), DeploymentStore(settings.platform)
@@ -93,7 +93,7 @@ def serving_settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSetting
 def applications(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
     """Serve's applications and their status; all run."""
     running = {
-        name: SimpleNamespace(status=SimpleNamespace(value="RUNNING")) for name in ("flowers", "pictures", "twice")
+        name: SimpleNamespace(status=SimpleNamespace(value="RUNNING")) for name in ("flowers", "images", "twice")
     }
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=running))
     return running

@@ -30,7 +30,7 @@ async def test_the_catalog_summarizes_models_and_pipelines_with_the_same_keys(ht
     assert models["flowers"] == {
         "name": "flowers",
         "task": "tabular-classification",
-        "summary": "Tells three kinds apart.",
+        "summary": "Classifies three species.",
         "newest": 1,
         "aliases": {"champion": 1},
         "status": "RUNNING",
@@ -110,10 +110,10 @@ async def test_the_service_is_ready_when_every_deployment_runs(
     assert (await http.get("/v2/health/live")).json() == {"live": True}
     assert (await http.get("/v2/health/ready")).json() == {"ready": True}
 
-    del applications["pictures"]
+    del applications["images"]
     catalog.status._fetched_s = float("-inf")
 
     response = await http.get("/v2/health/ready")
     assert (response.status_code, response.json()) == (503, {"ready": False})
     models = {each["name"]: each for each in (await http.get("/api/v1/models")).json()["models"]}
-    assert models["pictures"]["status"] == "NOT_STARTED"
+    assert models["images"]["status"] == "NOT_STARTED"

@@ -32,7 +32,7 @@ def list_operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[s
 
 
 def test_each_model_and_pipeline_is_listed_once_at_its_own_address(document: dict[str, Any]) -> None:
-    for name in ("flowers", "pictures"):
+    for name in ("flowers", "images"):
         base = f"/v2/models/{name}"
         paths = [path for path in document["paths"] if name in path]
         assert paths == [f"{base}/predict", f"{base}/infer", f"{base}/example", f"{base}/ready", base]

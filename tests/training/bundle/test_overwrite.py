@@ -29,7 +29,7 @@ def test_a_second_save_is_refused_in_one_line_that_says_how(tmp_path: Path) -> N
 
 def test_overwriting_replaces_every_file(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
-    first = save_bundle(folder, nn.Linear(2, 2), inputs=ROWS, info=INFO, images={"loss.png": b"picture"})
+    first = save_bundle(folder, nn.Linear(2, 2), inputs=ROWS, info=INFO, images={"loss.png": b"image"})
 
     second = save_bundle(folder, nn.Linear(2, 2), inputs=ROWS, info=INFO, overwrite=True)
 

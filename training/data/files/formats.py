@@ -1,6 +1,6 @@
 """Formats: how Parquet, CSV, JSON Lines and images are read, a few MB at a time.
 
-Train walk: training.data.files.source -> [training.data.files.formats]
+Train walk: source.py -> [formats.py]
 Each reader yields Arrow batches of the requested columns. CSV values come as bytes and JSON values in the types of the
 schema: `columns` parses numbers and text, and names the value that is wrong.
 """

@@ -1,6 +1,6 @@
 """Read tasks: what Ray Data runs on read units, once in the scan before training and then in every epoch.
 
-Train walk: training.data.files.scan -> [training.data.files.read_tasks] -> training.data.files.row_reader
+Train walk: scan.py -> [read_tasks.py] -> row_reader.py
 Imports neither torch nor Ray, so that a task's process stays small.
 """
 

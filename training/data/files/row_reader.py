@@ -1,6 +1,6 @@
 """Row reader: reads a unit's rows, checks them, assigns them to splits, and encodes them for a net.
 
-Train walk: training.data.files.read_tasks -> [training.data.files.row_reader] -> training.data.files.source
+Train walk: read_tasks.py -> [row_reader.py] -> source.py
 Works on columns of a batch. Unless a column says it, a hash of a row's content decides its split: equal rows are in the
 same split in whatever file they stand, and no index has to be kept.
 """

@@ -1,6 +1,6 @@
 """Scan: one pass over all files before training, on the cluster, and the stream of their rows during training.
 
-Train walk: training.run.driver -> [training.data.files.scan] -> training.data.files.read_tasks
+Train walk: training.run.driver -> [scan.py] -> read_tasks.py
 Every row is checked and counted; a sample of each split is kept for preprocessing, scores and the model card.
 
 Ray Data runs our read tasks, not its own readers (2.60): read_parquet and read_csv give a row's file but not its index,

@@ -1,6 +1,6 @@
 """Source: finds the files of a data set and cuts them into read units.
 
-Train walk: training.data.files.row_reader -> [training.data.files.source] -> training.data.files.formats
+Train walk: row_reader.py -> [source.py] -> formats.py
 A unit is what one task reads at a time: a row group of a Parquet file, a CSV or JSON Lines file, some images.
 Imports neither torch nor Ray, so that a read task's process stays small.
 """

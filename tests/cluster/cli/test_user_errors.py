@@ -1,0 +1,123 @@
+"""Every user error at the command line: one line and exit code 2."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ShoalCli, make_shoal_cli, save_image, save_table, wait_until
+
+USER_ERRORS = {
+    "an unknown verb": (["sail"], "No such command 'sail'"),
+    "an unknown option": (["up", "--fast"], "No such option"),
+    "a missing argument": (["deploy"], "Missing argument"),
+    "a value that is not a number": (["deploy", "x", "--min-replicas", "many"], "--min-replicas"),
+    "minimum replicas over the maximum": (
+        ["deploy", "x", "--min-replicas", "3", "--max-replicas", "2"],
+        "max_replicas=2",
+    ),
+    "no replica at all": (["deploy", "x", "--min-replicas", "0"], "min_replicas"),
+    "an unknown recipe": (["train", "digits"], "those of the zoo: "),
+    "a missing recipe file": (["train", "nowhere.py"], "no recipe file 'nowhere.py'"),
+    "an unknown key": (["train", "iris", "--set", "optimizer.momentum=1"], "valid keys: name, lr, args"),
+    "a value out of bounds": (["train", "iris", "--set", "stop.epochs=0"], "stop.epochs"),
+    "no workers": (["train", "iris", "--workers", "0"], "make it 1 or more"),
+    "minimum workers over the maximum": (["train", "iris", "--workers", "4-2"], "the lower bound first"),
+    "workers that are not a number": (["train", "iris", "--workers", "many"], "write a number of workers"),
+    "neither recipe nor run": (["train"], "name a recipe, or a run to --resume"),
+    "an unknown run": (["train", "--resume", "iris-1"], "no run 'iris-1'; newest: none"),
+    "two unknown runs": (["runs", "compare", "a", "b"], "no run 'a'"),
+    "an unknown model": (["models", "show", "roses"], "no model 'roses'; registered: none"),
+    "promotion of an unknown model": (["models", "promote", "roses", "1", "--as", "champion"], "no model 'roses'"),
+    "no bundle": (["models", "import", "."], "holds no bundle.json"),
+    "no cluster, deploy": (["deploy", "iris"], "start one with `shoal up`"),
+    "no cluster, predict": (["predict", "iris", "{}"], "start one with `shoal up`"),
+    "no cluster, undeploy": (["undeploy", "iris"], "start one with `shoal up`"),
+    "no cluster, submit": (["train", "iris", "--submit"], "start one with `shoal up`"),
+    "a missing settings file": (["--settings", "nowhere.yaml", "status"], "nowhere.yaml cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", USER_ERRORS)
+def test_a_user_error_is_one_line_and_exit_code_2(shoal: ShoalCli, tmp_path: Path, case: str) -> None:
+    arguments, message = USER_ERRORS[case]
+
+    result = shoal(*arguments, cwd=tmp_path)
+
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_variable_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    result = make_shoal_cli(tmp_path / "home")("up", env={"SHOAL_PROT": "1"})
+
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: SHOAL_PROT is no setting of Shoal; `shoal settings` lists them all\n",
+    )
+
+
+def test_an_interruption_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
+    # A named pipe that nothing is written to: once it can be opened for writing, the command has opened it and waits.
+    os.mkfifo(tmp_path / "settings.yaml")
+    writers: list[int] = []
+
+    def open_writer() -> bool:
+        with contextlib.suppress(OSError):
+            writers.append(os.open(tmp_path / "settings.yaml", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    command = [str(Path(sys.executable).parent / "shoal"), "--settings", str(tmp_path / "settings.yaml"), "status"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert wait_until(open_writer, 20)
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=20) == ("", "error: interrupted\n")
+    assert process.returncode == 130
+
+
+def test_the_command_without_arguments_prints_help(shoal: ShoalCli) -> None:
+    result = shoal()
+
+    assert result.returncode == 0
+    assert "deploy" in result.stdout
+
+
+def test_settings_lists_every_key_with_its_origin_and_no_password(shoal: ShoalCli) -> None:
+    environment = {"SHOAL_PLATFORM_URI": "postgresql://u:hunter2@db/x", "COLUMNS": "400"}
+
+    output = shoal("settings", env=environment).stdout
+
+    for key in ("home", "registry_uri", "limits.max_rows", "http_port", "drain_s"):
+        assert key in output
+    assert "SHOAL_PLATFORM_URI" in output
+    assert "hunter2" not in output
+
+
+def test_the_registry_works_without_a_cluster(shoal: ShoalCli, tmp_path: Path) -> None:
+    save_image(tmp_path / "first", name="flowers")
+    save_table(tmp_path / "second")
+
+    assert "published flowers:1" in shoal("models", "import", str(tmp_path / "first")).stdout
+    assert "published flowers:2" in shoal("models", "import", str(tmp_path / "second")).stdout
+    assert "flowers:2 is this bundle already" in shoal("models", "import", str(tmp_path / "second")).stdout
+    assert "flowers:2 is now challenger" in shoal("models", "promote", "flowers", "2", "--as", "challenger").stdout
+    listed = shoal("models", env={"COLUMNS": "200"}).stdout
+    assert "challenger=2, champion=1" in listed
+    output = shoal("models", "show", "flowers@challenger", env={"COLUMNS": "200"}).stdout
+    assert "Classifies three species." in output
+    assert shoal("models", "export", "flowers", str(tmp_path / "out")).returncode == 0
+    assert (tmp_path / "out" / "model.pt2").is_file()
+    again = shoal("models", "export", "flowers", str(tmp_path / "out"))
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+def test_status_without_a_cluster_says_so(shoal: ShoalCli) -> None:
+    assert "no cluster runs" in shoal("status").stdout
