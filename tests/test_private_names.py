@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "deployments", "training")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 INTERNALS = [path for path in FILES if path.stem.endswith("_internals")]
+DISTRIBUTIONS = packages_distributions()
 # Whose private names are our own, or Python's, which changes them by a release that we choose.
 KNOWN = {*PACKAGES, *sys.stdlib_module_names, "__future__"}
 
@@ -59,7 +60,7 @@ def test_no_private_name_of_another_library_is_used(path: Path) -> None:
 @pytest.mark.parametrize("path", INTERNALS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_of_private_names_is_of_the_installed_version(path: Path) -> None:
     library = path.stem.removesuffix("_internals")
-    (distribution,) = set(packages_distributions()[library])
+    (distribution,) = set(DISTRIBUTIONS[library])
     read = re.findall(rf"\b{distribution} (\d+\.\d+\.\d+)", path.read_text(), re.IGNORECASE)
 
     assert read, f"say in which version of {distribution} the names were read"

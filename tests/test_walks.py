@@ -113,6 +113,7 @@ def list_imports(path: Path) -> Stop:
     """Return the files that a module imports anywhere, or names in a string: 'training.worker.loop', `python -m`."""
     files: set[Path] = set()
     tree = ast.parse(path.read_text())
+    docstrings = list_docstrings(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             files |= {file for alias in node.names for file in _find_imported(alias.name)}
@@ -122,12 +123,13 @@ def list_imports(path: Path) -> Stop:
             for alias in node.names:
                 files |= _find_imported(f"{node.module}.{alias.name}")
                 files |= _find_imported(exports[alias.name]) if alias.name in exports else set()
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not _is_docstring(tree, node):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
             for name in _MODULE_NAME.findall(node.value):
                 files |= _find_imported(name) | (FILES & {ROOT / name.replace(".", "/") / "__main__.py"})
     return frozenset(files - {path})
 
 
+@cache
 def list_exports(package: str) -> dict[str, str]:
     """Return the names that a package's `__init__.py` imports, and the module of each."""
     path = ROOT / package.replace(".", "/") / "__init__.py"
@@ -142,9 +144,9 @@ def _find_imported(module: str) -> Stop:
     return FILES & {path.with_suffix(".py"), path / "__init__.py"}
 
 
-def _is_docstring(tree: ast.AST, constant: ast.Constant) -> bool:
-    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    return any(body and isinstance(body[0], ast.Expr) and body[0].value is constant for body in bodies)
+def list_docstrings(tree: ast.AST) -> set[ast.expr]:
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+    return {node.body[0].value for node in nodes if node.body and isinstance(node.body[0], ast.Expr)}
 
 
 WALKS = list_walks()

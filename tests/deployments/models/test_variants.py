@@ -1,5 +1,7 @@
 """Variants of a net: within the tolerance for every kind of net, or refused."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,8 +43,26 @@ class ImageNet(nn.Module):
         return y
 
 
-def save(folder: Path, kind: str, **info: object) -> Manifest:
-    """Save a bundle of one of KINDS."""
+Save = Callable[..., Manifest]
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Return a function that saves a bundle of one of KINDS; each is exported once, which takes most of a second."""
+    saved: dict[str, Path] = {}
+
+    def save_copy(folder: Path, kind: str, **info: object) -> Manifest:
+        key = f"{kind} {info}"
+        if key not in saved:
+            saved[key] = tmp_path_factory.mktemp("saved") / "bundle"
+            export(saved[key], kind, **info)
+        shutil.copytree(saved[key], folder)
+        return verify_bundle(folder)
+
+    return save_copy
+
+
+def export(folder: Path, kind: str, **info: object) -> None:
     torch.manual_seed(0)
     output_schema, options = ClassOutput(labels=("a", "b", "c")), dict[str, object]()
     if kind == "table":
@@ -70,7 +90,7 @@ def save(folder: Path, kind: str, **info: object) -> Manifest:
         )
         x = torch.tensor([tokenizer.encode(TEXTS[0]).ids[:MAX_LENGTH]] * 2)
     model_info = ModelInfo(name="x", task=task, input_schema=input_schema, output_schema=output_schema, **info)
-    return save_bundle(folder, net, inputs=x, info=model_info, **options)  # type: ignore[arg-type]
+    save_bundle(folder, net, inputs=x, info=model_info, **options)  # type: ignore[arg-type]
 
 
 def make_endpoint(folder: Path, dtype: Dtype = "fp32", compiled: bool = False) -> ModelEndpoint:
@@ -94,7 +114,9 @@ KINDS = ["table", "image", "series-gru", "series-lstm", "series-rnn", "text-lstm
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_net_in_bf16_is_within_the_tolerance_and_keeps_its_dtypes(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_net_in_bf16_is_within_the_tolerance_and_keeps_its_dtypes(
+    tmp_path: Path, save: Save, kind: str
+) -> None:
     manifest = save(tmp_path / "b", kind)
 
     net, variant, x = build(tmp_path / "b", "bf16")
@@ -107,7 +129,7 @@ def test_every_kind_of_net_in_bf16_is_within_the_tolerance_and_keeps_its_dtypes(
         assert 0 < max_relative_difference((actual,), (expected,)) <= manifest.tolerance
 
 
-def test_weights_that_only_matrix_products_read_are_stored_in_bf16_and_no_others(tmp_path: Path) -> None:
+def test_weights_that_only_matrix_products_read_are_stored_in_bf16_and_no_others(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "b", "text-transformer")
 
     _, variant, _ = build(tmp_path / "b", "bf16")
@@ -118,7 +140,9 @@ def test_weights_that_only_matrix_products_read_are_stored_in_bf16_and_no_others
     assert not any("norm" in name or "embedding" in name for name in bf16_weights)
 
 
-def test_a_net_beyond_its_bundles_tolerance_is_refused_with_both_numbers_and_the_remedy(tmp_path: Path) -> None:
+def test_a_net_beyond_its_bundles_tolerance_is_refused_with_both_numbers_and_the_remedy(
+    tmp_path: Path, save: Save
+) -> None:
     save(tmp_path / "b", "table", tolerance=1e-6)
 
     with pytest.raises(
@@ -174,7 +198,7 @@ def test_the_difference_is_relative_to_the_largest_number(
 
 
 @pytest.mark.parametrize("kind", ["series-gru", "text-rnn"])
-def test_a_recurrence_that_does_not_compile_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_a_recurrence_that_does_not_compile_is_refused_at_once(tmp_path: Path, save: Save, kind: str) -> None:
     save(tmp_path / "b", kind)
 
     with pytest.raises(
@@ -184,7 +208,7 @@ def test_a_recurrence_that_does_not_compile_is_refused_at_once(tmp_path: Path, k
 
 
 def test_without_a_cpp_compiler_the_deployment_is_refused_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path / "b", "table")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -194,7 +218,7 @@ def test_without_a_cpp_compiler_the_deployment_is_refused_with_the_remedy(
         build(tmp_path / "b", compiled=True)
 
 
-def test_a_bundle_without_a_tolerance_has_the_default(tmp_path: Path) -> None:
+def test_a_bundle_without_a_tolerance_has_the_default(tmp_path: Path, save: Save) -> None:
     manifest = save(tmp_path / "b", "table")
     old = Manifest.model_validate(manifest.model_dump(mode="json", exclude={"tolerance"}))
     content = old.model_copy(update={"digest": old.computed_digest()}).model_dump_json(exclude={"tolerance"})
@@ -206,7 +230,7 @@ def test_a_bundle_without_a_tolerance_has_the_default(tmp_path: Path) -> None:
     assert loaded.digest != manifest.digest
 
 
-def test_a_tolerance_is_on_the_card_and_part_of_the_digest(tmp_path: Path) -> None:
+def test_a_tolerance_is_on_the_card_and_part_of_the_digest(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "b", "table", tolerance=0.125)
     path = tmp_path / "b" / "bundle.json"
     assert "at most 0.12 of the largest output" in (tmp_path / "b" / "README.md").read_text()
@@ -217,7 +241,7 @@ def test_a_tolerance_is_on_the_card_and_part_of_the_digest(tmp_path: Path) -> No
         verify_bundle(tmp_path / "b")
 
 
-def test_a_model_is_served_in_its_endpoints_variant_or_not_at_all(tmp_path: Path) -> None:
+def test_a_model_is_served_in_its_endpoints_variant_or_not_at_all(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "b", "table", tolerance=1e-6)
 
     ServedModel(make_endpoint(tmp_path / "b"), tmp_path / "cache")
@@ -228,7 +252,7 @@ def test_a_model_is_served_in_its_endpoints_variant_or_not_at_all(tmp_path: Path
 @pytest.mark.soak
 @pytest.mark.parametrize(("kind", "dtype"), [("table", "bf16"), ("image", "fp32"), ("text-lstm", "fp32")])
 def test_a_compiled_net_takes_any_number_of_rows_without_compiling_again(
-    tmp_path: Path, kind: str, dtype: Dtype
+    tmp_path: Path, save: Save, kind: str, dtype: Dtype
 ) -> None:
     manifest = save(tmp_path / "b", kind)
 

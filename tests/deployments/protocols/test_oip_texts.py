@@ -28,8 +28,8 @@ def serve(folder: Path, net: nn.Module, info: ModelInfo, rows: list[list[int]], 
     return ServedModel(ModelEndpoint(name="m", version=1, digest=manifest.digest, uri=str(folder / "bundle")), folder)
 
 
-@pytest.fixture
-def reviews(tmp_path: Path) -> ServedModel:
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     net = rnn_text_classifier(
         vocab_size=len(CHARACTERS), num_classes=2, cell_type="gru", embedding_dim=4, hidden_size=4
     )
@@ -40,7 +40,7 @@ def reviews(tmp_path: Path) -> ServedModel:
         output_schema=ClassOutput(labels=("n", "p")),
     )
     rows = [CHARACTERS.encode(TEXTS[0]).ids, [4, 5, 6, 0, 0]]
-    return serve(tmp_path, net, info, rows, tokenizer=CHARACTERS, example=TEXTS[0])
+    return serve(tmp_path_factory.mktemp("reviews"), net, info, rows, tokenizer=CHARACTERS, example=TEXTS[0])
 
 
 def encode_request(**changes: Any) -> bytes:

@@ -52,40 +52,67 @@ def make_codec(
     return PredictCodec(manifest, "1", Limits(), bundle.tokenizer)
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> PredictCodec:
+# An export takes most of a second, and a codec holds no state.
+codec_fixture = pytest.fixture(scope="module")
+
+
+@codec_fixture
+def text(tmp_path_factory: pytest.TempPathFactory) -> PredictCodec:
     net = rnn_text_classifier(
         vocab_size=len(CHARACTERS), num_classes=2, cell_type="gru", embedding_dim=4, hidden_size=4
     )
     rows = torch.tensor([CHARACTERS.encode(TEXTS[0]).ids, [4, 5, 6, 0, 0]])
     schema = TextInput(max_tokens=8)
     return make_codec(
-        tmp_path, schema, ClassOutput(labels=("n", "p")), net, rows, tokenizer=CHARACTERS, example=TEXTS[0]
+        tmp_path_factory.mktemp("codec"),
+        schema,
+        ClassOutput(labels=("n", "p")),
+        net,
+        rows,
+        tokenizer=CHARACTERS,
+        example=TEXTS[0],
     )
 
 
-@pytest.fixture
-def roles(tmp_path: Path) -> PredictCodec:
+@codec_fixture
+def roles(tmp_path_factory: pytest.TempPathFactory) -> PredictCodec:
     net = tagger(vocab_size=len(WORDS), num_classes=5, embedding_dim=4, hidden_size=4)
     schema = TextInput(max_tokens=16, has_predicate=True)
     example = {"text": "She gave him a book .", "predicate": [4, 8]}
     rows = torch.tensor([WORDS.encode_with_predicate("She gave him a book .", 4, 8).ids] * 2)
-    return make_codec(tmp_path, schema, SpanOutput(labels=("A", "B")), net, rows, tokenizer=WORDS, example=example)
+    return make_codec(
+        tmp_path_factory.mktemp("codec"),
+        schema,
+        SpanOutput(labels=("A", "B")),
+        net,
+        rows,
+        tokenizer=WORDS,
+        example=example,
+    )
 
 
-@pytest.fixture
-def series(tmp_path: Path) -> PredictCodec:
+@codec_fixture
+def series(tmp_path_factory: pytest.TempPathFactory) -> PredictCodec:
     net = rnn_series_classifier(num_features=2, num_classes=2, cell_type="gru", hidden_size=4)
     schema = SeriesInput(features=("a", "b"), max_time_steps=5)
-    return make_codec(tmp_path, schema, ClassOutput(labels=("n", "p")), net, torch.randn(2, 4, 2))
+    return make_codec(
+        tmp_path_factory.mktemp("codec"), schema, ClassOutput(labels=("n", "p")), net, torch.randn(2, 4, 2)
+    )
 
 
-@pytest.fixture
-def cars(tmp_path: Path) -> PredictCodec:
+@codec_fixture
+def cars(tmp_path_factory: pytest.TempPathFactory) -> PredictCodec:
     schema = TableInput(
         features=(Feature(name="weight"), Feature(name="origin", categories=("usa", "japan"))), allow_missing=True
     )
-    return make_codec(tmp_path, schema, NumberOutput(name="mpg"), nn.Linear(2, 1), torch.ones(2, 2), outputs=("value",))
+    return make_codec(
+        tmp_path_factory.mktemp("codec"),
+        schema,
+        NumberOutput(name="mpg"),
+        nn.Linear(2, 1),
+        torch.ones(2, 2),
+        outputs=("value",),
+    )
 
 
 def encode_request(*inputs: Any, **options: Any) -> bytes:

@@ -34,8 +34,16 @@ from training.worker.step import Worker
 
 # One process imports torch and Ray; each worker is a fork of it, ready at once.
 FORKSERVER = multiprocessing.get_context("forkserver")
-# DDP imports the second when it is made.
-FORKSERVER.set_forkserver_preload(["tests.training.worker.local_workers", "torch._dynamo", "torch.distributed.fsdp"])
+# DDP imports the second when it is made, the end of a run the last two.
+FORKSERVER.set_forkserver_preload(
+    [
+        "tests.training.worker.local_workers",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "networkx",
+        "training.evaluation.plots",
+    ]
+)
 TIMEOUT_S = 100
 
 
