@@ -1,4 +1,7 @@
-"""Fixtures of several test folders: small real bundles, and one real cluster for the session."""
+"""Fixtures of several test folders: small real bundles, and one real cluster for the session.
+
+Fixtures import torch and MLflow themselves: pytest imports this file first, in the process that deals out tests too.
+"""
 
 import contextlib
 import os
@@ -14,8 +17,6 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
-from torch import nn
 
 from cluster.local import secrets
 from cluster.local.record import Cluster, require_cluster
@@ -23,56 +24,21 @@ from cluster.rollout.deploy import deploy
 from cluster.rollout.serve_api import ServeApi
 from cluster.settings import Settings
 from deployments.specs.model import Scale
-from training.bundle.manifest import Manifest, ModelInfo
-from training.bundle.save import save_bundle
-from training.registry.mlflow_store import MlflowStore
 from training.registry.model_registry import Registry
-from training.schema import ClassOutput, ImageInput, TableInput
 from training.settings import TrainingSettings
-from training.zoo.nets.mlp import mlp
 
 # Tests set SHOAL_HOME and the ports themselves, so that a cluster that runs on this machine is not touched.
 for name in [name for name in os.environ if name.startswith("SHOAL_")]:
     del os.environ[name]
 
-FEATURES = ("length", "width", "height", "weight")
 ShoalCli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def save_table(folder: Path, name: str = "flowers") -> Manifest:
-    torch.manual_seed(0)
-    rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
-    info = ModelInfo(
-        name=name,
-        task="tabular-classification",
-        input_schema=TableInput(features=FEATURES),
-        output_schema=ClassOutput(labels=("a", "b", "c")),
-        summary="Classifies three species.",
-    )
-    return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=info)
-
-
-def save_image(folder: Path, name: str = "images") -> Manifest:
-    torch.manual_seed(0)
-    rows = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(64, 2))
-    info = ModelInfo(
-        name=name,
-        task="image-classification",
-        input_schema=ImageInput(height=8, width=8, mode="L"),
-        output_schema=ClassOutput(labels=("dark", "light")),
-    )
-    return save_bundle(folder, net, inputs=rows, info=info)
-
-
-class _Scale(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float() / 255
 
 
 @pytest.fixture(scope="session")
 def saved_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundles of save_table and save_image; tests get copies, since an export takes a second."""
+    from tests.small_bundles import save_image, save_table
+
     folder = tmp_path_factory.mktemp("saved")
     save_table(folder / "table")
     save_image(folder / "image")
@@ -92,6 +58,8 @@ def image_bundle(saved_bundles: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store; tests get copies, since creating one takes a second."""
+    from training.registry.mlflow_store import MlflowStore
+
     settings = TrainingSettings(home=tmp_path_factory.mktemp("empty"))
     MlflowStore(settings)
     return settings.home / "registry.db"
@@ -168,6 +136,8 @@ def cluster(shoal: ShoalCli, settings: Settings) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def serving_cluster(settings: Settings, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """The cluster with two small models, `flowers` and `images`, published and deployed."""
+    from tests.small_bundles import save_image, save_table
+
     folder = tmp_path_factory.mktemp("bundles")
     save_table(folder / "table")
     save_image(folder / "image")

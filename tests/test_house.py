@@ -26,26 +26,20 @@ def list_imports(tree: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=format_path)
-def test_a_file_is_short_and_named_after_its_job(path: Path) -> None:
+def test_a_file_follows_the_house_rules(path: Path) -> None:
     text = path.read_text()
+    tree = ast.parse(text)
+
+    assert path.stem not in ("utils", "common", "helpers", "misc")
     assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno <= 60, node.name
-    assert path.stem not in ("utils", "common", "helpers", "misc")
-
-
-@pytest.mark.parametrize("path", PACKAGE_FILES, ids=format_path)
-def test_a_file_has_a_docstring(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
-
-
-@pytest.mark.parametrize("path", FILES, ids=format_path)
-def test_no_file_uses_pickle(path: Path) -> None:
-    assert not list_imports(ast.parse(path.read_text())) & {"pickle", "cloudpickle", "dill", "joblib"}
+    assert not list_imports(tree) & {"pickle", "cloudpickle", "dill", "joblib"}
     if path in PACKAGE_FILES:
-        assert "torch.load(" not in path.read_text()
-        assert "torch.save(" not in path.read_text()
+        assert ast.get_docstring(tree)
+        assert "torch.load(" not in text
+        assert "torch.save(" not in text
 
 
 def test_the_repository_root_has_no_other_files() -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 from cluster import Shoal
 from cluster.local.record import Cluster
 from cluster.settings import Settings
-from tests.conftest import ShoalCli, parse_published, save_image, save_table
+from tests.conftest import ShoalCli, parse_published
+from tests.small_bundles import save_image, save_table
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 from training.schema import ClassOutput, Feature, TableInput

@@ -18,7 +18,8 @@ import pytest
 from cluster.local import malloc, processes
 from cluster.local.record import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
-from tests.conftest import ShoalCli, make_shoal_cli, save_table
+from tests.conftest import ShoalCli, make_shoal_cli
+from tests.small_bundles import save_table
 
 
 @pytest.fixture

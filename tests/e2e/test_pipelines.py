@@ -21,7 +21,8 @@ from cluster.rollout.deploy import deploy, deploy_pipeline, undeploy
 from cluster.settings import Settings
 from deployments.specs import pipeline_files
 from deployments.specs.model import Scale
-from tests.conftest import FEATURES, ShoalCli, fetch_applications, publish_and_deploy, save_table, wait_until
+from tests.conftest import ShoalCli, fetch_applications, publish_and_deploy, wait_until
+from tests.small_bundles import FEATURES, save_table
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 from training.data.tokenizer import Tokenizer

@@ -17,7 +17,8 @@ import torch
 from cluster.local import secrets
 from cluster.local.record import Cluster
 from cluster.settings import Settings
-from tests.conftest import ShoalCli, parse_published, save_table
+from tests.conftest import ShoalCli, parse_published
+from tests.small_bundles import save_table
 from training.bundle.load import load_bundle
 from training.data.preprocessing import prepare_dataset
 from training.recipe.load import load_recipe

@@ -11,7 +11,8 @@ import typer
 
 from cluster.cli.app import app
 from tests.cluster.cli.conftest import make_in_process_cli
-from tests.conftest import ShoalCli, save_table
+from tests.conftest import ShoalCli
+from tests.small_bundles import save_table
 
 ROOT_COMMAND: Any = typer.main.get_command(app)
 

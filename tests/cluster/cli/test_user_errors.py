@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ShoalCli, make_shoal_cli, save_image, save_table, wait_until
+from tests.conftest import ShoalCli, make_shoal_cli, wait_until
+from tests.small_bundles import save_image, save_table
 
 USER_ERRORS = {
     "an unknown verb": (["sail"], "No such command 'sail'"),

@@ -18,7 +18,7 @@ from deployments.specs.model import ModelDeployment, ModelEndpoint
 from deployments.specs.record import PipelineDeployment
 from deployments.specs.signature import build_model_signature
 from deployments.state.store import DeploymentStore
-from tests.conftest import save_image, save_table
+from tests.small_bundles import save_image, save_table
 from training.registry.model_registry import Registry
 
 

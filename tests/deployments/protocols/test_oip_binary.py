@@ -18,7 +18,7 @@ from deployments.protocols.arrays import Array
 from deployments.protocols.oip import binary
 from deployments.protocols.oip.binary import parse_header_length
 from deployments.protocols.oip.codec import InferRequest, OipCodec
-from tests.conftest import save_table
+from tests.small_bundles import save_table
 from training.bundle.datatypes import DATATYPES, torch_dtype
 from training.bundle.manifest import Manifest, TensorSpec
 

@@ -220,7 +220,7 @@ def test_any_body_gives_rows_or_a_client_error(codecs: tuple[PredictCodec, ...],
 
 @pytest.fixture(scope="module")
 def codecs(tmp_path_factory: pytest.TempPathFactory) -> tuple[PredictCodec, ...]:
-    from tests.conftest import save_image, save_table
+    from tests.small_bundles import save_image, save_table
 
     folder = tmp_path_factory.mktemp("bundles")
     manifests = save_table(folder / "table"), save_image(folder / "image")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import save_image
+from tests.small_bundles import save_image
 from training.bundle.verify import verify_bundle
 from training.errors import BundleError, UserError
 from training.registry.model_registry import AlreadyPublished, Registry

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import save_image, save_table
+from tests.small_bundles import save_image, save_table
 from training.registry.mlflow_store import MlflowStore
 from training.registry.model_registry import Registry
 from training.registry.sqlite_reader import SqliteReader
