@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
+from cluster.local.processes import CLUSTER_ID_VARIABLE
 from deployments.settings import ServingSettings
 from training.errors import UserError, summarize_validation_error
 
@@ -105,7 +106,7 @@ def load_settings(file: Path | None = None) -> Settings:
     """Read variables and an optional YAML file.
 
     Raises:
-        Mistake: an unknown variable or key, or a value that its rule refuses.
+        UserError: an unknown variable or key, or a value that its rule refuses.
     """
     known = {variable_name(key) for key in list_fields()} | INTERNAL_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
@@ -119,8 +120,8 @@ def load_settings(file: Path | None = None) -> Settings:
         raise UserError(f"settings: {said}") from error
 
 
-INTERNAL_VARIABLES = {PREFIX + "CLUSTER_MARK"}
-"""Set by `cluster.local.lifecycle` for the processes it starts; no setting."""
+INTERNAL_VARIABLES = {CLUSTER_ID_VARIABLE}
+"""Set by `cluster.local.start` for the processes that it starts; no setting."""
 
 
 def _read(file: Path) -> dict[str, Any]:

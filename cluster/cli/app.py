@@ -38,6 +38,8 @@ app.add_typer(recipes.app, name="recipes", invoke_without_command=True)
 # Typer has a copy of click of its own, and exports no name for what it raises when a command line is wrong.
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+RENAMED_OPTIONS = {"--most": "--limit"}
+
 
 def _print_version(value: bool) -> None:
     if value:
@@ -77,7 +79,8 @@ def run(arguments: list[str]) -> int:
     try:
         result: Any = typer.main.get_command(app)(arguments or ["--help"], prog_name="shoal", standalone_mode=False)
     except UsageError as error:
-        print_error(error.format_message())
+        new_name = RENAMED_OPTIONS.get(getattr(error, "option_name", ""))
+        print_error(error.format_message() + (f" It is called {new_name} now." if new_name else ""))
         return 2
     except UserError as error:
         print_error(str(error))

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from deployments.errors import ClientError, MalformedBody
+from deployments.protocols.arrays import describe_json_error
 
 Raw = msgspec.Raw
 
@@ -92,8 +93,7 @@ def decode_json(raw: Raw) -> Any:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise MalformedBody(f"a row is not valid JSON: {reason}") from None
+        raise MalformedBody(f"a row is not valid JSON: {describe_json_error(error, raw)}") from None
 
 
 def encode_json(value: Any) -> Raw:

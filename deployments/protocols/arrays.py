@@ -5,6 +5,7 @@ Serve pickles what its class refers to, and msgspec's decoders do not pickle: th
 """
 # Shapes: B rows of one request, T_i time steps of row i.
 
+import re
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -45,16 +46,18 @@ def parse_json_array(data: bytes | msgspec.Raw, datatype: Datatype, shape: tuple
         values = _list_decoder(kind, 1).decode(data)
     except (msgspec.ValidationError, RecursionError) as flat_error:
         if len(shape) < 2:
-            raise InvalidType(f"data is not a flat list of {datatype}: {_describe_error(flat_error)}") from None
+            raise InvalidType(
+                f"data is not a flat list of {datatype}: {describe_json_error(flat_error, data)}"
+            ) from None
         try:
             values = _list_decoder(kind, len(shape)).decode(data)
         except (msgspec.ValidationError, RecursionError) as nested_error:
             raise InvalidType(
                 f"data is not a list of {datatype}, flat or nested as its shape {list(shape)}: "
-                f"{_describe_error(nested_error)}"
+                f"{describe_json_error(nested_error, data)}"
             ) from None
     except msgspec.DecodeError as error:
-        raise MalformedBody(f"data is not JSON: {error}") from None
+        raise MalformedBody(f"data is not JSON: {describe_json_error(error, data)}") from None
     return reshape_array(to_array(values, datatype), shape)
 
 
@@ -105,5 +108,13 @@ def reshape_array(array: Array, shape: tuple[int, ...]) -> Array:
         raise InvalidShape(f"data has {array.size} values; its shape {list(shape)} needs another number") from None
 
 
-def _describe_error(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+def describe_json_error(error: Exception, body: bytes | memoryview) -> str:
+    """Say why a body is not the JSON that it should be, with a hint where Python wrote NaN into it."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    # Python's json writes NaN and Infinity, which JSON does not have.
+    if "invalid character" in str(error) and (position := re.search(r"\(byte (\d+)\)", str(error))):
+        start = int(position[1])
+        if bytes(memoryview(body)[start : start + 3]) in (b"NaN", b"nan", b"Inf", b"inf"):
+            return f"{error}: JSON has no NaN and no Infinity; write null where a value is missing"
+    return str(error)

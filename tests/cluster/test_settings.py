@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.processes import CLUSTER_ID_VARIABLE
 from cluster.settings import Settings, list_fields, load_settings, variable_name
 from training.errors import UserError
 from training.settings import mask_passwords
@@ -52,6 +53,14 @@ def test_a_misspelled_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(UserError, match="SHOAL_HTTP_PROT is no setting"):
         load_settings()
+
+
+def test_a_process_of_the_cluster_reads_the_settings_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = load_settings().as_environment()
+    for name, value in (environment | {CLUSTER_ID_VARIABLE: "1"}).items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings().as_environment() == environment
 
 
 def test_every_setting_is_documented() -> None:

@@ -22,7 +22,7 @@ from deployments.errors import (
     UnknownParameter,
     UnknownTensor,
 )
-from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, parse_json_array
+from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, describe_json_error, parse_json_array
 from deployments.protocols.oip import binary
 from training.bundle.datatypes import BYTES, Datatype
 from training.bundle.manifest import Manifest, TensorSpec
@@ -163,7 +163,7 @@ class OipCodec:
         try:
             request = _REQUEST_DECODER.decode(body if header_length is None else memoryview(body)[:header_length])
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            reason = describe_json_error(error, body)
             raise MalformedBody(
                 f"the body is not an inference request: {reason}{_list_known_parameters(reason)}"
             ) from None

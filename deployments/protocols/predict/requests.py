@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from deployments.errors import MalformedBody, UnsupportedMediaType
+from deployments.protocols.arrays import describe_json_error
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 
 MAX_NEW_TOKENS = 1000
@@ -90,5 +91,5 @@ def parse_json_request(body: bytes, media_type: str, request_type: Any, accepts_
     try:
         return msgspec.json.decode(body, type=request_type)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = describe_json_error(error, body)
         raise MalformedBody(f'the body is not {{"inputs": [...]}}: {reason}') from None

@@ -15,6 +15,7 @@ from tests.small_bundles import save_image, save_table
 USER_ERRORS = {
     "an unknown verb": (["sail"], "No such command 'sail'"),
     "an unknown option": (["up", "--fast"], "No such option"),
+    "a renamed option": (["runs", "--most", "3"], "It is called --limit now"),
     "a missing argument": (["deploy"], "Missing argument"),
     "a value that is not a number": (["deploy", "x", "--min-replicas", "many"], "--min-replicas"),
     "minimum replicas over the maximum": (

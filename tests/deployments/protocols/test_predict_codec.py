@@ -56,7 +56,8 @@ def test_a_record_by_name_and_a_list_in_order_are_the_same_row(table: PredictCod
     [
         (b"", errors.MalformedBody, "the body is not"),
         (b"{", errors.MalformedBody, "the body is not"),
-        (b'{"inputs": [[1, 2, 3, NaN]]}', errors.MalformedBody, "the body is not"),
+        (b'{"inputs": [[1, 2, 3, NaN]]}', errors.MalformedBody, "no NaN and no Infinity; write null"),
+        (b'{"inputs": [[1, 2, 3, -Infinity]]}', errors.MalformedBody, "no NaN and no Infinity; write null"),
         (b"\xff\xfe", errors.MalformedBody, "the body is not"),
         (b'{"input": []}', errors.MalformedBody, "input"),
         (b'{"inputs": {}}', errors.MalformedBody, "the body is not"),
