@@ -1,7 +1,8 @@
 """Trains and deploys recipes for test_recipes.py, in a process of its own that is connected to the session's cluster.
 
 Reads a recipe's name per line of standard input; for each, prints a line of JSON: a `predict` request, and the
-prediction that the training code computes for the same row.
+prediction that the training code computes for the same row. A name with "only train " before it is trained, but not
+published: its line has the run's name and metrics.
 """
 
 import json
@@ -29,7 +30,7 @@ from training.bundle.load import Bundle, load_bundle
 from training.data.preprocessing import prepare_dataset, tokenize_row, truncate_tokens
 from training.recipe.load import load_recipe, override_recipe
 from training.registry.model_registry import Registry
-from training.run.driver import train
+from training.run.driver import FinishedRun, run_training, train
 from training.schema import ImageInput, TextInput
 
 NEW_TOKENS = 5
@@ -43,10 +44,13 @@ def main() -> None:
     connect(SETTINGS, cluster)
     registry = Registry(SETTINGS)
     for line in sys.stdin:
-        name = line.strip()
+        command, _, name = line.strip().rpartition(" ")
         overrides = ["stop.steps=3", "workers=1", "checkpoints.interval_s=1000", *SMALL_NETS.get(name, ())]
         recipe = override_recipe(load_recipe(name), overrides)
         try:
+            if command:
+                print(json.dumps(run_training(recipe, SETTINGS, keep_metrics)), flush=True)
+                continue
             version = train(recipe, SETTINGS).version
             deploy(SETTINGS, cluster, version, lambda status: None, scale=Scale(cpus=0.1))
             bundle = load_bundle(registry.fetch_bundle(version), version.digest)
@@ -54,6 +58,11 @@ def main() -> None:
         except Exception as error:  # fails this recipe's test only
             result = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(result), flush=True)
+
+
+def keep_metrics(finished: FinishedRun) -> dict[str, Any]:
+    """End a run without a version, as a trial of a hyperparameter search does."""
+    return {"run": finished.name, "metrics": finished.metrics, "wrote_bundle": finished.bundle.is_dir()}
 
 
 def compute_expected(recipe: Any, bundle: Bundle) -> dict[str, Any]:

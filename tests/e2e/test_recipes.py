@@ -15,6 +15,8 @@ from cluster.local.record import Cluster
 from cluster.settings import Settings
 from tests.conftest import open_http
 from training.recipe.load import list_builtin_recipes
+from training.registry.model_registry import Registry
+from training.registry.runs import RunHistory
 
 TrainRecipe = Callable[[str], dict[str, Any]]
 
@@ -81,3 +83,16 @@ def test_a_served_prediction_equals_that_of_the_training_code_bit_for_bit(
     assert manifest["primary_metric"] in manifest["metrics"]
     assert {"loss.png", "metric.png"} <= manifest["files"].keys()
     assert manifest["energy"] is None or manifest["energy"]["kwh"] > 0
+
+
+def test_a_caller_can_end_a_run_without_a_version(train_recipe: TrainRecipe, settings: Settings) -> None:
+    registry = Registry(settings)
+    before = {name: len(registry.list_versions(name)) for name in registry.list_models()}
+
+    result = train_recipe("only train iris")
+
+    assert "error" not in result, result["error"]
+    assert result["wrote_bundle"]
+    assert 0 <= result["metrics"]["test_accuracy"] <= 1
+    assert RunHistory(registry).find_run(result["run"]).status == "FINISHED"
+    assert {name: len(registry.list_versions(name)) for name in registry.list_models()} == before

@@ -37,12 +37,13 @@ def finalize_run(worker: Worker, config: Mapping[str, Any], energy: EnergyMeter)
     worker.load_best()
     validation_NK, test_NK = worker.compute_eval_outputs("validation"), worker.compute_eval_outputs("test")
     energy_card = energy.sum_over_machines()
-    scores = worker.task.metrics(test_NK)
     snapshot = checkpoint.take_snapshot(worker.state)
-    metrics = _collect_metrics(worker, scores)
     if worker.rank:
-        ray.train.report(metrics)
+        # Ray Train keeps rank 0's metrics only, and waits until every rank has reported.
+        ray.train.report({})
         return
+    scores = worker.task.metrics(test_NK)
+    metrics = _collect_metrics(worker, scores)
     with tempfile.TemporaryDirectory(prefix="final-", dir=Path.cwd()) as name:
         folder = Path(name)
         checkpoint.write_snapshot(folder, snapshot)
