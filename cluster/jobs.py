@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cluster.local.ray_environment import bypass_proxies
 from cluster.local.record import Cluster
 from cluster.recipe_code import collect_code
 from cluster.settings import Settings
@@ -55,6 +56,7 @@ def submit(
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    bypass_proxies(cluster.client_host)
     client = JobSubmissionClient(cluster.dashboard_url)
     if code:
         console.print(code.describe(), highlight=False, markup=False, soft_wrap=True)

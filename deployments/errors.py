@@ -45,11 +45,7 @@ class Unauthenticated(ClientError):
 
     status = 401
     code = "unauthenticated"
-    # Basic first, each in a field of its own: with both in one field, Bearer first, Chromium asks for no password.
-    headers = (
-        (b"www-authenticate", b'Basic realm="shoal (any user name, the API key as password)", charset="UTF-8"'),
-        (b"www-authenticate", b'Bearer realm="shoal"'),
-    )
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"www-authenticate", b'Bearer realm="shoal"'),)
 
 
 class NotFound(ClientError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 
 from cluster.local import secrets
@@ -30,6 +31,10 @@ from training.settings import TrainingSettings
 # Tests set SHOAL_HOME and the ports themselves, so that a cluster that runs on this machine is not touched.
 for name in [name for name in os.environ if name.startswith("SHOAL_")]:
     del os.environ[name]
+
+# An example that took long says that the machine was busy.
+hypothesis.settings.register_profile("shoal", deadline=None)
+hypothesis.settings.load_profile("shoal")
 
 ShoalCli = Callable[..., subprocess.CompletedProcess[str]]
 

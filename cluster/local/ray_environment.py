@@ -58,3 +58,10 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         # own ports listen on 127.0.0.1 only.
         switches["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return switches
+
+
+def bypass_proxies(host: str) -> None:
+    """Keep requests to a host from a proxy that HTTP_PROXY names: Ray's job client sends the cluster's token."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [*os.environ.get(name, "").split(","), host]
+        os.environ[name] = ",".join(filter(None, hosts))

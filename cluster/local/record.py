@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from cluster.local import processes
 from cluster.local.ports import is_listening
 from cluster.settings import Settings
 from training.errors import UserError
+from training.process_identity import ProcessIdentity
 
 # Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
 SHARED_VARIABLES = ("SHOAL_HOST", "SHOAL_REGISTRY_URI", "SHOAL_ARTIFACTS_URI", "SHOAL_PLATFORM_URI")
@@ -33,6 +33,7 @@ class Cluster:
         dashboard_port: of Ray's dashboard, job API and Serve API.
         client_host: the address that callers reach it by.
         shared_settings: SHARED_VARIABLES as they were when it started.
+        head: the process of its global control store; see training.process_identity.
         run_pid: the process that started it for one training run; 0 for a cluster that stays up.
     """
 
@@ -42,6 +43,7 @@ class Cluster:
     dashboard_port: int
     client_host: str
     shared_settings: dict[str, str]
+    head: str
     run_pid: int = 0
 
     @property
@@ -103,9 +105,11 @@ def find_cluster(settings: Settings) -> Cluster | None:
     """
     try:
         cluster = Cluster(**json.loads(_record_file(settings.home).read_text()))
+        is_alive = ProcessIdentity.parse(cluster.head).is_alive()
     except (OSError, ValueError, TypeError):
         return None
-    if not is_listening(cluster.client_host, cluster.dashboard_port) or not _is_ours(settings.home):
+    # Ports may belong to other processes by now.
+    if not is_alive or not is_listening(cluster.client_host, cluster.dashboard_port):
         return None
     if cluster.run_pid and not psutil.pid_exists(cluster.run_pid):
         # Its run was killed before it could stop the cluster.
@@ -149,11 +153,6 @@ def exclusive_lock(settings: Settings) -> Iterator[None]:
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _is_ours(home: Path) -> bool:
-    """Whether a GCS of this SHOAL_HOME's cluster runs: its port may belong to another process by now."""
-    return any("gcs_server" in p.name() for p in processes.find_owned(cluster_id(home), temp_dir(home)))
 
 
 def _record_file(home: Path) -> Path:

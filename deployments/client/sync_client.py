@@ -63,7 +63,7 @@ class Client:
         # Not httpx.Client: its redirects, cookies, proxies and merged URLs take as long as everything else together,
         # and none of them is needed.
         self._transport = httpx.HTTPTransport(
-            verify=verify if self._core.base_url.startswith("https") else False, limits=LIMITS
+            verify=verify if self._core.base_url.startswith("https:") else False, limits=LIMITS
         )
 
     def __enter__(self) -> Self:

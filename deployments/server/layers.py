@@ -52,7 +52,7 @@ def compose_grpc(method: GrpcMethod, callers: Mapping[str, Caller], *, name: str
     async def call(body: bytes, context: Any) -> bytes:
         try:
             if not is_public:
-                authenticate(callers, _get_authorization(context))
+                authenticate(callers, _get_authorization(context), accept_basic=True)
             return await method(body, context)
         except ClientError as error:
             code, message = GRPC_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), error.message

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from training.errors import UserError
-from training.registry.driver_process import DriverProcess
+from training.process_identity import ProcessIdentity
 from training.registry.records import (
     DIGEST_TAG,
     DRIVER_TAG,
@@ -80,7 +80,7 @@ class MlflowStore:
         self, name: str, params: Mapping[str, object], *, recipe: Mapping[str, object] | None = None, origin: str = ""
     ) -> str:
         """Create a run with its parameters, and its recipe as a file; returns its id."""
-        tags = {DRIVER_TAG: str(DriverProcess.current())} | ({ORIGIN_TAG: origin} if origin else {})
+        tags = {DRIVER_TAG: str(ProcessIdentity.current())} | ({ORIGIN_TAG: origin} if origin else {})
         run_id = str(self.client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id)
         self.client.log_batch(
             run_id, params=[Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
@@ -96,7 +96,7 @@ class MlflowStore:
 
     def reopen_run(self, run_id: str) -> None:
         """Set an ended run to RUNNING, driven by this process."""
-        self.client.set_tag(run_id, DRIVER_TAG, str(DriverProcess.current()))
+        self.client.set_tag(run_id, DRIVER_TAG, str(ProcessIdentity.current()))
         self.client.update_run(run_id, status="RUNNING")
 
     def end_run(self, run_id: str, status: EndStatus) -> None:

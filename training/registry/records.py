@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from training.process_identity import ProcessIdentity
 from training.recipe.spec import PRIMARY_METRICS
-from training.registry.driver_process import DriverProcess
 
 EXPERIMENT = "shoal"
 CHAMPION = "champion"
@@ -74,7 +74,7 @@ class Run:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     origin: str
-    driver: DriverProcess | None
+    driver: ProcessIdentity | None
 
     @property
     def score(self) -> str:
@@ -98,7 +98,7 @@ def make_run(
     tags: Mapping[str, str],
 ) -> Run:
     """Build a run's record from what MLflow's store holds; times in milliseconds since the epoch."""
-    driver = DriverProcess.parse(tags[DRIVER_TAG]) if tags.get(DRIVER_TAG) else None
+    driver = ProcessIdentity.parse(tags[DRIVER_TAG]) if tags.get(DRIVER_TAG) else None
     return Run(
         run_id=run_id,
         name=name,

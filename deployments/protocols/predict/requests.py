@@ -85,9 +85,11 @@ def parse_json_request(body: bytes, media_type: str, request_type: Any, accepts_
         UnsupportedMediaType: it is not JSON.
         MalformedBody: it does not have the fields of the type.
     """
-    if media_type not in ("application/json", ""):
+    # Without a type too: a page of another site can send that, or text/plain, in its visitor's name.
+    if media_type != "application/json":
         others = f" or {', '.join(SERVED_MEDIA_TYPES)}" if accepts_images else ""
-        raise UnsupportedMediaType(f"content type {media_type!r} is not supported; send application/json{others}")
+        problem = f"content type {media_type!r} is not supported" if media_type else "the body has no content type"
+        raise UnsupportedMediaType(f"{problem}; send the header Content-Type: application/json{others}")
     try:
         return msgspec.json.decode(body, type=request_type)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -59,7 +59,7 @@ def make_rows(caller: int, count: int) -> Array:
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_each_of_a_thousand_callers_gets_back_its_own_rows_in_their_order(in_thread: bool, seed: int) -> None:
     random = Random(seed)

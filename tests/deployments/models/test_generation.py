@@ -54,7 +54,7 @@ def make_generator(tokenizer: Tokenizer, passes: list[int]) -> TextGenerator:
 
 @pytest.mark.parametrize("tokenizer", [BPE, CHARACTERS, WORDS], ids=["bpe", "characters", "words"])
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_chunks_join_to_the_text_of_all_tokens(tokenizer: Tokenizer, data: st.DataObject) -> None:
     tokens = st.lists(st.integers(4, len(tokenizer) - 1), min_size=1, max_size=20)
     prompt, ids = data.draw(tokens), data.draw(tokens)

@@ -104,7 +104,7 @@ def build(folder: Path, dtype: Dtype = "fp32", compiled: bool = False) -> tuple[
     """Build a variant; returns the bundle's net, the variant, and the bundle's example."""
     bundle, endpoint = load_bundle(folder), make_endpoint(folder, dtype, compiled)
     codec = PredictCodec(bundle.manifest, "1", endpoint.limits, bundle.tokenizer)
-    rows = codec.decode_request(encode_json(bundle.example), "").rows
+    rows = codec.decode_request(encode_json(bundle.example), "application/json").rows
     assert rows is not None
     variant = build_variant(bundle.net, endpoint, bundle.manifest, rows, "cpu", folder.parent / "cache")
     return load_bundle(folder).net, variant, torch.from_numpy(rows[0][None])

@@ -220,7 +220,7 @@ def send_requests(service: Service, count: int, seed_: int) -> None:
     requests = st.one_of([hostile_requests(model) for model in service.models.values()])
 
     @seed(seed_)
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck))
     @given(requests)
     def send(request: HostileRequest) -> None:
         assert_responds_or_refuses(service, request)

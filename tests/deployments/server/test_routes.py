@@ -9,7 +9,7 @@ import pytest
 
 from cluster.local.secrets import hash_key
 from deployments.models.served_model import ServedModel
-from deployments.server.asgi import Message, Receive, Scope, Send
+from deployments.server.asgi import Message, Receive, Scope, Send, send_response
 from deployments.server.authentication import Authentication, Caller
 from deployments.server.error_responses import ErrorResponses
 from deployments.server.layers import compose_http
@@ -50,10 +50,7 @@ async def test_every_path_requires_a_valid_key(client: httpx.AsyncClient, key: s
     response = await client.post(path, headers={"Authorization": key}, json={})
 
     assert response.status_code == 401
-    # Two fields, Basic first: with both in one, Bearer first, Chromium asks for no password.
-    basic, bearer = response.headers.get_list("www-authenticate")
-    assert basic.startswith("Basic realm=")
-    assert bearer.startswith("Bearer realm=")
+    assert response.headers.get_list("www-authenticate") == ['Bearer realm="shoal"']
 
 
 async def test_an_empty_key_is_refused_even_if_its_digest_is_known() -> None:
@@ -62,14 +59,59 @@ async def test_an_empty_key_is_refused_even_if_its_digest_is_known() -> None:
         assert (await http.get("/", headers={"Authorization": "Bearer "})).status_code == 401
 
 
-async def test_a_browser_may_send_the_key_as_a_password(client: httpx.AsyncClient) -> None:
-    response = await client.get("/ready", auth=("anybody", KEY))
+@pytest.mark.parametrize("path", ["/predict", "/infer", "/ready", "", "/example", "/nothing"])
+async def test_a_key_as_a_password_does_not_count(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.post(path, auth=("anybody", KEY), json={})
 
-    assert response.status_code == 200
+    assert response.status_code == 401
+    assert "are for the page /docs alone" in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/docs", 200),
+        ("/openapi.json", 200),
+        ("/static-offline-docs/swagger-ui.css", 200),
+        ("/docs/", 401),
+        ("/docs/x", 401),
+        ("//docs", 401),
+        ("/openapi.json/", 401),
+        ("/v2/models/docs", 401),
+        ("/api/v1/models", 401),
+        ("/v2", 401),
+    ],
+)
+async def test_a_browser_may_send_the_key_as_a_password_for_the_page(path: str, status: int) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_response(send, 200, b"{}")
+
+    layers = compose_http(app, LIMITS, {hash_key(KEY): Caller("tester")})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(layers), base_url="http://test") as http:
+        with_key = await http.get(path, auth=("anybody", KEY))
+        without_key = await http.get(path)
+
+    assert with_key.status_code == status
+    assert without_key.status_code == 401
+    schemes = [value.partition(" ")[0] for value in without_key.headers.get_list("www-authenticate")]
+    # Two fields, Basic first: with both in one, Bearer first, Chromium asks for no password.
+    assert schemes == (["Basic", "Bearer"] if status == 200 else ["Bearer"])
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_body_of_a_type_that_any_page_can_send_is_refused(client: httpx.AsyncClient, content_type: str) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+
+    response = await client.post("/predict", content=b'{"inputs": [[1, 2, 3, 4]]}', headers=headers)
+
+    assert response.status_code == 415
+    assert "send the header Content-Type: application/json" in response.text
 
 
 async def test_an_error_body_has_shoals_form_and_the_protocols_on_its_own_paths(client: httpx.AsyncClient) -> None:
-    predict = await client.post("/predict", content=b"{", headers={"x-request-id": "r1"})
+    predict = await client.post(
+        "/predict", content=b"{", headers={"x-request-id": "r1", "content-type": "application/json"}
+    )
     infer = await client.post("/infer", content=b"{")
 
     assert predict.json()["error"].keys() == {"code", "message", "request_id"}

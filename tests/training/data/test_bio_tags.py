@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise, product
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -120,7 +120,6 @@ def test_a_greedy_sequence_that_is_valid_is_the_decoded_one() -> None:
     assert all(is_valid(tags) for tags in decoded_BT.tolist())
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_masked_tokens_are_skipped_by_viterbi(mask: list[bool]) -> None:
     mask_T = torch.tensor(mask)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import UserError
-from training.registry.driver_process import DriverProcess
+from training.process_identity import ProcessIdentity
 from training.registry.model_registry import Registry
 from training.registry.runs import RunHistory
 from training.settings import TrainingSettings
@@ -52,12 +52,12 @@ def test_a_driver_on_another_machine_counts_neither_as_alive_nor_as_ended(regist
 
     assert RunHistory(registry).find_run("a-run").status == "RUNNING"
     assert RunHistory(registry).find_resumable("a-run").name == "a-run"
-    assert not DriverProcess.parse("elsewhere 1 0").is_alive()
-    assert not DriverProcess.parse("elsewhere 1 0").has_ended()
+    assert not ProcessIdentity.parse("elsewhere 1 0").is_alive()
+    assert not ProcessIdentity.parse("elsewhere 1 0").has_ended()
 
 
 def test_a_reused_process_id_is_another_process() -> None:
-    current = DriverProcess.current()
+    current = ProcessIdentity.current()
     earlier = replace(current, started_s=current.started_s - 1000)
 
     assert current.pid == os.getpid()
@@ -68,4 +68,4 @@ def test_a_reused_process_id_is_another_process() -> None:
 
 
 def test_a_driver_process_survives_being_written_down() -> None:
-    assert DriverProcess.parse(str(DriverProcess.current())) == DriverProcess.current()
+    assert ProcessIdentity.parse(str(ProcessIdentity.current())) == ProcessIdentity.current()

@@ -1,6 +1,7 @@
-"""Driver process: identifies the process that drives a training run, and tells whether it still runs.
+"""Process identity: names a process, so that another one can tell later whether it still runs.
 
-A driver that was killed cannot record that its run has ended, so readers of the run check the process.
+A driver that was killed cannot record that its run has ended, and a cluster that was killed cannot delete its record:
+who reads them checks the process.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ START_TOLERANCE_S = 5.0
 
 
 @dataclass(frozen=True)
-class DriverProcess:
-    """The process that drives a training run.
+class ProcessIdentity:
+    """A process of some machine.
 
     Attributes:
         host: name of its machine.
@@ -30,12 +31,21 @@ class DriverProcess:
     started_s: int
 
     @classmethod
-    def current(cls) -> DriverProcess:
+    def current(cls) -> ProcessIdentity:
         """This process."""
-        return cls(socket.gethostname(), os.getpid(), round(psutil.Process().create_time()))
+        return cls.of(os.getpid())
 
     @classmethod
-    def parse(cls, text: str) -> DriverProcess:
+    def of(cls, pid: int) -> ProcessIdentity:
+        """A process that runs on this machine.
+
+        Raises:
+            psutil.NoSuchProcess: it has ended.
+        """
+        return cls(socket.gethostname(), pid, round(psutil.Process(pid).create_time()))
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessIdentity:
         """Read what `str` wrote."""
         host, pid, started_s = text.split()
         return cls(host, int(pid), round(float(started_s)))
