@@ -180,6 +180,21 @@ class NodeFailed(ClientError):
     code = "node_failed"
 
 
+class ModelFailed(ClientError):
+    """The net fails whatever the rows, or returns what its bundle does not declare: a fault of the service."""
+
+    status = 500
+    code = "model_failed"
+
+
+class DeviceFailed(ClientError):
+    """The replica's device failed; another replica, or this one's successor, may answer."""
+
+    status = 503
+    code = "device_failed"
+    headers = ((b"retry-after", b"1"),)
+
+
 class QueueFull(ClientError):
     """The replica has as many requests as its queue may hold."""
 

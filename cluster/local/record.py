@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.local import processes
 from cluster.local.ports import is_listening
 from cluster.settings import Settings
 from training.errors import UserError
@@ -101,12 +102,18 @@ def find_cluster(settings: Settings) -> Cluster | None:
     """Find the cluster that runs from this SHOAL_HOME, if one does.
 
     Raises:
-        UserError: it runs, and was started with other shared settings.
+        UserError: it runs, and was started with other shared settings or by another version of Shoal.
     """
     try:
         cluster = Cluster(**json.loads(_record_file(settings.home).read_text()))
         is_alive = ProcessIdentity.parse(cluster.head).is_alive()
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError) as error:
+        # Not to be taken for leftovers, which the next start ends.
+        if isinstance(error, TypeError) and processes.find_owned(cluster_id(settings.home), temp_dir(settings.home)):
+            raise UserError(
+                f"the cluster that runs from {settings.home} was started by another version of Shoal; stop it with "
+                "`shoal down`, then start it again with `shoal up`"
+            ) from None
         return None
     # Ports may belong to other processes by now.
     if not is_alive or not is_listening(cluster.client_host, cluster.dashboard_port):

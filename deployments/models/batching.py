@@ -14,7 +14,7 @@ import asyncio
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -23,7 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deployments.errors import InferenceFailed, Unavailable
+from deployments.errors import DeviceFailed, ModelFailed
+from deployments.models.chunks import Chunk, PendingRequest, resolve_futures
+from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.models.torch_internals import remove_input_checks
 from deployments.protocols.arrays import Array, Outputs, Rows
 
@@ -43,51 +45,6 @@ MAX_PADDING_SHARE = 0.2
 
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-
-class _PendingRequest:
-    """A request on its way: its number of rows, and the outputs of those that are through."""
-
-    __slots__ = ("future", "parts", "remaining_rows", "rows")
-
-    def __init__(self, future: "asyncio.Future[Outputs]", rows: int) -> None:
-        self.future, self.rows, self.remaining_rows = future, rows, rows
-        self.parts: list[tuple[slice | Array, Outputs]] = []
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """Rows of one request that go through the net in one pass.
-
-    Attributes:
-        request: the request.
-        x: shape (B, ...) or (B, T, ...).
-        row_index: which rows of the request these are.
-        lengths: int64 (B,), time steps of each row without padding; None where all have T.
-    """
-
-    request: _PendingRequest
-    x: Array
-    row_index: slice | Array
-    lengths: Array | None = None
-
-    @property
-    def time_steps(self) -> int:
-        """Time steps of all rows, without padding."""
-        return len(self.x) * self.x.shape[1] if self.lengths is None else int(self.lengths.sum())
-
-    def split(self, rows: int) -> tuple["_Chunk", "_Chunk"]:
-        """Split off the first rows."""
-        index, lengths = self.row_index, self.lengths
-        if isinstance(index, slice):
-            middle = index.start + rows
-            first_index: slice | Array = slice(index.start, middle)
-            rest_index: slice | Array = slice(middle, index.stop)
-        else:
-            first_index, rest_index = index[:rows], index[rows:]
-        first = _Chunk(self.request, self.x[:rows], first_index, None if lengths is None else lengths[:rows])
-        rest = _Chunk(self.request, self.x[rows:], rest_index, None if lengths is None else lengths[rows:])
-        return first, rest
 
 
 @dataclass
@@ -130,9 +87,14 @@ class Batcher:
         self._padding_value, self._has_time_axis, self._dtype = padding_value, has_time_axis, dtype
         remove_input_checks(net)
         self.statistics = BatchStatistics()
-        self._queue: deque[_Chunk] = deque()
+        self._queue: deque[Chunk] = deque()
         self._is_running = False
         self._inline = False
+        self._example: Array | None = None
+        self._pass_started_s: float | None = None
+        # Of passes that succeeded: in all, and at the last health check.
+        self._succeeded = self._succeeded_at_check = 0
+        self._device_error: DeviceFailed | None = None
         # The event loop fills the queue, the thread empties it.
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "forward")
@@ -146,7 +108,7 @@ class Batcher:
             rows: of the bundle's example; the first is used.
         """
         x = self._pad(rows) if isinstance(rows, list) else rows
-        x = self._pad_time_axis(x[:1])
+        x = self._example = self._pad_time_axis(x[:1])
         durations_s: dict[int, float] = {}
         best = size = 1
         while size <= self._max_rows and (size <= 4 * best or max(durations_s.values()) < MIN_PASS_S):
@@ -177,16 +139,47 @@ class Batcher:
             The net's outputs, each of shape (B, ...), or (B, T, ...) with T the length of the request's longest row.
 
         Raises:
-            InferenceFailed: the net raises for these rows.
+            InferenceFailed: the net raises for these rows, and not for others.
             Unavailable: they do not fit into the device's memory now.
+            ModelFailed: the net fails for all rows.
+            DeviceFailed: its device does.
         """
+        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows))
+        if isinstance(rows, list):
+            self._enqueue(self._split_by_length(request, rows))
+        else:
+            self._enqueue([Chunk(request, rows, slice(0, len(rows)))])
+        return await request.future
+
+    async def check_health(self, max_pass_s: float) -> None:
+        """Check that passes succeed: one has since the last check, or the example's does now, before all that waits.
+
+        Args:
+            max_pass_s: how long a pass may last; no caller waits longer for it.
+
+        Raises:
+            ModelFailed: the net fails, or a pass has not ended.
+            DeviceFailed: the device does.
+        """
+        if self._device_error is not None:
+            raise self._device_error
+        started_s = self._pass_started_s
+        if started_s is not None and perf_counter() - started_s > max_pass_s:
+            raise ModelFailed(f"a forward pass has not ended after {max_pass_s:g} s")
+        has_progressed = self._succeeded > self._succeeded_at_check
+        self._succeeded_at_check = self._succeeded
+        if has_progressed or self._example is None:
+            return
+        request = PendingRequest(asyncio.get_running_loop().create_future(), 1)
+        self._enqueue([Chunk(request, self._example, slice(0, 1))], first=True)
+        await request.future
+        self._succeeded_at_check = self._succeeded
+
+    def _enqueue(self, chunks: Iterable[Chunk], *, first: bool = False) -> None:
+        """Queue chunks, and start passes where none run."""
         loop = asyncio.get_running_loop()
-        request = _PendingRequest(loop.create_future(), len(rows))
         with self._lock:
-            if isinstance(rows, list):
-                self._queue.extend(self._split_by_length(request, rows))
-            else:
-                self._queue.append(_Chunk(request, rows, slice(0, len(rows))))
+            (self._queue.extendleft if first else self._queue.extend)(chunks)
             is_idle, self._is_running = not self._is_running, True
         if is_idle:
             if self._inline:
@@ -194,9 +187,8 @@ class Batcher:
                 loop.call_soon(self._run_inline_pass, loop)
             else:
                 self._thread.submit(self._run_passes, loop)
-        return await request.future
 
-    def _split_by_length(self, request: _PendingRequest, rows: list[Array]) -> Iterator[_Chunk]:
+    def _split_by_length(self, request: PendingRequest, rows: list[Array]) -> Iterator[Chunk]:
         """Sort rows of unequal length into chunks of similar length."""
         lengths = np.array([len(row) for row in rows])
         order = lengths.argsort(kind="stable")[::-1]
@@ -209,11 +201,11 @@ class Batcher:
             time_steps += lengths[row]
         yield self._make_chunk(request, rows, order[start:], lengths)
 
-    def _make_chunk(self, request: _PendingRequest, rows: list[Array], row_index: Array, lengths: Array) -> _Chunk:
+    def _make_chunk(self, request: PendingRequest, rows: list[Array], row_index: Array, lengths: Array) -> Chunk:
         x = self._pad([rows[row] for row in row_index])
         if len(row_index) == len(rows) == 1:
-            return _Chunk(request, x, slice(0, 1))
-        return _Chunk(request, x, row_index, lengths[row_index])
+            return Chunk(request, x, slice(0, 1))
+        return Chunk(request, x, row_index, lengths[row_index])
 
     def _pad(self, rows: Sequence[Array]) -> Array:
         """Stack rows (T_i, ...) to (N, T, ...)."""
@@ -222,10 +214,10 @@ class Batcher:
             padded[: len(row)] = row
         return x
 
-    def _take_batch(self) -> list[_Chunk]:
+    def _take_batch(self) -> list[Chunk]:
         """Take the oldest chunk, and later ones that fit: into the pass, and beside rows of its length."""
-        batch: list[_Chunk] = []
-        skipped: list[_Chunk] = []
+        batch: list[Chunk] = []
+        skipped: list[Chunk] = []
         rows = time_steps = longest = 0
         while self._queue and rows < self._pass_rows:
             chunk = self._queue.popleft()
@@ -261,7 +253,7 @@ class Batcher:
         with self._lock:
             batch = self._take_batch()
         if batch:
-            _resolve_futures(batch, self._run_batch(batch))
+            resolve_futures(batch, self._run_batch(batch))
             loop.call_soon(self._run_inline_pass, loop)
 
     def _run_passes(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -271,19 +263,31 @@ class Batcher:
                 batch = self._take_batch()
             if not batch:
                 return
-            loop.call_soon_threadsafe(_resolve_futures, batch, self._run_batch(batch))
+            loop.call_soon_threadsafe(resolve_futures, batch, self._run_batch(batch))
 
-    def _run_batch(self, batch: list[_Chunk]) -> list[Outputs | Exception]:
-        """Run a batch, and split the outputs by chunk; where the net raises, run each chunk by itself."""
+    def _run_batch(self, batch: list[Chunk]) -> list[Outputs | Exception]:
+        """Run a batch, and split the outputs by chunk; where that fails, run each chunk by itself. Never raises."""
+        self._pass_started_s = perf_counter()
         try:
-            y_N = self._forward(self._stack(batch))
-        except Exception as error:
-            if len(batch) > 1:
+            outputs = self._split_outputs(batch, self._forward(self._stack(batch)))
+            self._succeeded += 1
+            return outputs
+        except BaseException as error:  # a net may even raise SystemExit
+            if len(batch) > 1 and not is_device_error(error):
                 return [self._run_batch([chunk])[0] for chunk in batch]
-            if isinstance(error, torch.OutOfMemoryError):
-                return [Unavailable("the device has no memory left for this request; send fewer rows, or try again")]
-            reason = str(error).strip().partition("\n")[0]
-            return [InferenceFailed(f"the net fails for these rows: {type(error).__name__}: {reason}; fix the input")]
+            failure = describe_failure(error, self._run_example)
+            if isinstance(failure, DeviceFailed):
+                # The process cannot use the device again, says CUDA's documentation of its sticky errors.
+                self._device_error = failure
+            return [failure] * len(batch)
+        finally:
+            self._pass_started_s = None
+
+    def _run_example(self) -> None:
+        if self._example is not None:
+            self._forward(self._example)
+
+    def _split_outputs(self, batch: list[Chunk], y_N: Outputs) -> list[Outputs | Exception]:
         if len(batch) == 1 and not any(self._has_time_axis):
             return [y_N]
         outputs: list[Outputs | Exception] = []
@@ -298,7 +302,7 @@ class Batcher:
             )
         return outputs
 
-    def _stack(self, batch: list[_Chunk]) -> Array:
+    def _stack(self, batch: list[Chunk]) -> Array:
         if len(batch) == 1:
             return self._pad_time_axis(batch[0].x)
         if self._padding_value is None:
@@ -314,7 +318,9 @@ class Batcher:
     def _forward(self, x_N: Array) -> Outputs:
         with torch.inference_mode():
             y = self._net(torch.from_numpy(x_N).to(self._device, self._dtype))
-            return tuple(_to_numpy(each.cpu()) for each in (y if isinstance(y, tuple) else (y,)))
+            y_N = y if isinstance(y, tuple) else (y,)
+            check_outputs(y_N, len(x_N), len(self._has_time_axis))
+            return tuple(_to_numpy(each.cpu()) for each in y_N)
 
 
 def _to_numpy(y: Tensor) -> Array:
@@ -333,34 +339,3 @@ def _choose_pass_rows(durations_s: dict[int, float]) -> int:
 
 def _exceeds_padding_share(time_steps: int, padded: int) -> bool:
     return time_steps < (1 - MAX_PADDING_SHARE) * padded
-
-
-def _resolve_futures(batch: list[_Chunk], outputs: list[Outputs | Exception]) -> None:
-    """Give each request its outputs, once all its rows are through."""
-    for chunk, chunk_outputs in zip(batch, outputs, strict=True):
-        request = chunk.request
-        if request.future.done():
-            continue
-        if isinstance(chunk_outputs, Exception):
-            request.future.set_exception(chunk_outputs)
-            continue
-        if len(chunk.x) == request.rows and isinstance(chunk.row_index, slice):
-            request.future.set_result(chunk_outputs)
-            continue
-        request.parts.append((chunk.row_index, chunk_outputs))
-        request.remaining_rows -= len(chunk.x)
-        if not request.remaining_rows:
-            request.future.set_result(_reassemble(request))
-
-
-def _reassemble(request: _PendingRequest) -> Outputs:
-    """Put a request's rows back in their order; outputs with a time axis are padded with zeros."""
-    outputs = []
-    for number, first in enumerate(request.parts[0][1]):
-        parts = [(row_index, chunk_outputs[number]) for row_index, chunk_outputs in request.parts]
-        shape = np.max([y.shape[1:] for _, y in parts], axis=0).astype(int)
-        y_B = np.zeros((request.rows, *shape), first.dtype)
-        for row_index, y in parts:
-            y_B[(row_index, *(slice(0, size) for size in y.shape[1:]))] = y
-        outputs.append(y_B)
-    return tuple(outputs)

@@ -34,8 +34,12 @@ class ModelReplica(HandleApi):
         # torch would otherwise use every core in each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
-        self.servable = ServedModel(ModelEndpoint.model_validate(endpoint), Path(cache))
+        self.servable = self._model = ServedModel(ModelEndpoint.model_validate(endpoint), Path(cache))
         self._callers = {digest: Caller(name) for digest, name in keys.items()}
+
+    async def check_health(self) -> None:
+        """Called by Serve every few seconds; after three failures it replaces this replica."""
+        await self._model.check_health()
 
     def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once, after the constructor."""

@@ -59,6 +59,10 @@ class ServedModel:
         self._batcher.warm_up(rows)
         self._generator = _build_generator(bundle, self._batcher)
 
+    async def check_health(self) -> None:
+        """Check that forward passes succeed; see Batcher.check_health."""
+        await self._batcher.check_health(self.endpoint.limits.request_timeout_s)
+
     def _decode_example(self) -> Rows:
         rows = self.predict_codec.decode_request(encode_json(self.example), "application/json").rows
         assert rows is not None, "a bundle's example has rows"

@@ -130,7 +130,7 @@ def scan_files(recipe: Recipe, files: Files, on_progress: OnProgress = lambda ro
     )
     statistics = RowStatistics(reader, limits)
     task = partial(read_tasks.scan_units, reader=reader, limits=limits)
-    stream = _units_dataset(units, workers=2).map_batches(task, batch_size=None, concurrency=_num_read_tasks(units))
+    stream = _map_units(_units_dataset(units, workers=2), task, units)
     try:
         chunks: Any
         for chunks in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -149,7 +149,7 @@ def stream_rows(scan: FileScan, seed: int, workers: int) -> ray.data.Dataset:
     """Stream the training rows; read units are shuffled anew in every epoch, at most `workers` take a shard each."""
     units = _units_dataset(scan.units, workers).randomize_block_order(seed=RandomSeedConfig(seed=seed))
     task = partial(read_tasks.read_training_rows, reader=scan.reader)
-    return units.map_batches(task, batch_size=None, concurrency=_num_read_tasks(scan.units))
+    return _map_units(units, task, scan.units)
 
 
 def find_shoal_error(error: BaseException) -> ShoalError | None:
@@ -201,6 +201,12 @@ def _plan_columns(recipe: Recipe, files: Files, source: FileSource) -> tuple[tup
     SourceLocation(file=file).require_columns([*files.exclude, *filter(None, [files.split_column])], schema.names)
     others = [name for name in schema.names if name not in (files.target, files.split_column, *files.exclude)]
     return infer_columns(schema, files.features or others, file), target
+
+
+def _map_units(dataset: ray.data.Dataset, task: Any, units: list[ReadUnit]) -> ray.data.Dataset:
+    # They reserve no CPU: where replicas and training workers have reserved them all, the workers would wait for rows
+    # for ever. `concurrency` bounds what they use.
+    return dataset.map_batches(task, batch_size=None, num_cpus=0, concurrency=_num_read_tasks(units))
 
 
 def _units_dataset(units: list[ReadUnit], workers: int) -> ray.data.Dataset:
