@@ -32,8 +32,9 @@ def summarize_validation_error(error: ValidationError) -> str:
     """Format all problems of a validation in one line: location, message, value."""
     problems = []
     for item in error.errors(include_url=False):
-        location = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
+        # Both may quote what was given, of any length and with line breaks.
+        location = " ".join(".".join(str(part)[:100] for part in item["loc"]).split())
+        message = " ".join(item["msg"].removeprefix("Value error, ").split())[:1000]
         # The value of a whole model would be all its keys.
         shows_value = location and item["type"] not in ("missing", "extra_forbidden", "renamed_key")
         value = f" (got {item['input']!r:.80})" if shows_value else ""

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.chunks import Chunk, PendingRequest, resolve_futures
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
-from deployments.models.torch_internals import remove_input_checks
 from deployments.protocols.arrays import Array, Outputs, Rows
+from training.bundle.program.interpreter import ProgramModule
 
 # A full pass shorter than this runs on the event loop: a thread switch there and back costs about as much (measured
 # 0.1 ms and more under load), and a loop that is blocked for so little serves its other requests as well.
@@ -85,7 +85,8 @@ class Batcher:
         """
         self._net, self._device, self._max_rows, self._pass_rows = net, device, max_rows, max_rows
         self._padding_value, self._has_time_axis, self._dtype = padding_value, has_time_axis, dtype
-        remove_input_checks(net)
+        if isinstance(net, ProgramModule):
+            net.disable_input_checks()
         self.statistics = BatchStatistics()
         self._queue: deque[Chunk] = deque()
         self._is_running = False

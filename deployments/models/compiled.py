@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from deployments.models import torch_internals
 from training.bundle.exported_program import export_program
+from training.bundle.program.interpreter import ProgramModule
 from training.errors import UserError
 
 # torch decomposes these time step by time step, so they do not compile for a dynamic number of time steps.
@@ -71,9 +72,8 @@ def load_compiled(net: nn.Module, x: Tensor, max_time_steps: int | None, cache: 
 
 
 def _check_compilable(net: nn.Module) -> None:
-    graphs = [module.graph for module in net.modules() if isinstance(module, fx.GraphModule)]
-    operators = {torch_internals.get_operator_name(node) for graph in graphs for node in graph.nodes}
-    unrolled = sorted(operators & UNROLLED_OPERATORS)
+    programs = [module for module in net.modules() if isinstance(module, ProgramModule)]
+    unrolled = sorted({name for program in programs for name in program.operators} & UNROLLED_OPERATORS)
     if unrolled:
         raise UserError(f"it uses {', '.join(unrolled)}, which torch compiles for one number of time steps only")
     torch_internals.check_cpp_compiler()

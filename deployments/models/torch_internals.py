@@ -2,14 +2,10 @@
 
 | private name | used for | what torch lacks in public | with another torch |
 |---|---|---|---|
-| `Module._forward_pre_hooks` | drop a program's input checks (a linear layer's call takes 149 us with them, 64 us \
-without) | `ExportedProgram.module` always adds them | the checks stay: slower, not wrong |
 | `torch._inductor.aoti_compile_and_package`, `aoti_load_package`, `config.patch` | machine code from a program, and \
 its options | AOTInductor is documented under these names only | the deployment with --compile is refused |
 | `torch._inductor.cpp_builder.get_cpp_compiler`, `exc.InvalidCxxCompiler` | whether there is a C++ compiler, before \
 minutes of work | no such query | the same |
-| `OpOverload._schema` | an operator's name without its namespace and overload | `name()` is of the overload | no \
-weights are held in bf16, and a net that cannot be compiled is found by the compiler |
 
 Nothing here runs while a request waits, but `load_package`'s result. A test fails when the installed torch is not
 READ_VERSION.
@@ -22,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from training.errors import UserError
 
@@ -34,13 +30,6 @@ _COMPILE_OPTIONS = {
     # Precompiled headers pay for many files only.
     "cpp_cache_precompile_headers": False,
 }
-
-
-def remove_input_checks(net: nn.Module) -> None:
-    """Remove the checks of an exported program's input, in place; the codec has done them, against the same shapes."""
-    hooks: dict[int, Any] | None = getattr(net, "_forward_pre_hooks", None)
-    if hooks:
-        hooks.clear()
 
 
 def check_cpp_compiler() -> None:
@@ -74,12 +63,6 @@ def load_package(package: Path) -> Callable[[Tensor], Any]:
     """Load what `compile_package` wrote; its input must be contiguous, which it does not check."""
     run: Callable[[Tensor], Any] = _import_inductor().aoti_load_package(str(package))
     return run
-
-
-def get_operator_name(node: fx.Node) -> str:
-    """Get an operator's name, as `linear`; empty for a node that calls none of torch's."""
-    schema = getattr(node.target, "_schema", None)
-    return str(schema.name).split("::")[-1] if schema is not None else ""
 
 
 def _import_inductor(name: str = "") -> Any:

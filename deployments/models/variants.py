@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from deployments.models.compiled import load_compiled
-from deployments.models.torch_internals import get_operator_name, remove_input_checks
 from deployments.protocols.arrays import Rows
 from deployments.specs.model import ModelEndpoint
 from training.bundle.manifest import Manifest
+from training.bundle.program.interpreter import ProgramModule
 from training.errors import UserError
 from training.schema import SeriesInput, TextInput, max_sequence_length
 
@@ -35,7 +35,7 @@ class Bf16Net(nn.Module):
     bf16: autocast would convert them at each call.
     """
 
-    def __init__(self, net: fx.GraphModule, device: str, output_dtypes: tuple[torch.dtype, ...]) -> None:
+    def __init__(self, net: ProgramModule, device: str, output_dtypes: tuple[torch.dtype, ...]) -> None:
         super().__init__()
         self._net, self._device, self._output_dtypes = net, device, output_dtypes
         for weight in _find_matmul_weights(net, _BF16_OPERATORS | (_RECURRENT_OPERATORS if device == "cpu" else set())):
@@ -72,8 +72,8 @@ def build_variant(
     """
     if endpoint.variant == "fp32":
         return net
-    assert isinstance(net, fx.GraphModule)
-    remove_input_checks(net)
+    assert isinstance(net, ProgramModule)
+    net.disable_input_checks()
     x = torch.from_numpy(rows[0][None])
     batches = [batch.to(device) for batch in _make_batches(x, manifest, endpoint)]
     expected = [_run_net(net, batch) for batch in batches]
@@ -158,16 +158,12 @@ def _run_net(net: Callable[[Tensor], Tensor | Outputs], x: Tensor) -> Outputs:
     return y if isinstance(y, tuple) else (y,)
 
 
-def _find_matmul_weights(net: fx.GraphModule, operators: set[str]) -> Iterator[nn.Parameter]:
+def _find_matmul_weights(net: ProgramModule, operators: set[str]) -> Iterator[nn.Parameter]:
     """Find the fp32 weights that only these operators read."""
-    readers: dict[str, set[str]] = {}
-    for node in net.graph.nodes:
-        if node.op == "get_attr":
-            readers.setdefault(str(node.target), set()).update(map(get_operator_name, node.users))
     weights = dict(net.named_parameters(remove_duplicate=False))
     # A weight that has two names is read by the readers of both.
     readers_by_id: dict[int, set[str]] = {}
-    for name, names in readers.items():
+    for name, names in net.readers.items():
         if name in weights:
             readers_by_id.setdefault(id(weights[name]), set()).update(names)
     for weight in net.parameters():

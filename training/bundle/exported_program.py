@@ -1,6 +1,7 @@
 """Exported program: a net as a torch.export program, which runs without its author's Python code.
 
 Train walk: save.py -> [exported_program.py] -> torch_internals.py
+Deploy walk: load.py -> [exported_program.py] -> training.bundle.program.reader -> training.bundle.program.interpreter
 Knows nothing of what the net is for.
 """
 # Shapes: B rows of a batch (dynamic), T time steps (dynamic where rows have a time axis).
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export.passes import move_to_device_pass
 
-from training.bundle.program_archive import refuse_pickles
+from training.bundle.program.interpreter import ProgramModule
+from training.bundle.program.reader import read_program
 from training.bundle.torch_internals import keep_recurrent_ops
 from training.errors import UserError
 
@@ -45,14 +46,10 @@ def export_program(net: nn.Module, inputs: Tensor, max_time_steps: int | None = 
     return program
 
 
-def load_program(path: Path, device: str = "cpu") -> nn.Module:
+def load_program(path: Path, device: str = "cpu") -> ProgramModule:
     """Load a program onto a device, ready to run.
 
     Raises:
-        BundleError: it may hold a pickle; see `refuse_pickles`.
+        BundleError: it holds anything that is not known to be harmless, or does not fit the installed torch.
     """
-    refuse_pickles(path)
-    program = torch.export.load(path)
-    if device != "cpu":
-        program = move_to_device_pass(program, device)
-    return program.module()
+    return ProgramModule(read_program(path), device)

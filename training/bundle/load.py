@@ -14,6 +14,7 @@ from training.bundle.exported_program import load_program
 from training.bundle.manifest import DECODER_FILE, EXAMPLE_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
 from training.bundle.verify import verify_bundle
 from training.data.tokenizer import Tokenizer
+from training.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,30 @@ def load_bundle(folder: Path, digest: str | None = None, device: str = "cpu") ->
     manifest = verify_bundle(folder, digest)
     tokenizer, decoder = None, None
     if TOKENIZER_FILE in manifest.files:
-        tokenizer = Tokenizer.from_json((folder / TOKENIZER_FILE).read_text())
+        tokenizer = _read_tokenizer(folder / TOKENIZER_FILE)
     if DECODER_FILE in manifest.files:
         decoder = load_program(folder / DECODER_FILE, device)
     return Bundle(
         manifest=manifest,
         net=load_program(folder / PROGRAM_FILE, device),
-        example=json.loads((folder / EXAMPLE_FILE).read_text()),
+        example=_read_example(folder / EXAMPLE_FILE),
         tokenizer=tokenizer,
         decoder=decoder,
     )
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_json(path.read_text())
+    except Exception as error:  # tokenizers raises no other type
+        raise BundleError(f"{path.name} is not a tokenizer: {error}; save it with training.save_bundle") from error
+
+
+def _read_example(path: Path) -> dict[str, JsonValue]:
+    try:
+        example = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path.name} is not JSON: {error}; save it with training.save_bundle") from error
+    if not isinstance(example, dict):
+        raise BundleError(f"{path.name} is not a request; save it with training.save_bundle")
+    return example

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from training.bundle.card import render_card
 from training.bundle.datatypes import DATATYPES, datatype_of_torch
-from training.bundle.exported_program import export_program
+from training.bundle.exported_program import export_program, load_program
 from training.bundle.manifest import (
     CARD_FILE,
     DECODER_FILE,
@@ -32,9 +32,9 @@ from training.bundle.manifest import (
     TensorSpec,
     sha256,
 )
-from training.bundle.program_archive import refuse_pickles
+from training.bundle.program.archive import REMEDY
 from training.data.tokenizer import Tokenizer
-from training.errors import UserError
+from training.errors import BundleError, UserError
 from training.schema import ImageInput, SeriesInput, TextInput, max_sequence_length
 
 # A text generator's example is the beginning of a row, which is a whole training text.
@@ -88,12 +88,12 @@ def save_bundle(
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         bundle = Path(temporary) / folder.name
         bundle.mkdir()
-        _write_program(bundle / PROGRAM_FILE, program)
+        _write_program(bundle / PROGRAM_FILE, program, inputs[:2])
         if tokenizer:
             (bundle / TOKENIZER_FILE).write_text(tokenizer.to_json())
         if decoder:
             latent = torch.zeros(2, tensors[1].shape[1])
-            _write_program(bundle / DECODER_FILE, export_program(_FunctionModule(decoder, net), latent))
+            _write_program(bundle / DECODER_FILE, export_program(_FunctionModule(decoder, net), latent), latent)
         for name, content in (images or {}).items():
             (bundle / name).write_bytes(content)
         (bundle / EXAMPLE_FILE).write_text(json.dumps(request, ensure_ascii=False) + "\n")
@@ -113,10 +113,35 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder} is no bundle, so it is not overwritten; choose another folder")
 
 
-def _write_program(path: Path, program: torch.export.ExportedProgram) -> None:
+def _write_program(path: Path, program: torch.export.ExportedProgram, inputs: Tensor) -> None:
+    """Write a program, and check that replicas will read it and compute the same.
+
+    Raises:
+        UserError: they will not; this shows here, not when the bundle is deployed.
+    """
     torch.export.save(program, path)
-    # A torch with another archive layout shows here, not when the bundle is deployed.
-    refuse_pickles(path)
+    try:
+        outputs = _run_seeded(load_program(path), inputs)
+    except BundleError as error:
+        raise UserError(
+            f"the net cannot be served: {str(error).removesuffix(f'; {REMEDY}')}; change the net"
+        ) from error
+    if not _is_same(outputs, _run_seeded(program.module(check_guards=False), inputs)):
+        raise UserError("the net cannot be served: read again, it computes something else; report this net to Shoal")
+
+
+def _run_seeded(net: nn.Module, inputs: Tensor) -> list[Tensor]:
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = net(inputs)
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def _is_same(outputs: list[Tensor], expected: list[Tensor]) -> bool:
+    return len(outputs) == len(expected) and all(
+        y.dtype == reference.dtype and torch.equal(y.nan_to_num(), reference.nan_to_num())
+        for y, reference in zip(outputs, expected, strict=True)
+    )
 
 
 def _write_manifest(folder: Path, info: ModelInfo, specs: tuple[TensorSpec, ...], images: list[str]) -> Manifest:

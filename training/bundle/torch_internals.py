@@ -6,7 +6,8 @@
 one operator | `torch.export.export` takes no table of operators to keep, and decomposes these while it traces |
 | text of the `_flat_weights` warning | silence it | a category for it |
 
-The layout of a saved program is private too; `program_archive.py` has it, since it must not import torch.
+The layout of a saved program is private too; `program/archive.py` and `program/document.py` have it, since they must
+not import torch.
 
 With another torch: where a name is missing, `keep_recurrent_ops` refuses the export of a recurrent net and gives both
 versions; where a name means something else, torch.export refuses the dynamic time dimension. None of this runs

@@ -1,6 +1,6 @@
 """Verify: every file of a bundle is checked against its manifest before anything in it is used.
 
-Deploy walk: load.py -> [verify.py] -> program_archive.py
+Deploy walk: load.py -> [verify.py] -> training.bundle.program.reader
 Imports no torch: the catalog and the command line verify bundles too.
 """
 
@@ -19,7 +19,7 @@ from training.bundle.manifest import (
     Manifest,
     sha256,
 )
-from training.bundle.program_archive import refuse_pickles
+from training.bundle.program.reader import read_program
 from training.errors import BundleError, summarize_validation_error
 
 
@@ -39,7 +39,7 @@ def verify_bundle(folder: Path, digest: str | None = None) -> Manifest:
     names -= {MANIFEST_FILE}
     for name in sorted(names ^ manifest.files.keys()):
         problem = "is not listed in" if name in names else "is missing, though listed in"
-        raise BundleError(f"{name} {problem} {MANIFEST_FILE}; fetch the bundle again")
+        raise BundleError(f"{_format_name(name)} {problem} {MANIFEST_FILE}; fetch the bundle again")
     for name in sorted({PROGRAM_FILE, EXAMPLE_FILE, CARD_FILE} - manifest.files.keys()):
         raise BundleError(f"{name} is not listed in {MANIFEST_FILE}; every bundle has one")
     for name, expected in manifest.files.items():
@@ -48,8 +48,13 @@ def verify_bundle(folder: Path, digest: str | None = None) -> Manifest:
                 f"{name} was altered: its sha256 is not the one in {MANIFEST_FILE}; fetch the bundle again"
             )
     for name in manifest.files.keys() & {PROGRAM_FILE, DECODER_FILE}:
-        refuse_pickles(folder / name)
+        read_program(folder / name)
     return manifest
+
+
+def _format_name(name: str) -> str:
+    """A file's name for a message, which is one line whatever the manifest says."""
+    return name if name.isprintable() and len(name) <= 100 else repr(name[:100])
 
 
 def find_manifest(folder: Path) -> Path:
@@ -98,5 +103,5 @@ def _check_format(manifest: object) -> None:
     else:
         remedy = "train its recipe again, or save it again with training.save_bundle"
     raise BundleError(
-        f"{MANIFEST_FILE} has bundle format {json.dumps(bundle_format)}; this Shoal reads format {FORMAT}: {remedy}"
+        f"{MANIFEST_FILE} has bundle format {json.dumps(bundle_format):.80}; this Shoal reads format {FORMAT}: {remedy}"
     )

@@ -25,7 +25,7 @@ class LastState(nn.Module):
 def test_the_installed_torch_is_the_one_whose_internals_were_read() -> None:
     installed = torch.__version__.partition("+")[0]
 
-    assert installed == READ_VERSION, "read training/bundle/torch_internals.py and program_archive.py against it"
+    assert installed == READ_VERSION, "read training/bundle/torch_internals.py and program/ against it"
 
 
 def test_a_recurrent_net_is_exported_with_a_dynamic_time_dimension() -> None:

@@ -1,0 +1,85 @@
+"""Functions that a plan calls, by the names that a program gives them.
+
+Deploy walk: plan.py -> [torch_functions.py] -> operators.py
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from training.bundle.program.operators import ATEN, HIGHER_ORDER, SIZE_FUNCTIONS, UNWRITTEN, check_target
+
+_MODULES = {"_operator": operator, "math": math, "torch": torch}
+# Results may have many times the digits of the arguments.
+_GROWING = {"_operator.lshift", "_operator.mul", "_operator.pow"}
+_MAX_BITS = 128
+
+get_item = operator.getitem
+
+
+def find_function(target: str) -> Callable[..., Any]:
+    """Find the function that a program calls.
+
+    Raises:
+        ValueError: it is not listed.
+        AttributeError: the installed torch has none of this name.
+    """
+    check_target(target)
+    if target in SIZE_FUNCTIONS:
+        module, _, name = target.partition(".")
+        function: Callable[..., Any] = getattr(_MODULES[module], name)
+        return _limit_size(function) if target in _GROWING else function
+    if target.startswith(HIGHER_ORDER):
+        return _CONTROL_FLOW[target.removeprefix(HIGHER_ORDER)]
+    name = target.removeprefix(ATEN)
+    packet, _, overload = UNWRITTEN.get(name, name).partition(".")
+    operator_overload: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
+    return operator_overload
+
+
+def build_list(*items: Any) -> list[Any]:
+    """A list of values, as an operator's argument."""
+    return list(items)
+
+
+def _limit_size(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def call(a: Any, b: Any) -> Any:
+        is_large = function is not operator.mul and isinstance(b, int) and b > _MAX_BITS
+        result = None if is_large else function(a, b)
+        if is_large or (isinstance(result, int) and result.bit_length() > _MAX_BITS):
+            raise OverflowError(f"a size of the program has more than {_MAX_BITS} bits")
+        return result
+
+    return call
+
+
+def _run_branch(condition: Any, if_true: Any, if_false: Any, operands: Any = ()) -> Any:
+    # torch's own operator, so that torch.export traces both branches when the program is compiled.
+    return torch.ops.higher_order.cond(condition, if_true, if_false, operands)
+
+
+def _run_with_gradients(enabled: bool, graph: Callable[..., Any], *args: Any) -> Any:
+    with torch.set_grad_enabled(enabled):
+        return graph(*args)
+
+
+def _run_with_autocast(
+    device: str,
+    dtype: torch.dtype | None,
+    enabled: bool,
+    cache_enabled: bool | None,
+    graph: Callable[..., Any],
+    *args: Any,
+) -> Any:
+    with torch.autocast(device, dtype, enabled, cache_enabled):
+        return graph(*args)
+
+
+_CONTROL_FLOW: dict[str, Callable[..., Any]] = {
+    "cond": _run_branch,
+    "wrap_with_set_grad_enabled": _run_with_gradients,
+    "wrap_with_autocast": _run_with_autocast,
+}
