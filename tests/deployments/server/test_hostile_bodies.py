@@ -248,7 +248,9 @@ def test_a_hundred_thousand_hostile_requests_cause_no_fault_and_leak_no_memory(s
 def test_an_output_that_json_cannot_encode_is_refused(service: Service) -> None:
     body = json.dumps({"inputs": [[3e38, 3e38]]}).encode()
 
-    status, response = service.post(HostileRequest("sum", hostile.PREDICT, (("content-type", "application/json"),), body))
+    status, response = service.post(
+        HostileRequest("sum", hostile.PREDICT, (("content-type", "application/json"),), body)
+    )
 
     assert status == 422
     assert "row 0" in json.loads(response)["error"]["message"]
