@@ -63,12 +63,19 @@ class Shoal:
 
         return Registry(self.settings)
 
-    def up(self, *, ray_arguments: tuple[str, ...] = (), on_status: OnStatus = _ignore) -> Cluster:
+    def up(
+        self,
+        *,
+        ray_arguments: tuple[str, ...] = (),
+        on_status: OnStatus = _ignore,
+        on_failure: OnStatus = _ignore,
+    ) -> Cluster:
         """Start a cluster on this machine, and in it whatever was deployed; returns once it serves.
 
         Args:
             ray_arguments: further arguments of `ray start`.
             on_status: told what goes on.
+            on_failure: told which model or pipeline does not start, and why; all others serve.
         """
         from cluster.local.start import start_cluster, stop_cluster
         from cluster.rollout.deploy import reconcile
@@ -79,7 +86,8 @@ class Shoal:
                 on_status("starting Ray")
                 cluster = start_cluster(self.settings, ray_arguments=ray_arguments)
                 on_status("starting Ray Serve")
-                reconcile(self.settings, cluster, on_status)
+                for failure in reconcile(self.settings, cluster, on_status).values():
+                    on_failure(failure)
             except BaseException:
                 # A cluster that ran before goes on; half of a new one is of no use.
                 if before is None:
@@ -169,10 +177,12 @@ class Shoal:
             return deploy_pipeline(self.settings, cluster, pipeline, on_status)
 
     def undeploy(self, name: str, *, on_status: OnStatus = _ignore) -> None:
-        """Stop serving a model or pipeline."""
+        """Stop serving a model or pipeline; where no cluster runs, the next one starts without it."""
         from cluster.rollout.deploy import undeploy
 
-        cluster = self.cluster
+        cluster = find_cluster(self.settings)
+        if cluster and cluster.run_pid:
+            cluster = None  # a training run's own, which serves nothing
         with exclusive_lock(self.settings):
             undeploy(self.settings, cluster, name, on_status)
 

@@ -14,6 +14,7 @@ from cluster.cli.terminal import (
     print_line,
     print_note,
     print_table,
+    print_warning,
     show_status,
 )
 from cluster.settings import list_fields, load_settings
@@ -46,9 +47,12 @@ def up(
     from cluster.shoal import Shoal
 
     arguments = (f"--autoscaling-config={autoscaling_config}",) if autoscaling_config else ()
+    failures: list[str] = []
     interrupt_on_termination()
     with show_status("starting the cluster") as on_status:
-        cluster = Shoal(context.settings).up(ray_arguments=arguments, on_status=on_status)
+        cluster = Shoal(context.settings).up(ray_arguments=arguments, on_status=on_status, on_failure=failures.append)
+    for failure in failures:
+        print_warning(f"{failure}; `shoal undeploy` it, deploy another version, or mend it and deploy it again")
     key = context.settings.home / "secrets" / "admin_key"
     print_line(f"up: {cluster.url}\ngrpc: {cluster.grpc_address}\nkey: {key}\nstop: shoal down")
 
@@ -98,6 +102,9 @@ def status(as_json: Json = False) -> None:
         )
     print_line(f"cluster: {cluster.url}  grpc: {cluster.grpc_address}  dashboard: {cluster.dashboard_url}")
     print_table(table)
+    for each in deployments:
+        if each["reason"]:
+            print_warning(f"{each['name']} does not run: {each['reason']}")
 
 
 def logs(

@@ -43,6 +43,11 @@ def print_note(text: str) -> None:
         print_line(text)
 
 
+def print_warning(text: str) -> None:
+    """Print what went wrong without ending the command, to standard error."""
+    Console(stderr=True).print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

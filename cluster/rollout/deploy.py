@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from cluster.local.record import Cluster
-from cluster.rollout.serve_api import OnStatus, ServeApi, is_running
+from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
 from deployments.applications import CONTROL_APPLICATION
 from deployments.specs.model import Dtype, ModelDeployment, ModelEndpoint, Scale
@@ -80,8 +80,14 @@ def deploy_pipeline(
     return deployment
 
 
-def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatus) -> None:
+def undeploy(settings: Settings, cluster: Cluster | None, name: str, on_status: OnStatus) -> None:
     """Stop serving a model or pipeline; returns when no request reaches it, while its replicas still drain.
+
+    Args:
+        settings: of the cluster.
+        cluster: the running one; None where none runs, and the next one will start without the model.
+        name: of the model or pipeline.
+        on_status: told the status meanwhile.
 
     Raises:
         UserError: it is not deployed, or a pipeline calls it.
@@ -93,18 +99,43 @@ def undeploy(settings: Settings, cluster: Cluster, name: str, on_status: OnStatu
         raise UserError(f"{name!r} is not deployed; deployed: {deployed}")
     _reject_if_called(records, name)
     store.delete_record(name)
+    if cluster is None:
+        return
     with ServeApi(settings, cluster) as serve:
         serve.put_config(store.list_records())
         serve.wait(lambda applications: name not in applications or not serve.is_routed(name), on_status)
 
 
-def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> None:
-    """Make everything run that is recorded, and wait until it does."""
+def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict[str, str]:
+    """Make everything run that is recorded, and wait until each runs or has failed.
+
+    Returns:
+        Why, of each model or pipeline that does not start; the others serve, and it is tried again by any deployment.
+
+    Raises:
+        ServiceError: the control application does not start.
+    """
     records = DeploymentStore(settings.platform).list_records()
-    names = [CONTROL_APPLICATION, *(record.name for record in records)]
+    failures: dict[str, str] = {}
+
+    def has_settled(applications: Applications, name: str) -> bool:
+        failures.pop(name, None)
+        try:
+            return is_running(applications, name)
+        except ServiceError as error:
+            failures[name] = str(error)
+            return True
+
     with ServeApi(settings, cluster) as serve:
         serve.put_config(records)
-        serve.wait(lambda applications: all(is_running(applications, name) for name in names), on_status)
+        serve.wait(
+            lambda applications: (
+                is_running(applications, CONTROL_APPLICATION)
+                and all(has_settled(applications, record.name) for record in records)
+            ),
+            on_status,
+        )
+    return failures
 
 
 def current_scale(settings: Settings, name: str) -> Scale | None:

@@ -18,6 +18,8 @@ POLL_INTERVAL_S = 0.1
 # The dashboard's own limit of a listing.
 MAX_NODES = 10_000
 
+FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
+
 OnStatus = Callable[[str], None]
 """Called with the status of all applications, in one line."""
 
@@ -107,8 +109,8 @@ def is_running(applications: Applications, name: str) -> bool:
     """
     application = applications.get(name, {})
     status = application.get("status", "NOT_STARTED")
-    if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-        raise ServiceError(f"{name} does not start: {_failure_reason(application)}")
+    if status in FAILED_STATUSES:
+        raise ServiceError(f"{name} does not start: {describe_failure(application)}")
     return bool(status == "RUNNING")
 
 
@@ -118,7 +120,7 @@ def count_running_replicas(application: dict[str, Any]) -> int:
     return sum(replica["state"] == "RUNNING" for replica in replicas)
 
 
-def _failure_reason(application: dict[str, Any]) -> str:
+def describe_failure(application: dict[str, Any]) -> str:
     """The error of a replica's constructor, out of the traceback that Serve keeps of it."""
     messages: list[str] = [d.get("message", "") for d in application.get("deployments", {}).values()]
     messages.append(application.get("message", ""))

@@ -3,13 +3,13 @@
 from typing import Any
 
 from cluster.local.record import Cluster
-from cluster.rollout.serve_api import ServeApi, count_running_replicas
+from cluster.rollout.serve_api import FAILED_STATUSES, ServeApi, count_running_replicas, describe_failure
 from cluster.settings import Settings
 from deployments.state.store import DeploymentStore
 
 
 def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
-    """Describe every deployed model and pipeline: version, Serve's status, replicas, bounds, variant."""
+    """Describe every deployed model and pipeline: version, Serve's status and why, replicas, bounds, variant."""
     with ServeApi(settings, cluster) as serve:
         applications = serve.fetch_applications()
     statuses = []
@@ -20,6 +20,7 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
                 "name": record.name,
                 "version": record.endpoint.version,
                 "status": application.get("status", "NOT_STARTED"),
+                "reason": describe_failure(application) if application.get("status") in FAILED_STATUSES else "",
                 "replicas": count_running_replicas(application),
                 "min_replicas": record.scale.min_replicas,
                 "max_replicas": record.scale.max_replicas,

@@ -10,7 +10,6 @@ from deployments.settings import ServingSettings
 from deployments.specs.model import ModelDeployment
 from deployments.specs.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from training.bundle.manifest import EXAMPLE_FILE, Manifest
-from training.bundle.verify import verify_bundle
 from training.errors import BundleError
 from training.registry.model_registry import Registry
 from training.registry.records import Version
@@ -80,8 +79,8 @@ class Catalog:
     def _load_content(self, version: Version) -> tuple[Manifest, dict[str, Any]]:
         """Load a version's manifest and example request; once, since a digest's content never changes."""
         if version.digest not in self._contents:
+            manifest = self._registry.load_manifest(version)
             folder = self._registry.fetch_bundle(version)
-            manifest = verify_bundle(folder, version.digest)
             self._contents[version.digest] = manifest, json.loads((folder / EXAMPLE_FILE).read_text())
         return self._contents[version.digest]
 

@@ -48,7 +48,11 @@ class ServedModel:
         """
         self.endpoint = endpoint
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        bundle = load_bundle(storage.fetch_folder(endpoint.uri, cache / endpoint.digest), endpoint.digest, self.device)
+        bundle = storage.use_bundle(
+            endpoint.uri,
+            cache / endpoint.digest,
+            lambda folder: load_bundle(folder, endpoint.digest, self.device),
+        )
         self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,8 +20,10 @@ import pytest
 from cluster.local import malloc, processes
 from cluster.local.record import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
+from deployments.state.store import DeploymentStore
 from tests.conftest import ShoalCli, make_shoal_cli
 from tests.small_bundles import save_table
+from training.registry.model_registry import Registry
 
 
 @pytest.fixture
@@ -61,6 +65,7 @@ def test_a_cluster_restarts_with_its_deployments_and_stops_without_a_trace_besid
     assert http.get("/v2/models/flowers/ready").status_code == 200
     assert shoal("models", "import", str(tmp_path / "table")).returncode == 0
     assert shoal("deploy", "flowers").returncode == 0
+    lost = deploy_another(shoal, own_home, tmp_path)
     owned = list_owned_processes(own_home)
     assert {"gcs_server", "raylet", "haproxy"} <= {process.name() for process in owned}
     replicas = [process for process in owned if process.cmdline()[:1] == ["ray::ServeReplica:flowers:replica"]]
@@ -76,9 +81,29 @@ def test_a_cluster_restarts_with_its_deployments_and_stops_without_a_trace_besid
     assert "nothing was running" in shoal("down").stdout
     assert http.get("/v2/models/flowers/ready").status_code == 200
 
-    assert shoal("up").returncode == 0
+    shutil.rmtree(lost)
+    restarted = shoal("up")
     response = shoal("predict", "flowers", '{"inputs": [[5.1, 3.5, 1.4, 0.2]]}')
+    status = shoal("status")
+    undeployed = shoal("undeploy", "lost")
+    # What one model lacks is said, and keeps no other from being served.
+    assert restarted.returncode == 0, restarted.stderr
+    assert re.search(r"warning: lost does not start: .*bundle\.json", restarted.stderr)
     assert response.returncode == 0, response.stderr
+    assert "warning: lost does not run:" in status.stderr
+    assert undeployed.returncode == 0, undeployed.stderr
+    assert shoal("down").returncode == 0
+    # And what is deployed may change while nothing runs.
+    assert shoal("undeploy", "flowers").returncode == 0
+    assert DeploymentStore(Settings(home=own_home).platform).list_records() == []
+
+
+def deploy_another(shoal: ShoalCli, home: Path, folder: Path) -> Path:
+    """Publish and deploy the model `lost`; returns the folder of its bundle in the store."""
+    save_table(folder / "another", "lost")
+    assert shoal("models", "import", str(folder / "another")).returncode == 0
+    assert shoal("deploy", "lost").returncode == 0
+    return Path(Registry(Settings(home=home)).resolve("lost").uri.removeprefix("file://"))
 
 
 def kill_processes(home: Path, *names: str) -> None:

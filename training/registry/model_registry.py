@@ -235,7 +235,9 @@ class Registry:
         Raises:
             BundleError: the bundle fails its checks.
         """
-        return verify_bundle(self.fetch_bundle(version), version.digest)
+        return storage.use_bundle(
+            version.uri, self._cache_folder(version), lambda folder: verify_bundle(folder, version.digest)
+        )
 
     def read_manifest(self, version: Version) -> Manifest:
         """Read a version's manifest and check its digest only: fast, for listings.

@@ -8,12 +8,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlparse
+
+from training.errors import BundleError
 
 if TYPE_CHECKING:
     from pyarrow import fs
+
+T = TypeVar("T")
 
 
 def fetch_folder(uri: str, into: Path) -> Path:
@@ -36,6 +41,27 @@ def fetch_folder(uri: str, into: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return into
+
+
+def use_bundle(uri: str, into: Path, use: Callable[[Path], T]) -> T:
+    """Use the bundle at `uri`; a copy of it that turns out to be damaged is fetched once more.
+
+    Args:
+        uri: of the bundle's folder.
+        into: the copy, where the folder is not local.
+        use: called with the local folder.
+
+    Raises:
+        BundleError: `use` does, for the folder at `uri` itself or a fresh copy.
+    """
+    folder = fetch_folder(uri, into)
+    try:
+        return use(folder)
+    except BundleError:
+        if folder != into:
+            raise
+        shutil.rmtree(into, ignore_errors=True)
+        return use(fetch_folder(uri, into))
 
 
 def read_file(uri: str) -> bytes:

@@ -38,7 +38,7 @@ USER_ERRORS = {
     "no bundle": (["models", "import", "."], "holds no bundle.json"),
     "no cluster, deploy": (["deploy", "iris"], "start one with `shoal up`"),
     "no cluster, predict": (["predict", "iris", "{}"], "start one with `shoal up`"),
-    "no cluster, undeploy": (["undeploy", "iris"], "start one with `shoal up`"),
+    "no cluster, undeploy": (["undeploy", "iris"], "'iris' is not deployed; deployed: none"),
     "no cluster, submit": (["train", "iris", "--submit"], "start one with `shoal up`"),
     "a missing settings file": (["--settings", "nowhere.yaml", "status"], "nowhere.yaml cannot be read"),
 }
