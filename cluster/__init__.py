@@ -1,6 +1,8 @@
-"""Shoal's outside: the command line, settings, the cluster on this machine, rollouts, jobs.
+"""The platform: command line and Python API, settings, this machine's Ray cluster (local), rollouts, jobs.
 
-What others use is here: `from cluster import Shoal` gives the platform's verbs as methods; see shoal.py.
+`from cluster import Shoal` gives the subcommands of `shoal` as methods; see shoal.py.
+A walk in a header (Train, Deploy, Request, Predict) is the call path of that action: the files that it passes through,
+in order, this one in brackets.
 """
 
 from typing import TYPE_CHECKING, Any

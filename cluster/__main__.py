@@ -1,4 +1,4 @@
-"""The first lines of the `shoal` command: Ctrl-C is no traceback either while everything else is imported."""
+"""Entry point of `shoal`: Ctrl-C ends it without a traceback, during imports too."""
 
 import sys
 

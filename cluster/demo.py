@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cluster.local.record import Cluster, exclusive_lock, find_cluster
+from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster
 from cluster.local.signals import interrupt_on_termination, run_uninterruptible
 from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings

@@ -1,6 +1,6 @@
 """Jobs: a training run that the cluster itself drives, through Ray's job API.
 
-Its entry point is `python -m training.run`, which takes the same walk as `shoal train`.
+Its entry point is `python -m training.run`, which takes the same path as `shoal train`.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cluster.local.ray_environment import bypass_proxies
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.recipe_code import collect_code
 from cluster.settings import Settings
 from training.errors import ServiceError, UserError

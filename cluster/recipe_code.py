@@ -1,8 +1,8 @@
 """Recipe code: the Python files that a user's recipe imports from its own folder, copied aside to travel to workers.
 
 Train walk: train.py -> [recipe_code.py] -> cluster.local.connect or jobs.py
-Only what is imported travels: no data, no virtual environment, no keys. What is imported lazily, inside a function, is
-found as well, since imports are read from the code (modulefinder) and not only from what has been imported so far.
+Only what is imported travels: no data, no virtual environment, no credentials. What a function imports
+is found as well, since imports are read from the code (modulefinder), and not only from what is imported already.
 """
 
 import shutil

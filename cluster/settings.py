@@ -1,4 +1,4 @@
-"""All settings as one closed model: each package's own part, and the cluster's.
+"""All settings, as one Pydantic class that refuses unknown keys: each package's own part, and the cluster's.
 
 Where a value comes from, first wins: a `SHOAL_*` variable, the `--settings` file, the default.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.local.ray_environment import set_ray_environment
-from cluster.local.record import Cluster, exclusive_lock, find_cluster, require_cluster
+from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster, require_cluster
 from cluster.local.signals import run_uninterruptible
 from cluster.settings import Settings, load_settings
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deployments.client import Client
-    from deployments.specs.model import Dtype, ModelDeployment, Scale
+    from deployments.specs.deployment import PipelineDeployment
+    from deployments.specs.model_deployment import Dtype, ModelDeployment, Scale
     from deployments.specs.pipeline import Pipeline
-    from deployments.specs.record import PipelineDeployment
+    from training.registry.entities import Version
     from training.registry.model_registry import Registry
-    from training.registry.records import Version
     from training.run.driver import RunResult
     from training.run.options import RunOptions
 
@@ -160,7 +160,7 @@ class Shoal:
         """The scale that a model shall have: what it has, with some values changed; a GPU each where there are any."""
         from cluster.rollout.deploy import change_scale, current_scale
         from cluster.rollout.serve_api import ServeApi
-        from deployments.specs.model import Scale
+        from deployments.specs.model_deployment import Scale
 
         scale = current_scale(self.settings, name)
         if scale is None:

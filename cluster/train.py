@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from cluster.local.connect import connect
-from cluster.local.record import Cluster, exclusive_lock, find_cluster, reject_run_cluster
+from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster, reject_run_cluster
 from cluster.local.signals import interrupt_on_termination, run_uninterruptible
 from cluster.local.start import start_cluster, stop_cluster
 from cluster.recipe_code import RecipeCode, collect_code
@@ -22,7 +22,7 @@ from training.run.options import RunOptions
 
 if TYPE_CHECKING:
     from training.recipe.spec import Recipe
-    from training.registry.records import Version
+    from training.registry.entities import Version
     from training.run.driver import RunResult
 
 Result = TypeVar("Result")

@@ -1,10 +1,11 @@
-"""Serving: Serve applications of models and pipelines, their HTTP and gRPC server, and the Python client.
+"""Serving: what is deployed and how it is served: Serve applications, their HTTP and gRPC server, the Python client.
 
-Request walk: server.fast_path -> server.layers -> server.routes -> models.served_model -> protocols -> models.batching
+Request walk: server.fast_path -> server.middleware -> server.routes -> models.served_model
+    -> protocols -> models.batching
 Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching
 
-A request passes the layers (errors, authentication, limits) and its route; the protocol's codec decodes it to rows, the
-batcher puts rows of several requests through the net together, and the codec encodes the outputs. A deployment is
+A request passes the middleware (errors, authentication, limits) and its route; the protocol's codec decodes it to rows,
+the batcher puts rows of several requests through the net together, and the codec encodes the outputs. A deployment is
 described by `specs`, kept by `state`, and becomes a Serve application in `applications`.
 
 The names below are what users and `cluster` build on, imported on first use: importing this package imports nothing.
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from deployments.errors import CallError, ClientError, ConnectionFailed, ProtocolError, ResponseTimeout
     from deployments.protocols.predict.events import TextChunk
     from deployments.settings import Limits, ServingSettings
-    from deployments.specs.model import ModelDeployment, ModelEndpoint, Scale
+    from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
+    from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
     from deployments.specs.pipeline import Branch, Case, Ensemble, FanOut, ModelNode, Pipeline, PipelineScale, Sequence
-    from deployments.specs.record import PipelineDeployment, PipelineEndpoint
     from deployments.state.store import DeploymentStore
 
 __all__ = [

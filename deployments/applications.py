@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from deployments.settings import ServingSettings
-from deployments.specs.model import ModelDeployment, Scale
-from deployments.specs.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
+from deployments.specs.model_deployment import ModelDeployment, Scale
 
 if TYPE_CHECKING:
     # Building the configuration alone does not need Serve, whose import takes a second.

@@ -1,17 +1,17 @@
-"""Every private name of Ray that `deployments` uses; read in Ray 2.60.0 (RAY_VERSION), and nowhere else.
+"""Every private name of Ray that `deployments` uses, and no other file; checked against Ray 2.60.0 (RAY_VERSION).
 
 What is used, which public way is missing, and what happens in another Ray:
 
 - `serve._private.replica.add_port_to_grpc_server`. Serve opens a replica's inter-deployment port on every interface and
   has no setting for it. If it changes, the replica refuses to start.
 - `_private.worker.global_worker`, the replica's attributes that `ReplicaIngress` holds, and `serve._private.common`.
-  Serve has no hook to shorten its own steps around a request; see server/fast_path.py. In another Ray requests take its
-  own way, more slowly.
+  Serve has no hook to shorten its own steps around a request; see server/fast_path.py. With another Ray, requests
+  take Ray's own path, more slowly.
 - `DeploymentResponse._replica_result_future`. Serve queues a call without a limit while there is no replica, and does
   not tell. Without it such a call waits for its deadline; with it, it gets a 503 after some seconds.
 
-tests/deployments/test_ray_internals.py fails where another Ray is installed. The first two go away with the edge, when
-Shoal's HTTP path leaves Serve.
+tests/deployments/test_ray_internals.py fails where another Ray is installed. The first two go away when
+HTTP requests no longer pass through Serve's replicas.
 """
 
 import asyncio

@@ -20,11 +20,11 @@ import hypothesis
 import pytest
 
 from cluster.local import secrets
-from cluster.local.record import Cluster, require_cluster
+from cluster.local.running_cluster import Cluster, require_cluster
 from cluster.rollout.deploy import deploy
 from cluster.rollout.serve_api import ServeApi
 from cluster.settings import Settings
-from deployments.specs.model import Scale
+from deployments.specs.model_deployment import Scale
 from training.registry.model_registry import Registry
 from training.settings import TrainingSettings
 

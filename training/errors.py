@@ -1,7 +1,7 @@
 """The errors that training, bundles and the registry raise.
 
 Every message gives the value, the rule and the remedy. `UserError`: the caller can correct it (the command line exits
-with 2). `ServiceError`: the request was valid and failed (exit code 1).
+with 2). `ServiceError`: what was asked was valid, and failed (exit code 1).
 """
 
 from __future__ import annotations

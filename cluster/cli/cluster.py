@@ -77,7 +77,7 @@ def down() -> None:
 
 def status(as_json: Json = False) -> None:
     """Show what runs: the cluster, its models and their replicas."""
-    from cluster.local.record import find_cluster
+    from cluster.local.running_cluster import find_cluster
 
     settings = context.settings
     cluster = find_cluster(settings)

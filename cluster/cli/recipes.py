@@ -42,7 +42,7 @@ def show(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
 ) -> None:
     """Show every key that `shoal train --set` takes."""
-    from training.recipe.keys import list_keys
+    from training.recipe.fields import list_keys
     from training.recipe.load import load_recipe
     from training.recipe.spec import Recipe
 

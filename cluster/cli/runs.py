@@ -1,4 +1,4 @@
-"""`shoal runs`: training runs, listed, compared, and what an interrupted one left deleted."""
+"""`shoal runs`: lists, shows and compares training runs, and deletes what interrupted ones left."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any

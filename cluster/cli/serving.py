@@ -1,4 +1,4 @@
-"""Verbs of serving: deploy, apply, undeploy."""
+"""Subcommands of serving: deploy (a model), apply (a pipeline's file), undeploy."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,11 +30,11 @@ def deploy(
 
     Options of scale that are not given stay as they are for a model that is deployed already.
     """
-    from cluster.local.record import require_cluster
+    from cluster.local.running_cluster import require_cluster
     from cluster.local.signals import interrupt_on_termination
     from cluster.rollout.deploy import change_scale
     from cluster.shoal import Shoal
-    from deployments.specs.model import Scale
+    from deployments.specs.model_deployment import Scale
 
     shoal = Shoal(context.settings)
     given = {
@@ -63,7 +63,7 @@ def apply(
     file: Annotated[Path, typer.Argument(help="A .yaml file, or a .py file that binds `pipeline`.")],
 ) -> None:
     """Serve a pipeline of deployed models at /v2/models/NAME."""
-    from cluster.local.record import require_cluster
+    from cluster.local.running_cluster import require_cluster
     from cluster.local.signals import interrupt_on_termination
     from cluster.shoal import Shoal
     from deployments.specs.pipeline_files import load_pipeline

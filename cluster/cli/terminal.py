@@ -1,4 +1,4 @@
-"""Terminal: what the verbs share: settings in force, console, tables that cut no identifier, JSON, progress."""
+"""Terminal: what all subcommands share: settings, console, tables that never cut an identifier, JSON, progress."""
 
 import json
 import sys

@@ -52,7 +52,7 @@ def train(
     options = RunOptions(workers=bounds, gpus=gpus, profile=profile)
     if submit:
         from cluster.jobs import submit as submit_job
-        from cluster.local.record import require_cluster
+        from cluster.local.running_cluster import require_cluster
 
         cluster = require_cluster(context.settings)
         submit_job(context.settings, cluster, recipe, overrides or [], options, resume, console)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.local.ray_environment import LOOPBACK
 from cluster.local.ray_internals import expects_loopback
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from training.errors import UserError
 

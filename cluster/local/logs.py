@@ -1,4 +1,4 @@
-"""Logs: what replicas, the edge, Serve's own processes and jobs of this node wrote, read from Ray's session folder."""
+"""Logs: what replicas, HAProxy, Serve's own processes and jobs of this node wrote, read from Ray's session folder."""
 
 import re
 import time
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.local.record import temp_dir
+from cluster.local.running_cluster import temp_dir
 from cluster.settings import Settings
 from deployments.applications import CONTROL_APPLICATION
 from training.errors import UserError

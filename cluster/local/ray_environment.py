@@ -3,7 +3,7 @@
 import os
 
 from cluster.local import secrets
-from cluster.local.record import temp_dir
+from cluster.local.running_cluster import temp_dir
 from cluster.settings import Settings
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"

@@ -1,4 +1,4 @@
-"""Every private name of Ray that `cluster` uses; read in Ray 2.60.0.
+"""Every private name of Ray that `cluster` uses; checked against Ray 2.60.0.
 
 | name | used for, for want of a public way | if Ray changes |
 |---|---|---|

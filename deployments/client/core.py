@@ -4,9 +4,8 @@ A call is a generator: it yields effects (send a request, sleep) and is sent the
 async_client.py only perform them, so that each rule is written once.
 
 Retries are not tenacity's. Its `Retrying` sleeps by itself, which a generator without I/O cannot let it do, and takes
-11 us for a successful call (`for attempt in` 14 us; 9.2.1, this machine), where the whole client may add 200. Its waits
-as functions cost nothing there, but `wait_exponential + wait_random_exponential` would replace the one line of
-`backoff_s`, for 5 ms of import.
+11 us for a successful call (`for attempt in` 14 us; 9.2.1, this machine), where the whole client may add 200 us. Its
+wait functions would replace one line, that of `backoff_s`, and add 5 ms to the import.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""The control application at `/`: catalog, health, OpenAPI, each model's stable address, and the gRPC gateway."""
+"""The control application at `/`: catalog, health, OpenAPI, /api/v1/models/NAME/predict, and the gRPC gateway."""

@@ -1,6 +1,6 @@
-"""The control application at `/`: health, the catalog, the stable address of each model, one OpenAPI document for all.
+"""The control application at `/`: health, the catalog, /api/v1/models/NAME/predict, one OpenAPI document for all.
 
-Request walk: deployments.server.layers -> [app.py] -> deployments.server.handle_client
+Request walk: deployments.server.middleware -> [app.py] -> deployments.server.handle_client
 Not on the hot path: requests to /v2/models/NAME come here only where no such model is deployed.
 """
 
@@ -24,7 +24,7 @@ from deployments.server.asgi import App, Receive, Scope, Send
 from deployments.server.authentication import Caller
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
-from deployments.server.layers import compose_http
+from deployments.server.middleware import compose_http
 from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
 from deployments.settings import ServingSettings

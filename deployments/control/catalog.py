@@ -5,14 +5,14 @@ import json
 from typing import Any, NamedTuple
 
 from deployments.control.status import DeploymentStatus
-from deployments.pipelines.plan import build_pipeline_signature
+from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.settings import ServingSettings
-from deployments.specs.model import ModelDeployment
-from deployments.specs.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
+from deployments.specs.deployment import DeploymentRecord, PipelineDeployment, PipelineEndpoint
+from deployments.specs.model_deployment import ModelDeployment
 from training.bundle.manifest import EXAMPLE_FILE, Manifest
 from training.errors import BundleError
+from training.registry.entities import Version
 from training.registry.model_registry import Registry
-from training.registry.records import Version
 
 NOT_DEPLOYED = "NOT_DEPLOYED"
 

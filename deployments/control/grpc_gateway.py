@@ -23,7 +23,7 @@ from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
 from deployments.server.authentication import Caller
 from deployments.server.handle_client import HandleClient
-from deployments.server.layers import GrpcMethod, compose_grpc
+from deployments.server.middleware import GrpcMethod, compose_grpc
 from deployments.settings import Limits, ServingSettings
 
 DRAIN_S = 5.0

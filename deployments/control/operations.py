@@ -19,10 +19,10 @@ from deployments.control.predict_schemas import (
     build_predict_request_schema,
     build_predict_response_schema,
 )
-from deployments.pipelines.plan import build_pipeline_signature
+from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
-from deployments.specs.model import ModelDeployment
-from deployments.specs.record import PipelineEndpoint
+from deployments.specs.deployment import PipelineEndpoint
+from deployments.specs.model_deployment import ModelDeployment
 from training.bundle.manifest import Manifest
 from training.schema import ImageInput
 

@@ -1,4 +1,4 @@
-"""Deployment status: the desired state from the store, and Serve's status of each application; no registry."""
+"""Status for the catalog and health, inside the cluster: what is deployed, and what Serve says of each application."""
 
 import time
 
@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.settings import ServingSettings
-from deployments.specs.record import DeploymentRecord
+from deployments.specs.deployment import DeploymentRecord
 from deployments.state.store import DeploymentStore
 
 STATUS_INTERVAL_S = 1.0

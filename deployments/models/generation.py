@@ -1,4 +1,4 @@
-"""Generation: outputs that take more than one forward pass of the net, or none: text token by token, sampled images.
+"""Generation: texts, token by token, in a forward pass for each; images, decoded from random latent vectors.
 
 Request walk: served_model.py -> [generation.py] -> batching.py
 Each token of each text is one row of the batcher, so the texts of many callers share forward passes.

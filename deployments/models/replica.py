@@ -14,9 +14,9 @@ from deployments.server import fast_path
 from deployments.server.asgi import App
 from deployments.server.authentication import Caller
 from deployments.server.handle_api import HandleApi
-from deployments.server.layers import compose_http
+from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
-from deployments.specs.model import ModelEndpoint
+from deployments.specs.model_deployment import ModelEndpoint
 
 
 @serve.deployment(name="replica")

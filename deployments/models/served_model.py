@@ -23,7 +23,7 @@ from deployments.protocols.predict import events
 from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.server.sse import Event
-from deployments.specs.model import ModelEndpoint
+from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
 from training.registry import storage
 from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput

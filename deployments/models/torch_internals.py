@@ -1,4 +1,4 @@
-"""Private names of torch that serving a net needs, read in torch 2.13.0; the rest of deployments uses public ones.
+"""Private names of torch that serving a net needs, checked against torch 2.13.0; no other file uses any.
 
 | private name | used for | what torch lacks in public | with another torch |
 |---|---|---|---|
@@ -7,7 +7,7 @@ its options | AOTInductor is documented under these names only | the deployment 
 | `torch._inductor.cpp_builder.get_cpp_compiler`, `exc.InvalidCxxCompiler` | whether there is a C++ compiler, before \
 minutes of work | no such query | the same |
 
-Nothing here runs while a request waits, but `load_package`'s result. A test fails when the installed torch is not
+While requests are served, only what `load_package` returned runs. A test fails when the installed torch is not
 READ_VERSION.
 """
 # Shapes: B rows of a batch, T time steps.

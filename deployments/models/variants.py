@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deployments.models.compiled import load_compiled
 from deployments.protocols.arrays import Rows
-from deployments.specs.model import ModelEndpoint
+from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.manifest import Manifest
 from training.bundle.program.interpreter import ProgramModule
 from training.errors import UserError

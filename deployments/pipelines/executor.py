@@ -1,6 +1,6 @@
 """Pipeline executor: runs requests through a pipeline's plan; what a pipeline's replica serves, without Ray.
 
-Request walk: routes.py -> [executor.py: decode] -> plan.py -> [executor.py: encode]
+Request walk: routes.py -> [executor.py: decode] -> pipeline_plan.py -> [executor.py: encode]
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from deployments.errors import EmptyRequest, InvalidType, NotStreamable, PayloadTooLarge, TensorsNotSupported
-from deployments.pipelines.plan import build_plan
+from deployments.pipelines.pipeline_plan import build_plan
 from deployments.pipelines.request_context import ALL_LABELS, ModelCall, Raw, RequestContext, RowBatch
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.protocols.predict.requests import parse_json_request
 from deployments.server.sse import Event
-from deployments.specs.record import PipelineEndpoint
+from deployments.specs.deployment import PipelineEndpoint
 from deployments.specs.signature import has_class_output
 from training.schema import ImageInput
 

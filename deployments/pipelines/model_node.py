@@ -1,6 +1,6 @@
 """Model node: one call of a deployed model or pipeline, within the time that is left; its errors get the node's path.
 
-Request walk: plan.py -> [model_node.py] -> request_context.py
+Request walk: pipeline_plan.py -> [model_node.py] -> request_context.py
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Pipeline replica: a pipeline executor as a Serve deployment, which calls its models through Serve handles.
 
-Deploy walk: deployments.applications -> [replica.py] -> executor.py -> plan.py
+Deploy walk: deployments.applications -> [replica.py] -> executor.py -> pipeline_plan.py
 Each model is an application of its own and scales by itself: a handle sends a call to the least loaded replica.
 """
 
@@ -17,8 +17,8 @@ from deployments.server.asgi import App
 from deployments.server.authentication import Caller
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
-from deployments.server.layers import compose_http
-from deployments.specs.record import PipelineEndpoint
+from deployments.server.middleware import compose_http
+from deployments.specs.deployment import PipelineEndpoint
 
 STATUS_INTERVAL_S = 1.0
 

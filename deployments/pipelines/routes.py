@@ -1,6 +1,6 @@
-"""Routes of a pipeline: a model's, but that the request's id is passed on, and that `ready` includes the nodes' models.
+"""Routes of a pipeline: those of a model; the request's id is passed on, and `ready` includes the models of its nodes.
 
-Request walk: deployments.server.layers -> [routes.py] -> executor.py
+Request walk: deployments.server.middleware -> [routes.py] -> executor.py
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,7 @@
 """JSON lists to arrays, strictly: one length per axis, one type, in range, finite. Raw bytes are oip/binary.py's.
 
 Imports neither torch nor Ray, so that the client may use it.
-Serve pickles what its class refers to, and msgspec's decoders do not pickle: that is why they live in a module.
+Ray Serve pickles what a deployment's class refers to, and msgspec's decoders cannot be pickled: they are globals here.
 """
 # Shapes: B rows of one request, T_i time steps of row i.
 

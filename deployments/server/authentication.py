@@ -1,7 +1,7 @@
-"""Authentication layer: every request but a health check carries an API key.
+"""Authentication middleware: every request but a health check carries an API key.
 
-Checked inside each replica's process, since a replica's own port accepts requests too. The layer puts the caller into
-the scope for the layers within it (limits, metering). Scopes, quotas and more keys belong here.
+Checked inside each replica's process, since a replica's own port accepts requests too. It puts the caller into the
+scope for the middleware within it (limits, metering). Scopes, quotas and more keys belong here.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Outermost layer: encodes every error as a response; those of the service are logged, and their reason not sent."""
+"""Error middleware, the outermost: encodes every error as a response; logs those of the service, and hides why."""
 
 import logging
 

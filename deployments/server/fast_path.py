@@ -1,6 +1,6 @@
 """Fast path: what Ray's replica does around each HTTP request that HAProxy sends to it, in fewer steps.
 
-Request walk: HAProxy -> [fast_path.py] -> layers.py -> routes.py -> deployments.models.served_model
+Request walk: HAProxy -> [fast_path.py] -> middleware.py -> routes.py -> deployments.models.served_model
 Ray's own steps (`Replica._direct_ingress_asgi`) take longer than a small net, the codec and batching together: a
 context for handles, tracing, timeouts by header and a streaming protocol, none of which a model uses. This file keeps
 what the rest of Ray reads: the slot of max_ongoing_requests, the number of ongoing requests, by which Ray scales and

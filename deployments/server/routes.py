@@ -1,6 +1,6 @@
 """The routes of one model, inside its replica's process.
 
-Request walk: layers.py -> [routes.py] -> deployments.models.served_model or deployments.pipelines.executor
+Request walk: middleware.py -> [routes.py] -> deployments.models.served_model or deployments.pipelines.executor
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -13,7 +13,7 @@ from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.server.asgi import JSON, Receive, Scope, Send, get_header, send_response
 from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.sse import Event, send_events, wants_stream
-from deployments.specs.model import Endpoint
+from deployments.specs.model_deployment import Endpoint
 
 OCTET_STREAM = b"application/octet-stream"
 # curl and HTTP libraries send the last one by default, and the protocol's clients do not change it.

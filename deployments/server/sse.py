@@ -1,7 +1,8 @@
 """Server-sent events: a response that is sent while the output grows.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event has request_timeout_s, like any
-response, so that a refused request keeps its own status. From then on the stream has stream_timeout_s, and an error is
+https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event must come within
+request_timeout_s, and nothing is sent before it, so that a refused request has its own status. From then on the stream
+has stream_timeout_s, and an error is
 sent as an event. Does not know what the events contain.
 """
 

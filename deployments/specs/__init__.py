@@ -1,1 +1,1 @@
-"""The desired state as strict models: deployments, pipelines, conditions, signatures."""
+"""The desired state as strict Pydantic classes: deployments, pipelines, conditions, signatures."""

@@ -1,4 +1,4 @@
-"""Conditions of a branch: on a row, or on the router's output for it.
+"""Conditions of a branch: on a row, or on the output of the model that the branch asks about it.
 
 Each declares which of the two it reads (`reads_output`), checks itself against the schema of what it reads, and holds
 or does not hold for a value. A malformed row meets no condition: the model that gets it reports the error.

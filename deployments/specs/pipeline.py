@@ -1,8 +1,8 @@
 """Pipeline specification: nodes that call models, and the four ways to compose them; in YAML or as objects.
 
-Deploy walk: pipeline_files.py -> [pipeline.py] -> deployments.pipelines.resolve
+Deploy walk: pipeline_files.py -> [pipeline.py] -> deployments.pipelines.compatibility
 Validated by itself here; whether the nodes fit one another depends on what is deployed and is checked in
-deployments.pipelines.plan.
+deployments.pipelines.pipeline_plan.
 """
 
 from collections.abc import Iterable, Mapping, Sized
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from deployments.specs.conditions import Condition
-from deployments.specs.model import Scale
+from deployments.specs.model_deployment import Scale
 from training.schema import StrictModel
 
 AdapterName = Literal["text", "label", "scores", "record", "spans", "crops", "reconstruction", "latent"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
 
-from deployments.specs.model import ModelDeployment
-from deployments.specs.record import DeploymentRecord, PipelineDeployment
+from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
+from deployments.specs.model_deployment import ModelDeployment
 
 _METADATA = MetaData()
 _DEPLOYMENTS = Table(

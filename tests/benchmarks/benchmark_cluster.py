@@ -17,7 +17,7 @@ from typing import Self
 import psutil
 
 from cluster.local import processes
-from cluster.local.record import cluster_id, require_cluster, temp_dir
+from cluster.local.running_cluster import cluster_id, require_cluster, temp_dir
 from cluster.settings import Settings
 from deployments.client import tensors
 from deployments.protocols.arrays import Array

@@ -34,7 +34,7 @@ from deployments.client.tensors import encode_request
 
 CALLS_PER_TURN = 10
 SHAPES = {"64 floats": (1, 64), "3x224x224": (1, 3, 224, 224)}
-PEER = Path(__file__).parent / "peers" / "canned_peer.py"
+PEER = Path(__file__).parent / "other_frameworks" / "canned_peer.py"
 KEY = "a-key"
 
 

@@ -24,7 +24,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from tests.benchmarks import benchmark_cluster
 from tests.benchmarks.benchmark_cluster import BenchmarkCluster
-from tests.benchmarks.peers.mlp import CLASSES
+from tests.benchmarks.other_frameworks.mlp import CLASSES
 from tests.benchmarks.serving import ROW, save_mlp
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle

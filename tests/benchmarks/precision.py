@@ -29,7 +29,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from deployments.models import variants
 from deployments.settings import Limits
-from deployments.specs.model import Dtype, ModelEndpoint
+from deployments.specs.model_deployment import Dtype, ModelEndpoint
 from tests.benchmarks import nets
 from training.bundle.load import load_bundle
 from training.errors import UserError

@@ -35,7 +35,7 @@ sys.path[0] = str(Path(__file__).parents[2])
 from cluster.local import processes
 from tests.benchmarks import benchmark_cluster
 from tests.benchmarks.benchmark_cluster import BenchmarkCluster
-from tests.benchmarks.peers.mlp import CLASSES, FEATURES, build
+from tests.benchmarks.other_frameworks.mlp import CLASSES, FEATURES, build
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle
 from training.schema import ClassOutput, TableInput
@@ -177,7 +177,7 @@ def run_peer(file: str, manifest: Manifest, body: dict[str, Any], folder: Path) 
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SHOAL_"))}
     environment |= {processes.CLUSTER_ID_VARIABLE: owner, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [sys.executable, str(Path(__file__).parent / "peers" / file), str(port), str(scratch)]
+    command = [sys.executable, str(Path(__file__).parent / "other_frameworks" / file), str(port), str(scratch)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     server = subprocess.Popen(command, env=environment, cwd=folder, **pipes)
     try:

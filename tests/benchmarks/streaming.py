@@ -34,7 +34,7 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local import processes
-from cluster.local.record import cluster_id, temp_dir
+from cluster.local.running_cluster import cluster_id, temp_dir
 from cluster.settings import Settings
 from training.registry.model_registry import Registry
 

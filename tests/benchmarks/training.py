@@ -29,12 +29,12 @@ from rich.table import Table
 # Python puts the script's folder first, where training.py would shadow the package.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster.local.record import exclusive_lock
+from cluster.local.running_cluster import exclusive_lock
 from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
 
 WORKERS = 2
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).parent / "other_frameworks"
 # A recipe and its overrides: two nets whose time goes into their layers, and one of 5.8 million weights, whose time
 # goes into the all-reduce of gradients.
 NETS: dict[str, tuple[str, ...]] = {

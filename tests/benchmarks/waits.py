@@ -27,13 +27,13 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
-from cluster.local.record import require_cluster
+from cluster.local.running_cluster import require_cluster
 from cluster.settings import Settings
 from tests.conftest import open_http
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PEER = Path(__file__).parent / "peers" / "bare_ray.py"
+PEER = Path(__file__).parent / "other_frameworks" / "bare_ray.py"
 GOALS = {
     "up": "<= 1.3x",
     "deploy to the first answer": "<= 1.5x",

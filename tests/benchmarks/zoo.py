@@ -22,7 +22,7 @@ from rich.table import Table
 
 from cluster.local.connect import connect
 from cluster.local.ray_environment import set_ray_environment
-from cluster.local.record import exclusive_lock
+from cluster.local.running_cluster import exclusive_lock
 from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
 from tests.benchmarks.baselines import score_baseline

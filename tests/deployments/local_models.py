@@ -14,8 +14,8 @@ from deployments.models.served_model import ServedModel
 from deployments.pipelines import Pipeline
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.settings import Limits
-from deployments.specs.model import ModelEndpoint
-from deployments.specs.record import PipelineEndpoint
+from deployments.specs.deployment import PipelineEndpoint
+from deployments.specs.model_deployment import ModelEndpoint
 from deployments.specs.signature import Signature, build_model_signature
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle

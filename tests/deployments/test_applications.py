@@ -10,8 +10,8 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.applications import CONTROL_APPLICATION, bind_control, bind_model, bind_pipeline, build_serve_config
 from deployments.pipelines import ModelNode, Pipeline
 from deployments.settings import ServingSettings
-from deployments.specs.model import ModelDeployment, ModelEndpoint, Scale
-from deployments.specs.record import PipelineDeployment, PipelineEndpoint
+from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
 
 MODEL = ModelDeployment(
     endpoint=ModelEndpoint(name="flowers", version=1, digest="d", uri="file:///b"),

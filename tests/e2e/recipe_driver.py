@@ -13,7 +13,7 @@ import torch
 
 from cluster.local.connect import connect
 from cluster.local.ray_environment import set_ray_environment
-from cluster.local.record import require_cluster
+from cluster.local.running_cluster import require_cluster
 from cluster.settings import load_settings
 
 # ruff: noqa: E402
@@ -24,7 +24,7 @@ set_ray_environment(SETTINGS)
 from cluster.rollout.deploy import deploy
 from deployments.protocols.predict import requests
 from deployments.protocols.predict.outputs import format_predictions
-from deployments.specs.model import Scale
+from deployments.specs.model_deployment import Scale
 from training import tasks
 from training.bundle.load import Bundle, load_bundle
 from training.data.preprocessing import prepare_dataset, tokenize_row, truncate_tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from tests.conftest import ShoalCli, parse_published
 from tests.documents import DOCUMENTS, Block, list_blocks

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.local.record import Cluster, find_cluster
+from cluster.local.running_cluster import Cluster, find_cluster
 from cluster.settings import Settings
 from tests.conftest import ShoalCli
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, are_identical, load_weights

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from cluster.local.record import Cluster, temp_dir
+from cluster.local.running_cluster import Cluster, temp_dir
 from cluster.settings import Settings
 from tests.conftest import wait_until
 

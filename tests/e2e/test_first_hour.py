@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from cluster import Shoal
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from tests.conftest import ShoalCli, parse_published
 from tests.small_bundles import save_image, save_table

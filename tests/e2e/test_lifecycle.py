@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from cluster.local import malloc, processes
-from cluster.local.record import Cluster, cluster_id, temp_dir
+from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
 from deployments.state.store import DeploymentStore
 from tests.conftest import ShoalCli, make_shoal_cli

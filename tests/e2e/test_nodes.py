@@ -14,7 +14,7 @@ import pytest
 from cluster.local import processes
 from cluster.local.ports import Ports
 from cluster.local.ray_environment import ray_environment
-from cluster.local.record import Cluster, cluster_id, temp_dir
+from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
 from cluster.local.start import start_cluster, stop_cluster
 from cluster.settings import Settings
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, are_identical, load_weights

@@ -12,7 +12,7 @@ import httpx
 import jsonschema
 import pytest
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.rollout.deploy import deploy_pipeline, undeploy
 from cluster.settings import Settings
 from deployments.pipelines import FanOut, Pipeline

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.rollout.deploy import deploy, deploy_pipeline, undeploy
 from cluster.settings import Settings
 from deployments.specs import pipeline_files
-from deployments.specs.model import Scale
+from deployments.specs.model_deployment import Scale
 from tests.conftest import ShoalCli, fetch_applications, publish_and_deploy, wait_until
 from tests.small_bundles import FEATURES, save_table
 from training.bundle.manifest import ModelInfo

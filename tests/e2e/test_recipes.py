@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from tests.conftest import open_http
 from training.recipe.load import list_builtin_recipes

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 
 ROW = {"length": 5.1, "width": 3.5, "height": 1.4, "weight": 0.2}
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}

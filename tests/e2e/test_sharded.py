@@ -2,7 +2,7 @@
 
 import torch
 
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from tests.conftest import ShoalCli, parse_published
 from training.bundle.load import load_bundle

@@ -12,7 +12,7 @@ from httpx_sse import EventSource
 from torch import Tensor, nn
 
 from cluster.local import processes
-from cluster.local.record import Cluster, cluster_id, temp_dir
+from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
 from cluster.settings import Settings
 from deployments import errors
 from deployments.client import Client

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cluster.local import secrets
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from tests.conftest import ShoalCli, parse_published
 from tests.small_bundles import save_table

@@ -15,7 +15,7 @@ from tritonclient.grpc.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
 from cluster.local import secrets
-from cluster.local.record import Cluster
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from deployments.protocols.grpc import messages
 

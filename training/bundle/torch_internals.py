@@ -1,4 +1,4 @@
-"""Private names of torch that exporting a net needs, read in torch 2.13.0.
+"""Private names of torch that exporting a net needs, checked against torch 2.13.0.
 
 | private name | used for | what torch lacks in public |
 |---|---|---|

@@ -1,6 +1,6 @@
 """Preprocessing: rows as their source returned them become tensors, by what is fitted on the training split.
 
-Train walk: training.worker.step -> [preprocessing.py] -> dataset.py
+Train walk: training.worker.training_worker -> [preprocessing.py] -> dataset.py
 What is fitted goes into the bundle (input schema, tokenizer.json, the net's input layers) and does the same in serving.
 """
 # Shapes: N rows of a split, T time steps or tokens of the longest row.

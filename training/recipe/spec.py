@@ -1,4 +1,4 @@
-"""Recipe: what is trained, as one closed, frozen model.
+"""Recipe: what is trained, as one frozen Pydantic class that refuses unknown keys.
 
 Train walk: load.py -> [spec.py] -> training.run.driver
 A net, a data set, a loss or an augmentation is named by its Python path, so that a recipe is plain data: it is stored

@@ -23,7 +23,7 @@ from mlflow.store.entities.paged_list import PagedList
 
 from training.errors import UserError
 from training.process_identity import ProcessIdentity
-from training.registry.records import (
+from training.registry.entities import (
     DIGEST_TAG,
     DRIVER_TAG,
     EXPERIMENT,

@@ -20,7 +20,7 @@ from training.bundle.manifest import MANIFEST_FILE, Manifest
 from training.bundle.verify import parse_manifest, verify_bundle
 from training.errors import BundleError, UserError
 from training.registry import storage
-from training.registry.records import CHAMPION, IMPORTED_PARAM, RegistryReader, Version
+from training.registry.entities import CHAMPION, IMPORTED_PARAM, RegistryReader, Version
 from training.registry.sqlite_reader import SqliteReader
 from training.settings import TrainingSettings
 

@@ -1,6 +1,6 @@
 """Run history: the training runs of a registry, and which of them can be resumed.
 
-Train walk: cluster.train -> [runs.py] -> records.py
+Train walk: cluster.train -> [runs.py] -> entities.py
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from training.errors import UserError, summarize_validation_error
 from training.recipe.spec import Recipe
 from training.registry import storage
+from training.registry.entities import RECIPE_FILE, Run
 from training.registry.model_registry import Registry
-from training.registry.records import RECIPE_FILE, Run
 
 MAX_SUGGESTIONS = 10
 

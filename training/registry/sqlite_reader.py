@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from training.registry.records import (
+from training.registry.entities import (
     DIGEST_TAG,
     EXPERIMENT,
     IMPORTED_PARAM,

@@ -21,17 +21,17 @@ from training.errors import ServiceError
 from training.recipe.load import import_path
 from training.recipe.spec import Files, Recipe
 from training.registry import storage
+from training.registry.entities import Run, Version
 from training.registry.model_registry import AlreadyPublished, Registry
-from training.registry.records import Run, Version
 from training.run.last_checkpoint import find_last_checkpoint
 from training.run.options import RunOptions, WorkerCount
-from training.run.placement import PlacementWatch
+from training.run.pending_resources import PlacementWatch
 from training.run.preflight import run_preflight
 from training.run.ray_train import Fit, OnMessage, TrainLoop, build_trainer, plan_workers
 from training.run.run_record import RunRecord, make_run_name, select_numbers
 from training.schema import InputSchema, TableInput
 from training.settings import TrainingSettings
-from training.worker.failures import resume_hint
+from training.worker.error_classification import resume_hint
 from training.worker.finalize import BUNDLE_FOLDER
 from training.worker.loop import train_worker
 from training.worker.progress_channel import Message, open_channel

@@ -1,6 +1,6 @@
-"""Failure policy: in Ray Train's controller, ends a run whose failures a retry cannot fix.
+"""Failure policy: a callback in Ray Train's controller that ends a run whose error is not to be retried.
 
-Train walk: training.worker.failures -> [failure_policy.py] -> ray_train.py
+Train walk: training.worker.error_classification -> [failure_policy.py] -> ray_train.py
 """
 
 import time
@@ -11,7 +11,7 @@ import ray
 from ray.train import UserCallback
 
 from training.errors import ServiceError, ShoalError
-from training.worker.failures import TransientError, first_line, resume_hint
+from training.worker.error_classification import TransientError, first_line, resume_hint
 from training.worker.progress_channel import ProgressChannel
 from training.worker.ray_internals import get_cause_of_death
 

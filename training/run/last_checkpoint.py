@@ -1,7 +1,7 @@
 """Last checkpoint: finds what a run resumes from where Ray Train's own list of checkpoints cannot be read.
 
 Train walk: driver.py -> [last_checkpoint.py] -> training.worker.ray_internals
-Ray Train rewrites its list in place, so a killed driver or a full store may leave half of it. Then the
+Ray Train rewrites its list in place, so a killed driver or a full disk may leave half of it. Then the
 checkpoints themselves are read; one counts if its two files are complete.
 """
 

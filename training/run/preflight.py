@@ -1,4 +1,4 @@
-"""Preflight: one small step and an export on the driver, so that an error in a recipe shows before the cluster starts.
+"""Preflight: one small step and an export on the driver, so that an error in a recipe shows before any worker starts.
 
 Train walk: driver.py -> [preflight.py] -> training.worker.build
 """

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from training.recipe.spec import PRIMARY_METRICS, Recipe
-from training.worker.failures import resume_hint
+from training.worker.error_classification import resume_hint
 from training.worker.progress_channel import Message
 
 # A worker that has sent nothing for so long is shown as silent.

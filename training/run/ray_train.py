@@ -1,6 +1,6 @@
 """Ray Train: runs the training loop on the cluster's workers, and relays their messages while it runs.
 
-Train walk: driver.py -> [ray_train.py] -> failure_policy.py, placement.py
+Train walk: driver.py -> [ray_train.py] -> failure_policy.py, pending_resources.py
 Knows nothing of the registry.
 """
 
@@ -18,9 +18,9 @@ from training.errors import ServiceError, ShoalError, UserError
 from training.recipe.spec import Recipe
 from training.run.failure_policy import FailurePolicy
 from training.run.options import RunOptions, WorkerCount
-from training.run.placement import PlacementWatch
+from training.run.pending_resources import PlacementWatch
 from training.worker.checkpoint import ORDERING_METRIC
-from training.worker.failures import first_line, resume_hint, root_cause
+from training.worker.error_classification import first_line, resume_hint, root_cause
 from training.worker.progress_channel import Message, ProgressChannel, Receiver
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 from training.bundle.load import load_bundle
 from training.errors import UserError
 from training.recipe.spec import Recipe
+from training.registry.entities import Version
 from training.registry.model_registry import Registry
-from training.registry.records import Version
 from training.run.options import RunOptions, WorkerCount
 
 

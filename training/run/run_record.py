@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from training.recipe.spec import Recipe
+from training.registry.entities import Run
 from training.registry.model_registry import Registry
-from training.registry.records import Run
 from training.run.options import WorkerCount
 from training.worker.checkpoint import ORDERING_METRIC
 from training.worker.progress_channel import Message

@@ -1,4 +1,4 @@
-"""Tasks: one file per kind of target, behind one interface (base.py); the training loop is the same for all.
+"""ML tasks: one file for each, behind one interface (base.py), and two losses (centernet_loss.py, elbo_loss.py).
 
 Other packages use `make_task`, `get_task_class`, `get_primary_metric` and `Task`.
 """

@@ -1,6 +1,6 @@
 """Task: the interface between the training loop and one kind of target.
 
-Train walk: training.worker.step -> [base.py]
+Train walk: training.worker.training_worker -> [base.py]
 Evaluation has two stages: each worker reduces its share of the held-out rows to eval outputs, a few numbers per row;
 these are gathered from all workers, and every metric is computed from them alone. So metrics need no distributed code,
 and a bootstrap resamples rows without another forward pass. Knows nothing of Ray.

@@ -1,4 +1,4 @@
-"""Classification: one of C labels for each row, whatever its content type."""
+"""Classification: one of C labels for each row, be that a text, an image, a series or a table's row."""
 # Shapes: N rows of a split, B rows of a batch, C classes; eval outputs K = 1 + C: the target, then the logits.
 
 import torch

@@ -8,7 +8,7 @@ from training.data.dataset import Dataset
 from training.data.preprocessing import EncodedRows, encode_inputs
 from training.schema import ImageOutput
 from training.tasks.base import NetOutput, Task
-from training.tasks.elbo import elbo_loss, elbo_terms
+from training.tasks.elbo_loss import elbo_loss, elbo_terms
 
 
 class ImageGeneration(Task):

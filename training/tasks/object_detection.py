@@ -14,7 +14,7 @@ from training.evaluation.detection import DetectionEvaluation
 from training.recipe.spec import Recipe
 from training.schema import BoxOutput
 from training.tasks.base import NetOutput, Task
-from training.tasks.centernet import detection_loss
+from training.tasks.centernet_loss import detection_loss
 
 
 class ObjectDetection(Task):

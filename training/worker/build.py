@@ -1,6 +1,6 @@
 """Builds a recipe's net with its input and output layers, its optimizer, its schedule and its augmentation.
 
-Train walk: step.py -> [build.py] -> training.data.input_layers
+Train walk: training_worker.py -> [build.py] -> training.data.input_layers
 """
 
 import inspect

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from training.errors import ServiceError
 from training.worker import parallel
-from training.worker.failures import resume_hint
+from training.worker.error_classification import resume_hint
 from training.worker.ray_internals import CheckpointStorage
 
 TENSORS_FILE, METADATA_FILE = "state.safetensors", "state.json"

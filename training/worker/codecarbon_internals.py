@@ -1,4 +1,4 @@
-"""The private names of codecarbon that `training.worker` uses; read in codecarbon 3.3.2 (CODECARBON_VERSION).
+"""The private names of codecarbon that `training.worker` uses; checked against codecarbon 3.3.2 (CODECARBON_VERSION).
 
 | name | used for, for want of a public way | if codecarbon changes |
 |---|---|---|

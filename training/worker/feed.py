@@ -1,6 +1,6 @@
 """Feed: one worker's batches, from rows in memory or streamed from files.
 
-Train walk: step.py -> [feed.py] -> training.data.preprocessing
+Train walk: training_worker.py -> [feed.py] -> training.data.preprocessing
 """
 # Shapes: N rows of a split, B rows of this worker's share of a batch.
 

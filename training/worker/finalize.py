@@ -24,7 +24,7 @@ from training.tasks.classification import split_targets_logits
 from training.worker import checkpoint
 from training.worker.energy import EnergyMeter
 from training.worker.ray_internals import CheckpointStorage
-from training.worker.step import Worker
+from training.worker.training_worker import Worker
 
 BUNDLE_FOLDER = "bundle"
 

@@ -1,6 +1,6 @@
 """Gradients of one optimizer step, by a strategy that can be replaced.
 
-Train walk: step.py -> [gradients.py] -> parallel.py
+Train walk: training_worker.py -> [gradients.py] -> parallel.py
 Another strategy (private gradients by per-sample clipping, local steps of federated learning) is a class that takes
 the worker, as `GradientAccumulation` does, and is passed to `train_worker` as `gradient_step`. Knows nothing of the
 optimizer or the loop.
@@ -17,7 +17,7 @@ from training.data.preprocessing import EncodedRows
 from training.worker.parallel import skip_gradient_sync
 
 if TYPE_CHECKING:
-    from training.worker.step import Worker
+    from training.worker.training_worker import Worker
 
 
 class GradientStep(Protocol):

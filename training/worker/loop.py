@@ -1,6 +1,6 @@
 """The training loop: what one worker does, start to finish, for every recipe.
 
-Train walk: training.run.driver -> [loop.py] -> step.py, finalize.py
+Train walk: training.run.driver -> [loop.py] -> training_worker.py, finalize.py
 Knows the recipe, Ray Train and torch; nothing of the registry or the command line.
 """
 
@@ -14,14 +14,14 @@ from ray.train import Checkpoint
 from training.recipe.spec import Recipe
 from training.worker import checkpoint
 from training.worker.energy import EnergyMeter
-from training.worker.failures import classify_failures
+from training.worker.error_classification import classify_failures
 from training.worker.finalize import Finalize, finalize_run, prefix_keys
 from training.worker.gradients import GradientAccumulation, GradientStepFactory
 from training.worker.progress_channel import ProgressSender
 from training.worker.progress_sync import ProgressSync, SyncedProgress
 from training.worker.ray_internals import CheckpointStorage
-from training.worker.step import Worker
 from training.worker.step_timer import StepTimer
+from training.worker.training_worker import Worker
 
 NICENESS = 10
 

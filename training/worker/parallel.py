@@ -1,11 +1,11 @@
 """Data parallelism: one net, replicated to all workers (DDP) or sharded over them (FSDP2), and what workers exchange.
 
-Train walk: step.py, checkpoint.py -> [parallel.py]
-Li et al., "PyTorch Distributed", 2020; Zhao et al., "PyTorch FSDP", 2023. A checkpoint holds full state, so that one of
-N workers opens with M.
+Train walk: training_worker.py, checkpoint.py -> [parallel.py]
+Li et al., "PyTorch Distributed", 2020; Zhao et al., "PyTorch FSDP", 2023. A checkpoint holds the full,
+unsharded state, so that M workers can load one that N wrote.
 
-State dicts are gathered and sharded by torch.distributed.checkpoint.state_dict. Beside code of our own that did the
-same (median of 60, 2 CPU workers): a snapshot of digits-cnn takes 4.4 instead of 1.0 ms with DDP, 64 instead of 66 ms
+State dicts are gathered and sharded by torch.distributed.checkpoint.state_dict. Compared with code of our own
+(median of 60, 2 CPU workers), a snapshot of digits-cnn takes 4.4 instead of 1.0 ms with DDP, 64 instead of 66 ms
 with FSDP; one of 10 million weights 63 instead of 60 ms with DDP, 222 instead of 238 ms with FSDP.
 """
 # Shapes: N rows of a split, K eval outputs of a row.
@@ -34,7 +34,7 @@ from training.data.input_layers import Standardize
 from training.recipe.spec import Recipe
 
 # Layers whose buffers no training pass reads, or none writes. Running statistics are read in evaluation, before which
-# they are broadcast from rank 0 (step.py); DDP would broadcast them before every step, one more wait for all workers.
+# they are broadcast from rank 0 (training_worker.py); DDP would broadcast them before every step, and all workers wait.
 LAYERS_WITH_UNREAD_BUFFERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, Standardize)
 # Gathered to rank 0 alone, tensor by tensor.
 _FULL_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -1,4 +1,4 @@
-"""Every private or undocumented name of Ray that `training` uses; read in Ray 2.60.0 (RAY_VERSION).
+"""Every private or undocumented name of Ray that `training` uses; checked against Ray 2.60.0 (RAY_VERSION).
 
 | name | used for, for want of a public way | if Ray changes |
 |---|---|---|

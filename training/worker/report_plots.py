@@ -13,7 +13,7 @@ from training.bundle.manifest import ModelInfo
 from training.evaluation import plots
 from training.schema import BoxOutput, ClassOutput, ImageInput, ImageOutput, NumberOutput, OutputSchema
 from training.tasks.classification import split_targets_logits
-from training.worker.step import Worker
+from training.worker.training_worker import Worker
 
 NUM_SAMPLES = 24
 

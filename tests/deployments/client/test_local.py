@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local.record import Cluster, write_record
+from cluster.local.running_cluster import Cluster, write_record
 from cluster.local.secrets import ADMIN_KEY, ensure_secret
 from deployments.client import AsyncClient, Client
 from deployments.errors import ConnectionFailed

@@ -11,11 +11,11 @@ from deployments.control.catalog import Catalog
 from deployments.errors import UnknownModel
 from deployments.models.served_model import ServedModel
 from deployments.pipelines import FanOut, ModelNode, Pipeline
-from deployments.pipelines.resolve import PipelineResolver
+from deployments.pipelines.compatibility import PipelineResolver
 from deployments.server.sse import Event
 from deployments.settings import Limits, ServingSettings
-from deployments.specs.model import ModelDeployment, ModelEndpoint
-from deployments.specs.record import PipelineDeployment
+from deployments.specs.deployment import PipelineDeployment
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.specs.signature import build_model_signature
 from deployments.state.store import DeploymentStore
 from tests.small_bundles import save_image, save_table

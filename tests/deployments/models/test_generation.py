@@ -15,7 +15,7 @@ from deployments.control.operations import build_model_paths
 from deployments.models.generation import IncrementalDetokenizer, TextGenerator
 from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.predict.requests import TextRequest
-from deployments.specs.model import ModelDeployment, ModelEndpoint
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
 from training.data.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from deployments.models.served_model import ServedModel
 from deployments.models.variants import build_variant, max_relative_difference
 from deployments.protocols.predict.codec import PredictCodec, encode_json
 from deployments.settings import Limits
-from deployments.specs.model import Dtype, ModelEndpoint
+from deployments.specs.model_deployment import Dtype, ModelEndpoint
 from training.bundle.load import load_bundle
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle

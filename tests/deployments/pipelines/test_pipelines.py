@@ -18,10 +18,10 @@ from deployments.control.pipeline_schemas import build_pipeline_request_schema, 
 from deployments.errors import ClientError
 from deployments.pipelines import ModelNode, Sequence
 from deployments.pipelines.executor import PipelineExecutor
-from deployments.pipelines.plan import build_pipeline_signature
+from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.server.authentication import Caller
-from deployments.server.layers import compose_http
+from deployments.server.middleware import compose_http
 from deployments.settings import Limits
 from tests.deployments.local_models import LocalModels, encode_request
 from tests.deployments.small_models import AB, ROWS, TABLE, Linear

@@ -14,7 +14,7 @@ from deployments import errors
 from deployments.control.operations import build_model_paths
 from deployments.models.served_model import ServedModel
 from deployments.protocols.oip import binary
-from deployments.specs.model import ModelDeployment, ModelEndpoint
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from tests.deployments.protocols.test_predict_tasks import CHARACTERS, TEXTS, WORDS
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle

@@ -18,10 +18,10 @@ from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App, Message, Receive, Scope, Send
 from deployments.server.authentication import Caller
-from deployments.server.layers import compose_http
+from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
-from deployments.specs.model import ModelEndpoint
+from deployments.specs.model_deployment import ModelEndpoint
 from tests.deployments.local_models import LocalModels
 from tests.deployments.server import hostile
 from tests.deployments.server.hostile import HostileRequest

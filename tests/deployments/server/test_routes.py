@@ -12,11 +12,11 @@ from deployments.models.served_model import ServedModel
 from deployments.server.asgi import Message, Receive, Scope, Send, send_response
 from deployments.server.authentication import Authentication, Caller
 from deployments.server.error_responses import ErrorResponses
-from deployments.server.layers import compose_http
+from deployments.server.middleware import compose_http
 from deployments.server.request_limits import CHECK_INTERVAL_S, RequestLimits, read_body
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
-from deployments.specs.model import ModelEndpoint
+from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.verify import verify_bundle
 
 KEY = "a key"

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 from deployments.pipelines import ModelNode, Pipeline
-from deployments.specs.model import ModelDeployment, ModelEndpoint, Scale
-from deployments.specs.record import PipelineDeployment, PipelineEndpoint
+from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
 from deployments.specs.signature import Signature
 from deployments.state.store import DeploymentStore
 from training.schema import NumberOutput, TableInput

@@ -10,7 +10,7 @@ from tests.training.worker.ray_local_mode import worker_death
 from training.errors import ServiceError
 from training.run import failure_policy
 from training.run.failure_policy import MAX_CONSECUTIVE_FAILURES, FailurePolicy
-from training.worker.failures import TransientError
+from training.worker.error_classification import TransientError
 
 ODD = "RuntimeError: odd (recipe.py, line 3)"
 

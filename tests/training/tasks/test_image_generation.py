@@ -5,7 +5,7 @@ import torch
 
 from tests.training.tasks.small_tasks import build_table, make_task
 from training.data.preprocessing import EncodedRows
-from training.tasks.elbo import elbo_loss, elbo_terms
+from training.tasks.elbo_loss import elbo_loss, elbo_terms
 from training.zoo.nets.vae import VAE
 
 

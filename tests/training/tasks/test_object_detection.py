@@ -6,7 +6,7 @@ from tests.training.tasks.small_tasks import TWO_FEATURES, make_task
 from training.data.dataset import Dataset
 from training.data.preprocessing import EncodedRows
 from training.errors import UserError
-from training.tasks.centernet import STRIDE, decode_peaks, detection_loss
+from training.tasks.centernet_loss import STRIDE, decode_peaks, detection_loss
 
 LABELS = ("x", "y")
 PADDING = [0.0, 0, 0, 0, -1]

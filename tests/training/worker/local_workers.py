@@ -30,7 +30,7 @@ from training.worker.energy import EnergyMeter
 from training.worker.finalize import Finalize
 from training.worker.gradients import GradientAccumulation, GradientStepFactory
 from training.worker.loop import train_worker
-from training.worker.step import Worker
+from training.worker.training_worker import Worker
 
 # One process imports torch and Ray; each worker is a fork of it, ready at once.
 FORKSERVER = multiprocessing.get_context("forkserver")

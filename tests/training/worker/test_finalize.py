@@ -18,7 +18,7 @@ from training.recipe.load import override_recipe
 from training.recipe.spec import Data, Net, Optimizer, Recipe, StopRule
 from training.worker.energy import EnergyMeter
 from training.worker.finalize import finalize_run
-from training.worker.step import Worker
+from training.worker.training_worker import Worker
 
 
 class SharedLayers(nn.Module):

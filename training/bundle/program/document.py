@@ -1,4 +1,4 @@
-"""The JSON of a program as closed types: what torch.export.save writes, and no other key, type or name.
+"""Document: the types of a program's JSON: what torch.export.save writes, and no other key, type or name.
 
 Deploy walk: reader.py -> [document.py]
 After `torch/_export/serde/schema.py` of torch 2.13, schema version 8. Imports no torch. Knows the form of each value,

@@ -1,6 +1,6 @@
 """Program module: a checked program with its weights, ready to run; no code is generated.
 
-Deploy walk: training.bundle.exported_program -> [interpreter.py] -> weights.py, plan.py
+Deploy walk: training.bundle.exported_program -> [interpreter.py] -> weights.py, steps.py
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.bundle.program.plan import Plan, build_plan
 from training.bundle.program.reader import Dimension, OutputTree, Program
+from training.bundle.program.steps import Plan, build_plan
 from training.bundle.program.weights import load_tensors
 from training.errors import BundleError, UserError
 

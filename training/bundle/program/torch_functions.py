@@ -1,6 +1,6 @@
 """Functions that a plan calls, by the names that a program gives them.
 
-Deploy walk: plan.py -> [torch_functions.py] -> operators.py
+Deploy walk: steps.py -> [torch_functions.py] -> operators.py
 """
 
 import math

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from training.data.files.source_location import SourceLocation
+from training.data.files.row_location import SourceLocation
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 

@@ -1,6 +1,6 @@
 """Formats: how Parquet, CSV, JSON Lines and images are read, a few MB at a time.
 
-Train walk: source.py -> [formats.py]
+Train walk: read_units.py -> [formats.py]
 Each reader yields Arrow batches of the requested columns. CSV values come as bytes and JSON values in the types of the
 schema: `columns` parses numbers and text, and names the value that is wrong.
 """
@@ -18,7 +18,7 @@ from pyarrow import csv, parquet
 from pyarrow import json as jsonl
 
 from training.data import images
-from training.data.files.source_location import SourceLocation
+from training.data.files.row_location import SourceLocation
 from training.errors import UserError
 
 # Decoded bytes of a file in memory at a time.

@@ -1,4 +1,4 @@
-"""Read tasks: what Ray Data runs on read units, once in the scan before training and then in every epoch.
+"""Read tasks: the Ray tasks that read units of files, once in the scan before training and then in every epoch.
 
 Train walk: scan.py -> [read_tasks.py] -> row_reader.py
 Imports neither torch nor Ray, so that a task's process stays small.
@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from training.data.files.read_units import ReadUnit
 from training.data.files.row_reader import RowReader
 from training.data.files.row_statistics import RowStatistics, SampleLimits
-from training.data.files.source import ReadUnit
 from training.schema import SPLITS
 
 # As the training workers: on a machine that also serves, replicas go first.

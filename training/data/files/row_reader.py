@@ -1,6 +1,6 @@
 """Row reader: reads a unit's rows, checks them, assigns them to splits, and encodes them for a net.
 
-Train walk: read_tasks.py -> [row_reader.py] -> source.py
+Train walk: read_tasks.py -> [row_reader.py] -> read_units.py
 Works on columns of a batch. Unless a column says it, a hash of a row's content decides its split: equal rows are in the
 same split in whatever file they stand, and no index has to be kept.
 """
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from training.data.files.columns import Column, category_index, format_value, parse_column
 from training.data.files.hashing import Hashes, combine_hashes, hash_values, mix_bits
-from training.data.files.source import FileSource, ReadUnit
-from training.data.files.source_location import SourceLocation
+from training.data.files.read_units import FileSource, ReadUnit
+from training.data.files.row_location import SourceLocation
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 

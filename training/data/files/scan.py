@@ -25,10 +25,10 @@ from torch import Tensor
 from training.data.dataset import Dataset
 from training.data.files import read_tasks
 from training.data.files.columns import Column, infer_columns, sort_categories
+from training.data.files.read_units import FOLDER, PIXELS, FileSource, ReadUnit
+from training.data.files.row_location import SourceLocation
 from training.data.files.row_reader import RowReader
 from training.data.files.row_statistics import RowStatistics, SampleLimits
-from training.data.files.source import FOLDER, PIXELS, FileSource, ReadUnit
-from training.data.files.source_location import SourceLocation
 from training.errors import ShoalError, UserError
 from training.recipe.spec import Files, Recipe
 from training.schema import SPLITS, Feature, ImageInput, InputSchema, TableInput

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from training.tasks.centernet import decode_peaks
+from training.tasks.centernet_loss import decode_peaks
 
 
 class Detector(nn.Module):

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor, nn
 
-from training.tasks.elbo import VAEOutput, binarize
+from training.tasks.elbo_loss import VAEOutput, binarize
 
 
 class VAE(nn.Module):

@@ -8,10 +8,10 @@ import pandas as pd
 from PIL import Image
 
 from training.data.files.columns import Column
+from training.data.files.read_units import FileSource
 from training.data.files.row_reader import RowReader
 from training.data.files.row_statistics import RowStatistics, SampleLimits
 from training.data.files.scan import FileScan, build_scan, plan_scan
-from training.data.files.source import FileSource
 from training.recipe.spec import Files, Net, Recipe
 
 FORMATS = ("parquet", "csv", "jsonl")

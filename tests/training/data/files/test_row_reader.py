@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.data.files.small_files import make_reader, make_recipe, write_files
+from training.data.files.row_location import SourceLocation
 from training.data.files.row_reader import RowReader
 from training.data.files.scan import plan_scan
-from training.data.files.source_location import SourceLocation
 from training.recipe.spec import Files
 from training.schema import SPLITS
 

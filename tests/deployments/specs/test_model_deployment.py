@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.errors import UnknownVersion
-from deployments.specs.model import Dtype, ModelEndpoint, Scale
+from deployments.specs.model_deployment import Dtype, ModelEndpoint, Scale
 
 
 def make_endpoint(dtype: Dtype = "fp32", compiled: bool = False) -> ModelEndpoint:

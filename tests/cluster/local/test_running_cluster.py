@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import processes
-from cluster.local.record import Cluster, cluster_id, find_cluster, write_record
+from cluster.local.running_cluster import Cluster, cluster_id, find_cluster, write_record
 from cluster.settings import Settings
 from training.errors import UserError
 

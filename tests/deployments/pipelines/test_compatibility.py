@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from deployments.pipelines import Branch, Case, Ensemble, FanOut, LabelCondition, ModelNode, Pipeline
-from deployments.pipelines.resolve import PipelineResolver
+from deployments.pipelines.compatibility import PipelineResolver
 from deployments.settings import Limits
-from deployments.specs.model import ModelDeployment, ModelEndpoint
-from deployments.specs.record import PipelineDeployment
+from deployments.specs.deployment import PipelineDeployment
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from tests.deployments.local_models import LocalModels
 from tests.deployments.small_models import AB
 from training.errors import UserError

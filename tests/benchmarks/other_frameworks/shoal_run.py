@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.local.connect import connect
 from cluster.local.ray_environment import set_ray_environment
-from cluster.local.record import require_cluster
+from cluster.local.running_cluster import require_cluster
 from cluster.settings import load_settings
 from training.recipe.load import load_recipe, override_recipe
 

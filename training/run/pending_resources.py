@@ -1,6 +1,6 @@
-"""Placement: distinguishes a run that waits for resources from one whose workers are slow to start.
+"""Pending resources: tells a run that waits for CPUs or GPUs from one whose workers are slow to start.
 
-Train walk: ray_train.py -> [placement.py]
+Train walk: ray_train.py -> [pending_resources.py]
 """
 
 import time

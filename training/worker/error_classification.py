@@ -1,6 +1,6 @@
-"""Failures: which errors of a worker are retried from the last checkpoint, and which end the run.
+"""Error classification: which errors of a worker are retried from the last checkpoint, and which end the run.
 
-Train walk: loop.py -> [failures.py] -> training.run.failure_policy
+Train walk: loop.py -> [error_classification.py] -> training.run.failure_policy
 A worker that dies (a machine is lost, memory runs out, its process is killed) is replaced. An error that would come
 again ends the run at once, in one line: what Shoal raised, or an error in the recipe's code. What may be transient (a
 connection, a file, whatever torch calls a RuntimeError) is retried, but not if it comes twice at the same step.

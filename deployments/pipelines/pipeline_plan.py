@@ -1,7 +1,7 @@
-"""Plan: a pipeline whose nodes are checked against one another, ready to run.
+"""Pipeline plan: a pipeline whose nodes are checked against one another, ready to run.
 
-Deploy walk: resolve.py or executor.py -> [plan.py] -> model_node.py
-Request walk: executor.py -> [plan.py: run] -> model_node.py
+Deploy walk: compatibility.py or executor.py -> [pipeline_plan.py] -> model_node.py
+Request walk: executor.py -> [pipeline_plan.py: run] -> model_node.py
 Knows nothing of Ray or HTTP: the function that calls a model comes with each request.
 """
 
@@ -14,8 +14,8 @@ from deployments.pipelines.fan_out import FanOutPlan
 from deployments.pipelines.model_node import ModelNodePlan
 from deployments.pipelines.node import PlanNode
 from deployments.pipelines.sequence import SequencePlan
+from deployments.specs.deployment import PipelineEndpoint
 from deployments.specs.pipeline import Branch, Ensemble, FanOut, ModelNode, Sequence
-from deployments.specs.record import PipelineEndpoint
 from deployments.specs.signature import Signature
 
 

@@ -1,4 +1,4 @@
-"""CenterNet ("Objects as Points", Zhou, Wang, Krähenbühl, 2019): heatmap peaks as object centers; loss, decoding."""
+"""Loss and decoding of CenterNet ("Objects as Points", Zhou et al., 2019): heatmap peaks as object centers."""
 # Shapes: B images, C classes, H x W cells of the maps, M true boxes of an image, P detections of an image. The C + 4
 # channels of the maps are a heatmap for each class, then width, height and the center's offset in its cell (x, y).
 

@@ -1,4 +1,4 @@
-"""Records: what the registry keeps of a published version and of a training run.
+"""Entities of the registry: a published version, a training run.
 
 Knows nothing of where they are stored.
 """

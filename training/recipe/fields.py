@@ -1,6 +1,6 @@
-"""Keys: every key of a recipe that `--set` can override, with its type, bounds, default and description.
+"""Fields: every field of a recipe that `--set` can override, with its type, bounds, default and description.
 
-Derived from the models of spec.py, so that a new key is listed by itself.
+Derived from the Pydantic classes of spec.py, so that a new field is listed by itself.
 """
 
 import types

@@ -1,4 +1,4 @@
-"""Record: where the cluster of this SHOAL_HOME listens, so that any later command finds it again.
+"""Running cluster: its addresses, in a file of SHOAL_HOME, so that any later command finds it.
 
 Knows files and processes of this machine; imports nothing heavy, since every verb begins here.
 """

@@ -1,4 +1,4 @@
-from training.recipe.keys import RecipeKey, list_keys
+from training.recipe.fields import RecipeKey, list_keys
 from training.recipe.load import load_recipe, override_recipe
 from training.recipe.spec import Files
 

@@ -1,7 +1,7 @@
-"""Source: finds the files of a data set and cuts them into read units.
+"""Read units: the files of a data set, cut into what one Ray task reads at a time.
 
-Train walk: row_reader.py -> [source.py] -> formats.py
-A unit is what one task reads at a time: a row group of a Parquet file, a CSV or JSON Lines file, some images.
+Train walk: row_reader.py -> [read_units.py] -> formats.py
+A unit is a row group of a Parquet file, a CSV or JSON Lines file, or some images.
 Imports neither torch nor Ray, so that a read task's process stays small.
 """
 
@@ -20,7 +20,7 @@ from pyarrow import csv, fs, parquet
 from pyarrow import json as jsonl
 
 from training.data.files import formats
-from training.data.files.source_location import SourceLocation
+from training.data.files.row_location import SourceLocation
 from training.data.image_types import IMAGE_SUFFIXES
 from training.errors import UserError
 from training.schema import StrictModel

@@ -1,6 +1,6 @@
-"""Execution plan: a graph as a flat list of steps over numbered values, in which constants stand already.
+"""Steps: a graph as a flat list of operator calls over numbered values, in which constants stand already.
 
-Deploy walk: interpreter.py -> [plan.py] -> torch_functions.py
+Deploy walk: interpreter.py -> [steps.py] -> torch_functions.py
 No code is generated, so nothing of the archive can become code. A call takes no longer than that of torch.fx's code,
 which looks each weight up by its path of modules.
 """

@@ -6,7 +6,7 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
 from training.errors import ServiceError, UserError
-from training.worker.failures import TransientError, classify_failures, root_cause
+from training.worker.error_classification import TransientError, classify_failures, root_cause
 
 
 def classify(error: Exception, step: int) -> Exception:

@@ -1,7 +1,8 @@
-"""Layers: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
+"""Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
-Request walk: fast_path.py -> [layers.py] -> error_responses.py -> authentication.py -> request_limits.py -> routes.py
-Each layer is a file that can be left out or replaced by itself.
+Request walk: fast_path.py -> [middleware.py]
+    -> error_responses.py -> authentication.py -> request_limits.py -> routes.py
+Each is a file that can be left out or replaced by itself.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Model deployment: a published version, pinned by its digest, and how many replicas of it run.
 
-Deploy walk: cluster.rollout.deploy -> [model.py] -> deployments.applications
+Deploy walk: cluster.rollout.deploy -> [model_deployment.py] -> deployments.applications
 """
 
 from typing import Literal

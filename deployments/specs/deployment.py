@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deployments.specs.model import Endpoint, ModelDeployment, Scale
+from deployments.specs.model_deployment import Endpoint, ModelDeployment, Scale
 from deployments.specs.pipeline import Pipeline
 from deployments.specs.signature import Signature
 from training.schema import StrictModel

@@ -1,17 +1,17 @@
-"""Resolver: checks a pipeline against what is deployed, and a changed deployment against the pipelines that call it.
+"""Compatibility: whether a pipeline's nodes fit the deployed models, and a changed model the pipelines that call it.
 
-Deploy walk: cluster.rollout.dependents -> [resolve.py] -> plan.py
+Deploy walk: cluster.rollout.dependents -> [compatibility.py] -> pipeline_plan.py
 A pipeline pins no versions, so a model's next version is checked against every pipeline that calls it, directly or
 through another pipeline.
 """
 
 from collections.abc import Callable, Iterable
 
-from deployments.pipelines.plan import build_pipeline_signature, build_plan
+from deployments.pipelines.pipeline_plan import build_pipeline_signature, build_plan
 from deployments.settings import Limits
-from deployments.specs.model import ModelDeployment
+from deployments.specs.deployment import DeploymentRecord, PipelineDeployment, PipelineEndpoint
+from deployments.specs.model_deployment import ModelDeployment
 from deployments.specs.pipeline import Pipeline
-from deployments.specs.record import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from deployments.specs.signature import Signature
 from training.errors import UserError
 

@@ -1,4 +1,4 @@
-"""The evidence lower bound (Kingma, Welling, 2014) of a variational autoencoder with Bernoulli pixels."""
+"""Loss of a variational autoencoder with Bernoulli pixels: the evidence lower bound (Kingma, Welling, 2014)."""
 # Shapes: B images of a batch, K channels, H height, W width, Z latent size.
 
 import torch

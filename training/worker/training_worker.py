@@ -1,6 +1,6 @@
-"""Worker: the net, optimizer and rows of one training worker; makes a step, evaluates, keeps the best weights.
+"""Training worker: net, optimizer and rows of one; makes an optimizer step, evaluates, keeps the best weights.
 
-Train walk: loop.py -> [step.py] -> build.py, gradients.py
+Train walk: loop.py -> [training_worker.py] -> build.py, gradients.py
 Knows nothing of epochs, checkpoints on disk or Ray Train's reports.
 """
 # Shapes: B rows of this worker's share of the batch, N rows of a split, K eval outputs of a row.

@@ -1,4 +1,4 @@
-"""Source location: a row's position in its file, for error messages."""
+"""Row location: a row's position in its file, for error messages."""
 
 from collections.abc import Sequence
 
