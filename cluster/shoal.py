@@ -1,4 +1,4 @@
-"""Shoal: the platform's verbs as methods, the same for the command line and for a notebook.
+"""Shoal: the platform's commands as methods, the same for the command line and for a notebook.
 
     from cluster import Shoal
     shoal = Shoal()

@@ -1,1 +1,1 @@
-"""The `shoal` command: each verb parses, calls one function, prints."""
+"""The `shoal` command: each command parses, calls one function, prints."""

@@ -1,6 +1,6 @@
-"""The `shoal` command: its verbs, the options before them, and what becomes of an error.
+"""The `shoal` command: its commands, the options before them, and what becomes of an error.
 
-Verbs stand in files of their own, each of which parses, calls one function and prints. Heavy imports stay inside verbs,
+Commands stand in files of their own, each of which parses, calls one function and prints. Heavy imports stay inside,
 so that a command starts at once (tests/cluster/cli/test_imports.py holds what each may import).
 """
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     context_settings=HELP_OPTIONS,
 )
 for group in (cluster, training, serving, predict):
-    group.add_verbs(app)
+    group.add_commands(app)
 app.add_typer(models.app, name="models", invoke_without_command=True)
 app.add_typer(runs.app, name="runs", invoke_without_command=True)
 app.add_typer(recipes.app, name="recipes", invoke_without_command=True)
@@ -55,10 +55,10 @@ def options(
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take the options that come before the verb."""
+    """Take the options that come before the command."""
     context.settings = load_settings(settings)
     context.quiet = quiet
-    # Before any verb imports Ray, which reads its switches at import.
+    # Before any command imports Ray, which reads its switches at import.
     from cluster.local.ray_environment import set_ray_environment
 
     set_ray_environment(context.settings)

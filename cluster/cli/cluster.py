@@ -1,4 +1,4 @@
-"""Verbs of the cluster: init, up, join, down, status, logs, settings, demo."""
+"""Commands of the cluster: init, up, join, down, status, logs, settings, demo."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +21,10 @@ from cluster.settings import list_fields, load_settings
 from training.settings import mask_passwords
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Register the verbs."""
-    for verb in (init, up, join, down, status, logs, settings, demo):
-        app.command()(verb)
+def add_commands(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (init, up, join, down, status, logs, settings, demo):
+        app.command()(command)
 
 
 def init() -> None:

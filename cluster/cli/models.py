@@ -1,4 +1,4 @@
-"""`shoal models`: the registry's verbs."""
+"""`shoal models`: the registry's commands."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.callback()
 def default(context_: typer.Context, as_json: Json = False) -> None:
-    """List, show, promote, import, export, delete; list where no verb follows."""
+    """List, show, promote, import, export, delete; list where no command follows."""
     if not context_.invoked_subcommand:
         list_(as_json)
 

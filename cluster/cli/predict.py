@@ -9,8 +9,8 @@ import typer
 from cluster.cli.terminal import console, context, print_json, print_line, print_note
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Register the verb."""
+def add_commands(app: typer.Typer) -> None:
+    """Register the command."""
     app.command()(predict)
 
 

@@ -15,7 +15,7 @@ app = typer.Typer(
 
 @app.callback()
 def default(context_: typer.Context, as_json: Json = False) -> None:
-    """List, show; list where no verb follows."""
+    """List, show; list where no command follows."""
     if not context_.invoked_subcommand:
         list_(as_json)
 

@@ -25,7 +25,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="Runs at most, newest
 
 @app.callback()
 def default(context_: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
-    """List, show, compare, delete; list where no verb follows."""
+    """List, show, compare, delete; list where no command follows."""
     if not context_.invoked_subcommand:
         list_(limit, as_json)
 

@@ -8,10 +8,10 @@ import typer
 from cluster.cli.terminal import Reference, context, print_line, print_note, show_status
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Register the verbs."""
-    for verb in (deploy, apply, undeploy):
-        app.command()(verb)
+def add_commands(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (deploy, apply, undeploy):
+        app.command()(command)
 
 
 def deploy(

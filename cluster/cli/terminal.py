@@ -23,7 +23,7 @@ Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help=
 
 
 class _Context:
-    """The options before the verb."""
+    """The options before the command."""
 
     settings: Settings
     quiet: bool = False
@@ -55,7 +55,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def show_status(action: str) -> Iterator[Callable[[str], None]]:
-    """Show that a verb is at work; yields a function that takes its status."""
+    """Show that a command is at work; yields a function that takes its status."""
     if context.quiet:
         yield lambda status: None
         return

@@ -1,4 +1,4 @@
-"""Verbs of training: train, reproduce."""
+"""Commands of training: train, reproduce."""
 
 from typing import Annotated
 
@@ -18,10 +18,10 @@ from cluster.cli.terminal import (
 )
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Register the verbs."""
-    for verb in (train, reproduce):
-        app.command()(verb)
+def add_commands(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (train, reproduce):
+        app.command()(command)
 
 
 def train(

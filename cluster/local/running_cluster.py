@@ -1,6 +1,6 @@
 """Running cluster: its addresses, in a file of SHOAL_HOME, so that any later command finds it.
 
-Knows files and processes of this machine; imports nothing heavy, since every verb begins here.
+Knows files and processes of this machine; imports nothing heavy, since every command begins here.
 """
 
 import contextlib

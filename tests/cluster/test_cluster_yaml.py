@@ -52,14 +52,14 @@ def test_the_head_has_no_gpu_and_gpu_workers_scale_from_zero(config: dict[str, A
 
 def test_its_commands_options_and_settings_exist(config: dict[str, Any]) -> None:
     variables = {variable_name(key) for key in list_fields()}
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     settings = re.findall(r"--env (SHOAL_\w+)=", " ".join(config["docker"]["run_options"]))
     assert "SHOAL_HOST" in settings
     assert set(settings) <= variables
     for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
         words = shlex.split(line)
-        verb = words[words.index("shoal") + 1]
-        options = {o for parameter in verbs[verb].params for o in parameter.opts}
+        command = words[words.index("shoal") + 1]
+        options = {o for parameter in commands[command].params for o in parameter.opts}
         assert {w for w in words if w.startswith("--")} <= options
 
 

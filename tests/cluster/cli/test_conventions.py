@@ -81,8 +81,8 @@ def test_no_identifier_is_truncated_at_any_width_nor_in_a_pipe(shoal: ShoalCli, 
 
 
 def test_list_stands_for_the_bare_verb(shoal: ShoalCli) -> None:
-    for verb in ("models", "runs", "recipes"):
-        assert shoal(verb, "list").stdout == shoal(verb).stdout
+    for command in ("models", "runs", "recipes"):
+        assert shoal(command, "list").stdout == shoal(command).stdout
 
 
 @pytest.mark.parametrize(

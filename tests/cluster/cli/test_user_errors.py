@@ -13,7 +13,7 @@ from tests.conftest import ShoalCli, make_shoal_cli, wait_until
 from tests.small_bundles import save_image, save_table
 
 USER_ERRORS = {
-    "an unknown verb": (["sail"], "No such command 'sail'"),
+    "an unknown command": (["sail"], "No such command 'sail'"),
     "an unknown option": (["up", "--fast"], "No such option"),
     "a renamed option": (["runs", "--most", "3"], "It is called --limit now"),
     "a missing argument": (["deploy"], "Missing argument"),
