@@ -1,8 +1,8 @@
 """The platform: command line and Python API, settings, this machine's Ray cluster (local), rollouts, jobs.
 
 `from cluster import Shoal` gives the subcommands of `shoal` as methods; see shoal.py.
-A walk in a header (Train, Deploy, Request, Predict) is the call path of that action: the files that it passes through,
-in order, this one in brackets.
+A walk in a header (Train, Deploy, Request, Predict) is the path of that action through the files, in the order in which
+they act; this file is in brackets.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,5 +1,7 @@
 """Serving: what is deployed and how it is served: Serve applications, their HTTP and gRPC server, the Python client.
 
+A walk is the path of a request, or of a deployment, through the files, in the order in which they act.
+
 Request walk: server.fast_path -> server.middleware -> server.routes -> models.served_model
     -> protocols -> models.batching
 Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching

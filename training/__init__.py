@@ -6,6 +6,8 @@ models, versions), run (the driver).
 A run: training.recipe.load -> training.run.driver -> training.worker.loop -> training.worker.finalize ->
 training.bundle.save, then training.run.driver -> training.registry.model_registry.
 
+A walk in a header is the path of a run, or of a deployment, through the files, in the order in which they act.
+
 The names below are those that a recipe file or a script needs. Each is imported on first use, so that `import training`
 imports neither torch nor Ray.
 """

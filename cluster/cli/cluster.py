@@ -52,7 +52,7 @@ def up(
     with show_status("starting the cluster") as on_status:
         cluster = Shoal(context.settings).up(ray_arguments=arguments, on_status=on_status, on_failure=failures.append)
     for failure in failures:
-        print_warning(f"{failure}; `shoal undeploy` it, deploy another version, or mend it and deploy it again")
+        print_warning(failure)
     key = context.settings.home / "secrets" / "admin_key"
     print_line(f"up: {cluster.url}\ngrpc: {cluster.grpc_address}\nkey: {key}\nstop: shoal down")
 
@@ -96,9 +96,9 @@ def status(as_json: Json = False) -> None:
         return
     table = make_table("model", "version", "status", "replicas", "bounds", "variant")
     for each in deployments:
-        bounds = f"{each['min_replicas']}-{each['max_replicas']}"
+        bounds = f"{each['min_replicas']}-{each['max_replicas']}" if each["version"] else ""
         table.add_row(
-            each["name"], str(each["version"]), each["status"], str(each["replicas"]), bounds, each["variant"]
+            each["name"], str(each["version"] or ""), each["status"], str(each["replicas"]), bounds, each["variant"]
         )
     print_line(f"cluster: {cluster.url}  grpc: {cluster.grpc_address}  dashboard: {cluster.dashboard_url}")
     print_table(table)

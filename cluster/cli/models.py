@@ -15,6 +15,7 @@ from cluster.cli.terminal import (
     print_line,
     print_note,
     print_table,
+    print_warning,
 )
 
 app = typer.Typer(
@@ -46,6 +47,9 @@ def list_(as_json: Json = False) -> None:
         score = "" if row["score"] is None else f"{metric} {row['score']:.4f}"
         table.add_row(row["model"], str(row["newest"]), aliases, row["task"], score)
     print_table(table)
+    for row in rows:
+        if row["problem"]:
+            print_warning(f"{row['model']} {row['problem']}")
 
 
 @app.command()
@@ -118,14 +122,26 @@ def delete(
 
 
 def _summarize(registry: Any, name: str) -> dict[str, Any]:
+    from training.errors import ShoalError
+
     versions = registry.list_versions(name)
-    manifest = registry.read_manifest(versions[0])
-    metric = manifest.primary_metric
+    try:
+        manifest = registry.read_manifest(versions[0])
+        task, metric, score, problem = (
+            manifest.task,
+            manifest.primary_metric,
+            manifest.metrics.get(manifest.primary_metric),
+            "",
+        )
+    except (ShoalError, OSError) as error:
+        # A damaged bundle, or a model that another MLflow client made, hides no other.
+        task, metric, score, problem = "", "", None, f"cannot be read: {error}"
     return {
         "model": name,
         "newest": versions[0].version,
         "aliases": {alias: version.version for version in versions for alias in version.aliases},
-        "task": manifest.task,
+        "task": task,
         "metric": metric,
-        "score": manifest.metrics.get(metric),
+        "score": score,
+        "problem": problem,
     }

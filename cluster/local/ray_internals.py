@@ -1,6 +1,6 @@
 """Every private name of Ray that `cluster` uses; checked against Ray 2.60.0.
 
-| name | used for, for want of a public way | if Ray changes |
+| name | used for (there is no public API) | if Ray changes |
 |---|---|---|
 | `_private.ray_constants.ENABLE_RAY_CLUSTER` | see whether Ray was imported before its switches were set, which it \
 reads at import: it would then look for the cluster at another address, until a timeout | the check is left out |

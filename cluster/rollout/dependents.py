@@ -1,4 +1,4 @@
-"""Dependents: loads what is deployed, and has the pipelines checked that depend on a changed model.
+"""Dependents: loads what is deployed, and triggers the check of the pipelines that depend on a changed model.
 
 Deploy walk: deploy.py -> [dependents.py] -> deployments.pipelines.compatibility
 """

@@ -1,4 +1,4 @@
-"""Deploy: what shall run is changed, Ray Serve is told, and the change is recorded once it runs.
+"""Deploy: changes the desired state, applies it to Ray Serve, records it once it runs; `up` reconciles what is stored.
 
 Deploy walk: cluster.shoal -> [deploy.py] -> serve_api.py -> deployments.applications -> deployments.models.replica
 A model or pipeline that cannot start leaves the previous one serving.
@@ -93,9 +93,10 @@ def undeploy(settings: Settings, cluster: Cluster | None, name: str, on_status: 
         UserError: it is not deployed, or a pipeline calls it.
     """
     store = DeploymentStore(settings.platform)
-    records = store.list_records()
-    if all(record.name != name for record in records):
-        deployed = ", ".join(record.name for record in records) or "none"
+    records, unreadable = store.list_records(), store.list_unreadable()
+    names = [*(record.name for record in records), *unreadable]
+    if name not in names:
+        deployed = ", ".join(names) or "none"
         raise UserError(f"{name!r} is not deployed; deployed: {deployed}")
     _reject_if_called(records, name)
     store.delete_record(name)
@@ -115,15 +116,15 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
     Raises:
         ServiceError: the control application does not start.
     """
-    records = DeploymentStore(settings.platform).list_records()
-    failures: dict[str, str] = {}
+    store = DeploymentStore(settings.platform)
+    records, failures = store.list_records(), store.list_unreadable()
 
     def has_settled(applications: Applications, name: str) -> bool:
         failures.pop(name, None)
         try:
             return is_running(applications, name)
         except ServiceError as error:
-            failures[name] = str(error)
+            failures[name] = f"{error}; `shoal undeploy {name}`, or deploy another version"
             return True
 
     with ServeApi(settings, cluster) as serve:

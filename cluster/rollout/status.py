@@ -13,7 +13,8 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
     with ServeApi(settings, cluster) as serve:
         applications = serve.fetch_applications()
     statuses = []
-    for record in DeploymentStore(settings.platform).list_records():
+    store = DeploymentStore(settings.platform)
+    for record in store.list_records():
         application = applications.get(record.name, {})
         statuses.append(
             {
@@ -27,4 +28,7 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
                 "variant": record.endpoint.variant,
             }
         )
+    for name, reason in store.list_unreadable().items():
+        unknown = {"version": None, "replicas": 0, "min_replicas": None, "max_replicas": None, "variant": ""}
+        statuses.append({"name": name, "status": "UNREADABLE", "reason": reason} | unknown)
     return statuses

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from deployments.control.status import DeploymentStatus
@@ -10,8 +11,9 @@ from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment
 from training.bundle.manifest import EXAMPLE_FILE, Manifest
-from training.errors import BundleError
-from training.registry.entities import Version
+from training.bundle.verify import verify_bundle
+from training.errors import ShoalError
+from training.registry import storage
 from training.registry.model_registry import Registry
 
 NOT_DEPLOYED = "NOT_DEPLOYED"
@@ -30,20 +32,26 @@ class Catalog:
 
     def __init__(self, settings: ServingSettings) -> None:
         self.status = DeploymentStatus(settings)
-        self._registry = Registry(settings)
+        self._registry, self._cache = Registry(settings), settings.home / "cache"
         self._contents: dict[str, tuple[Manifest, dict[str, Any]]] = {}
 
     def list_models(self) -> list[dict[str, Any]]:
         """Summarize each model and each pipeline."""
         deployed, statuses = self.status.list_deployed(), self.status.fetch_statuses()
         models = [self._summarize_model(name, deployed, statuses) for name in self._registry.list_models()]
-        return models + [_summarize_pipeline(each.endpoint, statuses[each.name]) for each in self.list_pipelines()]
+        pipelines = [
+            _summarize_pipeline(each.endpoint, statuses.get(each.name, NOT_DEPLOYED))
+            for each in deployed.values()
+            if isinstance(each, PipelineDeployment)
+        ]
+        return models + pipelines
 
     def describe_model(self, name: str) -> dict[str, Any]:
         """Describe one model or pipeline: its summary, versions, manifest and example; raises UserError if none."""
         pipeline = next((each for each in self.list_pipelines() if each.name == name), None)
         if pipeline:
-            return _summarize_pipeline(pipeline.endpoint, self.status.fetch_statuses()[name]) | {
+            status = self.status.fetch_statuses().get(name, NOT_DEPLOYED)
+            return _summarize_pipeline(pipeline.endpoint, status) | {
                 "manifest": None,
                 "versions": [],
                 "pipeline": pipeline.endpoint.pipeline.model_dump(mode="json", exclude_none=True),
@@ -53,7 +61,7 @@ class Catalog:
         versions = self._registry.list_versions(name)
         content: dict[str, Any] = {"manifest": None, "example": None}
         if summary["task"] is not None:
-            manifest, example = self._load_content(versions[0])
+            manifest, example = self._load_content(versions[0].uri, versions[0].digest)
             content = {"manifest": manifest.model_dump(mode="json"), "example": example}
         version_list = [
             {"version": v.version, "aliases": v.aliases, "digest": v.digest, "run_id": v.run_id} for v in versions
@@ -63,12 +71,12 @@ class Catalog:
     def list_deployed_models(self) -> list[DeployedModel]:
         """List each deployed model with the content of its version."""
         models = []
-        for name, deployment in self.status.list_deployed().items():
+        for deployment in self.status.list_deployed().values():
             if isinstance(deployment, PipelineDeployment):
                 continue
-            # A replica verified its bundle when it loaded it; if the store was damaged since then, it still serves.
-            with contextlib.suppress(BundleError, OSError):
-                content = self._load_content(self._registry.get_version(name, deployment.endpoint.version))
+            # A replica verified its bundle when it loaded it, and still serves if that was damaged or deleted since.
+            with contextlib.suppress(ShoalError, OSError):
+                content = self._load_content(deployment.endpoint.uri, deployment.endpoint.digest)
                 models.append(DeployedModel(deployment, *content))
         return models
 
@@ -76,13 +84,15 @@ class Catalog:
         """List each deployed pipeline."""
         return [each for each in self.status.list_deployed().values() if isinstance(each, PipelineDeployment)]
 
-    def _load_content(self, version: Version) -> tuple[Manifest, dict[str, Any]]:
-        """Load a version's manifest and example request; once, since a digest's content never changes."""
-        if version.digest not in self._contents:
-            manifest = self._registry.load_manifest(version)
-            folder = self._registry.fetch_bundle(version)
-            self._contents[version.digest] = manifest, json.loads((folder / EXAMPLE_FILE).read_text())
-        return self._contents[version.digest]
+    def _load_content(self, uri: str, digest: str) -> tuple[Manifest, dict[str, Any]]:
+        """Load a bundle's manifest and example request; once, since a digest's content never changes."""
+
+        def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+            return verify_bundle(folder, digest), json.loads((folder / EXAMPLE_FILE).read_text())
+
+        if digest not in self._contents:
+            self._contents[digest] = storage.use_bundle(uri, self._cache / digest, load)
+        return self._contents[digest]
 
     def _summarize_model(
         self, name: str, deployed: dict[str, DeploymentRecord], statuses: dict[str, str]
@@ -90,11 +100,11 @@ class Catalog:
         versions = self._registry.list_versions(name)
         deployment = deployed.get(name)
         try:
-            manifest, _ = self._load_content(versions[0])
+            manifest, _ = self._load_content(versions[0].uri, versions[0].digest)
             task, summary = manifest.task, manifest.summary
-        except (BundleError, OSError) as error:
-            # One damaged bundle must not hide the others.
-            task, summary = None, f"damaged: {error}"
+        except (ShoalError, OSError) as error:
+            # One damaged bundle, or model of another MLflow client, must not hide the others.
+            task, summary = None, f"cannot be read: {error}"
         return {
             "name": name,
             "task": task,

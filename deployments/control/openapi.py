@@ -1,4 +1,4 @@
-"""The OpenAPI document of the whole service: how to call it, each deployed model, and the management paths."""
+"""The OpenAPI document of the whole service: how to call it, each deployed model, the catalog and health."""
 
 import json
 import shlex

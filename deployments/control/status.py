@@ -3,6 +3,8 @@
 import time
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.settings import ServingSettings
@@ -10,6 +12,8 @@ from deployments.specs.deployment import DeploymentRecord
 from deployments.state.store import DeploymentStore
 
 STATUS_INTERVAL_S = 1.0
+# Serve's controller is back within seconds; if not, nobody knows what runs.
+MAX_STATUS_AGE_S = 60.0
 
 
 class DeploymentStatus:
@@ -18,22 +22,45 @@ class DeploymentStatus:
     def __init__(self, settings: ServingSettings) -> None:
         self._store = DeploymentStore(settings.platform)
         self._applications: dict[str, ApplicationStatusOverview] = {}
-        self._fetched_s = float("-inf")
+        self._fetched_s = self._answered_s = float("-inf")
 
     def list_deployed(self) -> dict[str, DeploymentRecord]:
         """List all deployments, of models and pipelines, by name."""
         return {record.name: record for record in self._store.list_records()}
 
     def fetch_statuses(self) -> dict[str, str]:
-        """Get Serve's status of each deployment; fetched at most once per STATUS_INTERVAL_S, whoever calls."""
-        if time.monotonic() - self._fetched_s > STATUS_INTERVAL_S:
-            self._applications, self._fetched_s = serve.status().applications, time.monotonic()
-        applications = self._applications
+        """Get Serve's status of each deployment."""
+        applications = self._fetch_applications()
         return {
             name: applications[name].status.value if name in applications else "NOT_STARTED"
             for name in self.list_deployed()
         }
 
     def is_ready(self) -> bool:
-        """Whether every deployment runs."""
-        return all(status == "RUNNING" for status in self.fetch_statuses().values())
+        """Whether every deployment answers: it has a replica that runs, whatever else is being deployed beside it."""
+        applications = self._fetch_applications()
+        return all(_has_running_replica(applications.get(name)) for name in self.list_deployed())
+
+    def _fetch_applications(self) -> dict[str, ApplicationStatusOverview]:
+        """Fetch Serve's status, at most once per STATUS_INTERVAL_S, whoever calls.
+
+        While Serve's controller restarts, replicas go on answering, and the last status stands.
+        """
+        if time.monotonic() - self._fetched_s > STATUS_INTERVAL_S:
+            try:
+                self._applications = serve.status().applications
+                self._answered_s = time.monotonic()
+            except (RayError, RayServeException):
+                if time.monotonic() - self._answered_s > MAX_STATUS_AGE_S:
+                    raise
+            self._fetched_s = time.monotonic()
+        return self._applications
+
+
+def _has_running_replica(application: ApplicationStatusOverview | None) -> bool:
+    deployments = application.deployments if application else {}
+    return any(
+        state.value == "RUNNING" and count > 0
+        for deployment in deployments.values()
+        for state, count in deployment.replica_states.items()
+    )

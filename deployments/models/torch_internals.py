@@ -1,4 +1,4 @@
-"""Private names of torch that serving a net needs, checked against torch 2.13.0; no other file uses any.
+"""Private names of torch that serving a net needs, checked against torch 2.13.0; used by no other of its files.
 
 | private name | used for | what torch lacks in public | with another torch |
 |---|---|---|---|
@@ -7,8 +7,8 @@ its options | AOTInductor is documented under these names only | the deployment 
 | `torch._inductor.cpp_builder.get_cpp_compiler`, `exc.InvalidCxxCompiler` | whether there is a C++ compiler, before \
 minutes of work | no such query | the same |
 
-While requests are served, only what `load_package` returned runs. A test fails when the installed torch is not
-READ_VERSION.
+While requests are served, only what our `load_package` returned runs. A test fails when the installed torch is not
+TORCH_VERSION.
 """
 # Shapes: B rows of a batch, T time steps.
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from training.errors import UserError
 
-READ_VERSION = "2.13.0"
+TORCH_VERSION = "2.13.0"
 
 _COMPILE_OPTIONS = {
     # Worker processes would outlive the compilation, and there is one file to compile.
@@ -72,5 +72,5 @@ def _import_inductor(name: str = "") -> Any:
         return importlib.import_module(f"torch._inductor.{name}") if name else inductor
     except ImportError as error:
         raise UserError(
-            f"torch {torch.__version__} has another compiler ({error}); install torch {READ_VERSION}"
+            f"torch {torch.__version__} has another compiler ({error}); install torch {TORCH_VERSION}"
         ) from error

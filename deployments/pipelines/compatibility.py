@@ -1,4 +1,4 @@
-"""Compatibility: whether a pipeline's nodes fit the deployed models, and a changed model the pipelines that call it.
+"""Compatibility: whether a pipeline's nodes fit the deployed models, and a changed model still fits its pipelines.
 
 Deploy walk: cluster.rollout.dependents -> [compatibility.py] -> pipeline_plan.py
 A pipeline pins no versions, so a model's next version is checked against every pipeline that calls it, directly or

@@ -1,4 +1,4 @@
-"""PlanNode: the interface of a plan's nodes to each other."""
+"""PlanNode: the base class of a pipeline plan's nodes: signature, example row, and how rows run through it."""
 
 from typing import Any, Protocol
 

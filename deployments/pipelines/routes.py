@@ -1,4 +1,4 @@
-"""Routes of a pipeline: those of a model; the request's id is passed on, and `ready` includes the models of its nodes.
+"""Routes of a pipeline: extends server/routes.py; the request's id is passed on, `ready` includes the nodes' models.
 
 Request walk: deployments.server.middleware -> [routes.py] -> executor.py
 """

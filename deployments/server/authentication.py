@@ -1,7 +1,7 @@
 """Authentication middleware: every request but a health check carries an API key.
 
 Checked inside each replica's process, since a replica's own port accepts requests too. It puts the caller into the
-scope for the middleware within it (limits, metering). Scopes, quotas and more keys belong here.
+ASGI scope for the middleware within it.
 """
 
 import base64

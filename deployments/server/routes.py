@@ -1,4 +1,4 @@
-"""The routes of one model, inside its replica's process.
+"""The routes of one model, or of a pipeline with pipelines/routes.py, inside its replica's process.
 
 Request walk: middleware.py -> [routes.py] -> deployments.models.served_model or deployments.pipelines.executor
 """

@@ -6,7 +6,7 @@ Deploy walk: cluster.rollout.deploy -> [store.py]
 import time
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
 
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
@@ -40,16 +40,31 @@ class DeploymentStore:
         _METADATA.create_all(self._engine)
 
     def list_records(self) -> list[DeploymentRecord]:
-        """List all deployments, by name."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(_DEPLOYMENTS.c.spec).order_by(_DEPLOYMENTS.c.name))
-            return [_RECORD.validate_json(spec) for (spec,) in rows]
+        """List all deployments that can be read, by name."""
+        return self._read()[0]
+
+    def list_unreadable(self) -> dict[str, str]:
+        """Name the deployments that cannot be read, as those of another version of Shoal, with the reason."""
+        return self._read()[1]
 
     def get_record(self, name: str) -> DeploymentRecord | None:
-        """Get a deployment; None if there is none of this name."""
+        """Get a deployment; None if there is none of this name, or it cannot be read."""
+        return next((record for record in self.list_records() if record.name == name), None)
+
+    def _read(self) -> tuple[list[DeploymentRecord], dict[str, str]]:
+        """Read all rows; one that cannot be read must not hide the others."""
+        records, unreadable = [], {}
         with self._engine.connect() as connection:
-            spec = connection.scalar(select(_DEPLOYMENTS.c.spec).where(_DEPLOYMENTS.c.name == name))
-        return None if spec is None else _RECORD.validate_json(spec)
+            rows = connection.execute(select(_DEPLOYMENTS.c.name, _DEPLOYMENTS.c.spec).order_by(_DEPLOYMENTS.c.name))
+            for name, spec in rows:
+                try:
+                    records.append(_RECORD.validate_json(spec))
+                except ValidationError as error:
+                    unreadable[name] = (
+                        f"{name} was deployed by another version of Shoal ({error.error_count()} fields differ); "
+                        f"`shoal undeploy {name}`, then deploy it again"
+                    )
+        return records, unreadable
 
     def put_record(self, deployment: DeploymentRecord) -> None:
         """Write a deployment; it replaces that of the same name."""

@@ -11,7 +11,7 @@ not import torch.
 
 With another torch: where a name is missing, `keep_recurrent_ops` refuses the export of a recurrent net and gives both
 versions; where a name means something else, torch.export refuses the dynamic time dimension. None of this runs
-when a program is loaded or called. A test fails when the installed torch is not READ_VERSION.
+when a program is loaded or called. A test fails when the installed torch is not TORCH_VERSION.
 """
 
 import warnings
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from training.errors import UserError
 
-READ_VERSION = "2.13.0"
+TORCH_VERSION = "2.13.0"
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def keep_recurrent_ops(net: nn.Module) -> Iterator[None]:
         if any(isinstance(module, nn.RNNBase) for module in net.modules()):
             raise UserError(
                 f"a recurrent net cannot be exported with torch {torch.__version__} ({error}); "
-                f"install torch {READ_VERSION}"
+                f"install torch {TORCH_VERSION}"
             ) from error
         yield
         return

@@ -1,4 +1,4 @@
-"""How far held-out metrics and scores can be trusted: bootstrap intervals and calibration.
+"""Confidence: bootstrap intervals of held-out metrics, and the calibration of labels' probabilities.
 
 Train walk: training.worker.finalize -> [confidence.py]
 Knows nothing of nets or tasks.

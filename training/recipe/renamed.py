@@ -1,6 +1,6 @@
 """Renamed: Python names of earlier versions, so that an error about an old name gives the new one.
 
-Keys of a recipe are not here: each model lists its own as `renamed_keys`.
+Keys of a recipe are not here: each Pydantic class lists its own as `renamed_keys`.
 """
 
 import re

@@ -144,10 +144,11 @@ class MlflowStore:
 
     def list_versions(self, name: str | None = None) -> list[Version]:
         """All versions of a model, or of all models; ordered by name, newest first."""
-        if name is not None and (not name or "'" in name):
-            return []  # no name of a model, and no valid filter
-        filter_string = None if name is None else f"name = '{name}'"
+        # MLflow's filters cannot quote a quote, which names of other clients' models may hold.
+        filter_string = None if name is None or "'" in name or not name else f"name = '{name}'"
         versions = _fetch_all_pages(lambda token: self.client.search_model_versions(filter_string, page_token=token))
+        if name is not None:
+            versions = [version for version in versions if version.name == name]
         names = {version.name for version in versions}
         aliases = {model: self.client.get_registered_model(model).aliases for model in names}
         return sorted(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlparse
 
 from training.errors import BundleError
+from training.settings import mask_passwords
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -30,7 +31,7 @@ def fetch_folder(uri: str, into: Path) -> Path:
         return into
     from pyarrow import fs
 
-    filesystem, path = fs.FileSystem.from_uri(uri)
+    filesystem, path = _open_remote(uri)
     into.parent.mkdir(parents=True, exist_ok=True)
     # Rename is atomic on one filesystem: another replica sees the whole folder or none.
     partial = Path(tempfile.mkdtemp(dir=into.parent, prefix=".copying-"))
@@ -94,7 +95,22 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     from pyarrow import fs
 
     local = _local_path(uri)
-    return (fs.LocalFileSystem(), str(local)) if local else fs.FileSystem.from_uri(uri)
+    return (fs.LocalFileSystem(), str(local)) if local else _open_remote(uri)
+
+
+def _open_remote(uri: str) -> tuple[fs.FileSystem, str]:
+    """Open an object store.
+
+    Raises:
+        BundleError: the URI is of no store that is known here, as a model of another MLflow client may have.
+    """
+    from pyarrow import fs
+
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (ValueError, NotImplementedError) as error:  # pyarrow's are subclasses
+        raise BundleError(f"{mask_passwords(uri)} is no folder and no object store that can be read: {error}") from None
+    return filesystem, path
 
 
 def _local_path(uri: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Builds a recipe's net with its input and output layers, its optimizer, its schedule and its augmentation.
+"""Builds a recipe's net with the layers that data and task put before and behind it, optimizer, schedule, augmentation.
 
 Train walk: training_worker.py -> [build.py] -> training.data.input_layers
 """

@@ -1,6 +1,6 @@
 """The private names of codecarbon that `training.worker` uses; checked against codecarbon 3.3.2 (CODECARBON_VERSION).
 
-| name | used for, for want of a public way | if codecarbon changes |
+| name | used for (there is no public API) | if codecarbon changes |
 |---|---|---|
 | `EmissionsTracker._hardware`, `CPU._mode` | whether the processor's energy is measured: `EmissionsData` does not \
 say | the model card calls a measurement an estimate |

@@ -1,6 +1,6 @@
 """Every private or undocumented name of Ray that `training` uses; checked against Ray 2.60.0 (RAY_VERSION).
 
-| name | used for, for want of a public way | if Ray changes |
+| name | used for (there is no public API) | if Ray changes |
 |---|---|---|
 | `TrainContext.get_storage()`: `experiment_fs_path`, `storage_filesystem`, `persist_current_checkpoint`, \
 `build_checkpoint_path_from_name` (developer API) | upload a checkpoint that is written in Ray Train's upload thread, \

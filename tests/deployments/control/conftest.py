@@ -1,6 +1,7 @@
 """A catalog of two published and deployed models and a pipeline, without a cluster."""
 
 from collections.abc import AsyncGenerator
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,13 @@ from deployments.specs.signature import build_model_signature
 from deployments.state.store import DeploymentStore
 from tests.small_bundles import save_image, save_table
 from training.registry.model_registry import Registry
+
+
+class ReplicaState(Enum):
+    """Two of Serve's, whose own enum is private."""
+
+    RUNNING = "RUNNING"
+    STARTING = "STARTING"
 
 
 class LocalClient:
@@ -93,7 +101,11 @@ def serving_settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSetting
 def applications(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
     """Serve's applications and their status; all run."""
     running = {
-        name: SimpleNamespace(status=SimpleNamespace(value="RUNNING")) for name in ("flowers", "images", "twice")
+        name: SimpleNamespace(
+            status=SimpleNamespace(value="RUNNING"),
+            deployments={"replica": SimpleNamespace(replica_states={ReplicaState.RUNNING: 1})},
+        )
+        for name in ("flowers", "images", "twice")
     }
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=running))
     return running

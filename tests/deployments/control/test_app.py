@@ -6,11 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
+from ray import serve
+from ray.exceptions import RayActorError
 
 from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.settings import ServingSettings
-from tests.deployments.control.conftest import LocalClient
+from tests.deployments.control.conftest import LocalClient, ReplicaState
 
 pytestmark = pytest.mark.anyio
 
@@ -104,12 +106,33 @@ async def test_what_is_not_there_is_refused_in_the_form_of_its_path(
         assert "'roses'" in str(error)
 
 
+def fail_as_without_a_controller() -> None:
+    raise RayActorError
+
+
 async def test_the_service_is_ready_when_every_deployment_runs(
-    http: httpx.AsyncClient, catalog: Catalog, applications: dict[str, SimpleNamespace]
+    http: httpx.AsyncClient,
+    catalog: Catalog,
+    applications: dict[str, SimpleNamespace],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (await http.get("/v2/health/live")).json() == {"live": True}
     assert (await http.get("/v2/health/ready")).json() == {"ready": True}
 
+    # While another version is being deployed, or does not start, the replicas of this one answer.
+    for status in ("DEPLOYING", "DEPLOY_FAILED", "UNHEALTHY"):
+        applications["images"].status.value = status
+        catalog.status._fetched_s = float("-inf")
+        assert (await http.get("/v2/health/ready")).json() == {"ready": True}
+    # While Serve's controller restarts, they do as well.
+    with monkeypatch.context() as context:
+        context.setattr(serve, "status", fail_as_without_a_controller)
+        catalog.status._fetched_s = float("-inf")
+        assert (await http.get("/v2/health/ready")).json() == {"ready": True}
+
+    applications["images"].deployments["replica"].replica_states = {ReplicaState.STARTING: 1}
+    catalog.status._fetched_s = float("-inf")
+    assert (await http.get("/v2/health/ready")).status_code == 503
     del applications["images"]
     catalog.status._fetched_s = float("-inf")
 

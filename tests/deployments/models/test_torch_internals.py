@@ -14,8 +14,8 @@ from training.errors import UserError
 def test_the_private_names_were_read_in_the_installed_torch() -> None:
     installed = torch.__version__.split("+")[0]
 
-    assert installed == torch_internals.READ_VERSION, (
-        "read deployments/models/torch_internals.py against this torch, then set READ_VERSION"
+    assert installed == torch_internals.TORCH_VERSION, (
+        "read deployments/models/torch_internals.py against this torch, then set TORCH_VERSION"
     )
 
 

@@ -9,7 +9,7 @@ from deployments.pipelines import ModelNode, Pipeline
 from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
 from deployments.specs.signature import Signature
-from deployments.state.store import DeploymentStore
+from deployments.state.store import _DEPLOYMENTS, DeploymentStore
 from training.schema import NumberOutput, TableInput
 
 MODEL = ModelDeployment(
@@ -65,3 +65,19 @@ def test_the_table_has_the_names_that_an_operator_reads(uri: str) -> None:
     columns = inspect(create_engine(uri)).get_columns("deployments")
 
     assert [column["name"] for column in columns] == ["name", "spec", "updated_s"]
+
+
+def test_a_record_that_cannot_be_read_hides_no_other(uri: str) -> None:
+    store = DeploymentStore(uri)
+    store.put_record(MODEL)
+    with store._engine.begin() as connection:
+        for name, spec in (("old", '{"model": "old", "version": 1}'), ("broken", "{")):
+            connection.execute(_DEPLOYMENTS.insert().values(name=name, spec=spec, updated_s=0))
+
+    assert store.list_records() == [MODEL]
+    assert store.get_record("old") is None
+    unreadable = store.list_unreadable()
+    assert sorted(unreadable) == ["broken", "old"]
+    assert "deployed by another version of Shoal" in unreadable["old"]
+    store.delete_record("old")
+    assert list(store.list_unreadable()) == ["broken"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from training.bundle import torch_internals
 from training.bundle.exported_program import export_program
-from training.bundle.torch_internals import READ_VERSION, keep_recurrent_ops
+from training.bundle.torch_internals import TORCH_VERSION, keep_recurrent_ops
 from training.errors import UserError
 
 
@@ -25,7 +25,7 @@ class LastState(nn.Module):
 def test_the_installed_torch_is_the_one_whose_internals_were_read() -> None:
     installed = torch.__version__.partition("+")[0]
 
-    assert installed == READ_VERSION, "read training/bundle/torch_internals.py and program/ against it"
+    assert installed == TORCH_VERSION, "read training/bundle/torch_internals.py and program/ against it"
 
 
 def test_a_recurrent_net_is_exported_with_a_dynamic_time_dimension() -> None:

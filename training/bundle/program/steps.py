@@ -1,4 +1,4 @@
-"""Steps: a graph as a flat list of operator calls over numbered values, in which constants stand already.
+"""Steps: a graph as a flat list of operator calls over numbered values, with constants filled in.
 
 Deploy walk: interpreter.py -> [steps.py] -> torch_functions.py
 No code is generated, so nothing of the archive can become code. A call takes no longer than that of torch.fx's code,

@@ -1,4 +1,4 @@
-"""Functions that a plan calls, by the names that a program gives them.
+"""Torch functions: finds the function that a step calls, by the name that the program gives it.
 
 Deploy walk: steps.py -> [torch_functions.py] -> operators.py
 """

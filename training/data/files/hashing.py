@@ -1,6 +1,6 @@
 """Hashing: 64 bits for each row's content, by which rows are split, sampled and fingerprinted.
 
-Arrow has no hash among its compute kernels. To change a function here moves rows between splits.
+Arrow has no hash among its compute kernels. Changing a function here moves rows between splits.
 """
 # Shapes: N rows of a batch.
 

@@ -1,8 +1,8 @@
 """Row reader: reads a unit's rows, checks them, assigns them to splits, and encodes them for a net.
 
 Train walk: read_tasks.py -> [row_reader.py] -> read_units.py
-Works on columns of a batch. Unless a column says it, a hash of a row's content decides its split: equal rows are in the
-same split in whatever file they stand, and no index has to be kept.
+Works on columns of a batch. A row's split comes from a column if there is one, otherwise from a hash of its content:
+equal rows are in the same split in whatever file they stand, and no index has to be kept.
 """
 # Shapes: N rows of a batch, F features, K channels, H height, W width.
 

@@ -1,7 +1,7 @@
 """Scan: one pass over all files before training, on the cluster, and the stream of their rows during training.
 
 Train walk: training.run.driver -> [scan.py] -> read_tasks.py
-Every row is checked and counted; a sample of each split is kept for preprocessing, scores and the model card.
+Every row is checked and counted; a sample of each split is kept for preprocessing, evaluation and the model card.
 
 Ray Data runs our read tasks, not its own readers (2.60): read_parquet and read_csv give a row's file but not its index,
 which errors name; read_json loads whole files, or pandas guesses types (lines=True); read_images resizes before it

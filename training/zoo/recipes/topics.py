@@ -1,4 +1,4 @@
-"""Topics of BBC news stories, with a bag of words and attention pooling."""
+"""Topics of BBC news stories, with a bag of n-grams of words, averaged with learned weights."""
 
 from training.recipe.spec import Data, LrSchedule, Net, Optimizer, Recipe, StopRule, TokenizerConfig
 
