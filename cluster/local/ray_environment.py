@@ -33,7 +33,7 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # Serve's controller reconciles ten times a second by default and queries the GCS each time: 5% of a busy net's
         # throughput on two cores.
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.15",
         # Train hands reports on once per health check: every 2 s by default, which would hold up short epochs.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         # A worker that cannot start within this is placed anew; the default, 60 s, would cost a lost node a minute.

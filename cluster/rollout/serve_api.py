@@ -14,7 +14,8 @@ from deployments.applications import build_serve_config
 from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
 
-POLL_INTERVAL_S = 0.1
+# Each answer costs the dashboard CPU time, which a replica that starts needs.
+POLL_INTERVAL_S = 0.3
 # The dashboard's own limit of a listing.
 MAX_NODES = 10_000
 

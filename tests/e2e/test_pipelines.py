@@ -237,6 +237,7 @@ def test_a_disconnect_cancels_the_work_in_the_nodes_replica(
     request_headers = {
         "Host": "shoal",
         "Authorization": http.headers["authorization"],
+        "Content-Type": "application/json",
         "Content-Length": str(len(body)),
     } | headers
     head = "".join(f"{name}: {value}\r\n" for name, value in request_headers.items())
