@@ -17,7 +17,7 @@ from cluster.local import processes
 from cluster.local.ports import is_listening
 from cluster.settings import Settings
 from training.errors import UserError
-from training.process_identity import ProcessIdentity
+from training.registry.process_identity import ProcessIdentity
 
 # Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
 SHARED_VARIABLES = ("SHOAL_HOST", "SHOAL_REGISTRY_URI", "SHOAL_ARTIFACTS_URI", "SHOAL_PLATFORM_URI")
@@ -34,7 +34,7 @@ class Cluster:
         dashboard_port: of Ray's dashboard, job API and Serve API.
         client_host: the address that callers reach it by.
         shared_settings: SHARED_VARIABLES as they were when it started.
-        head: the process of its global control store; see training.process_identity.
+        head: the process of its global control store; see training.registry.process_identity.
         run_pid: the process that started it for one training run; 0 for a cluster that stays up.
     """
 

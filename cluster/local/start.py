@@ -30,7 +30,7 @@ from cluster.local.running_cluster import (
 )
 from cluster.settings import Settings
 from training.errors import ServiceError, UserError
-from training.process_identity import ProcessIdentity
+from training.registry.process_identity import ProcessIdentity
 
 START_TIMEOUT_S = 120
 # Ports for which Ray has fixed defaults, which a second cluster on this machine may hold.

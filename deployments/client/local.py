@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from training.errors import UserError
-from training.process_identity import ProcessIdentity
+from training.registry.process_identity import ProcessIdentity
 
 ADMIN_KEY_FILE = Path("secrets/admin_key")
 CLUSTER_FILE = Path("run/cluster.json")

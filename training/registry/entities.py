@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from training.process_identity import ProcessIdentity
 from training.recipe.spec import PRIMARY_METRICS
+from training.registry.process_identity import ProcessIdentity
 
 EXPERIMENT = "shoal"
 CHAMPION = "champion"

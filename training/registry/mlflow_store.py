@@ -22,7 +22,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from training.errors import UserError
-from training.process_identity import ProcessIdentity
 from training.registry.entities import (
     DIGEST_TAG,
     DRIVER_TAG,
@@ -35,6 +34,7 @@ from training.registry.entities import (
     Version,
     make_run,
 )
+from training.registry.process_identity import ProcessIdentity
 from training.settings import TrainingSettings, mask_passwords
 
 Item = TypeVar("Item")

@@ -7,35 +7,12 @@ optimizer or the loop.
 """
 # Shapes: B rows of this worker's share of the batch.
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
 import torch
 from torch import Tensor, nn
 
 from training.data.preprocessing import EncodedRows
 from training.worker.parallel import skip_gradient_sync
-
-if TYPE_CHECKING:
-    from training.worker.training_worker import Worker
-
-
-class GradientStep(Protocol):
-    """Computes the gradients of one optimizer step."""
-
-    def __call__(self, batch: EncodedRows) -> Tensor:
-        """Set `grad` of the net's parameters, the same on all workers (of a sharded net, each worker its shards).
-
-        Args:
-            batch: this worker's rows of the step, augmented; B is at least 1 and may differ by one between workers.
-
-        Returns:
-            The mean loss of these rows, float32, shape (), detached.
-        """
-
-
-GradientStepFactory = Callable[["Worker"], GradientStep]
-"""Makes a worker's strategy once its net is built."""
+from training.worker.training_worker import Worker
 
 
 class GradientAccumulation:
@@ -45,11 +22,11 @@ class GradientAccumulation:
     `clip_grad_norm`.
     """
 
-    def __init__(self, worker: "Worker") -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
     def __call__(self, batch: EncodedRows) -> Tensor:
-        """See GradientStep."""
+        """See training_worker.GradientStep."""
         worker, recipe = self._worker, self._worker.recipe
         micro_batches = [batch]
         if recipe.gradient_accumulation > 1:

@@ -16,12 +16,12 @@ from training.worker import checkpoint
 from training.worker.energy import EnergyMeter
 from training.worker.error_classification import classify_failures
 from training.worker.finalize import Finalize, finalize_run, prefix_keys
-from training.worker.gradients import GradientAccumulation, GradientStepFactory
+from training.worker.gradients import GradientAccumulation
 from training.worker.progress_channel import ProgressSender
 from training.worker.progress_sync import ProgressSync, SyncedProgress
 from training.worker.ray_internals import CheckpointStorage
 from training.worker.step_timer import StepTimer
-from training.worker.training_worker import Worker
+from training.worker.training_worker import GradientStepFactory, Worker
 
 NICENESS = 10
 

@@ -8,6 +8,7 @@ Knows nothing of epochs, checkpoints on disk or Ray Train's reports.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import ray.train.torch
 import torch
@@ -22,8 +23,25 @@ from training.tasks.base import Task
 from training.worker import build, checkpoint, parallel
 from training.worker.ema import ExponentialMovingAverage
 from training.worker.feed import Feed, MemoryFeed, StreamFeed
-from training.worker.gradients import GradientAccumulation, GradientStepFactory
 from training.worker.step_timer import StepTimer
+
+
+class GradientStep(Protocol):
+    """Computes the gradients of one optimizer step."""
+
+    def __call__(self, batch: EncodedRows) -> Tensor:
+        """Set `grad` of the net's parameters, the same on all workers (of a sharded net, each worker its shards).
+
+        Args:
+            batch: this worker's rows of the step, augmented; B is at least 1 and may differ by one between workers.
+
+        Returns:
+            The mean loss of these rows, float32, shape (), detached.
+        """
+
+
+GradientStepFactory = Callable[["Worker"], GradientStep]
+"""Makes a worker's strategy once its net is built."""
 
 
 class Worker:
@@ -43,8 +61,8 @@ class Worker:
         world_size: int,
         timer: StepTimer,
         progress: checkpoint.TrainProgress,
-        scan: FileScan | None = None,
-        gradient_step: GradientStepFactory = GradientAccumulation,
+        scan: FileScan | None,
+        gradient_step: GradientStepFactory,
     ) -> None:
         self.recipe, self.rank, self.world_size, self.timer, self.progress = recipe, rank, world_size, timer, progress
         self.device = ray.train.torch.get_device()

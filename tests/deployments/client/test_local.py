@@ -15,7 +15,7 @@ from deployments.errors import ConnectionFailed
 from deployments.server.asgi import Scope, get_header
 from tests.deployments.local_server import Reply, make_app, run_server
 from training.errors import UserError
-from training.process_identity import ProcessIdentity
+from training.registry.process_identity import ProcessIdentity
 
 
 class Service:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.errors import UserError
-from training.process_identity import ProcessIdentity
 from training.registry.model_registry import Registry
+from training.registry.process_identity import ProcessIdentity
 from training.registry.runs import RunHistory
 from training.settings import TrainingSettings
 

@@ -28,9 +28,9 @@ from training.schema import TableInput
 from training.worker.checkpoint import TrainProgress
 from training.worker.energy import EnergyMeter
 from training.worker.finalize import Finalize
-from training.worker.gradients import GradientAccumulation, GradientStepFactory
+from training.worker.gradients import GradientAccumulation
 from training.worker.loop import train_worker
-from training.worker.training_worker import Worker
+from training.worker.training_worker import GradientStepFactory, Worker
 
 # One process imports torch and Ray; each worker is a fork of it, ready at once.
 FORKSERVER = multiprocessing.get_context("forkserver")

@@ -11,8 +11,7 @@ from tests.training.worker import local_workers
 from tests.training.worker.local_workers import Tower, WorkerResult, rings
 from training.data.preprocessing import EncodedRows
 from training.recipe.spec import Data, LrSchedule, Net, Optimizer, Recipe, StopRule
-from training.worker.gradients import GradientStepFactory
-from training.worker.training_worker import Worker
+from training.worker.training_worker import GradientStepFactory, Worker
 
 RECIPE = Recipe(
     name="rings",
