@@ -63,9 +63,9 @@ _MODULES = {
     "errors": ("CallError", "ClientError", "ConnectionFailed", "ProtocolError", "ResponseTimeout"),
     "protocols.predict.events": ("TextChunk",),
     "settings": ("Limits", "ServingSettings"),
-    "specs.model": ("ModelDeployment", "ModelEndpoint", "Scale"),
+    "specs.model_deployment": ("ModelDeployment", "ModelEndpoint", "Scale"),
     "specs.pipeline": ("Branch", "Case", "Ensemble", "FanOut", "ModelNode", "Pipeline", "PipelineScale", "Sequence"),
-    "specs.record": ("PipelineDeployment", "PipelineEndpoint"),
+    "specs.deployment": ("PipelineDeployment", "PipelineEndpoint"),
     "state.store": ("DeploymentStore",),
 }
 

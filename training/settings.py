@@ -14,7 +14,12 @@ class TrainingSettings(BaseSettings):
     """Read from `SHOAL_*` variables."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SHOAL_", env_nested_delimiter="__", frozen=True, validate_default=True
+        # A variable that is set to nothing is not set: SHOAL_HOME= would be the current folder.
+        env_ignore_empty=True,
+        env_prefix="SHOAL_",
+        env_nested_delimiter="__",
+        frozen=True,
+        validate_default=True,
     )
 
     home: Path = Field(Path("~/.shoal"), description="The folder of everything that Shoal stores on this machine.")

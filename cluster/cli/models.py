@@ -40,6 +40,9 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        print_note("no models yet; `shoal train iris` publishes one, `shoal models import FOLDER` another's")
+        return
     table = make_table("model", "newest", "aliases", "task", "score")
     for row in rows:
         aliases = ", ".join(f"{alias}={version}" for alias, version in row["aliases"].items())

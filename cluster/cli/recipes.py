@@ -55,7 +55,7 @@ def show(
         print_json([key.model_dump() for key in keys])
         return
     print_line(f"{recipe.name}: {recipe.summary}\n")
-    table = make_table("key", "value", "type", "meaning", wrapped=("value", "meaning"))
+    table = make_table("key", "value", "type", "meaning", wrapped=("value", "type", "meaning"))
     for key in keys:
         table.add_row(key.key, _format(key.value), key.type, key.description)
     print_table(table)

@@ -12,6 +12,7 @@ from cluster.cli.terminal import (
     open_registry,
     print_json,
     print_line,
+    print_note,
     print_table,
 )
 
@@ -36,6 +37,9 @@ def list_(limit: Limit = 20, as_json: Json = False) -> None:
     runs = _open_history().list_runs()[:limit]
     if as_json:
         print_json([_describe(run) for run in runs])
+        return
+    if not runs:
+        print_note("no runs yet; `shoal train iris` makes one")
         return
     table = make_table("run", "status", "started", "seconds", "epoch", "loss", "score")
     for run in runs:

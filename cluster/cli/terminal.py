@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -76,6 +77,10 @@ def make_table(*columns: str, wrapped: Sequence[str] = ()) -> Table:
 
 def print_table(table: Table) -> None:
     """Print a table; wider than the terminal where its unwrapped cells need it, and not wrapped at all in a pipe."""
+    for column in table.columns:
+        if column.no_wrap:
+            # Rich takes the longest word for what such a cell needs.
+            column.min_width = max(cell_len(str(text)) for text in (column.header, *column.cells))
     measured = Measurement.get(console, console.options.update(width=MAX_WIDTH), table)
     width = max(console.width, measured.minimum) if console.is_terminal else measured.maximum
     # console.print would cap the width at the terminal's.

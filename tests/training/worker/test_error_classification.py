@@ -20,7 +20,7 @@ def test_an_error_in_code_is_final_and_says_where_it_is_and_how_to_resume() -> N
     classified = classify(KeyError("price"), 7)
 
     assert isinstance(classified, ServiceError)
-    assert str(classified).startswith("KeyError: 'price' (test_failures.py, line ")
+    assert str(classified).startswith("KeyError: 'price' (test_error_classification.py, line ")
     assert str(classified).endswith(
         "after step 7; fix it, then resume from its last checkpoint with `shoal train --resume a-run`"
     )

@@ -22,7 +22,7 @@ def find_package_folder(package: str, install_command: str) -> Path:
 
 
 def read_package_file(
-    package: str, path: str, sha256: str, install_command: str = "pip install 'shoal[data]'"
+    package: str, path: str, sha256: str, install_command: str = "pip install '.[data]' in Shoal's checkout"
 ) -> bytes:
     """Read a file of an installed package.
 

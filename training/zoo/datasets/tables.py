@@ -14,7 +14,7 @@ from training.data.dataset import Dataset
 from training.schema import Feature, TableInput
 from training.zoo.datasets.package_files import read_package_file
 
-_INSTALL_COMMAND = "pip install 'shoal[data]'"
+_INSTALL_COMMAND = "pip install '.[data]' in Shoal's checkout"
 
 # Ten measures of the cell nuclei in an image; each has a mean, a standard error, and the mean of the three largest.
 _NUCLEUS_MEASURES = (
