@@ -77,7 +77,7 @@ class Settings(ServingSettings):
 
     def origin(self, key: str) -> str:
         """Where a setting's value came from."""
-        if variable_name(key) in os.environ:
+        if os.environ.get(variable_name(key)):
             return variable_name(key)
         try:
             reduce(lambda at, part: at[part], key.split("."), self.from_file)

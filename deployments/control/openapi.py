@@ -109,8 +109,8 @@ def _build_description(url: str, key_file: Path, examples: dict[str, dict[str, A
         infer = link_operation(tag, f"{name}-infer", infer)
     return f"""\
 Every request carries a key in the header `Authorization: Bearer KEY`; health checks need none. The admin key is in
-`{key_file}` on the cluster's head node (`shoal up` prints the path). In a browser, give any user name, and the key as
-the password.
+`{key_file}` on the cluster's head node (`shoal up` prints the path). A browser opens this page
+with any user name, and the key as the password; to call a model from the page, press **Authorize** and give the key.
 
 Call a model, at the address of this page:
 

@@ -48,6 +48,13 @@ def test_an_invalid_file_is_refused_with_its_key(tmp_path: Path, content: str, m
         load_settings(file)
 
 
+def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_HOME", "")
+
+    assert load_settings().home == Path("~/.shoal").expanduser()
+    assert load_settings().origin("home") == "default"
+
+
 def test_a_misspelled_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_HTTP_PROT", "1")
 

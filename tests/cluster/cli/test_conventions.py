@@ -2,13 +2,16 @@
 
 import json
 import re
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 
+from cluster.cli import terminal
 from cluster.cli.app import app
 from tests.cluster.cli.conftest import make_in_process_cli
 from tests.conftest import ShoalCli
@@ -78,6 +81,23 @@ def test_no_identifier_is_truncated_at_any_width_nor_in_a_pipe(shoal: ShoalCli, 
         "models", "show", "a-model-whose-name-is-as-long-as-names-in-a-registry-may-be-63x", env={"COLUMNS": columns}
     )
     assert re.search(r"^2 +[0-9a-f]{12}  [0-9a-f]{32}$", shown.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_table_in_a_terminal_has_every_column_and_cuts_no_cell(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal_console = Console(width=columns, force_terminal=True, no_color=True, file=sys.stdout)
+    monkeypatch.setattr(terminal, "console", terminal_console)
+    table = terminal.make_table("model", "aliases", "meaning", wrapped=("meaning",))
+    table.add_row("my-model", "5=2, staging=2, champion=1", "What is said about it, " * 8)
+
+    terminal.print_table(table)
+
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert "5=2, staging=2, champion=1" in printed
+    assert "meaning" in printed
 
 
 def test_list_stands_for_the_bare_verb(shoal: ShoalCli) -> None:
