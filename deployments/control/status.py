@@ -59,8 +59,9 @@ class DeploymentStatus:
 
 def _has_running_replica(application: ApplicationStatusOverview | None) -> bool:
     deployments = application.deployments if application else {}
+    # Keys are texts, though Ray 2.60 declares an enum, whose members equal them.
     return any(
-        state.value == "RUNNING" and count > 0
+        state == "RUNNING" and count > 0
         for deployment in deployments.values()
         for state, count in deployment.replica_states.items()
     )

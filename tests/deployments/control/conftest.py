@@ -1,7 +1,6 @@
 """A catalog of two published and deployed models and a pipeline, without a cluster."""
 
 from collections.abc import AsyncGenerator
-from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,13 +20,6 @@ from deployments.specs.signature import build_model_signature
 from deployments.state.store import DeploymentStore
 from tests.small_bundles import save_image, save_table
 from training.registry.model_registry import Registry
-
-
-class ReplicaState(Enum):
-    """Two of Serve's, whose own enum is private."""
-
-    RUNNING = "RUNNING"
-    STARTING = "STARTING"
 
 
 class LocalClient:
@@ -103,7 +95,7 @@ def applications(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
     running = {
         name: SimpleNamespace(
             status=SimpleNamespace(value="RUNNING"),
-            deployments={"replica": SimpleNamespace(replica_states={ReplicaState.RUNNING: 1})},
+            deployments={"replica": SimpleNamespace(replica_states={"RUNNING": 1})},
         )
         for name in ("flowers", "images", "twice")
     }

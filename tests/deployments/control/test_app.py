@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.settings import ServingSettings
-from tests.deployments.control.conftest import LocalClient, ReplicaState
+from tests.deployments.control.conftest import LocalClient
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +130,7 @@ async def test_the_service_is_ready_when_every_deployment_runs(
         catalog.status._fetched_s = float("-inf")
         assert (await http.get("/v2/health/ready")).json() == {"ready": True}
 
-    applications["images"].deployments["replica"].replica_states = {ReplicaState.STARTING: 1}
+    applications["images"].deployments["replica"].replica_states = {"STARTING": 1}
     catalog.status._fetched_s = float("-inf")
     assert (await http.get("/v2/health/ready")).status_code == 503
     del applications["images"]
