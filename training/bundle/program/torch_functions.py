@@ -35,8 +35,12 @@ def find_function(target: str) -> Callable[..., Any]:
     if target.startswith(HIGHER_ORDER):
         return _CONTROL_FLOW[target.removeprefix(HIGHER_ORDER)]
     name = target.removeprefix(ATEN)
-    packet, _, overload = UNWRITTEN.get(name, name).partition(".")
-    operator_overload: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
+    packet_name, _, overload = UNWRITTEN.get(name, name).partition(".")
+    packet = getattr(torch.ops.aten, packet_name)
+    # By name, since its other attributes lead to any code.
+    if overload not in packet.overloads():
+        raise ValueError(f"{target:.200} is no overload of an operator of torch {torch.__version__}")
+    operator_overload: Callable[..., Any] = getattr(packet, overload)
     return operator_overload
 
 

@@ -126,3 +126,24 @@ def test_a_size_that_would_fill_the_memory_is_an_error(target: str) -> None:
 def test_memory_that_nothing_has_written_is_zero() -> None:
     for name in UNWRITTEN:
         assert "zeros" in str(find_function(f"torch.ops.aten.{name}"))
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        "__reduce_ex__",
+        "__setattr__",
+        "__getattr__",
+        "__call__",
+        "_op",
+        "op",
+        "overloads",
+        "_schemas",
+        "name",
+        "__class__",
+    ],
+)
+def test_an_attribute_of_an_operators_python_object_is_no_overload(attribute: str) -> None:
+    # By abs.__reduce_ex__(2)[0] and abs.__setattr__("_op", ...) a program once reached exec.
+    with pytest.raises(ValueError, match=r"none of the operators|no overload of an operator"):
+        find_function(f"torch.ops.aten.abs.{attribute}")
