@@ -1,7 +1,6 @@
 """Exported program: a net as a torch.export program, which runs without its author's Python code.
 
 Train walk: save.py -> [exported_program.py] -> torch_internals.py
-Deploy walk: load.py -> [exported_program.py] -> training.bundle.program.reader -> training.bundle.program.interpreter
 Knows nothing of what the net is for.
 """
 # Shapes: B rows of a batch (dynamic), T time steps (dynamic where rows have a time axis).

@@ -1,6 +1,7 @@
 """Load: a verified bundle is brought into memory and onto a device.
 
 Deploy walk: deployments.models.served_model -> [load.py] -> verify.py
+    -> training.bundle.program.reader -> training.bundle.program.interpreter
 """
 
 import json
@@ -10,9 +11,9 @@ from pathlib import Path
 from pydantic import JsonValue
 from torch import nn
 
-from training.bundle.exported_program import load_program
 from training.bundle.manifest import DECODER_FILE, EXAMPLE_FILE, PROGRAM_FILE, TOKENIZER_FILE, Manifest
-from training.bundle.verify import verify_bundle
+from training.bundle.program.interpreter import ProgramModule
+from training.bundle.verify import read_bundle
 from training.data.tokenizer import Tokenizer
 from training.errors import BundleError
 
@@ -40,17 +41,17 @@ def load_bundle(folder: Path, digest: str | None = None, device: str = "cpu") ->
     """Verify a bundle and load its net onto a device, ready to run.
 
     Raises:
-        BundleError: see `verify_bundle`.
+        BundleError: see `read_bundle`; also where a program does not fit the installed torch.
     """
-    manifest = verify_bundle(folder, digest)
+    manifest, programs = read_bundle(folder, digest)
     tokenizer, decoder = None, None
     if TOKENIZER_FILE in manifest.files:
         tokenizer = _read_tokenizer(folder / TOKENIZER_FILE)
     if DECODER_FILE in manifest.files:
-        decoder = load_program(folder / DECODER_FILE, device)
+        decoder = ProgramModule(programs[DECODER_FILE], device)
     return Bundle(
         manifest=manifest,
-        net=load_program(folder / PROGRAM_FILE, device),
+        net=ProgramModule(programs[PROGRAM_FILE], device),
         example=_read_example(folder / EXAMPLE_FILE),
         tokenizer=tokenizer,
         decoder=decoder,

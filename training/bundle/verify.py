@@ -19,12 +19,17 @@ from training.bundle.manifest import (
     Manifest,
     sha256,
 )
-from training.bundle.program.reader import read_program
+from training.bundle.program.reader import Program, read_program
 from training.errors import BundleError, summarize_validation_error
 
 
 def verify_bundle(folder: Path, digest: str | None = None) -> Manifest:
-    """Read a bundle's manifest and check every file against it.
+    """Check a bundle; arguments and errors are those of `read_bundle`."""
+    return read_bundle(folder, digest)[0]
+
+
+def read_bundle(folder: Path, digest: str | None = None) -> tuple[Manifest, dict[str, Program]]:
+    """Read a bundle's manifest, check every file against it, and read its programs, by the names of their files.
 
     Args:
         folder: the bundle.
@@ -47,9 +52,8 @@ def verify_bundle(folder: Path, digest: str | None = None) -> Manifest:
             raise BundleError(
                 f"{name} was altered: its sha256 is not the one in {MANIFEST_FILE}; fetch the bundle again"
             )
-    for name in manifest.files.keys() & {PROGRAM_FILE, DECODER_FILE}:
-        read_program(folder / name)
-    return manifest
+    programs = {name: read_program(folder / name) for name in manifest.files.keys() & {PROGRAM_FILE, DECODER_FILE}}
+    return manifest, programs
 
 
 def _format_name(name: str) -> str:

@@ -103,13 +103,6 @@ class MlflowStore:
         """Set a run's final status and its end time."""
         self.client.set_terminated(run_id, status)
 
-    def import_run(self, name: str, metrics: Mapping[str, float]) -> str:
-        """Create a finished run that holds an imported bundle; returns its id."""
-        run_id = self.start_run(name, {IMPORTED_PARAM: True})
-        self.log_metrics(run_id, metrics, step=0)
-        self.end_run(run_id, "FINISHED")
-        return run_id
-
     def create_version(self, name: str, summary: str, folder: Path, digest: str, run_id: str) -> int:
         """Copy a bundle's folder into a run's artifacts, then create a version of it; returns its number."""
         self.client.log_artifacts(run_id, str(folder), "bundle")

@@ -1,6 +1,6 @@
 """Program module: a checked program with its weights, ready to run; no code is generated.
 
-Deploy walk: training.bundle.exported_program -> [interpreter.py] -> weights.py, steps.py
+Deploy walk: training.bundle.load -> [interpreter.py] -> weights.py, steps.py
 """
 
 from collections.abc import Callable, Sequence
