@@ -128,23 +128,19 @@ def _summarize(registry: Any, name: str) -> dict[str, Any]:
     from training.errors import ShoalError
 
     versions = registry.list_versions(name)
-    try:
-        manifest = registry.read_manifest(versions[0])
-        task, metric, score, problem = (
-            manifest.task,
-            manifest.primary_metric,
-            manifest.metrics.get(manifest.primary_metric),
-            "",
-        )
-    except (ShoalError, OSError) as error:
-        # A damaged bundle, or a model that another MLflow client made, hides no other.
-        task, metric, score, problem = "", "", None, f"cannot be read: {error}"
-    return {
+    summary = {
         "model": name,
         "newest": versions[0].version,
         "aliases": {alias: version.version for version in versions for alias in version.aliases},
-        "task": task,
-        "metric": metric,
-        "score": score,
-        "problem": problem,
+        "task": "",
+        "metric": "",
+        "score": None,
+        "problem": "",
     }
+    try:
+        manifest = registry.read_manifest(versions[0])
+    except (ShoalError, OSError) as error:
+        # A damaged bundle, or a model that another MLflow client made, hides no other.
+        return summary | {"problem": f"cannot be read: {error}"}
+    metric = manifest.primary_metric
+    return summary | {"task": manifest.task, "metric": metric, "score": manifest.metrics.get(metric)}

@@ -93,7 +93,7 @@ def undeploy(settings: Settings, cluster: Cluster | None, name: str, on_status: 
         UserError: it is not deployed, or a pipeline calls it.
     """
     store = DeploymentStore(settings.platform)
-    records, unreadable = store.list_records(), store.list_unreadable()
+    records, unreadable = store.load()
     names = [*(record.name for record in records), *unreadable]
     if name not in names:
         deployed = ", ".join(names) or "none"
@@ -116,8 +116,7 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
     Raises:
         ServiceError: the control application does not start.
     """
-    store = DeploymentStore(settings.platform)
-    records, failures = store.list_records(), store.list_unreadable()
+    records, failures = DeploymentStore(settings.platform).load()
 
     def has_settled(applications: Applications, name: str) -> bool:
         failures.pop(name, None)

@@ -13,8 +13,8 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
     with ServeApi(settings, cluster) as serve:
         applications = serve.fetch_applications()
     statuses = []
-    store = DeploymentStore(settings.platform)
-    for record in store.list_records():
+    deployments = DeploymentStore(settings.platform).load()
+    for record in deployments.records:
         application = applications.get(record.name, {})
         statuses.append(
             {
@@ -28,7 +28,7 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
                 "variant": record.endpoint.variant,
             }
         )
-    for name, reason in store.list_unreadable().items():
+    for name, reason in deployments.unreadable.items():
         unknown = {"version": None, "replicas": 0, "min_replicas": None, "max_replicas": None, "variant": ""}
         statuses.append({"name": name, "status": "UNREADABLE", "reason": reason} | unknown)
     return statuses

@@ -5,6 +5,7 @@ Deploy walk: cluster.rollout.deploy -> [store.py]
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
@@ -25,6 +26,18 @@ _DEPLOYMENTS = Table(
 _RECORD: TypeAdapter[DeploymentRecord] = TypeAdapter(PipelineDeployment | ModelDeployment)
 
 
+class Deployments(NamedTuple):
+    """The rows of the table.
+
+    Attributes:
+        records: those that can be read, by name.
+        unreadable: why, by name, of those that cannot, as those of another version of Shoal.
+    """
+
+    records: list[DeploymentRecord]
+    unreadable: dict[str, str]
+
+
 class DeploymentStore:
     """The table of deployments, of models and pipelines, in SQLite or PostgreSQL."""
 
@@ -41,17 +54,13 @@ class DeploymentStore:
 
     def list_records(self) -> list[DeploymentRecord]:
         """List all deployments that can be read, by name."""
-        return self._read()[0]
-
-    def list_unreadable(self) -> dict[str, str]:
-        """Name the deployments that cannot be read, as those of another version of Shoal, with the reason."""
-        return self._read()[1]
+        return self.load().records
 
     def get_record(self, name: str) -> DeploymentRecord | None:
         """Get a deployment; None if there is none of this name, or it cannot be read."""
         return next((record for record in self.list_records() if record.name == name), None)
 
-    def _read(self) -> tuple[list[DeploymentRecord], dict[str, str]]:
+    def load(self) -> Deployments:
         """Read all rows; one that cannot be read must not hide the others."""
         records, unreadable = [], {}
         with self._engine.connect() as connection:
@@ -64,7 +73,7 @@ class DeploymentStore:
                         f"{name} was deployed by another version of Shoal ({error.error_count()} fields differ); "
                         f"`shoal undeploy {name}`, then deploy it again"
                     )
-        return records, unreadable
+        return Deployments(records, unreadable)
 
     def put_record(self, deployment: DeploymentRecord) -> None:
         """Write a deployment; it replaces that of the same name."""

@@ -76,8 +76,8 @@ def test_a_record_that_cannot_be_read_hides_no_other(uri: str) -> None:
 
     assert store.list_records() == [MODEL]
     assert store.get_record("old") is None
-    unreadable = store.list_unreadable()
+    unreadable = store.load().unreadable
     assert sorted(unreadable) == ["broken", "old"]
     assert "deployed by another version of Shoal" in unreadable["old"]
     store.delete_record("old")
-    assert list(store.list_unreadable()) == ["broken"]
+    assert list(store.load().unreadable) == ["broken"]
