@@ -61,7 +61,9 @@ def load_bundle(folder: Path, digest: str | None = None, device: str = "cpu") ->
 def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_json(path.read_text())
-    except Exception as error:  # tokenizers raises no other type
+    except BaseException as error:  # a panic of the library is none of Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
         raise BundleError(f"{path.name} is not a tokenizer: {error}; save it with training.save_bundle") from error
 
 

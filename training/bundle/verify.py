@@ -48,7 +48,8 @@ def read_bundle(folder: Path, digest: str | None = None) -> tuple[Manifest, dict
     for name in sorted({PROGRAM_FILE, EXAMPLE_FILE, CARD_FILE} - manifest.files.keys()):
         raise BundleError(f"{name} is not listed in {MANIFEST_FILE}; every bundle has one")
     for name, expected in manifest.files.items():
-        if (folder / name).is_symlink() or sha256(folder / name) != expected:
+        # Anything but a plain file, a pipe or a device, might never end.
+        if not is_plain_file(folder / name) or sha256(folder / name) != expected:
             raise BundleError(
                 f"{name} was altered: its sha256 is not the one in {MANIFEST_FILE}; fetch the bundle again"
             )
@@ -68,9 +69,14 @@ def find_manifest(folder: Path) -> Path:
         BundleError: the folder holds none.
     """
     path = folder / MANIFEST_FILE
-    if not path.is_file():
+    if not is_plain_file(path):
         raise BundleError(f"{folder} holds no {MANIFEST_FILE}; give the folder of a bundle")
     return path
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether a path is a file: no link to another, no folder, no pipe, no device."""
+    return path.is_file() and not path.is_symlink()
 
 
 def parse_manifest(content: bytes, digest: str | None = None) -> Manifest:
@@ -86,7 +92,7 @@ def parse_manifest(content: bytes, digest: str | None = None) -> Manifest:
         raise BundleError(
             f"{MANIFEST_FILE} is not a bundle manifest of format {FORMAT}: {summarize_validation_error(error)}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST_FILE} is not JSON: {error}; fetch the bundle again") from error
     if manifest.digest != manifest.computed_digest():
         raise BundleError(f"{MANIFEST_FILE} was altered: its content does not match its digest; fetch the bundle again")

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -69,6 +70,30 @@ def test_a_symlink_in_place_of_a_file_is_refused(table_bundle: Path, tmp_path: P
     (table_bundle / "README.md").symlink_to(tmp_path / "elsewhere.md")
 
     with pytest.raises(BundleError, match=r"README\.md"):
+        verify_bundle(table_bundle)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "extra"])
+def test_what_is_no_plain_file_is_refused(table_bundle: Path, name: str) -> None:
+    """A pipe would be waited for without end; a link leads outside."""
+    manifest = table_bundle / "bundle.json"
+    if name == "bundle.json":
+        manifest.rename(table_bundle.parent / "elsewhere.json")
+        manifest.symlink_to(table_bundle.parent / "elsewhere.json")
+    else:
+        os.mkfifo(table_bundle / name)
+        content = Manifest.model_validate_json(manifest.read_text())
+        content = content.model_copy(update={"files": content.files | {name: "0" * 64}})
+        manifest.write_text(content.model_copy(update={"digest": content.computed_digest()}).model_dump_json())
+
+    with pytest.raises(BundleError, match=r"holds no bundle\.json|extra was altered"):
+        verify_bundle(table_bundle)
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_refused(table_bundle: Path) -> None:
+    (table_bundle / "bundle.json").write_text("[" * 100_000)
+
+    with pytest.raises(BundleError, match=r"bundle\.json is not JSON"):
         verify_bundle(table_bundle)
 
 

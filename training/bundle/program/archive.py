@@ -5,6 +5,7 @@ The layout is that of torch.export.save in torch 2.13, which documents none. Imp
 without it.
 """
 
+import os
 import re
 import struct
 import zipfile
@@ -35,6 +36,9 @@ _SAMPLE_INPUTS = "data/sample_inputs/model.pt"  # empty where a program has no e
 _CONTENTS = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
 _MAX_MEMBERS = 100_000
+_MAX_DIRECTORY = 200 * _MAX_MEMBERS
+_TAIL_SIZE = 70_000
+"""Bytes at the end of a zip file that its last records lie in, the comment included."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,34 @@ def read_archive(path: Path) -> Archive:
             same name, compressed, encrypted, overlapping, or outside of the file.
     """
     try:
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
             entries = archive.infolist()
             if not any(entry.filename.endswith("/archive_format") for entry in entries):
                 _refuse(path, "is not a torch.export archive of format pt2")
             members = _list_members(path, entries, stream)
-    except (zipfile.BadZipFile, ValueError, RuntimeError, OverflowError, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OverflowError, EOFError, OSError, struct.error) as error:
         raise BundleError(f"{path.name} is not a torch.export archive ({error}); {REMEDY}") from error
     checked = Archive(path, members)
     for name, content in _CONTENTS.items():
         if checked.members.get(name, Member(0, 0)).size > 99 or checked.read(name).strip() != content:
             _refuse(path, f"has another {name} than {content.decode()}")
     return checked
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse an archive whose table of contents is larger than any of ours, before it is read as a whole."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(-min(size, _TAIL_SIZE), os.SEEK_END)
+        tail = stream.read()
+    # Where the table begins, by the last record of the file or, in archives of more than 4 GiB, by the one before it.
+    for signature, form in ((b"PK\x06\x06", "<36xQ"), (b"PK\x05\x06", "<8xI")):
+        start = tail.rfind(signature)
+        if start >= 0 and len(tail) - start >= 4 + struct.calcsize(form):
+            (directory_size,) = struct.unpack_from(form, tail, start + 4)
+            if directory_size > _MAX_DIRECTORY and directory_size != 0xFFFFFFFF:
+                _refuse(path, f"has a table of contents of {directory_size} bytes; at most {_MAX_DIRECTORY} are read")
 
 
 def _list_members(path: Path, entries: list[zipfile.ZipInfo], stream: BinaryIO) -> dict[str, Member]:

@@ -4,6 +4,7 @@ Deploy walk: reader.py -> [graph.py] -> operators.py
 Imports no torch.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,6 +15,7 @@ from training.bundle.program.stored_tensors import SCALAR_TYPES
 _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 _MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
 _MAX_GRAPH_DEPTH = 16
+_MODULE_NAME = re.compile(r"[\w.]{1,100}", re.ASCII)
 
 
 class ValueReference(NamedTuple):
@@ -59,12 +61,20 @@ Result: TypeAlias = "str | tuple[Result, ...] | None"
 
 
 class Node(NamedTuple):
-    """The call of one function."""
+    """The call of one function; `module` is the layer that made it, for messages, or ""."""
 
     target: str
     args: tuple[Operand, ...]
     kwargs: dict[str, Operand]
     result: Result
+    module: str
+
+
+def has_reference(operand: Operand) -> bool:
+    """Whether an argument is, or holds, a value that is computed."""
+    if isinstance(operand, ValueReference):
+        return True
+    return isinstance(operand, tuple) and any(has_reference(each) for each in operand)
 
 
 def read_graph(graph: document.Graph) -> Graph:
@@ -116,7 +126,13 @@ def _read_node(node: document.Node, values: set[str], depth: int) -> Node:
             kwargs[argument.name] = operand
     if any(position >= len(args) for position in graphs):
         raise ValueError(f"{node.target} has no graph")
-    return Node(node.target, tuple(args), kwargs, _read_results(node, values))
+    return Node(node.target, tuple(args), kwargs, _read_results(node, values), _find_module(node))
+
+
+def _find_module(node: document.Node) -> str:
+    """The innermost of the modules that torch.export notes for a call: `L__self__a.1,a.1,torch.nn.Dropout;...`."""
+    parts = node.metadata.get("nn_module_stack", "").rpartition(";")[2].split(",")
+    return parts[1] if len(parts) == 3 and _MODULE_NAME.fullmatch(parts[1]) else ""
 
 
 def _read_results(node: document.Node, values: set[str]) -> Result:

@@ -12,10 +12,22 @@ from torch import Tensor, nn
 from training.bundle.program.reader import Dimension, OutputTree, Program
 from training.bundle.program.steps import Plan, build_plan
 from training.bundle.program.weights import load_tensors
-from training.errors import BundleError, UserError
+from training.bundle.torch_internals import count_writes
+from training.errors import BundleError, ServiceError, UserError
 
 _Location = tuple[int, nn.Module, str]
 """A value of the plan, the module that has its tensor, and the name there."""
+
+
+class ProgramChangedError(ServiceError):
+    """A program changed one of its own weights: its next answers would depend on rows that other callers sent."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the net changes {self.name} when it is called, so equal rows would get different answers"
 
 
 class ProgramModule(nn.Module):
@@ -36,7 +48,7 @@ class ProgramModule(nn.Module):
         self._input_shape, self._checks_input = program.input_shape, True
         self._arrange = _build_arranger(program)
         self._weights: list[_Location] = []
-        self._mutations: list[_Location] = []
+        self._input_index, self._changed = -1, ""
         self._readers: dict[str, set[str]] = {}
         try:
             self._plan: Plan = build_plan(program.graph, torch.device(device))
@@ -50,7 +62,7 @@ class ProgramModule(nn.Module):
         self._input_index = index[program.input_name]
         # Where tensors are, not the tensors: torch.export and Module.to put others in their place.
         self._weights += [(index[name], *_locate(modules, state)) for name, state in program.bindings.items()]
-        self._mutations += [(i, *_locate(modules, state)) for i, state in program.mutations]
+        self._states = tuple(program.bindings.values())
         for name, state in program.bindings.items():
             self._readers.setdefault(state, set()).update(self._plan.readers.get(name, ()))
         self.eval()
@@ -80,9 +92,17 @@ class ProgramModule(nn.Module):
         values[self._input_index] = x
         for i, module, name in self._weights:
             values[i] = getattr(module, name)
+        if not self._plan.writes or torch.compiler.is_compiling():
+            return self._arrange(self._plan.run(values))
+        weights = [values[i] for i, _, _ in self._weights]
+        versions = [count_writes(weight) for weight in weights]
         outputs = self._plan.run(values)
-        for i, module, name in self._mutations:
-            getattr(module, name).copy_(outputs[i])
+        for weight, version, name in zip(weights, versions, self._states, strict=True):
+            if count_writes(weight) != version:
+                # It computes something else from now on, perhaps of this caller's rows.
+                self._changed = name
+        if self._changed:
+            raise ProgramChangedError(self._changed)
         return self._arrange(outputs)
 
     def disable_input_checks(self) -> None:
@@ -126,8 +146,7 @@ def _describe_dimension(dimension: Dimension) -> str:
 
 def _build_arranger(program: Program) -> Callable[[Sequence[Any]], Any]:
     """Build the function that arranges the outputs, as dicts and tuples, out of those of the graph."""
-    mutations = {i for i, _ in program.mutations}
-    positions = iter([i for i in range(len(program.graph.outputs)) if i not in mutations])
+    positions = iter(range(len(program.graph.outputs)))
 
     def build(tree: OutputTree) -> Callable[[Sequence[Any]], Any]:
         if tree.kind == "leaf":

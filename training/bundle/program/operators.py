@@ -32,7 +32,7 @@ _ELEMENTWISE = """
     special_xlog1py special_xlogy special_zeta
 """
 _SHAPES = """
-    adjoint alias argwhere as_strided atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to
+    adjoint alias argwhere atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to
     cartesian_prod cat channel_shuffle chunk clone column_stack combinations concat concatenate constant_pad_nd
     contiguous copy detach diag diag_embed diagflat diagonal diagonal_scatter dsplit dstack expand expand_as
     fill_diagonal_ flatten flip fliplr flipud gather hsplit hstack index index_add index_copy index_fill index_put
@@ -84,8 +84,7 @@ _LAYERS = """
 _NEW_TENSORS = """
     arange bartlett_window blackman_window empty empty_like eye full full_like hamming_window hann_window
     kaiser_window linspace logspace new_empty new_full new_ones new_zeros ones ones_like scalar_tensor tril_indices
-    triu_indices zeros zeros_like bernoulli cauchy_ exponential geometric_ log_normal_ multinomial normal poisson rand
-    rand_like randint randint_like randn randn_like random_ randperm uniform_
+    triu_indices zeros zeros_like
 """
 OPERATORS = frozenset(f"{_ELEMENTWISE} {_SHAPES} {_REDUCTIONS} {_LAYERS} {_NEW_TENSORS}".split())
 
@@ -120,6 +119,13 @@ _REFUSED = tuple(
         (r"torch\._functorch\..*", "is a part of torch.vmap, which keeps state in the process; write the batch out"),
         (rf"{re.escape(HIGHER_ORDER)}.*", f"is none of the control flow that is read: {', '.join(CONTROL_FLOW)}"),
         (r"aten\.(from_file|save)\..*", "reads or writes a file"),
+        (
+            r"aten\.(bernoulli|cauchy|exponential|geometric|log_normal|multinomial|normal|normal_functional|poisson"
+            r"|rand|rand_like|randint|randint_like|randn|randn_like|random|randperm|uniform|binomial|rrelu_with_noise"
+            r"|_standard_gamma|_sample_dirichlet)_?\..*",
+            "draws random numbers, so equal rows would get different answers; compute without them in eval mode",
+        ),
+        (r"aten\.as_strided\w*\..*", "reaches beyond its tensor; use slices, unfold or flip"),
         (r"aten\.(set|set_data|resize|resize_as)_?\..*", "moves a tensor to other memory"),
         (r"aten\.(empty|new_empty)_\w+\..*", "returns memory that nothing has written; use torch.zeros"),
         (r"aten\.(\w*seed|set_\w+_enabled|_cufft_\w+|_cudnn_init\w+)\..*", "changes the state of the process"),

@@ -1,6 +1,7 @@
 """Program reader: model.pt2 as a closed, checked structure, or a refusal; no string of it is evaluated.
 
 Deploy walk: training.bundle.verify -> [reader.py] -> archive.py -> document.py -> stored_tensors.py -> graph.py
+    -> determinism.py
 Imports no torch, and allocates nothing for weights: a bundle is verified without it.
 """
 
@@ -11,6 +12,7 @@ from typing import NamedTuple, NoReturn
 
 from training.bundle.program import document
 from training.bundle.program.archive import CONSTANTS_CONFIG, MODEL, REMEDY, WEIGHTS_CONFIG, Archive, read_archive
+from training.bundle.program.determinism import check_determinism
 from training.bundle.program.graph import Graph, read_graph
 from training.bundle.program.stored_tensors import StoredTensor, read_stored_tensors
 from training.errors import BundleError
@@ -51,8 +53,7 @@ class Program:
         input_name: the other input: the caller's tensor.
         input_shape: of that.
         graph: the main graph.
-        outputs: how the graph's outputs are arranged, without those of `mutations`.
-        mutations: buffers that get a new value: position among the graph's outputs, name in the net.
+        outputs: how the graph's outputs are arranged.
     """
 
     path: Path
@@ -62,7 +63,6 @@ class Program:
     input_shape: tuple[Dimension, ...]
     graph: Graph
     outputs: OutputTree
-    mutations: tuple[tuple[int, str], ...]
 
 
 def read_program(path: Path) -> Program:
@@ -88,7 +88,8 @@ def _read_program(archive: Archive) -> Program:
     )
     graph = read_graph(module.graph)
     bindings, input_name = _bind_inputs(module.signature, graph, tensors)
-    mutations = _find_mutations(module.signature, tensors)
+    _refuse_mutations(module.signature)
+    check_determinism(graph, bindings)
     if len(module.signature.output_specs) != len(graph.outputs):
         raise ValueError(f"its graph has {len(graph.outputs)} outputs, its signature another number")
     signature = module.module_call_graph[0].signature
@@ -97,10 +98,10 @@ def _read_program(archive: Archive) -> Program:
     if read_tree(signature.in_spec) != _ONE_INPUT:
         raise ValueError("it takes something else than one tensor, without keywords")
     outputs = read_tree(signature.out_spec)
-    if outputs.count_leaves() + len(mutations) != len(graph.outputs):
+    if outputs.count_leaves() != len(graph.outputs):
         raise ValueError(f"its graph has {len(graph.outputs)} outputs, its tree {outputs.count_leaves()}")
     shape = _read_input_shape(content, input_name)
-    return Program(archive.path, tensors, bindings, input_name, shape, graph, outputs, mutations)
+    return Program(archive.path, tensors, bindings, input_name, shape, graph, outputs)
 
 
 def _decode(archive: Archive, name: str, kind: type[document.T]) -> document.T:
@@ -144,15 +145,10 @@ def _get_binding(spec: document.InputSpec) -> tuple[str, str]:
     return spec.tensor_constant.arg.name, spec.tensor_constant.tensor_constant_name
 
 
-def _find_mutations(signature: document.Signature, tensors: dict[str, StoredTensor]) -> tuple[tuple[int, str], ...]:
-    mutations = []
-    for i, spec in enumerate(signature.output_specs):
+def _refuse_mutations(signature: document.Signature) -> None:
+    for spec in signature.output_specs:
         if isinstance(spec.buffer_mutation, document.BufferMutation):
-            name = spec.buffer_mutation.buffer_name
-            if name not in tensors or tensors[name].is_parameter:
-                raise ValueError(f"it changes {name}, which is not one of its buffers")
-            mutations.append((i, name))
-    return tuple(mutations)
+            raise ValueError(f"it changes its buffer {spec.buffer_mutation.buffer_name} when it is called")
 
 
 def _read_input_shape(content: document.ProgramDocument, name: str) -> tuple[Dimension, ...]:

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from training.bundle.program.graph import Graph, Node, Operand, Result, TargetDevice, TorchConstant, ValueReference
+from training.bundle.program.arguments import check_arguments, guard_call, may_write
+from training.bundle.program.graph import (
+    Graph,
+    Node,
+    Operand,
+    Result,
+    TargetDevice,
+    TorchConstant,
+    ValueReference,
+    has_reference,
+)
 from training.bundle.program.operators import ATEN
 from training.bundle.program.torch_functions import build_list, find_function, get_item
 
@@ -32,6 +42,7 @@ class Plan:
     Attributes:
         initial_values: constants, and places for inputs (the first) and results.
         operators: names of the operators, without namespace and overload, those of inner graphs too.
+        writes: whether a call may change a tensor that it is given.
         readers: the operators that read each value, by name; "" is anything else that does.
     """
 
@@ -42,11 +53,12 @@ class Plan:
         get_outputs: Callable[[list[Any]], Sequence[Any]],
         is_single: bool,
         operators: frozenset[str],
+        writes: bool,
         readers: dict[str, set[str]],
     ) -> None:
         self._steps, self._get_outputs, self._is_single = steps, get_outputs, is_single
         self.initial_values = initial_values
-        self.operators, self.readers = operators, readers
+        self.operators, self.writes, self.readers = operators, writes, readers
 
     def run(self, values: list[Any]) -> Sequence[Any]:
         """Run the steps; values is a copy of `initial_values` with the inputs in it, and is used up."""
@@ -86,6 +98,7 @@ class _PlanBuilder:
         self._variables = set(self._index.values())
         self._calls: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
         self._operators: set[str] = set()
+        self._writes = False
         self._readers: dict[str, set[str]] = {}
 
     def build(self, graph: Graph) -> Plan:
@@ -94,13 +107,23 @@ class _PlanBuilder:
         outputs = tuple(self._place(operand, "") for operand in graph.outputs)
         steps = _release_dead_values(self._calls, outputs)
         return Plan(
-            steps, self._values, _build_getter(outputs), graph.is_single, frozenset(self._operators), self._readers
+            steps,
+            self._values,
+            _build_getter(outputs),
+            graph.is_single,
+            frozenset(self._operators),
+            self._writes,
+            self._readers,
         )
 
     def _add_node(self, node: Node) -> None:
         name = node.target.removeprefix(ATEN).partition(".")[0] if node.target.startswith(ATEN) else ""
         self._operators.add(name)
         function = find_function(node.target)
+        if node.target.startswith(ATEN):
+            check_arguments(function, node)
+            self._writes |= may_write(function, node)
+            function = guard_call(function, node)
         arguments = tuple(self._place(operand, name) for operand in node.args)
         keywords = {keyword: self._place(operand, name) for keyword, operand in node.kwargs.items()}
         inputs = {keyword: i for keyword, i in keywords.items() if i in self._variables}
@@ -131,7 +154,7 @@ class _PlanBuilder:
             self._readers.setdefault(operand.name, set()).add(reader)
             return self._index[operand.name]
         if isinstance(operand, tuple) and not isinstance(operand, TorchConstant | TargetDevice):
-            if not _has_reference(operand):
+            if not has_reference(operand):
                 return self._allocate(_build_constant(operand))
             return self._add_call(build_list, *(self._place(each, reader) for each in operand))
         if isinstance(operand, TorchConstant):
@@ -141,18 +164,13 @@ class _PlanBuilder:
         if isinstance(operand, Graph):
             plan = build_plan(operand, self._device)
             self._operators |= plan.operators
+            self._writes |= plan.writes
             return self._allocate(plan)
         return self._allocate(operand)
 
     def _allocate(self, value: Any) -> int:
         self._values.append(value)
         return len(self._values) - 1
-
-
-def _has_reference(operand: Operand) -> bool:
-    if isinstance(operand, ValueReference):
-        return True
-    return isinstance(operand, tuple) and any(_has_reference(each) for each in operand)
 
 
 def _build_constant(operand: Operand) -> Any:

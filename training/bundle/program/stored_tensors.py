@@ -30,6 +30,9 @@ SCALAR_TYPES: dict[int, tuple[str, int]] = {
 }
 """torch's name and the bytes of an element, by the number in the archive (`ScalarType` of torch's schema)."""
 
+# Each module takes some kilobytes, whatever it holds.
+_MAX_NAME_PARTS, _MAX_MODULES = 16, 20_000
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -81,7 +84,7 @@ def read_stored_tensors(
             tensors[name] = _read_stored_tensor(name, payload, members[path], folder == "weights")
             if dtypes.setdefault(path, tensors[name].dtype) != tensors[name].dtype:
                 raise ValueError(f"{name} shares {path} with a tensor of another datatype")
-    _refuse_nested_names(tensors)
+    _check_names(tensors)
     return tensors
 
 
@@ -115,10 +118,17 @@ def _read_stored_tensor(name: str, payload: document.Payload, member: Member, is
     )
 
 
-def _refuse_nested_names(tensors: dict[str, StoredTensor]) -> None:
-    """Raise ValueError where one name is a folder of another: a tensor has no tensors."""
+def _check_names(tensors: dict[str, StoredTensor]) -> None:
+    """Raise ValueError where one name is a folder of another, or the names make more modules than any net has."""
+    modules = set()
     for name in tensors:
         parts = name.split(".")
+        if len(parts) > _MAX_NAME_PARTS:
+            raise ValueError(f"{name:.100} has {len(parts)} parts; at most {_MAX_NAME_PARTS} are read")
         for i in range(1, len(parts)):
-            if ".".join(parts[:i]) in tensors:
-                raise ValueError(f"{name} is inside {'.'.join(parts[:i])}, which is a tensor")
+            module = ".".join(parts[:i])
+            if module in tensors:
+                raise ValueError(f"{name} is inside {module}, which is a tensor")
+            modules.add(module)
+    if len(modules) > _MAX_MODULES:
+        raise ValueError(f"its weights are in {len(modules)} modules; at most {_MAX_MODULES} are read")

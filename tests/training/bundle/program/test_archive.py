@@ -138,6 +138,45 @@ def test_weights_of_another_size_than_their_shape_are_refused_if_they_do_not_fit
             read_program(program)
 
 
+def test_a_table_of_contents_that_is_too_large_is_refused_before_it_is_read(program: Path) -> None:
+    content = program.read_bytes()
+    end = content.rindex(b"PK\x05\x06")
+    size = 100 * 2**20
+    record = bytearray(content[end:])
+    record[12:16] = struct.pack("<I", size)
+    program.write_bytes(content[:end] + bytes(size) + record)
+
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="has a table of contents of 104857600 bytes"):
+        read_program(program)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_a_table_of_contents_before_the_file_is_refused(program: Path) -> None:
+    write_members(program, read_members(program))
+    content = bytearray(program.read_bytes())
+    end = content.rindex(b"PK\x05\x06")
+    content[end + 12 : end + 16] = struct.pack("<I", end + 1000)
+    program.write_bytes(content)
+
+    with pytest.raises(BundleError, match=r"model\.pt2 is not a torch\.export archive"):
+        read_program(program)
+
+
+@pytest.mark.parametrize("name", ["a." * 20 + "weight", "_input_index", "_changed"])
+def test_names_of_weights_that_no_net_has_are_refused(program: Path, name: str) -> None:
+    members = read_members(program)
+    for key in (MODEL, WEIGHTS_CONFIG):
+        for before in (b'"parameter_name": "weight"', b'"weight": {'):
+            members[key] = members[key].replace(before, before.replace(b'"weight"', f'"{name}"'.encode()))
+    write_members(program, members)
+
+    with pytest.raises(BundleError, match=r"has 21 parts; at most 16 are read|attribute .* already exists"):
+        load_program(program)
+
+
 def set_meta(key: str, value: Any) -> Callable[[Any], None]:
     def change(config: Any) -> None:
         config["config"]["weight"]["tensor_meta"][key] = value

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.bundle.program.archives import MODEL, change_json, read_members, save_program
-from tests.training.bundle.program.unusual_nets import Branch, Counter, TiedWeights
+from tests.training.bundle.program.unusual_nets import Branch, TiedWeights
 from training.bundle.exported_program import export_program, load_program
 from training.bundle.manifest import ModelInfo
 from training.bundle.program.reader import read_program, read_tree
@@ -77,17 +77,6 @@ def test_operators_and_readers_of_weights_are_known_by_name(tmp_path: Path) -> N
     assert {"linear", "sin", "clone"} <= branch.operators
     # A branch reads them, whatever it does with them.
     assert branch.readers == {"linear.weight": {""}, "linear.bias": {""}}
-
-
-def test_a_buffer_that_the_net_changes_is_changed_by_each_call(tmp_path: Path) -> None:
-    torch.export.save(export_program(Counter().eval(), torch.zeros(2, 4)), tmp_path / "model.pt2")
-    net = load_program(tmp_path / "model.pt2")
-
-    with torch.inference_mode():
-        outputs = [net(torch.ones(2, 4))[0, 0].item() for _ in range(3)]
-
-    assert outputs == [2.0, 3.0, 4.0]
-    assert net.get_buffer("calls") == 3
 
 
 def test_a_program_can_be_exported_again(tmp_path: Path) -> None:

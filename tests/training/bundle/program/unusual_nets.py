@@ -64,18 +64,6 @@ class Branch(nn.Module):
         return y
 
 
-class Counter(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("largest", torch.zeros(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls.add_(1)
-        self.largest = torch.maximum(self.largest, x.amax(0))
-        return x * self.calls + self.largest
-
-
 class Sizes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape
@@ -148,11 +136,6 @@ class Structured(nn.Module):
         return {"logits": x + 1, "parts": (x[:, :1], [x[:, 1:], {"b": x.sum(1), "a": None}]), "rows": 3, "x": x}
 
 
-class Noise(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.randn_like(x) + torch.rand(x.shape[0], 4).bernoulli()
-
-
 class Upsampling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -194,7 +177,6 @@ UNUSUAL_NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int
     "buffers": (Buffers, _floats, None),
     "shared storage": (SharedStorage, _floats, None),
     "branch": (Branch, _floats, None),
-    "counter": (Counter, _floats, None),
     "sizes": (Sizes, _floats, None),
     "gradients": (Gradients, _floats, None),
     "views": (Views, _floats, None),
@@ -206,7 +188,6 @@ UNUSUAL_NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int
     "rnn": (lambda: Recurrent("RNN", nonlinearity="relu"), _series, 50),
     "attention": (Attention, lambda: torch.randn(3, 5, 8), None),
     "structured": (Structured, _floats, None),
-    "noise": (Noise, _floats, None),
     "upsampling": (Upsampling, _floats, None),
     "uninitialized": (Uninitialized, _floats, None),
 }

@@ -1,0 +1,137 @@
+"""Nets that answer equal rows differently are refused, when they are saved and when a bundle of one is read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.training.bundle.program.archives import MODEL, change_json, save_program
+from training.bundle.exported_program import export_program
+from training.bundle.manifest import ModelInfo
+from training.bundle.program.interpreter import ProgramChangedError, ProgramModule
+from training.bundle.program.reader import read_program
+from training.bundle.save import save_bundle
+from training.errors import BundleError, UserError
+from training.schema import ClassOutput, TableInput
+
+INFO = ModelInfo(
+    name="x",
+    task="tabular-classification",
+    input_schema=TableInput(features=("a", "b")),
+    output_schema=ClassOutput(labels=("no", "yes")),
+)
+
+
+class Net(nn.Module):
+    """A linear layer, then a function of the net and its output."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("calls", torch.zeros(2))
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, self.linear(x))
+
+
+def count_calls(net: Any, y: Tensor) -> Tensor:
+    net.calls += 1
+    return y + net.calls
+
+
+def replace_buffer(net: Any, y: Tensor) -> Tensor:
+    net.calls = torch.maximum(net.calls, y.detach().amax(0))
+    return y + net.calls
+
+
+def write_through_views(net: Any, y: Tensor) -> Tensor:
+    net.calls.view(2, 1)[0].mul_(0).add_(y.detach().sum())
+    return y + net.calls
+
+
+def write_in_branch(net: Any, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        net.linear.weight[0].copy_(y[0])
+    return y
+
+
+def attend(net: Any, y: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None], dropout_p=0.1)[:, 0]
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a counter": (lambda: Net(count_calls), "it changes calls when it is called"),
+    "a buffer that is replaced": (lambda: Net(replace_buffer), "it changes (its buffer )?calls when it is called"),
+    "a buffer written through views": (lambda: Net(write_through_views), "it changes calls when it is called"),
+    "a weight": (lambda: Net(write_in_branch), r"it changes linear\.weight when it is called"),
+    "dropout left on": (lambda: Net(lambda net, y: F.dropout(y, 0.3)), "dropout drops values at random"),
+    "dropout of attention": (lambda: Net(attend), "scaled_dot_product_attention drops values at random"),
+    "noise": (lambda: Net(lambda net, y: y + torch.randn_like(y)), r"randn_like\.default draws random numbers"),
+    "a draw": (lambda: Net(lambda net, y: y.sigmoid().bernoulli()), r"bernoulli\.default draws random numbers"),
+    "batch statistics": (
+        lambda: Net(lambda net, y: net.norm(y), norm=nn.BatchNorm1d(2, track_running_stats=False)),
+        "batch_norm in norm normalizes by the rows that happen to be in one batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_net_that_answers_equal_rows_differently_is_not_saved(tmp_path: Path, name: str) -> None:
+    build, message = REFUSED[name]
+
+    with pytest.raises(UserError, match=f"the net cannot be served: .*{message}"):
+        save_bundle(tmp_path / "b", build(), inputs=torch.ones(2, 2), info=INFO)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_nor_is_its_program_read_from_elsewhere(tmp_path: Path, name: str) -> None:
+    build, message = REFUSED[name]
+    torch.export.save(export_program(build().eval(), torch.ones(2, 2)), tmp_path / "model.pt2")
+
+    with pytest.raises(BundleError, match=message):
+        read_program(tmp_path / "model.pt2")
+
+
+def test_an_answer_that_depends_on_the_rows_beside_it_is_refused(tmp_path: Path) -> None:
+    net = Net(lambda net, y: y - y.mean(0))
+
+    with pytest.raises(UserError, match="the answer to a row depends on the rows beside it"):
+        save_bundle(tmp_path / "b", net, inputs=torch.tensor([[1.0, 2.0], [5.0, -3.0]]), info=INFO)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Dropout(0.5), nn.ReLU(inplace=True), nn.BatchNorm1d(2), nn.RReLU(), nn.AlphaDropout()]
+)
+def test_layers_that_are_harmless_in_eval_mode_are_saved(tmp_path: Path, module: nn.Module) -> None:
+    save_bundle(tmp_path / "b", Net(lambda net, y: net.layer(y) + 1, layer=module), inputs=torch.randn(2, 2), info=INFO)
+
+
+def test_a_weight_changed_where_the_graph_does_not_show_it_ends_the_answers(tmp_path: Path) -> None:
+    """instance_norm writes to its statistics, of which its schema says nothing."""
+
+    def use_input_statistics(document: Any) -> None:
+        for node in document["graph_module"]["graph"]["nodes"]:
+            for argument in node["inputs"]:
+                if argument["name"] == "use_input_stats":
+                    argument["arg"] = {"as_bool": True}
+
+    # One value per channel has no variance.
+    changed = Net(
+        lambda net, y: net.norm(y[:, :, None].expand(-1, -1, 3))[:, :, 0],
+        norm=nn.InstanceNorm1d(2, track_running_stats=True),
+    )
+    file = save_program(tmp_path, changed)
+    change_json(file, MODEL, use_input_statistics)
+    net = ProgramModule(read_program(file))
+
+    for _ in range(2):
+        with torch.inference_mode(), pytest.raises(ProgramChangedError, match=r"the net changes norm\.running_"):
+            net(torch.randn(2, 2))
