@@ -8,7 +8,7 @@ import torch
 from training.bundle.load import load_bundle
 from training.errors import UserError
 from training.recipe.spec import Recipe
-from training.registry.entities import Version
+from training.registry.entities import IMPORTED_PARAM, Version
 from training.registry.model_registry import Registry
 from training.run.options import RunOptions, WorkerCount
 
@@ -16,16 +16,24 @@ from training.run.options import RunOptions, WorkerCount
 def load_training_recipe(registry: Registry, version: Version) -> tuple[Recipe, RunOptions, str]:
     """Load the recipe of a version, the options with as many workers as it had, and the recipe's origin.
 
+    A recipe names functions that training imports and calls: one that came in with a bundle could name any. So only
+    what was trained with this registry is trained again.
+
     Raises:
-        UserError: the version was not trained by Shoal.
+        UserError: the version was not trained by Shoal, or was imported.
     """
+    run = registry.reader.get_run(version.run_id)
+    if run is None or IMPORTED_PARAM in run.params:
+        raise UserError(
+            f"{version} was imported, and the recipe in its bundle names functions that training would call; "
+            "if you know it, train the recipe itself: shoal train RECIPE"
+        )
     manifest = registry.load_manifest(version)
     if manifest.recipe is None:
         raise UserError(f"{version} was not trained by Shoal: its bundle holds no recipe")
     recipe = Recipe.model_validate(manifest.recipe)
     workers = int(str(manifest.training.get("workers", recipe.workers)))
-    run = registry.reader.get_run(version.run_id)
-    return recipe, RunOptions(workers=WorkerCount(bounds=(workers, workers))), run.origin if run else ""
+    return recipe, RunOptions(workers=WorkerCount(bounds=(workers, workers))), run.origin
 
 
 def compare_versions(registry: Registry, before: Version, after: Version) -> tuple[list[tuple[str, float, float]], str]:

@@ -1,0 +1,28 @@
+"""Reproduce runs what a recipe names, so it takes none that came in with a bundle."""
+
+from pathlib import Path
+
+import pytest
+
+from training.bundle.manifest import Manifest
+from training.errors import UserError
+from training.registry.model_registry import Registry
+from training.run.reproduction import load_training_recipe
+from training.settings import TrainingSettings
+
+
+def test_the_recipe_of_an_imported_bundle_is_not_run(
+    registry_settings: TrainingSettings, table_bundle: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    file = table_bundle / "bundle.json"
+    source = {"source": "os:system", "args": {"command": f"touch {marker}"}}
+    recipe = {"name": "flowers", "task": "tabular-classification", "data": source, "net": source}
+    manifest = Manifest.model_validate_json(file.read_text()).model_copy(update={"recipe": recipe})
+    file.write_text(manifest.model_copy(update={"digest": manifest.computed_digest()}).model_dump_json())
+    registry = Registry(registry_settings)
+    version = registry.publish(table_bundle)
+
+    with pytest.raises(UserError, match="was imported, and the recipe in its bundle names functions"):
+        load_training_recipe(registry, version)
+    assert not marker.exists()
