@@ -53,6 +53,8 @@ def decode_image(content: bytes, schema: ImageInput, budget: PixelBudget) -> tup
     budget.spend(image.width, image.height)
     try:
         image = images.orient_and_convert(image, schema.mode)
+    except images.UnsupportedPixels as error:
+        raise InvalidImage(f"the image cannot be read: {error}") from None
     except Exception:
         raise InvalidImage("the image is damaged: its pixels cannot be decoded") from None
     return images.resize_to_pixels(image, schema.height, schema.width), image.size

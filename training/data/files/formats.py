@@ -113,6 +113,8 @@ def decode_image(content: bytes, file: str, height: int, width: int, mode: str) 
     try:
         image = images.orient_and_convert(Image.open(io.BytesIO(content)), mode)
         return images.resize_to_pixels(image, height, width)
+    except images.UnsupportedPixels as error:
+        raise UserError(f"{file}: {error}") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
         raise UserError(f"{file}: not an image that can be decoded ({error}); repair or remove it") from error
 
