@@ -1,4 +1,4 @@
-"""Small real bundles: a table model and an image model."""
+"""Small real bundles: a table model, an image model, a text generator."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ from torch import nn
 
 from training.bundle.manifest import Manifest, ModelInfo
 from training.bundle.save import save_bundle
-from training.schema import ClassOutput, ImageInput, TableInput
+from training.data.tokenizer import Tokenizer
+from training.recipe.spec import TokenizerConfig
+from training.schema import ClassOutput, ImageInput, TableInput, TextInput, TextOutput
 from training.zoo.nets.mlp import mlp
 
 FEATURES = ("length", "width", "height", "weight")
@@ -26,17 +28,28 @@ def save_table(folder: Path, name: str = "flowers") -> Manifest:
     return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=info)
 
 
-def save_image(folder: Path, name: str = "images") -> Manifest:
+def save_image(folder: Path, name: str = "images", size: int = 8) -> Manifest:
     torch.manual_seed(0)
-    rows = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(64, 2))
+    rows = torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8)
+    net = nn.Sequential(_Scale(), nn.Flatten(), nn.Linear(size * size, 2))
     info = ModelInfo(
         name=name,
         task="image-classification",
-        input_schema=ImageInput(height=8, width=8, mode="L"),
+        input_schema=ImageInput(height=size, width=size, mode="L"),
         output_schema=ClassOutput(labels=("dark", "light")),
     )
     return save_bundle(folder, net, inputs=rows, info=info)
+
+
+def save_text_generator(folder: Path, name: str) -> Manifest:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.fit(TokenizerConfig(kind="characters"), ["To be, or not to be: that is the question.\n"])
+    net = nn.Sequential(nn.Embedding(len(tokenizer), 8), nn.Linear(8, len(tokenizer)))
+    rows = torch.randint(4, len(tokenizer), (2, 8))
+    info = ModelInfo(
+        name=name, task="text-generation", input_schema=TextInput(max_tokens=64), output_schema=TextOutput()
+    )
+    return save_bundle(folder, net, inputs=rows, info=info, tokenizer=tokenizer, example="To be, or not")
 
 
 class _Scale(nn.Module):

@@ -10,8 +10,9 @@ import pytest
 
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
-from tests.conftest import ShoalCli, parse_published
+from tests.conftest import publish_and_deploy
 from tests.documents import DOCUMENTS, Block, list_blocks
+from tests.small_bundles import save_image, save_text_generator
 
 # Writes digit.png, which the guides send to a model, from the data set.
 SAVE_DIGIT = """
@@ -31,14 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed_models(shoal: ShoalCli, cluster: Cluster) -> None:
-    """Deploy the models that the guides call: digits, as the demo deploys it, and a small language model."""
-    small_net = ("net.args.num_layers=1", "net.args.hidden_size=32")
-    for name, overrides in (("digits-cnn", ()), ("shakespeare-gpt", small_net)):
-        options = [word for override in (*overrides, "stop.steps=3") for word in ("--set", override)]
-        version = parse_published(shoal("train", name, "--workers", "1", *options))
-        deployed = shoal("deploy", version, "--cpus", "0.1")
-        assert deployed.returncode == 0, deployed.stderr
+def deployed_models(cluster: Cluster, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Deploy the models that the guides call, with the demo's name and a recipe's: nets that learned nothing."""
+    folder = tmp_path_factory.mktemp("bundles")
+    save_image(folder / "digits", "digits-cnn", size=28)
+    save_text_generator(folder / "writer", "shakespeare-gpt")
+    for name in ("digits", "writer"):
+        publish_and_deploy(settings, cluster, folder / name)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

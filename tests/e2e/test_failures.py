@@ -188,14 +188,14 @@ def test_full_storage_ends_the_run_with_one_line_and_keeps_its_checkpoints(
 @pytest.mark.parametrize(
     ("error", "attempts", "message"),
     [
-        # Not retried; tests/training/worker/test_failures.py checks this without a cluster.
+        ("ValueError", 1, r"ValueError: invalid row \(slow.py, line \d+\) after step 50; fix it"),
+        # When it is retried, tests/training/run/test_failure_policy.py checks without a cluster.
         pytest.param(
-            "ValueError",
-            1,
-            r"ValueError: invalid row \(slow.py, line \d+\) after step 50; fix it",
+            "RuntimeError",
+            2,
+            r"RuntimeError: invalid row \(slow.py, line \d+\) at step 50, twice; fix it",
             marks=pytest.mark.soak,
         ),
-        ("RuntimeError", 2, r"RuntimeError: invalid row \(slow.py, line \d+\) at step 50, twice; fix it"),
         # tests/training/worker/test_progress_sync.py checks this without a cluster.
         pytest.param(
             "nan",

@@ -1,6 +1,8 @@
 """Columns: their kinds, inferred from the first file's schema, and their values, parsed and checked.
 
-Numbers become float32, categories, labels and texts strings; a missing value becomes NaN or null.
+Numbers become float32, categories, labels and texts strings; a missing value becomes NaN or null. What is missing:
+null, NaN, a text of nothing but whitespace, and, but in free text, the words that tools write for it (`NA`, `null`).
+One value has one spelling: text is NFC without surrounding whitespace, 1.0 is "1", True is "true".
 """
 # Shapes: N rows of a batch.
 
@@ -20,8 +22,13 @@ from training.schema import SPLITS, StrictModel
 # A label is a target's value as text, whatever its type in the file; a split is one of SPLITS.
 ColumnKind = Literal["number", "category", "label", "split", "text", "pixels"]
 
-# Texts that mean a missing number.
+# Texts that mean a missing value; those of pyarrow, which pandas reads as such too.
 _NULL_TEXTS = pa.array(csv.ConvertOptions().null_values)
+
+# float32 has 24 bits: every whole number up to this one, and not every one above.
+_MAX_EXACT_INTEGER = 2**24
+# Of other numbers, the share of the column's standard deviation that rounding may change.
+_MAX_ROUNDING = 1e-3
 
 
 class Column(StrictModel):
@@ -43,7 +50,7 @@ def infer_columns(schema: pa.Schema, names: Sequence[str], file: str) -> tuple[C
     columns = []
     for name in names:
         arrow_type = schema.field(name).type
-        if not is_numeric_type(arrow_type) and not is_text_type(arrow_type):
+        if not is_numeric_type(arrow_type) and not is_category_type(arrow_type):
             raise UserError(
                 f"{file}, column {name!r} has type {arrow_type}, which cannot be a feature; name it in data.exclude"
             )
@@ -74,17 +81,20 @@ def parse_column(column: Column, values: Any, location: SourceLocation) -> tuple
         return values, np.zeros(len(values), bool)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+        if column.kind == "category" and is_numeric_type(values.type):
+            values = _write_numbers(values)
     if column.kind == "number":
-        numbers = _parse_numbers(column, values, location)
+        numbers = _round_numbers(column, _parse_numbers(column, values, location), location)
         missing = ~np.isfinite(numbers)
         # Equal rows must hash alike: -0 becomes 0, and every NaN the same NaN.
         numbers = numbers + np.float32(0)
         numbers[missing] = np.nan
         return pa.array(numbers), missing
     texts = _parse_strings(column, values, location)
-    if column.kind != "text":
-        texts = pc.utf8_trim_whitespace(texts)
-        texts = pc.if_else(pc.equal(texts, ""), None, texts)
+    if column.kind == "text":
+        texts = pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)
+    else:
+        texts = _spell(column, texts)
     if column.kind == "split":
         _check_splits(column, texts, location)
     return texts, pc.is_null(texts).to_numpy(zero_copy_only=False)
@@ -111,7 +121,24 @@ def is_text_type(arrow_type: pa.DataType) -> bool:
     return any(test(arrow_type) for test in tests)
 
 
-def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDArray[np.float32]:
+def is_category_type(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type holds categories: texts, or what pandas calls categorical, numbers too."""
+    is_dictionary = pa.types.is_dictionary(arrow_type)
+    return is_text_type(arrow_type) or (is_dictionary and is_numeric_type(arrow_type.value_type))
+
+
+def _spell(column: Column, texts: Any) -> Any:
+    """Give each value of a category, a label or a split its one spelling; null where it is missing."""
+    texts = pc.utf8_normalize(pc.utf8_trim_whitespace(texts), form="NFC")
+    # pandas turns whole numbers into 1.0 where one of the column is missing.
+    texts = pc.replace_substring_regex(texts, r"^([+-]?[0-9]+)\.0+$", r"\1")
+    if column.stored_type == "bool":
+        texts = pc.utf8_lower(texts)
+    return pc.if_else(pc.is_in(texts, _NULL_TEXTS), None, texts)
+
+
+def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDArray[np.float64]:
+    """Parse a column of numbers; float64, NaN where one is missing."""
     if is_text_type(values.type):
         values = pc.utf8_trim_whitespace(_parse_strings(column, values, location))
         values = pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values)
@@ -121,14 +148,69 @@ def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDA
         values = pc.cast(values, pa.float64())
     elif not is_numeric_type(values.type):
         raise location.value_error(0, column.name, f"type {values.type} is not numeric")
-    numbers: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type):
+        # float64 holds integers up to 2**53 only.
+        _refuse_inexact(column, pc.fill_null(values, 0).to_numpy(zero_copy_only=False), location)
+    numbers: NDArray[np.float64] = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers
+
+
+def _round_numbers(column: Column, numbers: NDArray[np.float64], location: SourceLocation) -> NDArray[np.float32]:
+    """Round numbers to float32, in which nets compute, if that keeps what they say.
+
+    Raises:
+        UserError: whole numbers, as times in seconds, would change, or numbers would lose their differences.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = numbers.astype(np.float32)
+        if not np.fmax.reduce(np.abs(rounded), initial=0) > _MAX_EXACT_INTEGER:
+            return rounded
+        finite = np.isfinite(numbers)
+        known = numbers[finite]
+        if not known.size:
+            return rounded
+        if (known == np.floor(known)).all():
+            _refuse_inexact(column, numbers, location)
+        errors = np.where(finite, np.abs(rounded.astype(np.float64) - numbers), 0)
+        if errors.max() > _MAX_ROUNDING * np.std(known):
+            raise _rounding_error(column, numbers, int(errors.argmax()), location)
+    return rounded
+
+
+def _refuse_inexact(column: Column, numbers: NDArray[Any], location: SourceLocation) -> None:
+    """Raise UserError for the first whole number that float32 does not hold."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        suspects = (np.abs(numbers.astype(np.float64)) > _MAX_EXACT_INTEGER).nonzero()[0]
+    for index in suspects.tolist():
+        if np.isfinite(numbers[index]) and int(numbers[index]) != int(np.float32(numbers[index])):
+            raise _rounding_error(column, numbers, index, location)
+
+
+def _rounding_error(column: Column, numbers: NDArray[Any], index: int, location: SourceLocation) -> UserError:
+    value = float(numbers[index])
+    text = str(int(value)) if value.is_integer() else repr(value)
+    near = int(np.float32(value)) if value.is_integer() else float(np.float32(value))
+    return location.value_error(
+        index,
+        column.name,
+        f"{text} would become {near} in float32, in which nets compute, and so would numbers beside it; subtract a constant (the smallest value, for times), use a larger unit, or name "
+        "the column in data.exclude",
+    )
 
 
 def _parse_strings(column: Column, values: Any, location: SourceLocation) -> Any:
     if not is_text_type(values.type) and not (column.kind == "label" and is_numeric_type(values.type)):
         raise location.value_error(0, column.name, f"type {values.type} is not text, the type in the first file")
+    if is_numeric_type(values.type):
+        return _write_numbers(values)
     return _cast(column, values, pa.string(), location, "is not UTF-8")
+
+
+def _write_numbers(values: Any) -> Any:
+    """Numbers as text; null for NaN."""
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    return pc.cast(values, pa.string())
 
 
 def _check_splits(column: Column, texts: Any, location: SourceLocation) -> None:
