@@ -178,9 +178,14 @@ def _read_table(path: Path, describe_model: DescribeModel) -> InputBatch:
     }
     try:
         if path.suffix.lower() == ".csv":
-            # A category is text, also where it looks like a number.
+            # A category is text, also where it looks like a number; so is a text, in which "NA" is a word.
             types = {name: pa.string() for name, categories in features.items() if categories}
-            table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=True))
+            nulls = csv.ConvertOptions().null_values
+            if schema.get("kind") == "text":
+                header = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)).column_names
+                types, nulls = dict.fromkeys(header, pa.string()), [""]
+            options = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=nulls)
+            table = csv.read_csv(path, None, csv.ParseOptions(newlines_in_values=True), options)
         else:
             table = parquet.read_table(path)
     except pa.ArrowException as error:

@@ -8,7 +8,6 @@ Retries are not tenacity's. Its `Retrying` sleeps by itself, which a generator w
 wait functions would replace one line, that of `backoff_s`, and add 5 ms to the import.
 """
 
-import math
 import random
 import time
 from collections.abc import Generator, Mapping
@@ -29,6 +28,7 @@ from deployments.protocols.oip.binary import HEADER_LENGTH
 from deployments.protocols.predict import events
 from deployments.protocols.predict.events import TextChunk
 from training.data import image_types
+from training.data.values import is_missing
 from training.errors import UserError
 
 T = TypeVar("T")
@@ -269,12 +269,14 @@ def _frame_to_records(inputs: Any) -> Any:
 
 
 def _null_if_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if is_missing(value) else value
 
 
 def _to_json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
+    if is_missing(value):
+        return None
     raise TypeError(f"JSON has no {type(value).__name__}; send numbers, texts, lists, objects or arrays")
 
 

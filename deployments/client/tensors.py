@@ -13,6 +13,7 @@ import numpy as np
 from deployments.protocols.arrays import Array
 from deployments.protocols.oip import binary
 from training.bundle.datatypes import BYTES, DATATYPES, Datatype, datatype_of_numpy, numpy_dtype
+from training.data.values import is_missing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -51,7 +52,7 @@ def encode_request(
             parts.append(part)
             tensor["parameters"] = {"binary_data_size": len(part)}
         else:
-            tensor["data"] = array.ravel().tolist()
+            tensor["data"] = _to_texts(array) if datatype == BYTES else array.ravel().tolist()
     request: dict[str, Any] = {"inputs": tensors}
     if outputs is not None:
         request["outputs"] = [{"name": name, "parameters": {"binary_data": use_binary}} for name in outputs]
@@ -90,12 +91,27 @@ def decode_response(body: bytes, header_length: int | None) -> dict[str, Array]:
 
 
 def cast_to(array: Array, datatype: str) -> Array:
-    """Cast an array to a datatype where that loses no more than digits; else return it as it is."""
-    if datatype in DATATYPES:
-        dtype = numpy_dtype(datatype)
-        if array.dtype != dtype and np.can_cast(array.dtype, dtype, "same_kind"):
-            return array.astype(dtype)
-    return array
+    """Cast an array to a datatype where that loses no more than digits of fractions; else return it as it is.
+
+    Raises:
+        TypeError: a whole number would become another one.
+    """
+    if datatype not in DATATYPES:
+        return array
+    dtype = numpy_dtype(datatype)
+    if array.dtype == dtype or not np.can_cast(array.dtype, dtype, "same_kind"):
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+        whole = array if array.dtype.kind in "iu" else np.where(array == np.floor(array), array, cast)
+        changed = (cast.astype(array.dtype) != whole) & np.isfinite(array)
+    if changed.any():
+        index = tuple(int(i) for i in np.argwhere(changed)[0])
+        raise TypeError(
+            f"{array[index]} at {list(index)} would become {cast[index]} in {datatype}, which the model takes; send "
+            "numbers that it holds"
+        )
+    return cast
 
 
 def _choose_datatype(name: str, array: Array, datatype: Datatype | None) -> Any:
@@ -108,7 +124,26 @@ def _choose_datatype(name: str, array: Array, datatype: Datatype | None) -> Any:
 
 
 def _encode_texts(array: Array) -> bytes:
-    return binary.encode_texts([text if isinstance(text, bytes) else str(text).encode() for text in array.ravel()])
+    return binary.encode_texts([_to_bytes(text, index) for index, text in enumerate(array.ravel())])
+
+
+def _to_texts(array: Array) -> list[str]:
+    """Texts for JSON, which has no bytes."""
+    try:
+        return [_to_bytes(text, index).decode() for index, text in enumerate(array.ravel())]
+    except UnicodeDecodeError as error:
+        raise TypeError(
+            f"bytes that are not UTF-8 ({error}) cannot be sent as JSON; send them with binary=True"
+        ) from None
+
+
+def _to_bytes(text: Any, index: int) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        return text.encode()
+    problem = "missing" if is_missing(text) else f"a {type(text).__name__}"
+    raise TypeError(f"element {index} is {text!r:.80}, which is {problem}; send texts, str or bytes")
 
 
 def _from_json(data: list[Any], datatype: Any, shape: tuple[int, ...]) -> Array:

@@ -6,6 +6,7 @@ Ray Serve pickles what a deployment's class refers to, and msgspec's decoders ca
 # Shapes: B rows of one request, T_i time steps of row i.
 
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -58,7 +59,10 @@ def parse_json_array(data: bytes | msgspec.Raw, datatype: Datatype, shape: tuple
             ) from None
     except msgspec.DecodeError as error:
         raise MalformedBody(f"data is not JSON: {describe_json_error(error, data)}") from None
-    return reshape_array(to_array(values, datatype), shape)
+    array = to_array(values, datatype)
+    if kind == "f" and not _is_exact_range(array):
+        _refuse_inexact_integers(data, datatype)
+    return reshape_array(array, shape)
 
 
 def to_array(values: list[Any], datatype: Datatype) -> Array:
@@ -71,9 +75,48 @@ def to_array(values: list[Any], datatype: Datatype) -> Array:
         raise InvalidType(f"a value is out of the range of {datatype}") from None
     except ValueError:
         raise InvalidShape("rows have unequal lengths; make them equal") from None
+    if array.dtype.kind == "f" and not _is_exact_range(array):
+        check_exact(_flatten(values), datatype)
     # bfloat16 is held as float32, which has the same range but rounds its largest values to other numbers.
     check_finite(widen_bfloat16(round_to_bfloat16(array)) if datatype == "BF16" else array, datatype)
     return array
+
+
+def check_exact(values: Iterable[Any], datatype: Datatype) -> None:
+    """Raise InvalidType for an integer that a float type does not hold: two different ones would become the same.
+
+    Fractions are measured values, and are rounded as always.
+    """
+    dtype = numpy_dtype(datatype)
+    for value in values:
+        if type(value) is not int:
+            continue
+        try:
+            rounded = dtype.type(value)
+        except OverflowError:
+            raise InvalidType(f"a value is out of the range of {datatype}") from None
+        if np.isfinite(rounded) and int(rounded) != value:
+            raise InvalidType(
+                f"{value} would become {int(rounded)} in {datatype}, in which this model computes; send a number that "
+                "it holds"
+            )
+
+
+def _is_exact_range(array: Array) -> bool:
+    """Whether all values are so small that their type holds every integer up to them."""
+    return array.dtype == np.float64 or not (np.abs(array) > 2 ** (np.finfo(array.dtype).nmant + 1)).any()
+
+
+def _refuse_inexact_integers(data: bytes | msgspec.Raw, datatype: Datatype) -> None:
+    check_exact(_flatten(msgspec.json.decode(data)), datatype)
+
+
+def _flatten(values: list[Any]) -> Iterator[Any]:
+    for value in values:
+        if type(value) is list:
+            yield from _flatten(value)
+        else:
+            yield value
 
 
 def check_finite(array: Array, datatype: Datatype, *, allow_nan: bool = False) -> None:

@@ -1,7 +1,9 @@
 """Cleaning: drops rows by the recipe's rules before the data set is split, and counts them."""
 # Shapes: N rows of the data set.
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.dataset import Dataset, hash_row
+from training.data.values import is_missing
 from training.errors import UserError
 from training.recipe.spec import Cleaning
 
@@ -19,17 +22,21 @@ def clean_dataset(dataset: Dataset, cleaning: Cleaning) -> Dataset:
     """Drop rows as the recipe says, and count them by reason.
 
     Raises:
-        UserError: a number is missing and the recipe refuses that.
+        UserError: a value is missing and the recipe refuses that, or it cannot be imputed.
     """
     keep = np.ones(len(dataset), dtype=bool)
-    missing = _find_missing(dataset)
-    if cleaning.missing == "refuse" and missing.any():
-        raise UserError(
-            f"row {int(missing.argmax())} has a value that is missing or not finite; correct it, or set clean.missing "
-            "to drop (the row) or mean (of the training rows)"
-        )
-    if cleaning.missing == "drop":
-        keep &= ~missing
+    for values, what, can_be_imputed in ((dataset.inputs, "a value", True), (dataset.targets, "a target", False)):
+        missing = _find_missing(values, len(dataset))
+        if cleaning.missing == "drop":
+            keep &= ~missing
+        elif missing.any() and not (can_be_imputed and cleaning.missing == "mean" and isinstance(values, Tensor)):
+            remedy = "drop (the row)" + (" or mean (of the training rows)" if can_be_imputed else "")
+            raise UserError(
+                f"row {int(missing.argmax())} has {what} that is missing or not finite; correct it, or set "
+                f"clean.missing to {remedy}"
+            )
+    if not keep.any():
+        raise UserError(f"each of the {len(dataset)} rows has a value that is missing; correct them")
     counts = {"missing": int((~keep).sum())}
     if cleaning.duplicates == "drop":
         duplicates, contradictory = _find_duplicates(dataset, keep)
@@ -40,15 +47,25 @@ def clean_dataset(dataset: Dataset, cleaning: Cleaning) -> Dataset:
     return replace(kept, dropped_rows=dropped_rows)
 
 
-def _find_missing(dataset: Dataset) -> RowMask:
-    """Find the rows with a number that is missing; bool, shape (N,)."""
-    inputs = dataset.inputs
-    if isinstance(inputs, Tensor):
-        if not inputs.is_floating_point():
-            return np.zeros(len(inputs), dtype=bool)
-        missing: RowMask = (~torch.isfinite(inputs.reshape(len(inputs), -1))).any(1).numpy()
+def _find_missing(values: Tensor | Sequence[Any] | None, rows: int) -> RowMask:
+    """Find the rows with a value that is missing; bool, shape (N,)."""
+    if values is None or (isinstance(values, Tensor) and not values.is_floating_point()):
+        return np.zeros(rows, dtype=bool)
+    if isinstance(values, Tensor):
+        missing: RowMask = (~torch.isfinite(values.reshape(len(values), -1))).any(1).numpy()
         return missing
-    return np.array([isinstance(row, Tensor) and not bool(torch.isfinite(row).all()) for row in inputs])
+    return np.array([_is_missing(value) for value in values], dtype=bool)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is null, not a finite number, or a text of nothing but whitespace; as in files."""
+    if isinstance(value, Tensor):
+        return value.is_floating_point() and not bool(torch.isfinite(value).all())
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, Mapping):
+        return any(_is_missing(each) for each in value.values())
+    return is_missing(value)
 
 
 def _find_duplicates(dataset: Dataset, keep: RowMask) -> tuple[RowMask, RowMask]:

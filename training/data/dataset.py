@@ -117,9 +117,9 @@ def _stack_values(values: Sequence[Any]) -> Tensor | list[Any]:
     first = values[0]
     if isinstance(first, Tensor) and all(value.shape == first.shape for value in values):
         return torch.stack(list(values))
-    if isinstance(first, bool | int):
+    if all(isinstance(value, int) for value in values):
         return torch.tensor(values, dtype=torch.int64)
-    if isinstance(first, float):
+    if all(isinstance(value, int | float) for value in values):
         return torch.tensor(values, dtype=torch.float32)
     return list(values)
 
@@ -130,6 +130,12 @@ def _validate_dataset(dataset: Dataset, source: str) -> None:
         raise UserError(f"{source}: no rows")
     if targets is not None and len(dataset.inputs) != len(targets):
         raise UserError(f"{source}: {len(dataset.inputs)} inputs, {len(targets)} targets; return one target per input")
+    for label in dataset.labels:
+        if not isinstance(label, str) or not label.strip():
+            raise UserError(f"{source}: label {label!r} is no text; name every class by a text")
+    if len(set(dataset.labels)) < len(dataset.labels):
+        twice = next(label for label in dataset.labels if dataset.labels.count(label) > 1)
+        raise UserError(f"{source}: two classes are called {twice!r}; give each a name of its own")
     if not isinstance(targets, Tensor):
         return
     if targets.dtype == torch.int64 and targets.ndim == 1:
@@ -140,9 +146,6 @@ def _validate_dataset(dataset: Dataset, source: str) -> None:
             )
     elif targets.dtype != torch.float32:
         raise UserError(f"{source}: targets are {targets.dtype}; make classes int64 of shape (N,), numbers float32")
-    elif not torch.isfinite(targets).all():
-        row = int((~torch.isfinite(targets.reshape(len(targets), -1))).any(1).nonzero()[0])
-        raise UserError(f"{source}: the target of row {row} is not finite; drop such rows")
 
 
 def hash_row(row: Any) -> bytes:

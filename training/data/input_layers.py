@@ -9,9 +9,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from training.errors import UserError
+
+# float32 does not hold all of their values.
+_WIDE_TYPES = (torch.int32, torch.int64, torch.float64)
+
 
 class Standardize(nn.Module):
-    """(x - mean) / std in float32, per column of a table, channel of an image or feature of a series."""
+    """(x - mean) / std as float32, per column of a table, channel of an image or feature of a series.
+
+    Wide integers and float64 are standardized in float64: of times in seconds, float32 would keep minutes only.
+    """
 
     mean: Tensor
     std: Tensor
@@ -36,13 +44,19 @@ class Standardize(nn.Module):
         mean_F = x_F.nanmean(1)
         std_F = (x_F - mean_F[:, None]).square().nanmean(1).sqrt()
         std_F = torch.where(std_F > 0, std_F, torch.ones_like(std_F))
+        if mean_F.isnan().any():
+            raise UserError(
+                f"feature {int(mean_F.isnan().nonzero()[0])}, counted from 0, has no value in any training row; leave "
+                "it out"
+            )
         shape = [1] * x.ndim
         shape[feature_dim] = -1
-        return cls(mean_F.float().reshape(shape), std_F.float().reshape(shape), impute_missing)
+        dtype = torch.float64 if x.dtype in _WIDE_TYPES else torch.float32
+        return cls(mean_F.to(dtype).reshape(shape), std_F.to(dtype).reshape(shape), impute_missing)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (B, ...) of any number type to the same shape in float32."""
-        scaled = (x.to(torch.float32) - self.mean) / self.std
+        scaled = ((x.to(self.mean.dtype) - self.mean) / self.std).to(torch.float32)
         return torch.where(scaled.isnan(), 0.0, scaled) if self._impute_missing else scaled
 
 

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
-from deployments.protocols.arrays import Array, Rows, to_array
+from deployments.protocols.arrays import Array, Rows, check_exact, to_array
 from deployments.protocols.predict import images
 from deployments.settings import Limits
 from training.bundle.datatypes import Datatype
 from training.bundle.manifest import Manifest
 from training.data.preprocessing import tokenize_row, truncate_tokens
 from training.data.tokenizer import UNK_ID, Encoding, Tokenizer
+from training.data.values import spell_category
 from training.schema import Feature, ImageInput, SeriesInput, TableInput, TextInput
 
+# The smallest of the float types, FP16, holds every integer up to this one.
+_EXACT_INTEGERS = 2**11
 _PREDICATE_HINT = 'send {"text": "...", "predicate": [start, end]}, in characters'
 
 
@@ -94,6 +97,8 @@ class InputPreprocessor:
             if type(value) is not int and not (takes_fractions and type(value) is float):
                 needed = "a number" if takes_fractions else "an integer"
                 raise InvalidType(f"row {index}: {name!r} is {_describe_type(value)}; send {needed}")
+            if takes_fractions:
+                self._check_exact(value, name, index)
         return to_array(item, self._datatype)
 
     def _encode_feature(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
@@ -101,12 +106,32 @@ class InputPreprocessor:
         if value is None and allow_missing:
             return math.nan
         if feature.categories:
-            if value not in feature.categories:
-                raise InvalidType(f"row {index}: {feature.name!r} is {value!r}; send one of {list(feature.categories)}")
-            return float(feature.categories.index(value))
+            return self._encode_category(feature, value, index, allow_missing)
         if type(value) not in (int, float):
             raise InvalidType(f"row {index}: {feature.name!r} is {_describe_type(value)}; send a number")
+        self._check_exact(value, feature.name, index)
         return float(to_array([value], self._datatype)[0])
+
+    def _encode_category(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
+        """Encode a category as its index, spelled as training spells it; or NaN where it is missing."""
+        categories = feature.categories or ()
+        spelled = value if value in categories else spell_category(value)
+        if spelled is None and isinstance(value, str) and allow_missing:
+            return math.nan
+        if spelled not in categories and spelled is not None and spelled.lower() in categories:
+            # Truth values, which tools write in any case.
+            spelled = spelled.lower() if set(categories) == {"true", "false"} else spelled
+        if spelled not in categories:
+            raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
+        return float(categories.index(spelled))
+
+    def _check_exact(self, value: float, name: str, index: int) -> None:
+        """Refuse an integer that the net's input does not hold."""
+        if type(value) is int and not -_EXACT_INTEGERS <= value <= _EXACT_INTEGERS:
+            try:
+                check_exact([value], self._datatype)
+            except InvalidType as error:
+                raise InvalidType(f"row {index}: {name!r} is {error}") from None
 
     def _decode_image(
         self, item: Any, index: int, budget: images.PixelBudget, schema: ImageInput

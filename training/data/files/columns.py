@@ -13,17 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv
 
 from training.data.files.row_location import SourceLocation
+from training.data.values import NULL_TEXTS
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 
 # A label is a target's value as text, whatever its type in the file; a split is one of SPLITS.
 ColumnKind = Literal["number", "category", "label", "split", "text", "pixels"]
 
-# Texts that mean a missing value; those of pyarrow, which pandas reads as such too.
-_NULL_TEXTS = pa.array(csv.ConvertOptions().null_values)
+_NULL_TEXTS = pa.array(sorted(NULL_TEXTS))
 
 # float32 has 24 bits: every whole number up to this one, and not every one above.
 _MAX_EXACT_INTEGER = 2**24
@@ -58,6 +57,15 @@ def infer_columns(schema: pa.Schema, names: Sequence[str], file: str) -> tuple[C
         stored_type = str(arrow_type) if str(arrow_type) in ("int64", "double", "bool") else "string"
         columns.append(Column(name=name, kind=kind, stored_type=stored_type))
     return tuple(columns)
+
+
+def find_index_columns(schema: pa.Schema) -> set[str]:
+    """Columns that are the row numbers or row names of a pandas frame, which no feature is.
+
+    In Parquet pandas says which they are; in CSV they have no name, or the one that pandas gives to such.
+    """
+    described = (schema.pandas_metadata or {}).get("index_columns", [])
+    return {"", "Unnamed: 0", *(name for name in described if isinstance(name, str))}
 
 
 def sort_categories(names: set[str]) -> tuple[str, ...]:
@@ -193,8 +201,8 @@ def _rounding_error(column: Column, numbers: NDArray[Any], index: int, location:
     return location.value_error(
         index,
         column.name,
-        f"{text} would become {near} in float32, in which nets compute, and so would numbers beside it; subtract a constant (the smallest value, for times), use a larger unit, or name "
-        "the column in data.exclude",
+        f"{text} would become {near} in float32, in which nets compute, and so would numbers beside it; subtract a "
+        "constant (the smallest value, for times), use a larger unit, or name the column in data.exclude",
     )
 
 

@@ -46,7 +46,13 @@ class SampleLimits(StrictModel):
 
 
 class RowStatistics:
-    """Statistics of the rows read so far: `counts` by split and of dropped rows, `categories` by column."""
+    """Statistics of the rows read so far.
+
+    Attributes:
+        counts: rows of each split, and dropped ones.
+        categories: by column.
+        known_numbers: columns of numbers of which at least one is not missing.
+    """
 
     def __init__(self, reader: RowReader, limits: SampleLimits) -> None:
         self._reader, self._limits = reader, limits
@@ -55,6 +61,7 @@ class RowStatistics:
         self.categories: dict[str, set[str]] = {
             column.name: set() for column in reader.columns if column.kind in ("category", "label")
         }
+        self.known_numbers: set[str] = set()
         self.samples: dict[str, pa.Table] = {}
 
     def add_rows(self, table: pa.Table, dropped: int) -> None:
@@ -71,6 +78,10 @@ class RowStatistics:
         for name, categories in self.categories.items():
             categories |= set(pc.unique(table[name]).drop_null().to_pylist())
         self._check_categories()
+        numbers = {column.name for column in self._reader.inputs if column.kind == "number"}
+        for name in numbers - self.known_numbers:
+            if np.isfinite(table[name].to_numpy()).any():
+                self.known_numbers.add(name)
         table = table.append_column(HASH_COLUMN, pa.array(hashes))
         for index, split in enumerate(SPLITS):
             in_split = split_indices == index
@@ -82,7 +93,12 @@ class RowStatistics:
     def to_chunks(self) -> Iterator[dict[str, Any]]:
         """Serialize the statistics as rows of a bounded size."""
         categories = {name: sorted(values) for name, values in self.categories.items()}
-        summary = {"counts": dict(self.counts), "fingerprint": self.fingerprint, "categories": categories}
+        summary = {
+            "counts": dict(self.counts),
+            "fingerprint": self.fingerprint,
+            "categories": categories,
+            "known_numbers": sorted(self.known_numbers),
+        }
         yield {"summary": json.dumps(summary), "split": "", "rows": b""}
         for split in self.samples:
             table = self._limit_sample(self.samples[split])
@@ -104,6 +120,7 @@ class RowStatistics:
         self.fingerprint = (self.fingerprint + summary["fingerprint"]) % _NUM_HASHES
         for name, categories in summary["categories"].items():
             self.categories[name] |= set(categories)
+        self.known_numbers |= set(summary["known_numbers"])
         self._check_categories()
 
     def sample_table(self, split: str) -> pa.Table:

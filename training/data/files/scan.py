@@ -24,7 +24,7 @@ from torch import Tensor
 
 from training.data.dataset import Dataset
 from training.data.files import read_tasks
-from training.data.files.columns import Column, infer_columns, sort_categories
+from training.data.files.columns import Column, find_index_columns, infer_columns, sort_categories
 from training.data.files.read_units import FOLDER, PIXELS, FileSource, ReadUnit
 from training.data.files.row_location import SourceLocation
 from training.data.files.row_reader import RowReader
@@ -199,7 +199,8 @@ def _plan_columns(recipe: Recipe, files: Files, source: FileSource) -> tuple[tup
         SourceLocation(file=file).require_columns([files.text], schema.names)
         return (Column(name=files.text, kind="text"),), target
     SourceLocation(file=file).require_columns([*files.exclude, *filter(None, [files.split_column])], schema.names)
-    others = [name for name in schema.names if name not in (files.target, files.split_column, *files.exclude)]
+    left_out = {files.target, files.split_column, *files.exclude} | find_index_columns(schema)
+    others = [name for name in schema.names if name not in left_out]
     return infer_columns(schema, files.features or others, file), target
 
 
@@ -253,6 +254,9 @@ def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistic
         if len(categories) < 2:
             value = next(iter(categories), None)
             raise UserError(f"column {name!r} is constant, {value!r} in every row; leave it out or correct it")
+    for column in reader.inputs:
+        if column.kind == "number" and column.name not in statistics.known_numbers:
+            raise UserError(f"column {column.name!r} has no value in any row; name it in data.exclude")
     reader = reader.model_copy(
         update={
             "inputs": tuple(_with_categories(column, statistics.categories) for column in reader.inputs),

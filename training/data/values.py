@@ -1,0 +1,39 @@
+"""Values: what a missing value is, and the one spelling of a category, for every door that rows come in by.
+
+Imports nothing heavy, so that serving, clients and file readers share it. The same is done to whole columns in
+training/data/files/columns.py.
+"""
+
+import unicodedata
+from typing import Any
+
+NULL_TEXTS = frozenset(
+    {
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A", "NA"),
+        *("NULL", "NaN", "n/a", "nan", "null"),
+    }
+)
+"""Texts that mean a missing number or category: those of pyarrow, which pandas reads as such too. In free text they are
+words, and only a text of nothing but whitespace is missing."""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null: None, NaN of any library, pandas' NA and NaT."""
+    # Of pandas, which is not imported here, no more than the names is known.
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
+
+
+def spell_category(value: Any) -> str | None:
+    """The spelling of a category's or a label's value: NFC without surrounding whitespace; 1.0 is "1", True "true".
+
+    Returns:
+        None where it is missing, or is neither text nor number.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float) and not is_missing(value):
+        return str(int(value)) if value == value // 1 and abs(value) < 2**53 else repr(value)
+    if not isinstance(value, str):
+        return None
+    text = unicodedata.normalize("NFC", value.strip())
+    return None if text in NULL_TEXTS else text
