@@ -31,11 +31,20 @@ _MAX_ROUNDING = 1e-3
 
 
 class Column(StrictModel):
-    """A column to read; `stored_type` is its Arrow type in the first file, `categories` None before the scan."""
+    """A column to read.
+
+    Attributes:
+        name: of the column.
+        kind: what it holds.
+        stored_type: its Arrow type in the first file.
+        has_codes: whether its categories are numbers in the files, as pandas' categorical columns may be.
+        categories: None before the scan.
+    """
 
     name: str
     kind: ColumnKind
     stored_type: str = "string"
+    has_codes: bool = False
     categories: tuple[str, ...] | None = None
 
 
@@ -46,6 +55,9 @@ def infer_columns(schema: pa.Schema, names: Sequence[str], file: str) -> tuple[C
         UserError: there is no such column, or its type is neither numeric nor text.
     """
     SourceLocation(file=file).require_columns(names, schema.names)
+    # Parquet stores the numbers of a categorical column; pandas notes what they are.
+    described = (schema.pandas_metadata or {}).get("columns", [])
+    categorical = {each["name"] for each in described if each.get("pandas_type") == "categorical"}
     columns = []
     for name in names:
         arrow_type = schema.field(name).type
@@ -53,9 +65,11 @@ def infer_columns(schema: pa.Schema, names: Sequence[str], file: str) -> tuple[C
             raise UserError(
                 f"{file}, column {name!r} has type {arrow_type}, which cannot be a feature; name it in data.exclude"
             )
-        kind: ColumnKind = "number" if is_numeric_type(arrow_type) else "category"
+        has_codes = is_numeric_type(arrow_type) and name in categorical
+        has_codes |= pa.types.is_dictionary(arrow_type) and is_numeric_type(arrow_type.value_type)
+        kind: ColumnKind = "number" if is_numeric_type(arrow_type) and not has_codes else "category"
         stored_type = str(arrow_type) if str(arrow_type) in ("int64", "double", "bool") else "string"
-        columns.append(Column(name=name, kind=kind, stored_type=stored_type))
+        columns.append(Column(name=name, kind=kind, stored_type=stored_type, has_codes=has_codes))
     return tuple(columns)
 
 
@@ -89,8 +103,8 @@ def parse_column(column: Column, values: Any, location: SourceLocation) -> tuple
         return values, np.zeros(len(values), bool)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-        if column.kind == "category" and is_numeric_type(values.type):
-            values = _write_numbers(values)
+    if column.has_codes and is_numeric_type(values.type):
+        values = _write_numbers(values)
     if column.kind == "number":
         numbers = _round_numbers(column, _parse_numbers(column, values, location), location)
         missing = ~np.isfinite(numbers)
