@@ -104,7 +104,7 @@ def check_exact(values: Iterable[Any], datatype: Datatype) -> None:
 
 def _is_exact_range(array: Array) -> bool:
     """Whether all values are so small that their type holds every integer up to them."""
-    return array.dtype == np.float64 or not (np.abs(array) > 2 ** (np.finfo(array.dtype).nmant + 1)).any()
+    return array.dtype == np.float64 or not (np.abs(array) >= 2 ** (np.finfo(array.dtype).nmant + 1)).any()
 
 
 def _refuse_inexact_integers(data: bytes | msgspec.Raw, datatype: Datatype) -> None:

@@ -36,7 +36,7 @@ from training.bundle.program.archive import REMEDY
 from training.bundle.program.interpreter import ProgramChangedError
 from training.data.tokenizer import Tokenizer
 from training.errors import BundleError, UserError
-from training.schema import ImageInput, SeriesInput, TextInput, max_sequence_length
+from training.schema import ImageInput, SeriesInput, TableInput, TextInput, max_sequence_length
 
 # A text generator's example is the beginning of a row, which is a whole training text.
 MAX_PROMPT_CHARACTERS = 80
@@ -75,13 +75,12 @@ def save_bundle(
     """
     folder = Path(folder)
     _refuse_existing(folder, overwrite)
+    _check_net_and_rows(net, inputs, info)
     net, max_length = net.eval(), max_sequence_length(info.input_schema)
     if max_length is not None and inputs.shape[1] < 2:
         padding = (0, 0) * (inputs.ndim - 2) + (0, 1)
         inputs = torch.nn.functional.pad(inputs, padding, value=info.input_schema.padding_value)  # type: ignore[union-attr]
-    with torch.inference_mode():
-        output = net(inputs)
-    tensors = output if isinstance(output, tuple) else (output,)
+    tensors = _compute_outputs(net, inputs, outputs)
     specs = describe_tensors(info, inputs, tensors, outputs, tokenizer)
     program = export_program(net, inputs, max_length)
     request: dict[str, JsonValue] = {"inputs": [_example_input(info, inputs[0], example)]}
@@ -105,6 +104,56 @@ def save_bundle(
             folder.rename(Path(temporary) / "replaced")
         bundle.rename(folder)
     return manifest
+
+
+def _check_net_and_rows(net: Any, inputs: Any, info: ModelInfo) -> None:
+    """Raise UserError unless the net is a module and the rows are at least two, of the type that callers send."""
+    if not isinstance(net, nn.Module):
+        raise UserError(f"the net is a {type(net).__name__}; give a torch.nn.Module")
+    if not isinstance(inputs, Tensor):
+        raise UserError(f"the rows are a {type(inputs).__name__}; give a tensor of shape (B, ...)")
+    if inputs.ndim < 2 or len(inputs) < 2:
+        raise UserError(f"the rows have shape {tuple(inputs.shape)}; give at least two, of shape (B, ...)")
+    schema = info.input_schema
+    if isinstance(schema, ImageInput):
+        shape = (schema.channels, schema.height, schema.width)
+        if inputs.dtype != torch.uint8 or tuple(inputs.shape[1:]) != shape:
+            raise UserError(
+                f"the rows are {inputs.dtype} of shape {tuple(inputs.shape)}; images are sent as torch.uint8, 0 to "
+                f"255, of shape {('B', *shape)}; scale them in the net"
+            )
+    if isinstance(schema, TableInput) and tuple(inputs.shape[1:]) != (len(schema.features),):
+        raise UserError(
+            f"the rows have shape {tuple(inputs.shape)}, but the input schema has {len(schema.features)} features; "
+            "give one number for each"
+        )
+
+
+def _compute_outputs(net: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Run a net; one tensor is a tuple of one.
+
+    Raises:
+        UserError: it fails, or returns anything but a tensor or as many as there are names.
+    """
+    try:
+        with torch.inference_mode():
+            output = net(inputs)
+    except Exception as error:  # of the net's own code
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"the net fails for {inputs.dtype} rows of shape {tuple(inputs.shape)}: {type(error).__name__}: {reason}"
+        ) from error
+    tensors = output if type(output) is tuple else (output,)
+    for each in tensors:
+        if not isinstance(each, Tensor):
+            what = type(output).__name__ if each is output else f"tuple with a {type(each).__name__}"
+            raise UserError(f"the net returns a {what}; return one tensor, or a tuple of tensors")
+    if len(tensors) != len(names):
+        raise UserError(
+            f"the net returns {len(tensors)} tensors, {len(names)} names are given ({', '.join(names)}); name each in "
+            "outputs="
+        )
+    return tensors
 
 
 def _refuse_existing(folder: Path, overwrite: bool) -> None:

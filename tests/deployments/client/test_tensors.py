@@ -76,3 +76,48 @@ def test_a_cast_loses_no_more_than_digits() -> None:
 def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
     with pytest.raises(TypeError, match="complex128"):
         encode_request({"x": np.array([1j])}, None, use_binary=True)
+
+
+@pytest.mark.parametrize(
+    ("array", "datatype"),
+    [
+        (np.array([[1, 2**24 + 1]]), "FP32"),
+        (np.array([1.0, 1_700_000_001.0]), "FP32"),
+        (np.array([2**40]), "INT32"),
+        (np.array([300], np.int16), "INT8"),
+        (np.array([2049.0], np.float32), "FP16"),
+    ],
+)
+def test_a_cast_that_would_change_a_whole_number_is_refused_by_its_place(array: Array, datatype: str) -> None:
+    with pytest.raises(TypeError, match=rf" at \[.*\] would become .* in {datatype}"):
+        cast_to(array, datatype)
+
+
+def test_a_cast_rounds_fractions_and_keeps_what_is_missing() -> None:
+    cast = cast_to(np.array([0.1, 1e8 + 0.5, np.nan, np.inf, 2.0**30]), "FP32")
+
+    assert cast.dtype == np.float32
+    assert np.array_equal(cast, np.array([0.1, 1e8, np.nan, np.inf, 2.0**30], np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("use_binary", [True, False])
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, np.datetime64("NaT")])
+def test_what_is_missing_is_no_text(missing: Any, use_binary: bool) -> None:
+    with pytest.raises(TypeError, match=r"element 1 is .*, which is (missing|a datetime64); send texts"):
+        encode_request({"x": np.array(["好", missing], object)}, None, use_binary)
+
+
+@pytest.mark.parametrize("value", [3, 2.5, True, ["a"], {"a": 1}])
+def test_what_is_no_text_is_not_sent_as_one(value: Any) -> None:
+    array = np.empty(2, object)
+    array[:] = ["a", value]
+
+    with pytest.raises(TypeError, match=r"element 1 is .*, which is a \w+; send texts, str or bytes"):
+        encode_request({"x": array}, None, use_binary=True)
+
+
+def test_bytes_that_are_no_text_are_not_sent_as_json() -> None:
+    array = np.array([b"\xff"], object)
+
+    with pytest.raises(TypeError, match="bytes that are not UTF-8"):
+        encode_request({"x": array}, None, use_binary=False)

@@ -185,7 +185,7 @@ def _round_numbers(column: Column, numbers: NDArray[np.float64], location: Sourc
     """
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = numbers.astype(np.float32)
-        if not np.fmax.reduce(np.abs(rounded), initial=0) > _MAX_EXACT_INTEGER:
+        if not np.fmax.reduce(np.abs(rounded), initial=0) >= _MAX_EXACT_INTEGER:
             return rounded
         finite = np.isfinite(numbers)
         known = numbers[finite]

@@ -1,9 +1,11 @@
 """Nets that answer equal rows differently are refused, when they are saved and when a bundle of one is read."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from training.bundle.program.interpreter import ProgramChangedError, ProgramModu
 from training.bundle.program.reader import read_program
 from training.bundle.save import save_bundle
 from training.errors import BundleError, UserError
-from training.schema import ClassOutput, TableInput
+from training.schema import ClassOutput, ImageInput, TableInput
 
 INFO = ModelInfo(
     name="x",
@@ -135,3 +137,52 @@ def test_a_weight_changed_where_the_graph_does_not_show_it_ends_the_answers(tmp_
     for _ in range(2):
         with torch.inference_mode(), pytest.raises(ProgramChangedError, match=r"the net changes norm\.running_"):
             net(torch.randn(2, 2))
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (lambda net, y: {"logits": y}, "a dict"),
+        (lambda net, y: [y], "a list"),
+        (lambda net, y: None, "a NoneType"),
+        (lambda net, y: Answer(y), "a Answer"),
+        (lambda net, y: (y, None), "a tuple with a NoneType"),
+        (lambda net, y: 3.5, "a float"),
+    ],
+)
+def test_a_net_that_returns_no_tensors_is_refused_in_one_line(tmp_path: Path, function: Any, what: str) -> None:
+    with pytest.raises(UserError, match=f"^the net returns {what}; return one tensor, or a tuple of tensors$"):
+        save_bundle(tmp_path / "b", Net(function), inputs=torch.ones(2, 2), info=INFO)
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "message"),
+    [
+        (lambda x: x, torch.ones(2, 2), "the net is a function; give a torch.nn.Module"),
+        (nn.Linear(2, 2), np.ones((2, 2)), "the rows are a ndarray; give a tensor"),
+        (nn.Linear(2, 2), torch.ones(1, 2), "at least two"),
+        (nn.Linear(2, 2), torch.ones(2), "at least two"),
+        (nn.Linear(2, 2), torch.ones(2, 3), "the input schema has 2 features"),
+        (nn.Linear(3, 2), torch.ones(2, 2), "the net fails for torch.float32 rows"),
+        (Net(lambda net, y: (y, y)), torch.ones(2, 2), "the net returns 2 tensors, 1 names are given"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_in_one_line(tmp_path: Path, net: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        save_bundle(tmp_path / "b", net, inputs=inputs, info=INFO)
+    assert "\n" not in str(raised.value)
+
+
+def test_images_are_saved_as_the_bytes_that_callers_send(tmp_path: Path) -> None:
+    info = INFO.model_copy(
+        update={"task": "image-classification", "input_schema": ImageInput(height=2, width=2, mode="L")}
+    )
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+    with pytest.raises(UserError, match=r"images are sent as torch\.uint8, 0 to 255"):
+        save_bundle(tmp_path / "b", net, inputs=torch.rand(2, 1, 2, 2), info=info)
