@@ -76,10 +76,7 @@ def save_bundle(
     folder = Path(folder)
     _refuse_existing(folder, overwrite)
     _check_net_and_rows(net, inputs, info)
-    net, max_length = net.eval(), max_sequence_length(info.input_schema)
-    if max_length is not None and inputs.shape[1] < 2:
-        padding = (0, 0) * (inputs.ndim - 2) + (0, 1)
-        inputs = torch.nn.functional.pad(inputs, padding, value=info.input_schema.padding_value)  # type: ignore[union-attr]
+    net, inputs, max_length = net.eval(), _pad_to_two_steps(info, inputs), max_sequence_length(info.input_schema)
     tensors = _compute_outputs(net, inputs, outputs)
     specs = describe_tensors(info, inputs, tensors, outputs, tokenizer)
     program = export_program(net, inputs, max_length)
@@ -127,6 +124,15 @@ def _check_net_and_rows(net: Any, inputs: Any, info: ModelInfo) -> None:
             f"the rows have shape {tuple(inputs.shape)}, but the input schema has {len(schema.features)} features; "
             "give one number for each"
         )
+
+
+def _pad_to_two_steps(info: ModelInfo, inputs: Tensor) -> Tensor:
+    """Pad rows of one time step or token, since torch.export would specialize the program to that length."""
+    if max_sequence_length(info.input_schema) is None or inputs.shape[1] >= 2:
+        return inputs
+    padding = (0, 0) * (inputs.ndim - 2) + (0, 1)
+    value: float = info.input_schema.padding_value  # type: ignore[union-attr]
+    return torch.nn.functional.pad(inputs, padding, value=value)
 
 
 def _compute_outputs(net: nn.Module, inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:

@@ -159,7 +159,10 @@ def _check_recurrent(gates: int) -> Callable[..., None]:
         _require(len(states) == (2 if is_lstm else 1), "its states")
         tensors = [input, *states, *params]
         _require(all(isinstance(each, Tensor) for each in tensors), "its states and weights are tensors")
-        _require(len({(each.dtype, each.device) for each in tensors}) == 1, "datatypes and devices are equal")
+        # Autocast converts them before the operator computes.
+        is_converted = torch.is_autocast_enabled(input.device.type)
+        kinds = {(None if is_converted else each.dtype, each.device) for each in tensors}
+        _require(len(kinds) == 1, "datatypes and devices are equal")
         _require(input.dim() == 3, "its input has three dimensions")
         directions = 2 if bidirectional else 1
         _require(states[-1].dim() == 3 and states[-1].shape[0] == num_layers * directions, "sizes of its states")

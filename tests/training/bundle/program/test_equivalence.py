@@ -145,7 +145,7 @@ def test_a_module_moves_with_its_buffers(tmp_path: Path) -> None:
     assert double(x.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["buffers", "sizes", "noise", "lstm", "attention", "bag of ngrams"])
+@pytest.mark.parametrize("name", ["buffers", "sizes", "lstm", "attention", "bag of ngrams"])
 def test_weights_and_new_tensors_are_on_the_device_that_it_is_loaded_for(name: str, tmp_path: Path) -> None:
     _, make_rows, _ = NETS[name]
     (tmp_path / "model.pt2").write_bytes(export(name))
