@@ -18,6 +18,15 @@ class Limits(StrictModel):
         ge=1,
         description="Maximum decoded pixels of all images in a request, read from their headers; more gets 413.",
     )
+    max_decoded_bytes: int = Field(
+        256 * 1024**2,
+        ge=1024,
+        description="Maximum bytes that a request takes once it is decoded: tensors, pixels at the model's own size, "
+        "tokens, JSON values; more gets 413.",
+    )
+    max_generated_tokens: int = Field(
+        32_768, ge=1, description="Maximum tokens that a request generates, all rows together; more gets 413."
+    )
     max_rows: int = Field(65_536, ge=1, description="Maximum rows of a request; more gets 413.")
     max_batch_rows: int = Field(64, ge=1, description="Maximum rows of a forward pass.")
     max_queue: int = Field(512, ge=1, description="Maximum concurrent requests in one replica; more get 503.")
@@ -28,6 +37,9 @@ class Limits(StrictModel):
         300.0,
         gt=0,
         description="Seconds that a stream may take after its first event; then it ends with an error event.",
+    )
+    stream_stall_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds that a caller may take to read an event; then its connection is closed."
     )
 
 

@@ -22,6 +22,10 @@ from training.data.tokenizer import NUM_SPECIAL_TOKENS, Encoding, Tokenizer
 
 Forward = Callable[[Rows], Awaitable[Outputs]]
 
+# Chunks that a reader has not read yet; then its rows wait.
+MAX_QUEUED_CHUNKS = 64
+# Rows of one request that are continued at a time; a pass has 64.
+MAX_CONCURRENT_ROWS = 32
 # What a tokenizer decodes bytes to that are not, or not yet, a complete character.
 REPLACEMENT_CHARACTER = "\ufffd"
 
@@ -49,24 +53,37 @@ class TextGenerator:
 
     async def stream(self, prompts: list[Encoding], request: TextRequest) -> AsyncGenerator[TextChunk]:
         """Yield each continuation in chunks, as its tokens are computed; closing the generator stops the work."""
-        # Unbounded, since it holds no more than the response: a slow reader must not stall the batch.
-        chunks: asyncio.Queue[TextChunk | None] = asyncio.Queue()
+        # A slow reader stops its own rows, whose next tokens are not asked for, and nobody else's.
+        chunks: asyncio.Queue[TextChunk | None] = asyncio.Queue(MAX_QUEUED_CHUNKS)
+        # A request of many rows would fill every pass, ahead of all that come later.
+        slots = asyncio.Semaphore(MAX_CONCURRENT_ROWS)
 
         async def continue_row(row: int, prompt: Encoding) -> None:
-            async for text in self._continue(prompt.ids, request, row):
-                chunks.put_nowait(TextChunk(row, text))
+            async with slots:
+                async for text in self._continue(prompt.ids, request, row):
+                    await chunks.put(TextChunk(row, text))
 
-        tasks = [asyncio.create_task(continue_row(row, prompt)) for row, prompt in enumerate(prompts)]
-        all_rows = asyncio.gather(*tasks)
-        all_rows.add_done_callback(lambda _: chunks.put_nowait(None))
+        async def continue_rows() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for row, prompt in enumerate(prompts):
+                        group.create_task(continue_row(row, prompt))
+            except* Exception as errors:
+                raise errors.exceptions[0] from None
+            finally:
+                if not is_closed:
+                    await chunks.put(None)
+
+        is_closed = False
+        task = asyncio.create_task(continue_rows())
         try:
             while (chunk := await chunks.get()) is not None:
                 yield chunk
-            await all_rows
+            await task
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(all_rows, *tasks, return_exceptions=True)
+            is_closed = True
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _continue(self, prompt: list[int], request: TextRequest, row: int) -> AsyncGenerator[str]:
         random = _make_random_generator(None if request.seed is None else (request.seed + row) % 2**63)

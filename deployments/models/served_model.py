@@ -7,9 +7,9 @@ Knows nothing of HTTP.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,8 +28,14 @@ from training.bundle.load import Bundle, load_bundle
 from training.registry import storage
 from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput
 
-# Larger image requests are decoded in a thread: a large image would stall the event loop.
-MAX_INLINE_BYTES = 2048
+Result = TypeVar("Result")
+
+# About a millisecond's work. What is larger is decoded or encoded in a thread, since it would stall the event loop.
+MAX_INLINE_TEXT_BYTES = 2048  # and of images
+MAX_INLINE_ROWS_BYTES = 4096
+MAX_INLINE_JSON_TENSOR_BYTES = 2**15
+MAX_INLINE_TENSOR_BYTES = 2**20
+MAX_INLINE_ROWS, MAX_INLINE_ELEMENTS = 64, 8192
 
 
 class ServedModel:
@@ -56,6 +62,10 @@ class ServedModel:
         self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
+        is_text = isinstance(bundle.manifest.input_schema, TextInput)
+        is_image = isinstance(bundle.manifest.input_schema, ImageInput)
+        self._inline_bytes = MAX_INLINE_TEXT_BYTES if is_text or is_image else MAX_INLINE_ROWS_BYTES
+        self._inline_json_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_JSON_TENSOR_BYTES
         self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
@@ -74,7 +84,12 @@ class ServedModel:
 
     async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
-        request = self.oip_codec.decode_request(body, header_length)
+        decode = self.oip_codec.decode_request
+        limit = self._inline_json_bytes if header_length is None else MAX_INLINE_TENSOR_BYTES
+        if isinstance(self.manifest.input_schema, TextInput):
+            # Texts may come as bytes, too.
+            limit = self._inline_json_bytes
+        request = await _run(len(body) <= limit, decode, body, header_length)
         try:
             async with asyncio.timeout(request.timeout_s):
                 outputs = await self._batcher.forward(request.rows)
@@ -82,16 +97,14 @@ class ServedModel:
             raise DeadlineExceeded(
                 f"no response within the request's timeout of {request.timeout_s:g} s; set a longer one"
             ) from None
-        return self.oip_codec.encode_response(outputs, request)
+        is_small = sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS
+        return await _run(is_small, self.oip_codec.encode_response, outputs, request)
 
     async def predict(
         self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
     ) -> bytes:
         """Run a `predict` request."""
-        if len(body) > MAX_INLINE_BYTES and isinstance(self.manifest.input_schema, ImageInput):
-            request = await asyncio.to_thread(self.predict_codec.decode_request, body, content_type)
-        else:
-            request = self.predict_codec.decode_request(body, content_type)
+        request = await self._decode_predict(body, content_type)
         if self._generator:
             texts = await self._generator.generate(_get_prompts(request), request.options)
             return self.predict_codec.encode_predictions(texts)
@@ -100,7 +113,13 @@ class ServedModel:
             assert isinstance(self.manifest.output_schema, ImageOutput)
             images = sample_images(self._decoder, self.manifest.output_schema.latent_size, request.options, self.device)
             return self.predict_codec.encode_predictions(images)
-        return self.predict_codec.encode_response(await self._batcher.forward(request.rows), request)
+        outputs = await self._batcher.forward(request.rows)
+        is_small = len(request.rows) <= MAX_INLINE_ROWS and sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS
+        return await _run(is_small, self.predict_codec.encode_response, outputs, request)
+
+    async def _decode_predict(self, body: bytes, content_type: str) -> PredictRequest:
+        is_small = len(body) <= self._inline_bytes
+        return await _run(is_small, self.predict_codec.decode_request, body, content_type)
 
     async def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
         """Run a `predict` request and stream its response; closing the generator stops the work.
@@ -113,7 +132,7 @@ class ServedModel:
         """
         if self._generator is None:
             raise NotStreamable(f"{self.manifest.name} does not generate text; send the request without stream")
-        request = self.predict_codec.decode_request(body, content_type)
+        request = await self._decode_predict(body, content_type)
         prompts = _get_prompts(request)
         texts: list[list[str]] = [[] for _ in prompts]
         async with contextlib.aclosing(self._generator.stream(prompts, request.options)) as chunks:
@@ -121,6 +140,11 @@ class ServedModel:
                 texts[chunk.row].append(chunk.text)
                 yield events.TOKEN, encode_json(chunk._asdict())
         yield events.DONE, self.predict_codec.encode_predictions([{"text": "".join(parts)} for parts in texts])
+
+
+async def _run(is_small: bool, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function: at once if its work is small, else in a thread."""
+    return function(*arguments) if is_small else await asyncio.to_thread(function, *arguments)
 
 
 def _get_prompts(request: PredictRequest) -> list[Any]:
@@ -133,7 +157,7 @@ def _build_oip_codec(bundle: Bundle, endpoint: ModelEndpoint) -> OipCodec:
     if isinstance(manifest.input_schema, TextInput) and not manifest.input_schema.has_predicate:
         tokenize = InputPreprocessor(manifest, limits, bundle.tokenizer).preprocess_rows
     vocab_size = len(bundle.tokenizer) if bundle.tokenizer else None
-    return OipCodec(manifest, str(endpoint.version), limits.max_rows, vocab_size, tokenize)
+    return OipCodec(manifest, str(endpoint.version), limits, vocab_size, tokenize)
 
 
 def _build_batcher(net: torch.nn.Module, bundle: Bundle, endpoint: ModelEndpoint, device: str) -> Batcher:

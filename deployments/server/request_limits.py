@@ -82,6 +82,11 @@ class RequestLimits:
             if request.disconnect_watcher:
                 request.disconnect_watcher.cancel()
 
+    @property
+    def stall_timeout_s(self) -> float:
+        """Seconds that a caller may take to read an event."""
+        return self._limits.stream_stall_timeout_s
+
     def extend_deadline(self, task: "asyncio.Task[None]") -> float:
         """Lift the deadline of a request whose response has begun; returns the seconds that the stream may take."""
         self._ongoing[task].deadline_s = math.inf

@@ -2,8 +2,8 @@
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html. The first event must come within
 request_timeout_s, and nothing is sent before it, so that a refused request has its own status. From then on the stream
-has stream_timeout_s, and an error is
-sent as an event. Does not know what the events contain.
+has stream_timeout_s, and an error is sent as an event. A caller that does not read for stream_stall_timeout_s loses the
+connection, at the last event too. Does not know what the events contain.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from deployments import errors
-from deployments.errors import CallError, ClientError, DeadlineExceeded
+from deployments.errors import CallError, ClientDisconnected, ClientError, DeadlineExceeded
 from deployments.protocols.predict.events import ERROR
-from deployments.server.asgi import Scope, Send, get_header
+from deployments.server.asgi import Message, Scope, Send, get_header
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
 
 Event = tuple[str, bytes]
@@ -62,6 +62,8 @@ async def send_events(scope: Scope, send: Send, events: AsyncGenerator[Event]) -
         first = await anext(events)
         limits = scope.get("request_limits")
         timeout_s = None if limits is None else limits.extend_deadline(asyncio.current_task())
+        if limits is not None:
+            send = _close_when_stalled(send, limits.stall_timeout_s)
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         keep_alive_task = asyncio.create_task(_send_keep_alives(send))
         try:
@@ -69,11 +71,26 @@ async def send_events(scope: Scope, send: Send, events: AsyncGenerator[Event]) -
                 await _send_event(send, *first)
                 async for name, data in events:
                     await _send_event(send, name, data)
+        except ClientDisconnected:
+            raise
         except Exception as error:
             await _send_event(send, ERROR, _encode_late_error(error, scope, timeout_s))
         finally:
             keep_alive_task.cancel()
         await send({"type": "http.response.body", "body": b""})
+
+
+def _close_when_stalled(send: Send, timeout_s: float) -> Send:
+    """Raise ClientDisconnected where a message is not taken in time: its caller has stopped reading."""
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await send(message)
+        except TimeoutError:
+            raise ClientDisconnected(f"the caller has read nothing for {timeout_s:g} s") from None
+
+    return send_in_time
 
 
 async def _send_event(send: Send, name: str, data: bytes) -> None:

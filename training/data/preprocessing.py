@@ -5,6 +5,7 @@ What is fitted goes into the bundle (input schema, tokenizer.json, the net's inp
 """
 # Shapes: N rows of a split, T time steps or tokens of the longest row.
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,14 @@ from training.schema import InputSchema, SeriesInput, TableInput, TextInput
 
 if TYPE_CHECKING:
     from training.data.files.scan import FileScan
+
+
+MAX_TOKEN_CHARACTERS = 64
+"""Characters of a token on average, beyond which a text is not read to its end."""
+
+
+# Categories of characters that end a word: spaces, line breaks, punctuation but "_".
+_NO_WORD = frozenset({"Zs", "Zl", "Zp", "Cc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"})
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,8 @@ def encode_inputs(preprocessing: FittedPreprocessing, dataset: Dataset) -> tuple
     """Encode inputs as one tensor; returns it, the rows' lengths where they differ, and the encodings of texts."""
     inputs, schema = dataset.inputs, preprocessing.input_schema
     if preprocessing.tokenizer and isinstance(schema, TextInput):
-        encodings = [truncate_tokens(tokenize_row(preprocessing.tokenizer, row), schema.max_tokens) for row in inputs]
+        tokenizer, limit = preprocessing.tokenizer, schema.max_tokens
+        encodings = [truncate_tokens(tokenize_beginning(tokenizer, row, limit), limit) for row in inputs]
         ids = [torch.tensor(encoding.ids) for encoding in encodings]
         return *pad_rows(ids, schema.padding_value), encodings
     if isinstance(inputs, Tensor):
@@ -118,6 +128,49 @@ def tokenize_row(tokenizer: Tokenizer, row: Any) -> Encoding:
     if isinstance(row, str):
         return tokenizer.encode(row)
     return tokenizer.encode_with_predicate(row["text"], *row["predicate"])
+
+
+def tokenize_beginning(tokenizer: Tokenizer, row: Any, max_tokens: int) -> Encoding:
+    """Tokenize the beginning of a text: its first `max_tokens` tokens, and more if there are more.
+
+    The text is cut between two words before it is tokenized. Of more than MAX_TOKEN_CHARACTERS a token on average,
+    what is behind is left out.
+    """
+    if not isinstance(row, str):
+        text, (start, end) = row["text"], row["predicate"]
+        limit = max(end, max_tokens * MAX_TOKEN_CHARACTERS)
+        return tokenize_row(tokenizer, {"text": text[:limit], "predicate": (start, end)})
+    for length in _list_lengths(len(row), max_tokens):
+        end = length if length == len(row) else find_word_end(row, length)
+        encoding = tokenizer.encode(row[: end or length])
+        if end and len(encoding.ids) > max_tokens:
+            break
+    return encoding
+
+
+def tokenize_end(tokenizer: Tokenizer, text: str, max_tokens: int) -> Encoding:
+    """Tokenize the end of a text: its last `max_tokens` tokens, at least one; see tokenize_beginning."""
+    for length in _list_lengths(len(text), max_tokens):
+        start = 0 if length == len(text) else find_word_end(text, len(text) - length)
+        encoding = tokenizer.encode(text[len(text) - length if start is None else start :])
+        if start is not None and len(encoding.ids) >= max_tokens:
+            break
+    last = slice(-max_tokens, None)
+    return Encoding(encoding.ids[last] or [UNK_ID], encoding.offsets[last] or [(0, 0)])
+
+
+def _list_lengths(text_length: int, max_tokens: int) -> list[int]:
+    """Numbers of characters to try, the first of which usually has enough tokens."""
+    limit = min(text_length, max_tokens * MAX_TOKEN_CHARACTERS)
+    return [length for length in (8 * max_tokens, 24 * max_tokens) if length < limit] + [limit]
+
+
+def find_word_end(text: str, position: int) -> int | None:
+    """The last end of a word in the 200 characters up to a position, where every tokenizer cuts; None if none is."""
+    for i in range(position, max(position - 200, 0), -1):
+        if text[i - 1].isalnum() and unicodedata.category(text[i]) in _NO_WORD:
+            return i
+    return None
 
 
 def truncate_tokens(encoding: Encoding, max_tokens: int) -> Encoding:

@@ -23,8 +23,10 @@ from deployments.errors import (
     UnknownTensor,
 )
 from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, describe_json_error, parse_json_array
+from deployments.protocols.decoded_size import check_json_size, check_tensor_size
 from deployments.protocols.oip import binary
-from training.bundle.datatypes import BYTES, Datatype
+from deployments.settings import Limits
+from training.bundle.datatypes import BYTES, Datatype, numpy_dtype
 from training.bundle.manifest import Manifest, TensorSpec
 from training.schema import ClassOutput, SeriesInput, TableInput, max_sequence_length
 
@@ -122,7 +124,7 @@ class OipCodec:
         self,
         manifest: Manifest,
         version: str,
-        max_rows: int,
+        limits: Limits,
         vocab_size: int | None = None,
         tokenize: Callable[[list[str]], Rows] | None = None,
     ) -> None:
@@ -131,7 +133,7 @@ class OipCodec:
         Args:
             manifest: of the bundle.
             version: of the model.
-            max_rows: of one request.
+            limits: of its requests.
             vocab_size: number of tokens, for a model of texts.
             tokenize: from texts to rows of tokens, where a request may send texts (BYTES) in place of tokens.
         """
@@ -139,7 +141,8 @@ class OipCodec:
         schema, output_schema = manifest.input_schema, manifest.output_schema
         self._max_sequence_length = max_sequence_length(schema) or 0
         self._vocab_size, self._tokenize = vocab_size, tokenize
-        self._name, self._version, self._max_rows = manifest.name, version, max_rows
+        self._name, self._version = manifest.name, version
+        self._max_rows, self._max_decoded_bytes = limits.max_rows, limits.max_decoded_bytes
         self._labels = output_schema.labels if isinstance(output_schema, ClassOutput) else ()
         # Missing values and a series' padding are NaN; JSON cannot write it, bytes can.
         self._allow_nan = isinstance(schema, SeriesInput) or (isinstance(schema, TableInput) and schema.allow_missing)
@@ -258,11 +261,13 @@ class OipCodec:
         ):
             raise InvalidShape(f"input {spec.name!r} has shape {list(shape)}; this model takes {list(spec.shape)}")
         self._check_row_count(shape[0])
+        check_tensor_size(shape, numpy_dtype(spec.datatype).itemsize, self._max_decoded_bytes)
         if len(shape) > 1 and spec.shape[1] < 0 and not 1 <= shape[1] <= self._max_sequence_length:
             raise InvalidShape(
                 f"input {spec.name!r} has sequence length {shape[1]}; this model takes 1 to {self._max_sequence_length}"
             )
         if data is None:
+            check_json_size(tensor.data, self._max_decoded_bytes)
             x = parse_json_array(tensor.data, spec.datatype, shape)
         else:
             x = binary.decode_tensor(data, spec.datatype, shape)

@@ -12,10 +12,17 @@ import torch
 
 from deployments.errors import EmptyRequest, InvalidType, PayloadTooLarge
 from deployments.protocols.arrays import Outputs, Rows
+from deployments.protocols.decoded_size import check_json_size
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.protocols.predict.outputs import format_predictions
-from deployments.protocols.predict.requests import OPTION_BOUNDS, REQUEST_TYPES, parse_json_request, parse_media_type
+from deployments.protocols.predict.requests import (
+    OPTION_BOUNDS,
+    REQUEST_TYPES,
+    TextRequest,
+    parse_json_request,
+    parse_media_type,
+)
 from deployments.settings import Limits
 from training.bundle.manifest import Manifest
 from training.data.tokenizer import Tokenizer
@@ -63,6 +70,7 @@ class PredictCodec:
         if self._accepts_images and media_type in SERVED_MEDIA_TYPES:
             rows, row_contexts = self._preprocessor.preprocess_image(body)
             return PredictRequest(rows, row_contexts, self._request_type([]))
+        check_json_size(body, self._limits.max_decoded_bytes)
         options = parse_json_request(body, media_type, self._request_type, self._accepts_images)
         _check_options(options)
         if not options.inputs:
@@ -75,8 +83,18 @@ class PredictCodec:
                 f"the request has {len(options.inputs)} rows; the limit is {self._limits.max_rows}; "
                 "send several requests"
             )
+        if isinstance(options, TextRequest):
+            self._check_generated_tokens(options)
         rows, row_contexts = self._preprocessor.preprocess_items(options.inputs)
         return PredictRequest(rows, row_contexts, options)
+
+    def _check_generated_tokens(self, options: TextRequest) -> None:
+        rows, limit = len(options.inputs), self._limits.max_generated_tokens
+        if rows * options.max_tokens > limit:
+            raise PayloadTooLarge(
+                f"{rows} rows of max_tokens {options.max_tokens} are {rows * options.max_tokens} tokens; the limit is "
+                f"{limit}; send several requests, or ask for fewer tokens"
+            )
 
     def encode_response(self, outputs: Outputs, request: PredictRequest) -> bytes:
         """Encode the net's outputs."""

@@ -11,17 +11,20 @@ import numpy as np
 
 from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
 from deployments.protocols.arrays import Array, Rows, check_exact, to_array
+from deployments.protocols.decoded_size import check_decoded_size, check_tensor_size
 from deployments.protocols.predict import images
 from deployments.settings import Limits
-from training.bundle.datatypes import Datatype
+from training.bundle.datatypes import Datatype, numpy_dtype
 from training.bundle.manifest import Manifest
-from training.data.preprocessing import tokenize_row, truncate_tokens
-from training.data.tokenizer import UNK_ID, Encoding, Tokenizer
+from training.data.preprocessing import MAX_TOKEN_CHARACTERS, tokenize_beginning, tokenize_end, truncate_tokens
+from training.data.tokenizer import Encoding, Tokenizer
 from training.data.values import spell_category
 from training.schema import Feature, ImageInput, SeriesInput, TableInput, TextInput
 
 # The smallest of the float types, FP16, holds every integer up to this one.
 _EXACT_INTEGERS = 2**11
+# A token's id and offsets as Python objects, and its place in the padded tensor.
+_TOKEN_BYTES = 160
 _PREDICATE_HINT = 'send {"text": "...", "predicate": [start, end]}, in characters'
 
 
@@ -44,8 +47,13 @@ class InputPreprocessor:
             ClientError: the model does not take an item.
         """
         schema = self._schema
+        self._check_size(items)
         if isinstance(schema, TextInput):
-            encodings = [self._tokenize(item, index, schema) for index, item in enumerate(items)]
+            encodings, size = [], 0
+            for index, item in enumerate(items):
+                encodings.append(self._tokenize(item, index, schema))
+                size += len(encodings[-1].ids) * _TOKEN_BYTES
+                check_decoded_size(size, self._limits.max_decoded_bytes, "the texts' tokens")
             return [np.array(encoding.ids) for encoding in encodings], list(zip(items, encodings, strict=True))
         if isinstance(schema, SeriesInput):
             return [self._encode_series(item, index, schema) for index, item in enumerate(items)], [None] * len(items)
@@ -55,6 +63,20 @@ class InputPreprocessor:
             return np.stack([pixels for pixels, _ in decoded]), [size for _, size in decoded]
         records = [self._encode_record(item, index, schema) for index, item in enumerate(items)]
         return np.stack(records), [None] * len(items)
+
+    def _check_size(self, items: list[Any]) -> None:
+        """Raise PayloadTooLarge where the rows' tensor would be too large; tokens are counted as they are made."""
+        schema, itemsize, rows = self._schema, numpy_dtype(self._datatype).itemsize, len(items)
+        shape: tuple[int, ...] = ()
+        if isinstance(schema, ImageInput):
+            shape = (rows, schema.channels, schema.height, schema.width)
+        elif isinstance(schema, SeriesInput):
+            # Rows are padded to one another's length where they share a pass.
+            longest = max((len(item) for item in items if isinstance(item, list)), default=0)
+            shape = (rows, min(longest, schema.max_time_steps), len(schema.features))
+        elif isinstance(schema, TableInput):
+            shape = (rows, len(schema.features))
+        check_tensor_size(shape, itemsize, self._limits.max_decoded_bytes)
 
     def preprocess_rows(self, items: list[Any]) -> Rows:
         """Encode B items; returns the rows only."""
@@ -153,18 +175,19 @@ class InputPreprocessor:
         assert self._tokenizer is not None
         if schema.has_predicate:
             _check_predicate(item, index)
+            if item["predicate"][1] > schema.max_tokens * MAX_TOKEN_CHARACTERS:
+                raise PayloadTooLarge(
+                    f"row {index} has more than {schema.max_tokens} tokens, the limit; split the text"
+                )
         elif not isinstance(item, str):
             raise InvalidType(f"row {index} is {_describe_type(item)}; send a text")
-        encoding = tokenize_row(self._tokenizer, item)
         if self._output_kind == "text":
             # The next token depends on the end of the prompt.
-            last = slice(-schema.max_tokens, None)
-            return Encoding(encoding.ids[last] or [UNK_ID], encoding.offsets[last] or [(0, 0)])
+            return tokenize_end(self._tokenizer, item, schema.max_tokens)
         # The beginning is enough for a label, as in training, but not for spans, which can be anywhere.
+        encoding = tokenize_beginning(self._tokenizer, item, schema.max_tokens)
         if self._output_kind == "spans" and len(encoding.ids) > schema.max_tokens:
-            raise PayloadTooLarge(
-                f"row {index} has {len(encoding.ids)} tokens; the limit is {schema.max_tokens}; split the text"
-            )
+            raise PayloadTooLarge(f"row {index} has more than {schema.max_tokens} tokens, the limit; split the text")
         return truncate_tokens(encoding, schema.max_tokens)
 
     def _encode_series(self, item: Any, index: int, schema: SeriesInput) -> Array:

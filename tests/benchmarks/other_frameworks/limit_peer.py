@@ -9,10 +9,11 @@ import uvicorn
 from mlp import build
 
 from deployments.protocols.oip.codec import OipCodec
+from deployments.settings import Limits
 from training.bundle.manifest import Manifest
 
 net = build()
-codec = OipCodec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", 65_536)
+codec = OipCodec(Manifest.model_validate(json.loads(sys.stdin.read())), "1", Limits())
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:

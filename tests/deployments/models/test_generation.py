@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deployments.control.operations import build_model_paths
-from deployments.models.generation import IncrementalDetokenizer, TextGenerator
+from deployments.models.generation import MAX_CONCURRENT_ROWS, IncrementalDetokenizer, TextGenerator
 from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.predict.requests import TextRequest
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
@@ -93,6 +93,41 @@ async def test_rows_are_generated_concurrently() -> None:
     rows = [row async for row, _ in chunks]
 
     assert rows[:4] == [0, 1, 0, 1]
+
+
+async def test_a_reader_that_stops_reading_stops_its_own_rows_only() -> None:
+    passes: list[int] = []
+    generator = make_generator(CHARACTERS, passes)
+    async with contextlib.aclosing(
+        generator.stream([CHARACTERS.encode("a")] * 3, TextRequest([], max_tokens=1000))
+    ) as chunks:
+        await anext(chunks)
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        # Of 3,000 tokens: those that wait to be read, and one on the way for each row.
+        assert len(passes) < 80
+
+        other = await generator.generate([CHARACTERS.encode("a")], TextRequest([], max_tokens=200))
+
+    assert len(other[0]["text"]) == 200
+
+
+async def test_a_request_of_many_rows_leaves_room_for_others() -> None:
+    concurrent, peak = 0, 0
+
+    async def forward(x: Rows) -> Outputs:
+        nonlocal concurrent, peak
+        concurrent += 1
+        peak = max(peak, concurrent)
+        await asyncio.sleep(0)
+        concurrent -= 1
+        return (np.zeros((1, len(x[0]), len(CHARACTERS)), np.float32),)
+
+    generator = TextGenerator(forward, CHARACTERS, CONTEXT_LENGTH)
+    texts = await generator.generate([CHARACTERS.encode("a")] * 500, TextRequest([], max_tokens=2))
+
+    assert len(texts) == 500
+    assert peak == MAX_CONCURRENT_ROWS
 
 
 async def test_closing_the_stream_stops_the_work_within_a_token() -> None:

@@ -18,6 +18,7 @@ from deployments.protocols.arrays import Array
 from deployments.protocols.oip import binary
 from deployments.protocols.oip.binary import parse_header_length
 from deployments.protocols.oip.codec import InferRequest, OipCodec
+from deployments.settings import Limits
 from tests.small_bundles import save_table
 from training.bundle.datatypes import DATATYPES, torch_dtype
 from training.bundle.manifest import Manifest, TensorSpec
@@ -34,7 +35,7 @@ def make_codec(manifest: Manifest, datatype: Any, tokenize: Any = None) -> OipCo
     """The codec of a model with rows of four elements of one datatype, in and out."""
     specs = [TensorSpec(name=name, datatype=datatype, shape=(-1, 4)) for name in ("input", "logits")]
     manifest = manifest.model_copy(update={"inputs": (specs[0],), "outputs": (specs[1],)})
-    return OipCodec(manifest, "1", 100, None, tokenize)
+    return OipCodec(manifest, "1", Limits(max_rows=100), None, tokenize)
 
 
 def make_body(content: bytes, padding: int = 0, **changes: Any) -> tuple[bytes, int]:
@@ -186,7 +187,7 @@ def test_a_boolean_is_one_byte_of_0_or_1(manifest: Manifest) -> None:
 
 def test_a_missing_value_may_be_nan_where_the_schema_allows_it(manifest: Manifest) -> None:
     schema = manifest.input_schema.model_copy(update={"allow_missing": True})
-    codec = OipCodec(manifest.model_copy(update={"input_schema": schema}), "1", 10)
+    codec = OipCodec(manifest.model_copy(update={"input_schema": schema}), "1", Limits(max_rows=10))
     body, length = make_body(struct.pack("<4f", 1, math.nan, 3, 4), shape=[1, 4])
 
     assert np.isnan(codec.decode_request(body, length).rows).tolist() == [[False, True, False, False]]

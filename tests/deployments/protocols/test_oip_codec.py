@@ -8,18 +8,19 @@ import pytest
 from deployments import errors
 from deployments.errors import ClientError
 from deployments.protocols.oip.codec import OipCodec, encode_metadata
+from deployments.settings import Limits
 from training.bundle.verify import verify_bundle
 from training.schema import NumberOutput
 
 
 @pytest.fixture
 def codec(table_bundle: Path) -> OipCodec:
-    return OipCodec(verify_bundle(table_bundle), "3", max_rows=100)
+    return OipCodec(verify_bundle(table_bundle), "3", Limits(max_rows=100))
 
 
 @pytest.fixture
 def pixels(image_bundle: Path) -> OipCodec:
-    return OipCodec(verify_bundle(image_bundle), "1", max_rows=100)
+    return OipCodec(verify_bundle(image_bundle), "1", Limits(max_rows=100))
 
 
 def encode_request(fields: dict[str, Any] | None = None, **changes: Any) -> bytes:
@@ -172,7 +173,7 @@ def test_a_model_without_classes_refuses_classification(table_bundle: Path) -> N
     manifest = verify_bundle(table_bundle).model_copy(update={"output_schema": NumberOutput(name="price")})
 
     with pytest.raises(errors.UnknownParameter, match="no classes"):
-        OipCodec(manifest, "1", 10).decode_request(
+        OipCodec(manifest, "1", Limits(max_rows=10)).decode_request(
             encode_request({"outputs": [{"name": "logits", "parameters": {"classification": 1}}]})
         )
 

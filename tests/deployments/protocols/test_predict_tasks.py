@@ -151,7 +151,7 @@ def test_an_empty_and_an_unknown_text_are_one_unknown_token(text: PredictCodec) 
             "roles",
             encode_request({"text": "a " * 15, "predicate": [0, 1]}),
             errors.PayloadTooLarge,
-            "17 tokens; the limit is 16",
+            "row 0 has more than 16 tokens, the limit; split the text",
         ),
         ("text", encode_request("好", top_k=0), errors.InvalidType, "top_k is 0"),
         ("text", encode_request("好", max_tokens=4), errors.MalformedBody, "max_tokens"),

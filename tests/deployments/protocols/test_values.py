@@ -70,7 +70,7 @@ def test_so_is_it_where_values_may_be_missing(mixed: PredictCodec) -> None:
 
 @pytest.mark.parametrize("data", [[1, 2, 3, LARGE], [[1, 2, 3, LARGE]], [1.5, 2, 3, LARGE]])
 def test_infer_refuses_it_too(table_bundle: Path, data: list[Any]) -> None:
-    codec = OipCodec(verify_bundle(table_bundle), "1", 10)
+    codec = OipCodec(verify_bundle(table_bundle), "1", Limits(max_rows=10))
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": data}
 
     with pytest.raises(InvalidType, match=rf"{LARGE} would become {LARGE - 1} in FP32"):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -99,6 +100,62 @@ def test_an_error_after_the_first_event_is_the_last_event(fail_at: int, code: st
     assert last.json()["error"].keys() == {"code", "message", "request_id"}
     assert (last.json()["error"]["code"], last.json()["error"]["request_id"]) == (code, "r1")
     assert "secret" not in last.data
+
+
+@contextlib.contextmanager
+def open_stalled(url: str) -> Iterator[socket.socket]:
+    """A caller that sends a request for events and reads nothing."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        yield connection
+
+
+class LargeEvents:
+    """Events of 4 MB, of which no more than some fit into the buffers of a connection."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.sent, self.closed = count, 0, threading.Event()
+
+    async def __call__(self) -> AsyncGenerator[Event]:
+        try:
+            while self.sent < self.count:
+                self.sent += 1
+                yield "token", b"x" * 2**22
+        finally:
+            self.closed.set()
+
+
+# The second source ends with the event that nobody reads.
+@pytest.mark.parametrize("count", [1000, 1])
+def test_a_caller_that_stops_reading_is_dropped(count: int) -> None:
+    source, ended = LargeEvents(count), threading.Event()
+    app = make_app(source, stream_stall_timeout_s=0.5)
+
+    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+        ended.set()
+
+    with run_server(watch) as url, open_stalled(url):
+        assert ended.wait(5)
+    assert source.closed.is_set()
+    assert source.sent <= 4
+
+
+def test_a_slow_reader_gets_all_of_its_events() -> None:
+    source = LargeEvents(3)
+    with run_server(make_app(source, stream_stall_timeout_s=2)) as url, open_stalled(url) as connection:
+        received = 0
+        while chunk := connection.recv(2**20):
+            received += len(chunk)
+            if not received % 100:
+                time.sleep(0.05)
+            if received > 3 * 2**22:
+                break
+
+    assert received > 3 * 2**22
 
 
 async def refuse() -> AsyncGenerator[Event]:

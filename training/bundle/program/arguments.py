@@ -160,7 +160,7 @@ def _check_recurrent(gates: int) -> Callable[..., None]:
         tensors = [input, *states, *params]
         _require(all(isinstance(each, Tensor) for each in tensors), "its states and weights are tensors")
         # Autocast converts them before the operator computes.
-        is_converted = torch.is_autocast_enabled(input.device.type)
+        is_converted = not input.is_meta and torch.is_autocast_enabled(input.device.type)
         kinds = {(None if is_converted else each.dtype, each.device) for each in tensors}
         _require(len(kinds) == 1, "datatypes and devices are equal")
         _require(input.dim() == 3, "its input has three dimensions")
