@@ -80,7 +80,7 @@ class Shoal:
         from cluster.local.start import start_cluster, stop_cluster
         from cluster.rollout.deploy import reconcile
 
-        with exclusive_lock(self.settings):
+        with exclusive_lock(self.settings, on_status):
             before = find_cluster(self.settings)
             try:
                 on_status("starting Ray")
@@ -153,7 +153,7 @@ class Shoal:
         version = self.registry.resolve(str(reference))
         # Replicas verify it again; here a damaged bundle is refused at once, by the name of its file.
         self.registry.load_manifest(version)
-        with exclusive_lock(self.settings):
+        with exclusive_lock(self.settings, on_status):
             return deploy(self.settings, cluster, version, on_status, scale=scale, dtype=dtype, compile=compile)
 
     def plan_scale(self, name: str, changes: dict[str, Any]) -> Scale:
@@ -173,7 +173,7 @@ class Shoal:
         from cluster.rollout.deploy import deploy_pipeline
 
         cluster = self.cluster
-        with exclusive_lock(self.settings):
+        with exclusive_lock(self.settings, on_status):
             return deploy_pipeline(self.settings, cluster, pipeline, on_status)
 
     def undeploy(self, name: str, *, on_status: OnStatus = _ignore) -> None:
@@ -183,7 +183,7 @@ class Shoal:
         cluster = find_cluster(self.settings)
         if cluster and cluster.run_pid:
             cluster = None  # a training run's own, which serves nothing
-        with exclusive_lock(self.settings):
+        with exclusive_lock(self.settings, on_status):
             undeploy(self.settings, cluster, name, on_status)
 
     def client(self) -> Client:

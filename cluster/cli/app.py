@@ -91,8 +91,9 @@ def run(arguments: list[str]) -> int:
     except ServiceError as error:
         print_error(str(error))
         return 1
-    except (KeyboardInterrupt, typer.Abort):
-        result = INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as error:
+        print_error(" ".join(filter(None, ["interrupted", str(error)])))
+        return INTERRUPTED
     except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else "no message"
         print_error(f"{type(error).__name__}: {first_line}{_save_traceback(error)}")

@@ -87,7 +87,7 @@ def status(as_json: Json = False) -> None:
         else:
             print_line("no cluster runs; start one with `shoal up`")
         return
-    from cluster.rollout.status import list_statuses
+    from cluster.rollout.status import BEING_DEPLOYED, list_statuses
 
     deployments = list_statuses(settings, cluster)
     if as_json:
@@ -104,7 +104,8 @@ def status(as_json: Json = False) -> None:
     print_table(table)
     for each in deployments:
         if each["reason"]:
-            print_warning(f"{each['name']} does not run: {each['reason']}")
+            is_change = each["reason"].startswith(BEING_DEPLOYED)
+            print_warning(f"{each['name']} {'is' if is_change else 'does not run:'} {each['reason']}")
 
 
 def logs(

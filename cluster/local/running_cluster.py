@@ -7,7 +7,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -153,12 +154,25 @@ def reject_run_cluster(cluster: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(settings: Settings) -> Iterator[None]:
-    """Keep other commands on this SHOAL_HOME from starting, stopping or deploying at the same time."""
+def exclusive_lock(settings: Settings, on_status: Callable[[str], None] = lambda status: None) -> Iterator[None]:
+    """Keep other commands on this SHOAL_HOME from starting, stopping or deploying at the same time.
+
+    Args:
+        settings: give SHOAL_HOME.
+        on_status: told where another command has to be waited for.
+    """
     folder = settings.home / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            on_status(f"waiting for another shoal command to end (process {file.read().strip() or 'unknown'})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

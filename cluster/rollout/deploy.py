@@ -1,15 +1,19 @@
-"""Deploy: changes the desired state, applies it to Ray Serve, records it once it runs; `up` reconciles what is stored.
+"""Deploy: writes what is wanted, applies it to Ray Serve, and takes it back where it does not start.
 
 Deploy walk: cluster.shoal -> [deploy.py] -> serve_api.py -> deployments.applications -> deployments.models.replica
-A model or pipeline that cannot start leaves the previous one serving.
+A model or pipeline that cannot start leaves the previous one serving. Whatever ends a command in the middle, the store
+and Serve agree: what is written and what Serve is told change together, while no signal interrupts; a command that is
+killed in between is undone by the next, or by `up`.
 """
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from cluster.local.running_cluster import Cluster
+from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
 from deployments.applications import CONTROL_APPLICATION
@@ -99,12 +103,18 @@ def undeploy(settings: Settings, cluster: Cluster | None, name: str, on_status: 
         deployed = ", ".join(names) or "none"
         raise UserError(f"{name!r} is not deployed; deployed: {deployed}")
     _reject_if_called(records, name)
-    store.delete_record(name)
+    store.end_rollout(undo=True)
     if cluster is None:
+        store.delete_record(name)
         return
     with ServeApi(settings, cluster) as serve:
-        serve.put_config(store.list_records())
-        serve.wait(lambda applications: name not in applications or not serve.is_routed(name), on_status)
+        try:
+            with delay_interrupts():
+                _change(store, serve, {name: None})
+                store.end_rollout(undo=False)
+            serve.wait(lambda applications: name not in applications or not serve.is_routed(name), on_status)
+        except KeyboardInterrupt:
+            raise Interrupted(f"after {name} was undeployed; its last requests may still be answered") from None
 
 
 def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict[str, str]:
@@ -116,7 +126,9 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
     Raises:
         ServiceError: the control application does not start.
     """
-    records, failures = DeploymentStore(settings.platform).load()
+    store = DeploymentStore(settings.platform)
+    store.end_rollout(undo=True)
+    records, failures = store.load()
 
     def has_settled(applications: Applications, name: str) -> bool:
         failures.pop(name, None)
@@ -168,6 +180,7 @@ def change_scale(scale: Scale, changes: dict[str, Any]) -> Scale:
 def _replace(settings: Settings, cluster: Cluster, deployment: DeploymentRecord, on_status: OnStatus) -> None:
     """Serve a model or pipeline in place of what has its name, and tell the pipelines that call it."""
     store = DeploymentStore(settings.platform)
+    store.end_rollout(undo=True)
     records = store.list_records()
     changed: dict[str, DeploymentRecord] = {
         record.name: record for record in _find_dependents(settings, records, deployment)
@@ -175,16 +188,42 @@ def _replace(settings: Settings, cluster: Cluster, deployment: DeploymentRecord,
     changed[deployment.name] = deployment
     with ServeApi(settings, cluster) as serve:
         try:
-            serve.put_config([*(record for record in records if record.name not in changed), *changed.values()])
+            with delay_interrupts():
+                _change(store, serve, changed)
             serve.wait(lambda applications: all(is_running(applications, name) for name in changed), on_status)
         except BaseException as error:
-            # Back to what is recorded: the next start must not find what never worked.
-            serve.put_config(records)
+            with delay_interrupts():
+                store.end_rollout(undo=True)
+                serve.put_config(store.list_records())
             if isinstance(error, ServiceError):
                 _wait_for_rollback(serve, {record.name for record in records} & changed.keys(), on_status)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(
+                    f"while {deployment.name} was deployed; {_describe_kept(records, deployment)}"
+                ) from None
             raise
-    for record in changed.values():
-        store.put_record(record)
+    try:
+        with delay_interrupts():
+            store.end_rollout(undo=False)
+    except KeyboardInterrupt:
+        raise Interrupted(f"after {deployment.name}:{deployment.endpoint.version} was deployed; it serves") from None
+
+
+def _change(store: DeploymentStore, serve: ServeApi, changes: Mapping[str, DeploymentRecord | None]) -> None:
+    """Write what is wanted, and tell Serve; where that is refused, what there was is wanted again."""
+    store.begin_rollout(changes)
+    try:
+        serve.put_config(store.list_records())
+    except BaseException:
+        store.end_rollout(undo=True)
+        raise
+
+
+def _describe_kept(records: list[DeploymentRecord], deployment: DeploymentRecord) -> str:
+    for record in records:
+        if record.name == deployment.name:
+            return f"{record.name}:{record.endpoint.version} goes on serving"
+    return "it is not deployed"
 
 
 def _wait_for_rollback(serve: ServeApi, names: set[str], on_status: OnStatus) -> None:

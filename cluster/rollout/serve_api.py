@@ -57,7 +57,12 @@ class ServeApi:
         settings, cluster = self._settings, self._cluster
         keys = {secrets.hash_key(secrets.read_secret(settings.home, secrets.ADMIN_KEY)): "admin"}
         config = build_serve_config(records, settings, keys, settings.host, cluster.http_port, cluster.grpc_port)
-        response = self._http.put("/api/serve/applications/", json=config)
+        try:
+            response = self._http.put("/api/serve/applications/", json=config)
+        except httpx.HTTPError as error:
+            raise ServiceError(
+                f"Ray Serve does not answer: {error or type(error).__name__}; see `shoal logs`"
+            ) from error
         if response.is_error:
             lines = response.text.strip().splitlines() or ["no reason given"]
             raise ServiceError(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
@@ -79,20 +84,32 @@ class ServeApi:
         """
         timeout_s = self._settings.deploy_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
+        failure = ""
         while time.monotonic() < deadline:
-            applications = self.fetch_applications()
+            try:
+                applications = self.fetch_applications()
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                # What was asked for goes on; only the view of it is lost for a while.
+                failure = f"; Ray Serve's status cannot be fetched: {error or type(error).__name__}"
+                on_status(f"waiting for Ray Serve's status: {type(error).__name__}")
+                time.sleep(POLL_INTERVAL_S)
+                continue
+            failure = ""
             on_status(", ".join(f"{name} {applications[name]['status']}" for name in sorted(applications)))
             if is_done(applications):
                 return
             time.sleep(POLL_INTERVAL_S)
-        raise ServiceError(f"not done within {timeout_s:g} s; `shoal status` shows the state")
+        raise ServiceError(f"not done within {timeout_s:g} s{failure}; `shoal status` shows the state")
 
     def is_routed(self, name: str) -> bool:
         """Whether requests to a model's path still reach an application of that name."""
         key = secrets.read_secret(self._settings.home, secrets.ADMIN_KEY)
         headers = {"Authorization": f"Bearer {key}"}
         url = f"{self._cluster.url}/v2/models/{name}/ready"
-        return self._http.get(url, headers=headers).status_code != httpx.codes.NOT_FOUND
+        try:
+            return self._http.get(url, headers=headers).status_code != httpx.codes.NOT_FOUND
+        except httpx.HTTPError:
+            return True  # not known
 
     def count_gpus(self) -> int:
         """Count the GPUs of all live nodes; the dashboard answers at once, where joining as a driver takes seconds."""

@@ -7,13 +7,16 @@ from cluster.rollout.serve_api import FAILED_STATUSES, ServeApi, count_running_r
 from cluster.settings import Settings
 from deployments.state.store import DeploymentStore
 
+BEING_DEPLOYED = "being deployed"
+
 
 def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
     """Describe every deployed model and pipeline: version, Serve's status and why, replicas, bounds, variant."""
     with ServeApi(settings, cluster) as serve:
         applications = serve.fetch_applications()
     statuses = []
-    deployments = DeploymentStore(settings.platform).load()
+    store = DeploymentStore(settings.platform)
+    deployments, rolling_out = store.load(), store.find_open_rollout()
     for record in deployments.records:
         application = applications.get(record.name, {})
         statuses.append(
@@ -21,7 +24,7 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
                 "name": record.name,
                 "version": record.endpoint.version,
                 "status": application.get("status", "NOT_STARTED"),
-                "reason": describe_failure(application) if application.get("status") in FAILED_STATUSES else "",
+                "reason": _describe(application, record.name in rolling_out),
                 "replicas": count_running_replicas(application),
                 "min_replicas": record.scale.min_replicas,
                 "max_replicas": record.scale.max_replicas,
@@ -32,3 +35,12 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
         unknown = {"version": None, "replicas": 0, "min_replicas": None, "max_replicas": None, "variant": ""}
         statuses.append({"name": name, "status": "UNREADABLE", "reason": reason} | unknown)
     return statuses
+
+
+def _describe(application: dict[str, Any], is_rolling_out: bool) -> str:
+    """Why a deployment does not run, or what goes on with it; empty for one that is as it shall be."""
+    if application.get("status") in FAILED_STATUSES:
+        return describe_failure(application)
+    if is_rolling_out:
+        return f"{BEING_DEPLOYED}; if the command that did was killed, `shoal up` restores what there was before"
+    return ""

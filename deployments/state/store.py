@@ -4,11 +4,26 @@ Deploy walk: cluster.rollout.deploy -> [store.py]
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine, delete, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    func,
+    select,
+    update,
+)
 
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment
@@ -20,6 +35,19 @@ _DEPLOYMENTS = Table(
     Column("name", String(63), primary_key=True),
     Column("spec", Text, nullable=False),
     Column("updated_s", Float, nullable=False),
+)
+
+# Every change of a deployment; `outcome` is empty while it goes on.
+_ROLLOUTS = Table(
+    "rollouts",
+    _METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("revision", Integer, nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("previous_spec", Text),
+    Column("spec", Text),
+    Column("started_s", Float, nullable=False),
+    Column("outcome", String(20), nullable=False),
 )
 
 # Both models are strict, so a record is valid as one of them only.
@@ -78,14 +106,63 @@ class DeploymentStore:
     def put_record(self, deployment: DeploymentRecord) -> None:
         """Write a deployment; it replaces that of the same name."""
         with self._engine.begin() as connection:
-            connection.execute(delete(_DEPLOYMENTS).where(_DEPLOYMENTS.c.name == deployment.name))
-            connection.execute(
-                _DEPLOYMENTS.insert().values(
-                    name=deployment.name, spec=deployment.model_dump_json(), updated_s=time.time()
-                )
-            )
+            _write_spec(connection, deployment.name, deployment.model_dump_json())
 
     def delete_record(self, name: str) -> None:
         """Delete a deployment."""
         with self._engine.begin() as connection:
-            connection.execute(delete(_DEPLOYMENTS).where(_DEPLOYMENTS.c.name == name))
+            _write_spec(connection, name, None)
+
+    def begin_rollout(self, changes: Mapping[str, DeploymentRecord | None]) -> int:
+        """Write what is wanted, and keep what there was until the rollout ends, all at once.
+
+        Args:
+            changes: what shall be deployed, by name; None for what shall not be any more.
+
+        Returns:
+            The rollout's revision, one more than that of the last.
+        """
+        with self._engine.begin() as connection:
+            revision = (connection.execute(select(func.max(_ROLLOUTS.c.revision))).scalar() or 0) + 1
+            for name, record in changes.items():
+                previous = select(_DEPLOYMENTS.c.spec).where(_DEPLOYMENTS.c.name == name)
+                spec = None if record is None else record.model_dump_json()
+                connection.execute(
+                    _ROLLOUTS.insert().values(
+                        revision=revision,
+                        name=name,
+                        previous_spec=connection.execute(previous).scalar(),
+                        spec=spec,
+                        started_s=time.time(),
+                        outcome="",
+                    )
+                )
+                _write_spec(connection, name, spec)
+        return revision
+
+    def end_rollout(self, *, undo: bool) -> list[str]:
+        """End the rollout that goes on, if one does; with `undo`, what there was before is wanted again.
+
+        Returns:
+            The names that it changed.
+        """
+        is_open = _ROLLOUTS.c.outcome == ""
+        with self._engine.begin() as connection:
+            rows = connection.execute(select(_ROLLOUTS.c.name, _ROLLOUTS.c.previous_spec).where(is_open)).all()
+            if undo:
+                for name, previous_spec in rows:
+                    _write_spec(connection, name, previous_spec)
+            outcome = "undone" if undo else "done"
+            connection.execute(update(_ROLLOUTS).where(is_open).values(outcome=outcome))
+        return [name for name, _ in rows]
+
+    def find_open_rollout(self) -> list[str]:
+        """The names that a rollout changes which has not ended; it goes on, or its command was killed."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(select(_ROLLOUTS.c.name).where(_ROLLOUTS.c.outcome == "")).scalars())
+
+
+def _write_spec(connection: Connection, name: str, spec: str | None) -> None:
+    connection.execute(delete(_DEPLOYMENTS).where(_DEPLOYMENTS.c.name == name))
+    if spec is not None:
+        connection.execute(_DEPLOYMENTS.insert().values(name=name, spec=spec, updated_s=time.time()))
