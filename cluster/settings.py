@@ -132,3 +132,16 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"settings file {file} holds a {type(content).__name__}; write key: value lines")
     return content
+
+
+def check_home(settings: Settings) -> None:
+    """Raise UserError where SHOAL_HOME, or the folder that it would be made in, is none that can be written."""
+    home = settings.home
+    if home.exists() and not home.is_dir():
+        raise UserError(f"SHOAL_HOME {home} is no folder; set it to one")
+    existing = next(path for path in (home, *home.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "read-only for you" if existing.is_dir() else "no folder"
+        raise UserError(
+            f"SHOAL_HOME {home} cannot be written ({existing} is {reason}); set it to a folder that you may write"
+        )

@@ -4,6 +4,7 @@ Commands stand in files of their own, each of which parses, calls one function a
 so that a command starts at once (tests/cluster/cli/test_imports.py holds what each may import).
 """
 
+import errno
 import sys
 import traceback
 from importlib.metadata import version
@@ -16,9 +17,18 @@ from rich.console import Console
 
 from cluster.cli import cluster, models, predict, recipes, runs, serving, training
 from cluster.cli.terminal import context, print_line
-from cluster.settings import load_settings
+from cluster.settings import check_home, load_settings
 from training.errors import ServiceError, UserError, summarize_validation_error
 
+# What is wrong with the machine, not with Shoal; and the remedy.
+MACHINE_ERRORS = {
+    errno.ENOSPC: "free some space, or set SHOAL_HOME to a folder with more",
+    errno.EDQUOT: "free some space, or set SHOAL_HOME to a folder with more",
+    errno.EROFS: "set SHOAL_HOME to a folder that can be written",
+    errno.EACCES: "set SHOAL_HOME to a folder that you may write, or change its permissions",
+    errno.EPERM: "set SHOAL_HOME to a folder that you may write, or change its permissions",
+    errno.ENOTDIR: "set SHOAL_HOME to a folder",
+}
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -57,6 +67,7 @@ def options(
 ) -> None:
     """Take the options that come before the command."""
     context.settings = load_settings(settings)
+    check_home(context.settings)
     context.quiet = quiet
     # Before any command imports Ray, which reads its switches at import.
     from cluster.local.ray_environment import set_ray_environment
@@ -94,6 +105,13 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort) as error:
         print_error(" ".join(filter(None, ["interrupted", str(error)])))
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            print_error(f"{type(error).__name__}: {error}{_save_traceback(error)}")
+        else:
+            where = f"{error.filename}: " if error.filename else ""
+            print_error(f"{where}{error.strerror}; {MACHINE_ERRORS[error.errno]}")
+        return 1
     except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else "no message"
         print_error(f"{type(error).__name__}: {first_line}{_save_traceback(error)}")

@@ -4,6 +4,7 @@ Knows Ray's command line; nothing of Serve applications, which cluster.rollout s
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,6 +34,9 @@ from training.errors import ServiceError, UserError
 from training.registry.process_identity import ProcessIdentity
 
 START_TIMEOUT_S = 120
+ANSI_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+# The last line of a traceback, or of one of click's messages.
+ERROR_LINE = re.compile(r"(?:[\w.]*(?:Error|Exception|Interrupt)|Usage Error)\b[^:]*: ", re.IGNORECASE)
 # Ports for which Ray has fixed defaults, which a second cluster on this machine may hold.
 PORT_VARIABLES = (
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -129,6 +133,8 @@ def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> No
     cpus = settings.cpus or 2 * (os.cpu_count() or 1) + 2
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
     command += [f"--num-cpus={cpus}", "--disable-usage-stats"]
+    # Any free port for each worker; by default they are 10002 to 19999, whatever else was set to be there.
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
     # It forwards workers' output to drivers by polling ten times a second; no driver of ours reads it.
     command += ["--include-log-monitor=false"]
     try:
@@ -144,8 +150,15 @@ def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> No
     except subprocess.TimeoutExpired as error:
         raise ServiceError(f"Ray did not start within {START_TIMEOUT_S} s: {shlex.join(command)}") from error
     if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise ServiceError(f"Ray did not start: {lines[-1] if lines else f'exit code {done.returncode}'}")
+        raise ServiceError(f"Ray did not start: {find_reason(done.stderr, done.stdout, done.returncode)}")
+
+
+def find_reason(stderr: str, stdout: str, exit_code: int) -> str:
+    """Ray's own words for why it failed: the last error that it printed, else the last line."""
+    lines = [ANSI_COLORS.sub("", line).strip() for line in [*stdout.splitlines(), *stderr.splitlines()]]
+    lines = [line for line in lines if line]
+    errors = [line for line in lines if ERROR_LINE.match(line)]
+    return (errors or lines or [f"exit code {exit_code}"])[-1]
 
 
 def _find_head(settings: Settings) -> ProcessIdentity:

@@ -33,6 +33,14 @@ def own_home(tmp_path: Path) -> Iterator[Path]:
     make_shoal_cli(home)("down")
 
 
+def find_free_port(low: int, high: int) -> int:
+    for port in range(low, high):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError(f"no port of {low} to {high} is free")
+
+
 def list_owned_processes(home: Path) -> list[psutil.Process]:
     return processes.find_owned(cluster_id(home), temp_dir(home))
 
@@ -61,7 +69,10 @@ def test_a_cluster_restarts_with_its_deployments_and_stops_without_a_trace_besid
 ) -> None:
     shoal = make_shoal_cli(own_home)
     save_table(tmp_path / "table")
-    assert shoal("up").returncode == 0
+    # A port of the range that Ray would keep for its workers.
+    port = find_free_port(10_002, 19_999)
+    started = shoal("up", env={"SHOAL_DASHBOARD_PORT": str(port)})
+    assert started.returncode == 0, started.stderr
     assert http.get("/v2/models/flowers/ready").status_code == 200
     assert shoal("models", "import", str(tmp_path / "table")).returncode == 0
     assert shoal("deploy", "flowers").returncode == 0

@@ -77,6 +77,8 @@ def own_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_helper.py").write_text("WIDTH = 16\n")
     (folder / "own_recipe.py").write_text(OWN_RECIPE)
+    # What a recipe imports travels, whatever version control makes of it.
+    (folder / ".gitignore").write_text("own_helper.py\n")
     return folder / "own_recipe.py"
 
 

@@ -120,8 +120,8 @@ def run_training(
     """
     options = options or RunOptions()
     scan = _scan_files(recipe, on_message)
-    _report_preflight(run_preflight(recipe, scan), on_message)
     plan = plan_workers(recipe, options, WorkerCount(bounds=resume.params["workers"]) if resume else None)
+    _report_preflight(run_preflight(recipe, scan, plan.workers.bounds[1]), on_message)
     registry = Registry(settings)
     name = resume.name if resume else make_run_name(recipe)
     silence_worker_deaths()

@@ -4,6 +4,9 @@ Train walk: driver.py -> [preflight.py] -> training.worker.build
 """
 # Shapes: B rows of a batch.
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from training import tasks
@@ -21,14 +24,17 @@ from training.worker import build
 # Rows that the net is built from, and rows of the one step.
 SAMPLE_ROWS = 64
 STEP_ROWS = 8
+# Parameters that a message names at most.
+MAX_NAMED = 5
 
 
-def run_preflight(recipe: Recipe, scan: FileScan | None = None) -> InputSchema:
+def run_preflight(recipe: Recipe, scan: FileScan | None = None, workers: int = 1) -> InputSchema:
     """Run a recipe through everything that does not need the cluster.
 
     Args:
         recipe: what to train.
         scan: of its files, where its data is files.
+        workers: how many there will be at most, among whom the rows of a step are shared out.
 
     Returns:
         The input schema that the model will have.
@@ -44,28 +50,74 @@ def run_preflight(recipe: Recipe, scan: FileScan | None = None) -> InputSchema:
             raise UserError(f"batch_size={recipe.batch_size} is more than the {train_rows} training rows; lower it")
         rows = task.encode_rows(dataset.select(splits["train"][:SAMPLE_ROWS]))
         net = build.build_net(recipe, task, rows)
-        _train_one_step(recipe, task, net, rows)
+        _train_one_step(recipe, task, net, rows, workers)
         _evaluate_and_export(recipe, task, net.eval(), rows.select(slice(0, 2)))
         return task.preprocessing.input_schema
     except ShoalError:
         raise
     except Exception as error:  # the user's own code may raise anything
+        place = ""
+        if isinstance(error, _LayerError) and isinstance(error.__cause__, Exception):
+            place, error = f", {error}", error.__cause__
+            if isinstance(error, ShoalError):
+                raise error from None
         message = " ".join(str(error).split())
         raise UserError(
-            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{renamed_hint(error)}"
+            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{place}{renamed_hint(error)}"
         ) from error
 
 
-def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows) -> None:
-    sample = rows.select(slice(0, min(STEP_ROWS, recipe.batch_size)))
+def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows, workers: int) -> None:
+    """Make one step with as few rows as a worker may get."""
+    share = max(1, recipe.batch_size // (workers * recipe.gradient_accumulation))
+    sample = rows.select(slice(0, min(STEP_ROWS, share)))
     generator = torch.Generator().manual_seed(0)
     x_B, targets_B = build.build_augmentation(recipe)(sample.inputs, sample.targets, generator)
     batch = EncodedRows(x_B, targets_B, sample.lengths, sample.weights)
-    loss = task.loss(net.train()(batch.inputs), batch)
+    with _name_failing_layer(net, f"{len(sample)} rows, of the {share} that a worker has in a step"):
+        output = net.train()(batch.inputs)
+    loss = task.loss(output, batch)
     if loss.ndim:
         raise UserError(f"the loss has shape {tuple(loss.shape)}; return the mean over rows")
     loss.backward()
+    if workers > 1:
+        _refuse_unreached_parameters(net)
     build.build_optimizer(recipe, net).step()
+
+
+class _LayerError(Exception):
+    """Says in which layer its cause arose."""
+
+
+@contextmanager
+def _name_failing_layer(net: torch.nn.Module, rows: str) -> Iterator[None]:
+    """Add to an error the layer in which it arose."""
+    entered: list[str] = []
+    hooks = []
+    for name, module in net.named_modules():
+        label = f"{name or 'the net'} ({type(module).__name__})"
+        hooks.append(module.register_forward_pre_hook(lambda *_, label=label: entered.append(label)))
+        hooks.append(module.register_forward_hook(lambda *_: entered.pop() and None))
+    try:
+        yield
+    except Exception as error:
+        if not entered:
+            raise
+        raise _LayerError(f"in {entered[-1]} with {rows}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _refuse_unreached_parameters(net: torch.nn.Module) -> None:
+    """Raise UserError where the loss does not depend on a parameter: workers would wait for its gradient."""
+    unreached = [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    if unreached:
+        names = ", ".join(unreached[:MAX_NAMED]) + (", ..." if len(unreached) > MAX_NAMED else "")
+        raise UserError(
+            f"the loss does not reach {names}: several workers would wait for gradients that never come; use them in "
+            "forward, remove them, or set requires_grad_(False); or train with one worker"
+        )
 
 
 def _evaluate_and_export(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows) -> None:

@@ -44,6 +44,7 @@ class ProgressDisplay:
             "preflight_passed": self._show_preflight_passed,
             "started": self._show_started,
             "progress": self._show_progress,
+            "stalled": self._show_stalled,
             "preemption_notice": self._show_preemption_notice,
             "report": self._show_report,
             "worker_failed": self._show_worker_failed,
@@ -97,6 +98,9 @@ class ProgressDisplay:
             total=message["steps"],
             scores=f"loss {message['loss']:.4f}  {message['rows_per_s']:.0f} rows/s  {self._scores}",
         )
+
+    def _show_stalled(self, message: Message) -> None:
+        self._print(f"worker {message['rank']} has made no step for {message['seconds']} s: {message['location']}")
 
     def _show_worker_failed(self, message: Message) -> None:
         self._print(f"worker {message['rank']} failed ({message['reason']}); resuming from the last checkpoint")

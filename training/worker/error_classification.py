@@ -20,6 +20,18 @@ from training.errors import ServiceError, ShoalError
 RETRYABLE_ERRORS = (OSError, RuntimeError, MemoryError, ray.exceptions.RayError)
 # What gloo and NCCL put into the error of a worker whose peer died.
 LOST_PEER_SIGNS = ("gloo", "NCCL", "Connection reset by peer", "Connection closed by peer")
+# RuntimeErrors of torch that would come again: a mistake in the net or the recipe.
+MISTAKE_SIGNS = (
+    "Expected to have finished reduction",
+    "Expected more than 1 value per channel",
+    "shapes cannot be multiplied",
+    "must match the size of tensor",
+    "size mismatch",
+    "but found at least two devices",
+    "does not require grad",
+    "expected scalar type",
+    "to have the same dtype",
+)
 # Code outside of these folders is the recipe's.
 LIBRARY_FOLDERS = [str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
 
@@ -59,13 +71,17 @@ def classify_failures(get_step: Callable[[], int], run: str) -> Iterator[None]:
     except ShoalError:
         raise
     except RETRYABLE_ERRORS as error:
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in MISTAKE_SIGNS):
+            raise _make_code_error(error, get_step(), run) from error
         lost_peer = any(sign in str(error) for sign in LOST_PEER_SIGNS)
         description = "lost the connection to another worker" if lost_peer else _describe_error(error)
         raise TransientError(description, get_step(), lost_peer) from error
     except Exception as error:
-        raise ServiceError(
-            f"{_describe_error(error)} after step {get_step()}; fix it, then {resume_hint(run)}"
-        ) from error
+        raise _make_code_error(error, get_step(), run) from error
+
+
+def _make_code_error(error: Exception, step: int, run: str) -> ServiceError:
+    return ServiceError(f"{_describe_error(error)} after step {step}; fix it, then {resume_hint(run)}")
 
 
 def resume_hint(run: str) -> str:

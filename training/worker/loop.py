@@ -20,6 +20,7 @@ from training.worker.gradients import GradientAccumulation
 from training.worker.progress_channel import ProgressSender
 from training.worker.progress_sync import ProgressSync, SyncedProgress
 from training.worker.ray_internals import CheckpointStorage
+from training.worker.stall_watch import StallWatch
 from training.worker.step_timer import StepTimer
 from training.worker.training_worker import GradientStepFactory, Worker
 
@@ -49,22 +50,25 @@ def train_worker(
     with classify_failures(lambda: progress.global_step, config["run"]):
         scan = ray.get(config["scan"]) if config["scan"] else None
         rank, world_size = context.get_world_rank(), context.get_world_size()
-        worker = Worker(recipe, rank, world_size, timer, progress, scan, gradient_step)
-        loop = TrainLoop(worker, config["run"], ProgressSender(config["channel"], rank))
-        with EnergyMeter(config["country"]) as energy:
-            loop.resume(config["last_checkpoint"])
-            with timer.measure("all"):
-                while not progress.stop_reason:
-                    loop.train_epoch()
-                    loop.end_epoch()
-        finalize(worker, config, energy)
+        sender = ProgressSender(config["channel"], rank)
+        with StallWatch(sender) as stall_watch:
+            worker = Worker(recipe, rank, world_size, timer, progress, scan, gradient_step)
+            loop = TrainLoop(worker, config["run"], sender, stall_watch)
+            with EnergyMeter(config["country"]) as energy:
+                loop.resume(config["last_checkpoint"])
+                with timer.measure("all"):
+                    while not progress.stop_reason:
+                        loop.train_epoch()
+                        loop.end_epoch()
+            finalize(worker, config, energy)
 
 
 class TrainLoop:
     """The epochs of one worker, and what happens between steps."""
 
-    def __init__(self, worker: Worker, run: str, sender: ProgressSender) -> None:
+    def __init__(self, worker: Worker, run: str, sender: ProgressSender, stall_watch: StallWatch) -> None:
         self.worker, self.progress, self.run, self.sender = worker, worker.progress, run, sender
+        self._stall_watch = stall_watch
         self._sync = ProgressSync(worker.recipe.optimizer.lr, worker.progress)
         self._storage = CheckpointStorage()
         # Training time at the last checkpoint.
@@ -96,6 +100,7 @@ class TrainLoop:
         batches = worker.feed.train_batches(progress.epoch, skip_steps=progress.epoch_step)
         for batch in worker.timer.measure_waits(batches):
             loss = worker.train_step(batch, self._step_seed())
+            self._stall_watch.record_step()
             progress.epoch_step += 1
             progress.global_step += 1
             is_due = self._sync.record_step(loss, len(batch))

@@ -4,7 +4,7 @@ Train walk: loop.py -> [progress_channel.py] -> training.run.ray_train
 
 | kind | sent by |
 |---|---|
-| `started`, `progress`, `preemption_notice` | workers |
+| `started`, `progress`, `preemption_notice`, `stalled` | workers |
 | `report`, `worker_failed` | `training.run.failure_policy`, in Ray Train's controller |
 | `scanning`, `preflight_passed`, `waiting_for_resources`, `interrupted` | the driver itself, to whoever shows them |
 
@@ -82,7 +82,7 @@ class ProgressSender:
     def __init__(self, channel: ProgressChannel, rank: int) -> None:
         self._channel, self._rank = channel, rank
 
-    def send(self, kind: str, **values: float) -> None:
+    def send(self, kind: str, **values: float | str) -> None:
         """Send a message without waiting."""
         self._channel.put_nowait({"kind": kind, "rank": self._rank, "at_s": time.time(), **values})
 

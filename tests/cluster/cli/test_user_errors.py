@@ -123,3 +123,45 @@ def test_the_registry_works_without_a_cluster(shoal: ShoalCli, tmp_path: Path) -
 
 def test_status_without_a_cluster_says_so(shoal: ShoalCli) -> None:
     assert "no cluster runs" in shoal("status").stdout
+
+
+@pytest.mark.parametrize("home", ["file", "file/below"])
+def test_a_home_that_is_no_folder_is_refused(tmp_path: Path, home: str) -> None:
+    (tmp_path / "file").write_text("x")
+
+    result = make_shoal_cli(tmp_path / home)("models")
+
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"error: SHOAL_HOME {tmp_path / home}" in result.stderr
+
+
+def test_a_full_disk_is_said_in_one_line() -> None:
+    script = (
+        "import sys\n"
+        "from cluster.cli import app\n"
+        "def fill(*_, **__):\n"
+        "    with open('/dev/full', 'w') as disk:  # one without space\n"
+        "        disk.write('x')\n"
+        "app.typer.main.get_command = lambda _: fill\n"
+        "sys.exit(app.run(['status']))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert result.returncode == 1
+    assert result.stderr == "error: No space left on device; free some space, or set SHOAL_HOME to a folder with more\n"
+
+
+def test_text_is_utf8_in_a_locale_that_is_not(tmp_path: Path) -> None:
+    """Debian's images have no such locale compiled; localedef makes one."""
+    locale = tmp_path / "de_DE.ISO-8859-1"
+    made = subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(locale)], capture_output=True)
+    if not locale.is_dir():
+        pytest.skip(f"localedef cannot make a locale: {made.stderr.decode()[:100]}")
+    (tmp_path / "pipe.yaml").write_text("name: 好\nroot: {kind: nothing}\n", encoding="utf-8")
+    environment = {"LOCPATH": str(tmp_path), "LC_ALL": locale.name, "LANG": locale.name}
+
+    result = make_shoal_cli(tmp_path / "home")("apply", str(tmp_path / "pipe.yaml"), env=environment)
+
+    assert result.returncode == 2
+    assert "好" in result.stderr, result.stderr

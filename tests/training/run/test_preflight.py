@@ -72,3 +72,48 @@ def test_a_recipe_that_cannot_run_is_refused_with_the_reason(case: str) -> None:
 
     with pytest.raises(UserError, match=message):
         run_preflight(override_recipe(recipe(), [override]))
+
+
+class Unused(Tower):
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.spare = nn.Linear(2, 2)
+
+
+class Frozen(Unused):
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.spare.requires_grad_(False)
+
+
+class Normalized(nn.Module):
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.tower = Tower(num_features, num_classes)
+        self.norm = nn.BatchNorm1d(num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.tower(x))
+
+
+def test_parameters_that_the_loss_does_not_reach_are_named_where_workers_would_wait_for_them() -> None:
+    unused = override_recipe(recipe(), [f"net.source={MODULE}:Unused"])
+
+    with pytest.raises(
+        UserError, match=r"the loss does not reach spare\.weight, spare\.bias: .*requires_grad_\(False\)"
+    ):
+        run_preflight(unused, workers=2)
+    run_preflight(unused, workers=1)
+    run_preflight(override_recipe(recipe(), [f"net.source={MODULE}:Frozen"]), workers=2)
+
+
+def test_a_layer_that_cannot_take_a_workers_share_is_named() -> None:
+    normalized = override_recipe(recipe(), [f"net.source={MODULE}:Normalized"])
+
+    with pytest.raises(
+        UserError,
+        match=r"fails at its first step: ValueError: Expected more than 1 value per channel.*, in norm \(BatchNorm1d\) "
+        r"with 1 rows, of the 1 that a worker has in a step",
+    ):
+        run_preflight(normalized, workers=16)
+    run_preflight(normalized, workers=8)
