@@ -10,10 +10,11 @@ def main() -> None:
         _use_utf8()
     try:
         from cluster.cli.app import main as run
-    except KeyboardInterrupt:
+
+        run()
+    except KeyboardInterrupt:  # while it is imported, or a second one while the first is told
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
-    run()
 
 
 def _use_utf8() -> None:

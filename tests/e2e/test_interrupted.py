@@ -81,7 +81,7 @@ def test_two_interrupts_leave_what_the_command_says(
         assert "Traceback" not in stderr
         assert int(said[1] if said else 1) == shown, stderr
     else:
-        assert f"deployed {NAME}:2" in stdout
+        assert f"deployed {NAME}:2" in stdout, (process.returncode, stderr)
     if shown == 2:
         assert shoal("deploy", f"{NAME}:1").returncode == 0
 
