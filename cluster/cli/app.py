@@ -102,9 +102,8 @@ def run(arguments: list[str]) -> int:
     except ServiceError as error:
         print_error(str(error))
         return 1
-    except (KeyboardInterrupt, typer.Abort) as error:
-        print_error(" ".join(filter(None, ["interrupted", str(error)])))
-        return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             print_error(f"{type(error).__name__}: {error}{_save_traceback(error)}")
@@ -118,7 +117,7 @@ def run(arguments: list[str]) -> int:
         return 1
     if result == INTERRUPTED:
         # Typer turns Ctrl-C into this exit code by itself, without a word.
-        print_error("interrupted")
+        print_error(" ".join(filter(None, ["interrupted", context.left_by_interrupt])))
     return result if isinstance(result, int) else 0
 
 

@@ -1,9 +1,10 @@
 """Terminal: what all subcommands share: settings, console, tables that never cut an identifier, JSON, progress."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -24,10 +25,11 @@ Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help=
 
 
 class _Context:
-    """The options before the command."""
+    """The options before the command; and what an interrupt left, which Typer would not pass on."""
 
     settings: Settings
     quiet: bool = False
+    left_by_interrupt: str = ""
 
 
 context = _Context()
@@ -57,11 +59,13 @@ def print_json(value: Any) -> None:
 @contextmanager
 def show_status(action: str) -> Iterator[Callable[[str], None]]:
     """Show that a command is at work; yields a function that takes its status."""
-    if context.quiet:
-        yield lambda status: None
-        return
-    with console.status(action) as spinner:
-        yield lambda status: spinner.update(f"{action}: {status}" if status else action)
+    with nullcontext() if context.quiet else console.status(action) as spinner:
+        try:
+            yield lambda status: None if spinner is None else spinner.update(": ".join(filter(None, (action, status))))
+        except KeyboardInterrupt as error:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway
+            context.left_by_interrupt = str(error)
+            raise
 
 
 def make_table(*columns: str, wrapped: Sequence[str] = ()) -> Table:

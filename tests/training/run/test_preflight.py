@@ -100,7 +100,7 @@ def test_parameters_that_the_loss_does_not_reach_are_named_where_workers_would_w
     unused = override_recipe(recipe(), [f"net.source={MODULE}:Unused"])
 
     with pytest.raises(
-        UserError, match=r"the loss does not reach spare\.weight, spare\.bias: .*requires_grad_\(False\)"
+        UserError, match=r"the loss does not reach 1\.spare\.weight, 1\.spare\.bias: .*requires_grad_\(False\)"
     ):
         run_preflight(unused, workers=2)
     run_preflight(unused, workers=1)
@@ -112,7 +112,7 @@ def test_a_layer_that_cannot_take_a_workers_share_is_named() -> None:
 
     with pytest.raises(
         UserError,
-        match=r"fails at its first step: ValueError: Expected more than 1 value per channel.*, in norm \(BatchNorm1d\) "
+        match=r"fails at its first step: ValueError: Expected more than 1 value per channel.*, in 1\.norm \(BatchNorm1d\) "
         r"with 1 rows, of the 1 that a worker has in a step",
     ):
         run_preflight(normalized, workers=16)
