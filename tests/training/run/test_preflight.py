@@ -112,8 +112,8 @@ def test_a_layer_that_cannot_take_a_workers_share_is_named() -> None:
 
     with pytest.raises(
         UserError,
-        match=r"fails at its first step: ValueError: Expected more than 1 value per channel.*, in 1\.norm \(BatchNorm1d\) "
-        r"with 1 rows, of the 1 that a worker has in a step",
+        match=r"fails at its first step: ValueError: Expected more than 1 value per channel.*, in 1\.norm "
+        r"\(BatchNorm1d\) with 1 rows, of the 1 that a worker has in a step",
     ):
         run_preflight(normalized, workers=16)
     run_preflight(normalized, workers=8)
