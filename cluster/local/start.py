@@ -68,12 +68,15 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
     secrets.ensure_secret(settings.home, secrets.ADMIN_KEY)
     secrets.ensure_secret(settings.home, secrets.RAY_TOKEN)
     ports = Ports()
+    # A run's own cluster serves nothing, and must not fail where another one does.
+    set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)
+    http_port, grpc_port, dashboard_port = (0, 0, 0) if for_run else set_ports
     cluster = Cluster(
         head="",
         gcs_port=ports.claim(settings.host, settings.ray_port, "ray_port"),
-        http_port=ports.claim(settings.host, settings.http_port, "http_port"),
-        grpc_port=ports.claim(settings.host, settings.grpc_port, "grpc_port"),
-        dashboard_port=ports.claim(settings.host, settings.dashboard_port, "dashboard_port"),
+        http_port=ports.claim(settings.host, http_port, "http_port"),
+        grpc_port=ports.claim(settings.host, grpc_port, "grpc_port"),
+        dashboard_port=ports.claim(settings.host, dashboard_port, "dashboard_port"),
         client_host=find_node_address() if settings.host == ANY else settings.host,
         shared_settings=shared_settings(settings),
         run_pid=os.getpid() if for_run else 0,

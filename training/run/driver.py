@@ -24,6 +24,7 @@ from training.registry import storage
 from training.registry.entities import Run, Version
 from training.registry.model_registry import AlreadyPublished, Registry
 from training.run.last_checkpoint import find_last_checkpoint
+from training.run.last_words import LastWords
 from training.run.options import RunOptions, WorkerCount
 from training.run.pending_resources import PlacementWatch
 from training.run.preflight import run_preflight
@@ -136,10 +137,11 @@ def run_training(
         else:
             record = RunRecord.start(registry, name, recipe, plan.workers, origin)
         with record.close(), _report_interruption(name, on_message):
+            last_words = LastWords()
 
             def relay(message: Message) -> None:
                 record.log(message)
-                on_message(message)
+                on_message(last_words.observe(message))
 
             placement = PlacementWatch(min_workers=plan.workers.bounds[0], use_gpu=plan.use_gpu)
             result = fit.wait(channel, placement, relay)

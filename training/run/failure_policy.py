@@ -67,7 +67,7 @@ class FailurePolicy(UserCallback):
         # Workers may die twice; an error that comes twice at the same step would come again.
         self._last_reason = reason if own_errors and not deaths else ""
         for rank, text in reasons.items():
-            self._send("worker_failed", rank, reason=text)
+            self._send("worker_failed", rank, reason=text, has_died=rank in deaths)
 
     def _send(self, kind: str, rank: int, **values: Any) -> None:
         # A message that cannot be delivered must not end the run.

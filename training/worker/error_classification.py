@@ -70,6 +70,8 @@ def classify_failures(get_step: Callable[[], int], run: str) -> Iterator[None]:
         yield
     except ShoalError:
         raise
+    except SystemExit as error:
+        raise _make_code_error(error, get_step(), run) from error
     except RETRYABLE_ERRORS as error:
         if isinstance(error, RuntimeError) and any(sign in str(error) for sign in MISTAKE_SIGNS):
             raise _make_code_error(error, get_step(), run) from error
@@ -80,7 +82,7 @@ def classify_failures(get_step: Callable[[], int], run: str) -> Iterator[None]:
         raise _make_code_error(error, get_step(), run) from error
 
 
-def _make_code_error(error: Exception, step: int, run: str) -> ServiceError:
+def _make_code_error(error: BaseException, step: int, run: str) -> ServiceError:
     return ServiceError(f"{_describe_error(error)} after step {step}; fix it, then {resume_hint(run)}")
 
 
@@ -108,7 +110,7 @@ def first_line(error: BaseException) -> str:
     return lines[0]
 
 
-def _describe_error(error: Exception) -> str:
+def _describe_error(error: BaseException) -> str:
     """Describe an error with the last line of the recipe's code that it passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in LIBRARY_FOLDERS)]

@@ -90,6 +90,8 @@ class TrainLoop:
             epoch=self.progress.epoch,
             step=self.progress.global_step,
             world_size=self.worker.world_size,
+            node_id=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
         )
 
     def train_epoch(self) -> None:

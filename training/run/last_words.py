@@ -1,0 +1,52 @@
+"""Last words: what a worker that died had printed to its standard error, from the log that Ray keeps of each process.
+
+Train walk: driver.py -> [last_words.py]
+Ray does not report a dead process's exit code; the fault handler that it sets names the signal of a crash there.
+"""
+
+import re
+from typing import Any
+
+from ray.util.state import get_log
+
+from training.worker.progress_channel import Message
+
+FETCH_TIMEOUT_S = 3
+MAX_CHARACTERS = 200
+# What Ray, Ray Train and libraries of ours write there themselves.
+_NOISE = re.compile(
+    r":(job_id|actor_name|task_name):|Reporting training|Checkpoint success|Started training|\[codecarbon"
+)
+_FATAL = re.compile(r"Fatal Python error: .*|.*(?:terminate called|what\(\):|Killed|Aborted).*")
+
+
+class LastWords:
+    """Knows each worker's process from its first message."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, tuple[str, int]] = {}
+
+    def observe(self, message: Message) -> Message:
+        """Note a worker's process, or add to the message of a death what that process said last."""
+        if message["kind"] == "started":
+            self._processes[message["rank"]] = (message["node_id"], message["pid"])
+        if message["kind"] == "worker_failed" and message.get("has_died"):
+            node_id, pid = self._processes.get(message["rank"], ("", 0))
+            if words := pid and choose_last_words(_fetch_log(node_id, pid)):
+                return message | {"reason": f"{message['reason']}; its last words: {words!r}"}
+        return message
+
+
+def choose_last_words(lines: list[str]) -> str:
+    """The line that says why the process died, else its last one; empty if it said nothing."""
+    said = [line.strip() for line in lines if line.strip() and not _NOISE.search(line)]
+    fatal = [line for line in said if _FATAL.fullmatch(line)]
+    return (fatal or said or [""])[-1][:MAX_CHARACTERS]
+
+
+def _fetch_log(node_id: str, pid: int) -> list[str]:
+    try:
+        chunks: Any = get_log(node_id=node_id, pid=pid, suffix="err", tail=200, timeout=FETCH_TIMEOUT_S)
+        return "".join(chunks).splitlines()
+    except Exception:  # the log is gone with its machine, or the dashboard does not answer
+        return []
