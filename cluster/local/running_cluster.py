@@ -19,6 +19,7 @@ from cluster.local.ports import is_listening
 from cluster.settings import Settings
 from training.errors import UserError
 from training.registry.process_identity import ProcessIdentity
+from training.settings import mask_passwords
 
 # Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
 SHARED_VARIABLES = ("SHOAL_HOST", "SHOAL_REGISTRY_URI", "SHOAL_ARTIFACTS_URI", "SHOAL_PLATFORM_URI")
@@ -80,9 +81,9 @@ def temp_dir(home: Path) -> Path:
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:
-    """SHARED_VARIABLES of these settings."""
+    """SHARED_VARIABLES of these settings, without passwords: they are written to a file, and shown where they differ."""
     values = settings.as_environment()
-    return {name: values[name] for name in SHARED_VARIABLES}
+    return {name: mask_passwords(values[name]) for name in SHARED_VARIABLES}
 
 
 def write_record(home: Path, cluster: Cluster) -> None:
