@@ -81,7 +81,7 @@ def temp_dir(home: Path) -> Path:
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:
-    """SHARED_VARIABLES of these settings, without passwords: they are written to a file, and shown where they differ."""
+    """SHARED_VARIABLES of these settings, without passwords: a file and messages show them."""
     values = settings.as_environment()
     return {name: mask_passwords(values[name]) for name in SHARED_VARIABLES}
 

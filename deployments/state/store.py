@@ -5,7 +5,6 @@ Deploy walk: cluster.rollout.deploy -> [store.py]
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,6 +26,7 @@ from sqlalchemy import (
 
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment
+from training.registry.opening import lock_tables
 
 _METADATA = MetaData()
 _DEPLOYMENTS = Table(
@@ -75,10 +75,9 @@ class DeploymentStore:
         Args:
             uri: SQLAlchemy's.
         """
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(uri)
-        _METADATA.create_all(self._engine)
+        with lock_tables(uri):
+            self._engine = create_engine(uri)
+            _METADATA.create_all(self._engine)
 
     def list_records(self) -> list[DeploymentRecord]:
         """List all deployments that can be read, by name."""

@@ -34,6 +34,7 @@ from training.registry.entities import (
     Version,
     make_run,
 )
+from training.registry.opening import lock_tables, new_sqlite_file
 from training.registry.process_identity import ProcessIdentity
 from training.settings import TrainingSettings, mask_passwords
 
@@ -57,12 +58,14 @@ class MlflowStore:
         Raises:
             UserError: the store does not answer, or its database driver is not installed.
         """
-        if settings.registry.startswith("sqlite:///"):
-            Path(settings.registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
         try:
-            self.client = MlflowClient(settings.registry, settings.registry)
-            self._experiment_id = self._ensure_experiment(artifacts)
+            with lock_tables(settings.registry):
+                with new_sqlite_file(settings.registry) as new_uri:
+                    if new_uri != settings.registry:
+                        MlflowClient(new_uri, new_uri).search_experiments(max_results=1)
+                self.client = MlflowClient(settings.registry, settings.registry)
+                self._experiment_id = self._ensure_experiment(artifacts)
         except MlflowException as error:
             raise UserError(
                 mask_passwords(f"the registry at {settings.registry} does not answer: {error.message}")

@@ -118,7 +118,8 @@ class Registry:
         if is_import:
             self.log_metrics(run_id, manifest.metrics, step=0)
             self.end_run(run_id, "FINISHED")
-        if not versions:
+        if not versions and number == min(version.version for version in self.reader.list_versions(manifest.name)):
+            # Of several that are published at once, one is the first.
             self.promote(manifest.name, number, CHAMPION)
         return self.get_version(manifest.name, number)
 

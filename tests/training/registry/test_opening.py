@@ -1,0 +1,91 @@
+"""Several processes open a new store, or publish in an old one, at the same time; nothing is lost."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.registry.mlflow_store import MlflowStore
+from training.registry.model_registry import Registry
+from training.settings import TrainingSettings
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from training.registry.model_registry import Registry
+from training.settings import TrainingSettings
+print(Registry(TrainingSettings(home=Path(sys.argv[1]))).publish(Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[Path]:
+    """Three different bundles of one model."""
+    from tests.small_bundles import save_table
+
+    folders = [tmp_path / f"bundle{i}" for i in range(3)]
+    for i, folder in enumerate(folders):
+        save_table(folder, "same")
+        # Seconds of their creation may be the same.
+        (folder / "README.md").write_text(f"card {i}")
+        rewrite_checksums(folder)
+    return folders
+
+
+def rewrite_checksums(folder: Path) -> None:
+    from training.bundle.manifest import Manifest, sha256
+
+    file = folder / "bundle.json"
+    manifest = Manifest.model_validate_json(file.read_text())
+    manifest = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in manifest.files}})
+    file.write_text(manifest.model_copy(update={"digest": manifest.computed_digest()}).model_dump_json())
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new store", "old store"])
+def test_bundles_that_are_published_at_once_each_become_a_version(
+    tmp_path: Path, bundles: list[Path], is_new: bool
+) -> None:
+    settings = TrainingSettings(home=tmp_path / "home")
+    if not is_new:
+        MlflowStore(settings)
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(settings.home), str(bundle)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for bundle in bundles
+    ]
+    results = [command.communicate(timeout=120) for command in commands]
+
+    assert [command.returncode for command in commands] == [0, 0, 0], results
+    assert sorted(stdout.strip() for stdout, _ in results) == ["same:1", "same:2", "same:3"]
+    versions = Registry(settings).list_versions("same")
+    assert len({version.digest for version in versions}) == 3
+    assert [version.aliases for version in versions] == [(), (), ("champion",)]
+    with sqlite3.connect(settings.home / "registry.db") as database:
+        assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
+
+
+def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    settings = TrainingSettings(home=tmp_path / "home")
+    settings.home.mkdir()
+    (settings.home / "registry.db.new").write_bytes(b"half of a database")
+
+    MlflowStore(settings)
+
+    assert not (settings.home / "registry.db.new").exists()
+    assert Registry(settings).list_models() == []
+
+
+def test_an_old_store_keeps_what_it_holds(tmp_path: Path, bundles: list[Path]) -> None:
+    settings = TrainingSettings(home=tmp_path / "home")
+    Registry(settings).publish(bundles[0])
+    shutil.copytree(settings.home, tmp_path / "copy")
+
+    assert Registry(settings).list_models() == ["same"]
+    assert Registry(settings).publish(bundles[1]).version == 2

@@ -1,0 +1,58 @@
+"""Opening: one process at a time makes or migrates the tables of a database; others wait, and find them done.
+
+Deploy walk: mlflow_store.py, deployments.state.store -> [opening.py]
+MLflow's migrations of SQLite copy each table to one of a fixed name: two of them side by side break the file.
+"""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+# Any number that nothing else locks.
+_ADVISORY_LOCK = 0x53686F616C
+
+
+@contextlib.contextmanager
+def lock_tables(uri: str) -> Iterator[None]:
+    """Keep other processes from making tables in this database; those of SQLite and PostgreSQL.
+
+    Args:
+        uri: SQLAlchemy's; of another kind of store, nothing is locked.
+    """
+    if uri.startswith("sqlite:///"):
+        file = _sqlite_file(uri)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.with_name(f"{file.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    elif uri.startswith("postgresql"):
+        from sqlalchemy import NullPool, create_engine, text
+
+        with create_engine(uri, poolclass=NullPool).connect() as connection:
+            # It ends with the connection.
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def new_sqlite_file(uri: str) -> Iterator[str]:
+    """Make a SQLite database as a whole or not at all; the block gets the URI of the file to make it in.
+
+    A database that exists is opened as it is.
+    """
+    file = _sqlite_file(uri) if uri.startswith("sqlite:///") else None
+    if file is None or file.exists():
+        yield uri
+        return
+    unfinished = file.with_name(f"{file.name}.new")
+    unfinished.unlink(missing_ok=True)
+    yield uri.replace(str(file), str(unfinished))
+    if unfinished.exists():
+        unfinished.replace(file)
+
+
+def _sqlite_file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
