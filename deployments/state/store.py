@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment
-from training.registry.opening import lock_tables
+from training.registry.opening import lock_store
 
 _METADATA = MetaData()
 _DEPLOYMENTS = Table(
@@ -75,7 +75,7 @@ class DeploymentStore:
         Args:
             uri: SQLAlchemy's.
         """
-        with lock_tables(uri):
+        with lock_store(uri, "tables"):
             self._engine = create_engine(uri)
             _METADATA.create_all(self._engine)
 

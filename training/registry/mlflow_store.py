@@ -34,7 +34,7 @@ from training.registry.entities import (
     Version,
     make_run,
 )
-from training.registry.opening import lock_tables, new_sqlite_file
+from training.registry.opening import lock_store, new_sqlite_file
 from training.registry.process_identity import ProcessIdentity
 from training.settings import TrainingSettings, mask_passwords
 
@@ -60,7 +60,7 @@ class MlflowStore:
         """
         artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
         try:
-            with lock_tables(settings.registry):
+            with lock_store(settings.registry, "tables"):
                 with new_sqlite_file(settings.registry) as new_uri:
                     if new_uri != settings.registry:
                         MlflowClient(new_uri, new_uri).search_experiments(max_results=1)

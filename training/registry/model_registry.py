@@ -21,6 +21,7 @@ from training.bundle.verify import parse_manifest, verify_bundle
 from training.errors import BundleError, UserError
 from training.registry import storage
 from training.registry.entities import CHAMPION, IMPORTED_PARAM, RegistryReader, Version
+from training.registry.opening import lock_store
 from training.registry.sqlite_reader import SqliteReader
 from training.settings import TrainingSettings
 
@@ -108,6 +109,10 @@ class Registry:
             AlreadyPublished: the model has a version with this digest.
         """
         manifest = verify_bundle(folder)
+        with lock_store(self._settings.registry, "publish"):
+            return self._publish(manifest, folder, run_id)
+
+    def _publish(self, manifest: Manifest, folder: Path, run_id: str | None) -> Version:
         versions = self.reader.list_versions(manifest.name)
         for version in versions:
             if version.digest == manifest.digest:
@@ -118,8 +123,7 @@ class Registry:
         if is_import:
             self.log_metrics(run_id, manifest.metrics, step=0)
             self.end_run(run_id, "FINISHED")
-        if not versions and number == min(version.version for version in self.reader.list_versions(manifest.name)):
-            # Of several that are published at once, one is the first.
+        if not versions:
             self.promote(manifest.name, number, CHAMPION)
         return self.get_version(manifest.name, number)
 

@@ -1,6 +1,6 @@
-"""Opening: one process at a time makes or migrates the tables of a database; others wait, and find them done.
+"""Opening: one process at a time makes or migrates the tables of a database, or publishes; the others wait.
 
-Deploy walk: mlflow_store.py, deployments.state.store -> [opening.py]
+Train walk: model_registry.py, mlflow_store.py, deployments.state.store -> [opening.py]
 MLflow's migrations of SQLite copy each table to one of a fixed name: two of them side by side break the file.
 """
 
@@ -8,22 +8,24 @@ import contextlib
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-# Any number that nothing else locks.
-_ADVISORY_LOCK = 0x53686F616C
+# PostgreSQL's advisory locks are numbers; these are no one else's.
+_ADVISORY_LOCKS = {"tables": 0x53686F616C, "publish": 0x53686F616D}
 
 
 @contextlib.contextmanager
-def lock_tables(uri: str) -> Iterator[None]:
-    """Keep other processes from making tables in this database; those of SQLite and PostgreSQL.
+def lock_store(uri: str, purpose: Literal["tables", "publish"]) -> Iterator[None]:
+    """Keep other processes from doing the same with this database; those of SQLite and PostgreSQL.
 
     Args:
         uri: SQLAlchemy's; of another kind of store, nothing is locked.
+        purpose: what is done.
     """
     if uri.startswith("sqlite:///"):
         file = _sqlite_file(uri)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_name(f"{file.name}.lock").open("w") as lock:
+        with file.with_name(f"{file.name}.{purpose}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     elif uri.startswith("postgresql"):
@@ -31,7 +33,7 @@ def lock_tables(uri: str) -> Iterator[None]:
 
         with create_engine(uri, poolclass=NullPool).connect() as connection:
             # It ends with the connection.
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCKS[purpose]})
             yield
     else:
         yield

@@ -71,6 +71,21 @@ def test_bundles_that_are_published_at_once_each_become_a_version(
         assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
 
 
+def test_a_bundle_that_is_published_twice_at_once_is_one_version(tmp_path: Path, bundles: list[Path]) -> None:
+    settings = TrainingSettings(home=tmp_path / "home")
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(settings.home), str(bundles[0])], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    errors = [command.communicate(timeout=120)[1] for command in commands]
+
+    assert sorted(command.returncode for command in commands) == [0, 1, 1]
+    assert sum("AlreadyPublished" in error for error in errors) == 2
+    assert len(Registry(settings).list_versions("same")) == 1
+
+
 def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
     settings = TrainingSettings(home=tmp_path / "home")
     settings.home.mkdir()
