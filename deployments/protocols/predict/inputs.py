@@ -153,7 +153,7 @@ class InputPreprocessor:
             try:
                 check_exact([value], self._datatype)
             except InvalidType as error:
-                raise InvalidType(f"row {index}: {name!r} is {error}") from None
+                raise InvalidType(f"row {index}: {name!r}: {error}") from None
 
     def _decode_image(
         self, item: Any, index: int, budget: images.PixelBudget, schema: ImageInput

@@ -55,7 +55,7 @@ def test_a_whole_number_that_the_net_does_not_hold_is_refused_by_name(table_bund
     row = dict.fromkeys(FEATURES, 1)
 
     for value in (LARGE, -LARGE, 1_700_000_001):
-        with pytest.raises(InvalidType, match=rf"row 0: 'width' is {value} would become .* in FP32"):
+        with pytest.raises(InvalidType, match=rf"row 0: 'width': {value} would become .* in FP32"):
             decode(codec, row | {"width": value})
     assert decode(codec, row | {"width": LARGE - 1})[1] == LARGE - 1
     # A measured value is rounded, as every fraction is.
@@ -64,7 +64,7 @@ def test_a_whole_number_that_the_net_does_not_hold_is_refused_by_name(table_bund
 
 
 def test_so_is_it_where_values_may_be_missing(mixed: PredictCodec) -> None:
-    with pytest.raises(InvalidType, match=rf"row 0: 'n' is {LARGE} would become"):
+    with pytest.raises(InvalidType, match=rf"row 0: 'n': {LARGE} would become"):
         decode(mixed, {"n": LARGE})
 
 
