@@ -90,7 +90,8 @@ class TrainLoop:
             epoch=self.progress.epoch,
             step=self.progress.global_step,
             world_size=self.worker.world_size,
-            node_id=ray.get_runtime_context().get_node_id(),
+            # Without a cluster there is none, and asking would start one.
+            node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
             pid=os.getpid(),
         )
 
