@@ -106,7 +106,7 @@ def parse_column(column: Column, values: Any, location: SourceLocation) -> tuple
     if column.has_codes and is_numeric_type(values.type):
         values = _write_numbers(values)
     if column.kind == "number":
-        numbers = _round_numbers(column, _parse_numbers(column, values, location), location)
+        numbers = _parse_numbers(column, values, location)
         missing = ~np.isfinite(numbers)
         # Equal rows must hash alike: -0 becomes 0, and every NaN the same NaN.
         numbers = numbers + np.float32(0)
@@ -151,16 +151,18 @@ def is_category_type(arrow_type: pa.DataType) -> bool:
 
 def _spell(column: Column, texts: Any) -> Any:
     """Give each value of a category, a label or a split its one spelling; null where it is missing."""
-    texts = pc.utf8_normalize(pc.utf8_trim_whitespace(texts), form="NFC")
+    # Each different value once: there are few.
+    encoded = texts.dictionary_encode()
+    values = pc.utf8_normalize(pc.utf8_trim_whitespace(encoded.dictionary), form="NFC")
     # pandas turns whole numbers into 1.0 where one of the column is missing.
-    texts = pc.replace_substring_regex(texts, r"^([+-]?[0-9]+)\.0+$", r"\1")
+    values = pc.replace_substring_regex(values, r"^([+-]?[0-9]+)\.0+$", r"\1")
     if column.stored_type == "bool":
-        texts = pc.utf8_lower(texts)
-    return pc.if_else(pc.is_in(texts, _NULL_TEXTS), None, texts)
+        values = pc.utf8_lower(values)
+    return pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values).take(encoded.indices)
 
 
-def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDArray[np.float64]:
-    """Parse a column of numbers; float64, NaN where one is missing."""
+def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDArray[np.float32]:
+    """Parse a column of numbers; NaN where one is missing."""
     if is_text_type(values.type):
         values = pc.utf8_trim_whitespace(_parse_strings(column, values, location))
         values = pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values)
@@ -170,11 +172,17 @@ def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDA
         values = pc.cast(values, pa.float64())
     elif not is_numeric_type(values.type):
         raise location.value_error(0, column.name, f"type {values.type} is not numeric")
+    if pa.types.is_float16(values.type):
+        values = pc.cast(values, pa.float32())
+    bounds = pc.min_max(values).as_py()
+    if all(bound is None or abs(bound) < _MAX_EXACT_INTEGER for bound in bounds.values()):
+        # Almost always; Arrow's memory is given back as a whole, that of numpy's arrays is not.
+        rounded: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+        return rounded
     if pa.types.is_integer(values.type):
         # float64 holds integers up to 2**53 only.
         _refuse_inexact(column, pc.fill_null(values, 0).to_numpy(zero_copy_only=False), location)
-    numbers: NDArray[np.float64] = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return numbers
+    return _round_numbers(column, pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), location)
 
 
 def _round_numbers(column: Column, numbers: NDArray[np.float64], location: SourceLocation) -> NDArray[np.float32]:
@@ -185,8 +193,6 @@ def _round_numbers(column: Column, numbers: NDArray[np.float64], location: Sourc
     """
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = numbers.astype(np.float32)
-        if not np.fmax.reduce(np.abs(rounded), initial=0) >= _MAX_EXACT_INTEGER:
-            return rounded
         finite = np.isfinite(numbers)
         known = numbers[finite]
         if not known.size:
