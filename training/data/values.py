@@ -4,6 +4,7 @@ Imports nothing heavy, so that serving, clients and file readers share it. The s
 training/data/files/columns.py.
 """
 
+import re
 import unicodedata
 from typing import Any
 
@@ -15,6 +16,9 @@ NULL_TEXTS = frozenset(
 )
 """Texts that mean a missing number or category: those of pyarrow, which pandas reads as such too. In free text they are
 words, and only a text of nothing but whitespace is missing."""
+
+WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
+"""As pandas writes a column of whole numbers of which one is missing."""
 
 
 def is_missing(value: Any) -> bool:
@@ -36,4 +40,6 @@ def spell_category(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     text = unicodedata.normalize("NFC", value.strip())
+    whole = WHOLE_NUMBER.fullmatch(text)
+    text = whole[1] if whole else text
     return None if text in NULL_TEXTS else text

@@ -86,6 +86,7 @@ def test_infer_refuses_it_too(table_bundle: Path, data: list[Any]) -> None:
         ("1", 0),
         (1, 0),
         (1.0, 0),
+        ("1.0", 0),
         ("caf\u00e9", 1),
         ("cafe\u0301", 1),
         (" x ", 2),

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from training.data.files.row_location import SourceLocation
-from training.data.values import NULL_TEXTS
+from training.data.values import NULL_TEXTS, WHOLE_NUMBER
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 
@@ -154,8 +154,7 @@ def _spell(column: Column, texts: Any) -> Any:
     # Each different value once: there are few.
     encoded = texts.dictionary_encode()
     values = pc.utf8_normalize(pc.utf8_trim_whitespace(encoded.dictionary), form="NFC")
-    # pandas turns whole numbers into 1.0 where one of the column is missing.
-    values = pc.replace_substring_regex(values, r"^([+-]?[0-9]+)\.0+$", r"\1")
+    values = pc.replace_substring_regex(values, f"^{WHOLE_NUMBER.pattern}$", r"\1")
     if column.stored_type == "bool":
         values = pc.utf8_lower(values)
     return pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values).take(encoded.indices)
