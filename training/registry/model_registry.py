@@ -202,10 +202,10 @@ class Registry:
             What was deleted.
 
         Raises:
-            UserError: the version does not exist, or an alias points at it.
+            UserError: the version does not exist, or an alias points at it that could point at another.
         """
         version = self.get_version(name, number)
-        if version.aliases:
+        if version.aliases and len(self.list_versions(name)) > 1:
             raise UserError(
                 f"{version} has the alias {', '.join(version.aliases)}; point that at another version first, with "
                 f"`shoal models promote {name} VERSION --as {version.aliases[0]}`"

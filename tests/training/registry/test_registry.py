@@ -124,8 +124,11 @@ def test_a_bundle_can_be_published_again_after_its_version_was_deleted(
     assert registry.publish(second_bundle).version == 3
 
 
-def test_a_version_with_an_alias_is_not_deleted(registry: Registry, table_bundle: Path) -> None:
+def test_a_version_with_an_alias_is_not_deleted_while_another_could_have_it(
+    registry: Registry, table_bundle: Path, second_bundle: Path
+) -> None:
     version = registry.publish(table_bundle)
+    registry.publish(second_bundle)
 
     with pytest.raises(UserError, match="flowers:1 has the alias champion; point that at another version"):
         registry.delete_version("flowers", 1)
@@ -192,3 +195,17 @@ def test_an_imported_bundle_gets_a_run_of_its_own(registry: Registry, table_bund
 
     assert version.run_id
     assert version.uri.endswith(f"{version.run_id}/artifacts/bundle")
+
+
+def test_the_only_version_can_be_deleted_with_its_aliases_and_the_next_is_champion(
+    registry: Registry, table_bundle: Path
+) -> None:
+    manifest = registry.publish(table_bundle)
+    assert manifest.aliases == ("champion",)
+
+    registry.delete_version("flowers", 1)
+
+    assert registry.list_models() == []
+    again = registry.publish(table_bundle)
+    assert again.aliases == ("champion",)
+    assert registry.resolve("flowers@champion") == again
