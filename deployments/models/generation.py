@@ -68,7 +68,7 @@ class TextGenerator:
                 async with asyncio.TaskGroup() as group:
                     for row, prompt in enumerate(prompts):
                         group.create_task(continue_row(row, prompt))
-            except* Exception as errors:
+            except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
             finally:
                 if not is_closed:

@@ -3,15 +3,22 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from cluster.local.signals import delay_interrupts
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def number(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A signal that raises KeyboardInterrupt, though the tests may run where it is ignored."""
+    inherited = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    signal.signal(request.param, inherited)
+
+
 def test_an_interrupt_takes_effect_at_the_end_of_the_block(number: int) -> None:
-    before = signal.getsignal(number)
     steps = []
 
     def run() -> None:
@@ -25,7 +32,7 @@ def test_an_interrupt_takes_effect_at_the_end_of_the_block(number: int) -> None:
         run()
 
     assert steps == ["both done"]
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) is signal.default_int_handler
 
 
 def test_an_error_inside_wins_and_handlers_are_as_before() -> None:

@@ -214,7 +214,8 @@ def test_a_run_ends_by_each_stop_rule_of_its_recipe(tmp_path: Path, rule: str) -
 def test_a_run_reports_its_progress(default: WorkerResult) -> None:
     started, *messages = default.messages
 
-    assert started == {"kind": "started", "epoch": 0, "step": 0, "world_size": 2}
+    assert started.pop("pid") > 1
+    assert started == {"kind": "started", "epoch": 0, "step": 0, "world_size": 2, "node_id": ""}
     assert {message["kind"] for message in messages} == {"progress"}
     assert messages[0]["step"] == 1
     assert messages[-1]["step"] == messages[-1]["steps"] == default.progress.global_step
