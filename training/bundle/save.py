@@ -33,7 +33,7 @@ from training.bundle.manifest import (
     sha256,
 )
 from training.bundle.program.archive import REMEDY
-from training.bundle.program.interpreter import ProgramChangedError
+from training.bundle.program.arguments import ProgramChangedError
 from training.data.tokenizer import Tokenizer
 from training.errors import BundleError, UserError
 from training.schema import ImageInput, SeriesInput, TableInput, TextInput, max_sequence_length

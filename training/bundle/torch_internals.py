@@ -6,7 +6,6 @@
 one operator | `torch.export.export` takes no table of operators to keep, and decomposes these while it traces |
 | `torch._C._dispatch_has_kernel`, `OpOverload._schema` | tell tensor operators from those of TorchScript, and check \
 arguments against their kinds | public names of both |
-| `Tensor._version` | notice that a program writes to its weights | a public name of it |
 | text of the `_flat_weights` warning | silence it | a category for it |
 
 The layout of a saved program is private too; `program/archive.py` and `program/document.py` have it, since they must
@@ -72,11 +71,6 @@ def is_dispatched(operator: Any) -> bool:
     schema = operator._schema
     name = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
     return bool(torch._C._dispatch_has_kernel(name))
-
-
-def count_writes(tensor: Tensor) -> int:
-    """How often a tensor, or a view of it, was written to."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _find_operators() -> tuple[list[Any], Any]:

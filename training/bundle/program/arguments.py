@@ -18,6 +18,7 @@ from torch import Tensor
 from training.bundle.program.graph import Node, Operand, TargetDevice, TorchConstant, ValueReference, has_reference
 from training.bundle.program.operators import ATEN
 from training.bundle.torch_internals import is_dispatched
+from training.errors import ServiceError
 
 Operator = Callable[..., Any]
 
@@ -58,6 +59,8 @@ def check_arguments(operator: Any, node: Node) -> None:
             raise ValueError(f"{node.target} has no argument {name}")
         given.append((by_name[name], operand))
     for argument, operand in given:
+        if argument.name == "reduction" and operand not in (0, 1, 2):
+            raise ValueError(f"{node.target} has reduction {operand!r:.20}; 0, 1 and 2 are none, mean and sum")
         if not _fits(operand, str(argument.real_type)):
             raise ValueError(f"{node.target} takes {argument.real_type} for {argument.name}, another kind is given")
     _check_results(node, [str(value.type) for value in schema.returns])
@@ -94,13 +97,50 @@ def _check_results(node: Node, kinds: list[str]) -> None:
         raise ValueError(f"{node.target} returns {len(kinds)} values, the program names others")
 
 
-def may_write(operator: Any, node: Node) -> bool:
-    """Whether a call may change a tensor that it is given; normalization in training mode changes its statistics."""
-    if any(argument.is_write for argument in operator._schema.arguments):
-        return True
-    names = [argument.name for argument in operator._schema.arguments]
+class ProgramChangedError(ServiceError):
+    """A program would change one of its own weights: its answers would depend on rows that other callers sent."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the net changes {self.name} when it is called, so equal rows would get different answers"
+
+
+def find_written(operator: Any, node: Node) -> tuple[int | str, ...]:
+    """Which arguments a call may change, by position or keyword; normalization may change its statistics."""
+    arguments = operator._schema.arguments
+    names = [argument.name for argument in arguments]
+    written = {argument.name for argument in arguments if argument.is_write}
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    return any(given.get(name, False) is not False for name in ("training", "use_input_stats"))
+    if any(given.get(name, False) is not False for name in ("training", "use_input_stats")):
+        written |= {"running_mean", "running_var"}
+    return tuple(name if name in node.kwargs else names.index(name) for name in written if name in given)
+
+
+def guard_writes(function: Operator, written: tuple[int | str, ...], weights: dict[int, str]) -> Operator:
+    """Return the function, refusing to write to the memory of a weight, by whatever view.
+
+    Args:
+        function: the operator.
+        written: of its arguments.
+        weights: names of the weights by the address of their memory, at the time of a call.
+
+    Returns:
+        A function that raises ProgramChangedError before anything is changed.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for where in () if torch.compiler.is_compiling() else written:
+            target = args[where] if isinstance(where, int) else kwargs[where]
+            if isinstance(target, Tensor) and not target.is_meta:
+                name = weights.get(target.untyped_storage().data_ptr())
+                if name is not None:
+                    raise ProgramChangedError(name)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def guard_call(operator: Any, node: Node) -> Operator:
@@ -110,6 +150,9 @@ def guard_call(operator: Any, node: Node) -> Operator:
         ValueError: constants among them are not allowed.
     """
     name, _, overload = node.target.removeprefix(ATEN).partition(".")
+    if name in ("median", "nanmedian") and overload == "dim":
+        # Of an expanded tensor it reads beyond the end.
+        return lambda self, *args, **kwargs: operator(self.contiguous(), *args, **kwargs)
     check = _CHECKS.get(name) or _CHECKS.get(name.removesuffix("_"))
     if check is None or (
         check is _check_integer_division and name.startswith("div") and not overload.endswith("_mode")
@@ -252,14 +295,24 @@ def _check_windows(**arguments: Any) -> None:
 
 
 def _check_integer_division(self: Tensor | float, other: Tensor | float, **_: Any) -> None:
-    # The smallest integer has no opposite: the processor faults.
-    values = [each for each in (self, other) if isinstance(each, Tensor)]
-    if any(each.is_floating_point() or each.is_complex() for each in values):
+    # The smallest integer has no opposite: the processor faults. Torch casts both before it divides.
+    dtype = torch.result_type(self, other)
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
         return
-    if isinstance(self, Tensor) and self.numel():
-        smallest = torch.iinfo(self.dtype).min if self.dtype != torch.bool else 0
-        is_opposite = (self == smallest) & (other == -1)
-        _require(_holds(~is_opposite.any()), f"{smallest} divided by -1")
+    dividend, divisor = (torch.as_tensor(each).to(dtype) for each in (self, other))
+    smallest = torch.iinfo(dtype).min
+    _require(_holds(~((dividend == smallest) & (divisor == -1)).any()), f"{smallest} divided by -1")
+
+
+def _check_power(n: int, **_: Any) -> None:
+    _require(abs(n) < 2**31, "an exponent below 2,147,483,648")
+
+
+def _check_attention(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool = False, **_: Any) -> None:
+    _require(min(query.dim(), key.dim(), value.dim()) >= 2, "at least two dimensions")
+    if enable_gqa:
+        has_heads = min(query.dim(), key.dim(), value.dim()) >= 3 and min(key.shape[-3], value.shape[-3]) > 0
+        _require(has_heads, "at least one head")
 
 
 _RECURRENT = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -283,6 +336,8 @@ _CHECKS: dict[str, Callable[..., None]] = {
     **dict.fromkeys(_UPSAMPLING.split(), _check_upsampling),
     **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), _check_grid),
     **dict.fromkeys(("div", "divide", "floor_divide", "fmod", "remainder"), _check_integer_division),
+    **dict.fromkeys(("matrix_power", "linalg_matrix_power"), _check_power),
+    "scaled_dot_product_attention": _check_attention,
     "embedding_bag": _check_embedding_bag,
     "repeat_interleave": _check_repeats,
 }

@@ -72,16 +72,20 @@ def _check_inner_graphs(node: Node, views: dict[str, str]) -> None:
 
 def _check_node(node: Node, views: dict[str, str]) -> None:
     name = node.target.removeprefix(ATEN).partition(".")[0]
+    # An operator in place does the same.
+    function = name if name in _DROPOUT else name.removesuffix("_")
     layer = f" in {node.module}" if node.module else ""
-    if name in _DROPOUT:
-        share, switch = (None if where is None else _get_argument(node, *where) for where in _DROPOUT[name])
-        has_share = _DROPOUT[name][0] is None or share not in (None, 0, 0.0)
-        if has_share and (_DROPOUT[name][1] is None or switch not in (None, False)):
+    if function in _DROPOUT:
+        share, switch = (None if where is None else _get_argument(node, *where) for where in _DROPOUT[function])
+        has_share = _DROPOUT[function][0] is None or share not in (None, 0, 0.0)
+        # Of native_dropout, None means on.
+        is_off = switch is False or (switch is None and function != "native_dropout")
+        if has_share and (_DROPOUT[function][1] is None or not is_off):
             raise ValueError(
                 f"{name}{layer} drops values at random; call it with the module's own mode, "
                 f"as F.dropout(x, p, self.training): {_REMEDY}"
             )
-    if name == "batch_norm" and _get_argument(node, "training", 5) is not False:
+    if function == "batch_norm" and _get_argument(node, "training", 5) is not False:
         raise ValueError(
             f"{name}{layer} normalizes by the rows that happen to be in one batch; "
             f"give it running statistics: {_REMEDY}"

@@ -124,6 +124,9 @@ def _read_node(node: document.Node, values: set[str], depth: int) -> Node:
             raise ValueError(f"{node.target} has a keyword {argument.name!r}")
         else:
             kwargs[argument.name] = operand
+    is_of_sizes = node.target in SIZE_FUNCTIONS
+    if is_of_sizes and not all(isinstance(each, ValueReference | int | float) for each in (*args, *kwargs.values())):
+        raise ValueError(f"{node.target} takes sizes, and is given something else")
     if any(position >= len(args) for position in graphs):
         raise ValueError(f"{node.target} has no graph")
     return Node(node.target, tuple(args), kwargs, _read_results(node, values), _find_module(node))

@@ -12,22 +12,10 @@ from torch import Tensor, nn
 from training.bundle.program.reader import Dimension, OutputTree, Program
 from training.bundle.program.steps import Plan, build_plan
 from training.bundle.program.weights import load_tensors
-from training.bundle.torch_internals import count_writes
-from training.errors import BundleError, ServiceError, UserError
+from training.errors import BundleError, UserError
 
 _Location = tuple[int, nn.Module, str]
 """A value of the plan, the module that has its tensor, and the name there."""
-
-
-class ProgramChangedError(ServiceError):
-    """A program changed one of its own weights: its next answers would depend on rows that other callers sent."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"the net changes {self.name} when it is called, so equal rows would get different answers"
 
 
 class ProgramModule(nn.Module):
@@ -48,10 +36,12 @@ class ProgramModule(nn.Module):
         self._input_shape, self._checks_input = program.input_shape, True
         self._arrange = _build_arranger(program)
         self._weights: list[_Location] = []
-        self._input_index, self._changed = -1, ""
+        self._input_index = -1
+        # Names of the weights by the address of their memory, for what would write there.
+        self._addresses: dict[int, str] = {}
         self._readers: dict[str, set[str]] = {}
         try:
-            self._plan: Plan = build_plan(program.graph, torch.device(device))
+            self._plan: Plan = build_plan(program.graph, torch.device(device), self._addresses)
             modules = self._register_tensors(load_tensors(program.path, program.tensors, device), program)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(
@@ -92,18 +82,12 @@ class ProgramModule(nn.Module):
         values[self._input_index] = x
         for i, module, name in self._weights:
             values[i] = getattr(module, name)
-        if not self._plan.writes or torch.compiler.is_compiling():
-            return self._arrange(self._plan.run(values))
-        weights = [values[i] for i, _, _ in self._weights]
-        versions = [count_writes(weight) for weight in weights]
-        outputs = self._plan.run(values)
-        for weight, version, name in zip(weights, versions, self._states, strict=True):
-            if count_writes(weight) != version:
-                # It computes something else from now on, perhaps of this caller's rows.
-                self._changed = name
-        if self._changed:
-            raise ProgramChangedError(self._changed)
-        return self._arrange(outputs)
+        if self._plan.writes and not torch.compiler.is_compiling():
+            self._addresses.clear()
+            for (i, _, _), name in zip(self._weights, self._states, strict=True):
+                self._addresses[values[i].untyped_storage().data_ptr()] = name
+            self._addresses.pop(0, None)  # of tensors without elements
+        return self._arrange(self._plan.run(values))
 
     def disable_input_checks(self) -> None:
         """Let any input in: the codec checks rows against the same shapes."""

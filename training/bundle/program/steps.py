@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from training.bundle.program.arguments import check_arguments, guard_call, may_write
+from training.bundle.program.arguments import check_arguments, find_written, guard_call, guard_writes
 from training.bundle.program.graph import (
     Graph,
     Node,
@@ -77,22 +77,23 @@ class Plan:
         return outputs[0] if self._is_single else tuple(outputs)
 
 
-def build_plan(graph: Graph, device: torch.device) -> Plan:
+def build_plan(graph: Graph, device: torch.device, weights: dict[int, str]) -> Plan:
     """Build the plan of a checked graph.
 
     Args:
         graph: a checked one.
         device: of the tensors that it makes.
+        weights: filled by the caller before each run: names of the weights by the address of their memory.
 
     Raises:
         AttributeError: the installed torch has no such operator.
     """
-    return _PlanBuilder(graph, device).build(graph)
+    return _PlanBuilder(graph, device, weights).build(graph)
 
 
 class _PlanBuilder:
-    def __init__(self, graph: Graph, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, graph: Graph, device: torch.device, weights: dict[int, str]) -> None:
+        self._device, self._weights = device, weights
         self._values: list[Any] = [None] * len(graph.inputs)
         self._index = {name: i for i, name in enumerate(graph.inputs)}
         self._variables = set(self._index.values())
@@ -122,8 +123,11 @@ class _PlanBuilder:
         function = find_function(node.target)
         if node.target.startswith(ATEN):
             check_arguments(function, node)
-            self._writes |= may_write(function, node)
+            written = find_written(function, node)
             function = guard_call(function, node)
+            if written:
+                self._writes = True
+                function = guard_writes(function, written, self._weights)
         arguments = tuple(self._place(operand, name) for operand in node.args)
         keywords = {keyword: self._place(operand, name) for keyword, operand in node.kwargs.items()}
         inputs = {keyword: i for keyword, i in keywords.items() if i in self._variables}
@@ -162,7 +166,7 @@ class _PlanBuilder:
         if isinstance(operand, TargetDevice):
             return self._allocate(self._device)
         if isinstance(operand, Graph):
-            plan = build_plan(operand, self._device)
+            plan = build_plan(operand, self._device, self._weights)
             self._operators |= plan.operators
             self._writes |= plan.writes
             return self._allocate(plan)

@@ -16,6 +16,7 @@ _MODULES = {"_operator": operator, "math": math, "torch": torch}
 # Results may have many times the digits of the arguments.
 _GROWING = {"_operator.lshift", "_operator.mul", "_operator.pow"}
 _MAX_BITS = 128
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 get_item = operator.getitem
 
@@ -30,8 +31,8 @@ def find_function(target: str) -> Callable[..., Any]:
     check_target(target)
     if target in SIZE_FUNCTIONS:
         module, _, name = target.partition(".")
-        function: Callable[..., Any] = getattr(_MODULES[module], name)
-        return _limit_size(function) if target in _GROWING else function
+        function = _take_numbers(getattr(_MODULES[module], name))
+        return _limit_size(function, is_product=name == "mul") if target in _GROWING else function
     if target.startswith(HIGHER_ORDER):
         return _CONTROL_FLOW[target.removeprefix(HIGHER_ORDER)]
     name = target.removeprefix(ATEN)
@@ -49,9 +50,20 @@ def build_list(*items: Any) -> list[Any]:
     return list(items)
 
 
-def _limit_size(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _take_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function of sizes take numbers only: of texts and lists, Python's operators mean something else."""
+
+    def call(*values: Any) -> Any:
+        if not all(isinstance(each, _NUMBERS) for each in values):
+            raise TypeError("a function of sizes is given something else")
+        return function(*values)
+
+    return call
+
+
+def _limit_size(function: Callable[[Any, Any], Any], *, is_product: bool) -> Callable[[Any, Any], Any]:
     def call(a: Any, b: Any) -> Any:
-        is_large = function is not operator.mul and isinstance(b, int) and b > _MAX_BITS
+        is_large = not is_product and isinstance(b, int) and b > _MAX_BITS
         result = None if is_large else function(a, b)
         if is_large or (isinstance(result, int) and result.bit_length() > _MAX_BITS):
             raise OverflowError(f"a size of the program has more than {_MAX_BITS} bits")

@@ -134,6 +134,14 @@ def test_recurrent_layers_get_states_and_weights_that_fit_one_another(position: 
         ("floor_divide.default", [torch.tensor([SMALLEST]), torch.tensor([-1])], "divided by -1"),
         ("remainder.Tensor", [torch.tensor([SMALLEST]), torch.tensor([-1])], "divided by -1"),
         ("div.Tensor_mode", [torch.tensor([SMALLEST]), torch.tensor([-1])], "divided by -1"),
+        ("div.Scalar_mode", [torch.tensor([-(2**31)], dtype=torch.int32), 2**32 - 1], "divided by -1"),
+        (
+            "div.Tensor_mode",
+            [torch.tensor([-(2**31)], dtype=torch.int32), torch.tensor(2**32 - 1)],
+            "divided by -1",
+        ),
+        ("matrix_power.default", [torch.eye(2), -(2**63)], "an exponent below"),
+        ("linalg_matrix_power.default", [torch.eye(2), 2**31], "an exponent below"),
         ("gru_cell.default", [torch.ones(2, 3), torch.ones(2, 4), torch.ones(1, 3), torch.ones(12, 4)], "sizes"),
     ],
 )
@@ -142,6 +150,36 @@ def test_operators_that_trust_their_arguments_are_called_with_what_fits(name: st
 
     with pytest.raises(ValueError, match=f"what it cannot take: .*{rule}"):
         call(name, *args, **kwargs)
+
+
+def test_attention_needs_heads_to_share_out() -> None:
+    with pytest.raises(ValueError, match="at least one head"):
+        call(
+            "scaled_dot_product_attention.default",
+            *(torch.ones(1, 4, 4), torch.ones(0, 4, 4), torch.ones(1, 4, 4)),
+            enable_gqa=True,
+        )
+
+
+@pytest.mark.parametrize("reduction", [-3, 3, 2**20])
+def test_a_loss_of_another_reduction_would_return_memory_that_nothing_has_written(reduction: int) -> None:
+    with pytest.raises(ValueError, match="0, 1 and 2 are none, mean and sum"):
+        call("soft_margin_loss.default", torch.zeros(1, 1, 0), torch.zeros(1, 1, 0), reduction)
+
+
+@pytest.mark.parametrize("name", ["median.dim", "nanmedian.dim"])
+def test_the_median_of_an_expanded_tensor_is_of_its_own_values(name: str) -> None:
+    values, indices = call(name, torch.arange(5.0)[::2].expand(3, 3), 0)
+
+    assert values.tolist() == [0, 2, 4]
+    assert call(name, torch.ones(1).expand(10**6), 0)[0] == 1
+    assert max(indices.tolist()) <= 2
+
+
+def test_functions_of_sizes_take_no_texts_and_no_lists() -> None:
+    for target, values in (("_operator.mod", ("%9d", 1)), ("_operator.mul", ("a", 9)), ("_operator.add", ([1], [2]))):
+        with pytest.raises(TypeError, match="a function of sizes is given something else"):
+            find_function(target)(*values)
 
 
 def test_views_beyond_a_tensors_own_memory_are_not_listed() -> None:

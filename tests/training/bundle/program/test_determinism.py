@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from tests.training.bundle.program.archives import MODEL, change_json, save_program
 from training.bundle.exported_program import export_program
 from training.bundle.manifest import ModelInfo
-from training.bundle.program.interpreter import ProgramChangedError, ProgramModule
+from training.bundle.program.arguments import ProgramChangedError
+from training.bundle.program.interpreter import ProgramModule
 from training.bundle.program.reader import read_program
 from training.bundle.save import save_bundle
 from training.errors import BundleError, UserError
@@ -137,6 +138,87 @@ def test_a_weight_changed_where_the_graph_does_not_show_it_ends_the_answers(tmp_
     for _ in range(2):
         with torch.inference_mode(), pytest.raises(ProgramChangedError, match=r"the net changes norm\.running_"):
             net(torch.randn(2, 2))
+
+
+def write_by(*steps: tuple[str, list[Any]]) -> Callable[[Any], None]:
+    """Put calls of operators before a program's own, each on the result of the last, the first on `calls`."""
+
+    def change(document: Any) -> None:
+        graph = document["graph_module"]["graph"]
+        (name,) = [
+            spec["buffer"]["arg"]["name"]
+            for spec in document["graph_module"]["signature"]["input_specs"]
+            if spec.get("buffer", {}).get("buffer_name") == "calls"
+        ]
+        nodes = []
+        for index, (target, arguments) in enumerate(steps):
+            inputs = [{"name": "", "arg": each, "kind": 1} for each in [{"as_tensor": {"name": name}}, *arguments]]
+            name = f"hostile_{index}"
+            output = [{"as_tensor": {"name": name}}]
+            if target.startswith("unsafe_"):
+                output = [{"as_tensors": [{"name": name}, {"name": f"other_{index}"}]}]
+            nodes.append({"target": f"torch.ops.aten.{target}", "inputs": inputs, "outputs": output, "metadata": {}})
+        graph["nodes"][:0] = nodes
+
+    return change
+
+
+ONE, SIZE_2 = {"as_float": 1.0}, {"as_ints": [2]}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [("_unsafe_view.default", [SIZE_2]), ("add_.Tensor", [ONE])],
+        [("unsafe_chunk.default", [{"as_int": 2}]), ("add_.Tensor", [ONE])],
+        [("lift_fresh.default", []), ("view.dtype", [{"as_scalar_type": 7}]), ("add_.Tensor", [ONE])],
+        [("positive.default", []), ("zero_.default", [])],
+        [("conj.default", []), ("mul_.Scalar", [ONE])],
+    ],
+)
+def test_no_view_leads_to_the_memory_of_a_weight(tmp_path: Path, steps: list[tuple[str, list[Any]]]) -> None:
+    file = save_program(tmp_path, Net(lambda net, y: y + net.calls))
+    change_json(file, MODEL, write_by(*steps))
+    x = torch.ones(2, 2)
+
+    with torch.inference_mode(), pytest.raises((ProgramChangedError, BundleError), match="changes calls when it is"):
+        ProgramModule(read_program(file))(x)
+
+
+def test_a_write_that_is_refused_has_changed_nothing(tmp_path: Path) -> None:
+    """Though other rows take another branch."""
+    file = save_program(tmp_path, Net(lambda net, y: y + net.calls))
+    change_json(file, MODEL, write_by(("_unsafe_view.default", [SIZE_2]), ("add_.Tensor", [ONE])))
+    net = ProgramModule(read_program(file))
+
+    for _ in range(2):
+        with torch.inference_mode(), pytest.raises(ProgramChangedError):
+            net(torch.ones(2, 2))
+    assert net.get_buffer("calls").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        ("dropout_.default", [{"as_float": 0.5}, {"as_bool": True}]),
+        ("alpha_dropout_.default", [{"as_float": 0.5}, {"as_bool": True}]),
+        ("rrelu_.default", [{"as_float": 0.1}, {"as_float": 0.9}, {"as_bool": True}]),
+        ("native_dropout.default", [{"as_float": 0.5}, {"as_none": True}]),
+    ],
+)
+def test_dropout_in_place_and_by_default_is_dropout(tmp_path: Path, target: str, arguments: list[Any]) -> None:
+    file = save_program(tmp_path, Net(lambda net, y: y.relu()))
+
+    def change(document: Any) -> None:
+        for node in document["graph_module"]["graph"]["nodes"]:
+            if "relu" in node["target"]:
+                node["target"] = f"torch.ops.aten.{target}"
+                node["inputs"] += [{"name": "", "arg": each, "kind": 1} for each in arguments]
+
+    change_json(file, MODEL, change)
+
+    with pytest.raises(BundleError, match="drops values at random"):
+        read_program(file)
 
 
 @dataclass
