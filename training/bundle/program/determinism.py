@@ -1,7 +1,7 @@
 """Determinism: refuses programs whose answer to a row depends on chance, on other rows or on earlier calls.
 
 Deploy walk: reader.py -> [determinism.py] -> operators.py
-Imports no torch. Finds what can be seen in the graph; interpreter.py watches the weights of programs that write.
+Imports no torch. Finds what can be seen in the graph; arguments.py refuses every write to the memory of a weight.
 """
 
 import re

@@ -1,11 +1,15 @@
 """Operators that end a process when they are called with what torch's own modules never give them: they get it not."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.training.bundle.program import fuzz_operators
 from training.bundle.program.arguments import check_arguments, guard_call
 from training.bundle.program.graph import Node, Operand, TargetDevice, TorchConstant, ValueReference
 from training.bundle.program.operators import ATEN
@@ -185,3 +189,16 @@ def test_functions_of_sizes_take_no_texts_and_no_lists() -> None:
 def test_views_beyond_a_tensors_own_memory_are_not_listed() -> None:
     with pytest.raises(ValueError, match="reaches beyond its tensor; use slices, unfold or flip"):
         find_function(f"{ATEN}as_strided.default")
+
+
+@pytest.mark.soak
+def test_no_operator_ends_the_process_whatever_it_is_given() -> None:
+    result = subprocess.run(
+        [sys.executable, fuzz_operators.__file__, "60"],
+        env={"PYTHONPATH": str(Path(__file__).parents[4]), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert int(result.stdout.split()[0]) > 900
