@@ -22,7 +22,7 @@ from training.bundle.torch_internals import is_dispatched
 SECONDS_PER_CALL, MEMORY_BYTES = 3, 9 * 2**30
 INTEGERS = [0, 1, 1, 2, 2, 3, -1, -2, 4, 5, 7, 100, 2**16, 2**31 - 1, 2**31, -(2**31), 2**62, -(2**62), 2**63 - 1]
 FLOATS = [0.0, 1.0, 0.5, 2.0, -1.0, 1e-30, -1e-30, 1e30, float("inf"), -float("inf"), float("nan"), 2.0**53]
-VALUES = [[0, 1, 2, 3], [-1, 0, 1, 5, 100], [2**31, -(2**31), 2**62, -1], [0, 1]]
+VALUES = [[0, 1, 2, 3], [-1, 0, 1, 5, 100], [2**31, -(2**31), 2**62, -1], [0, 1], [-1]]
 DTYPES = [torch.float32] * 6 + [torch.int64] * 4
 DTYPES += [torch.bool, torch.uint8, torch.int32, torch.int8, torch.float64, torch.bfloat16, torch.complex64]
 TEXTS = [
@@ -44,10 +44,14 @@ TEXTS = [
 
 
 def draw_tensor(rng: random.Random) -> torch.Tensor:
-    shape = [rng.choice([0, 1, 1, 2, 3, 4]) for _ in range(rng.choice([0, 1, 1, 2, 2, 3, 3, 4, 5]))]
+    dims = rng.choice([0, 1, 1, 2, 2, 3, 3, 4, 5])
+    # Half of all shapes fit one another.
+    shape = [2] * dims if rng.random() < 0.5 else [rng.choice([0, 1, 1, 2, 3, 4]) for _ in range(dims)]
     dtype, values = rng.choice(DTYPES), rng.choice(VALUES)
     count = torch.Size(shape).numel()
     tensor = torch.tensor([rng.choice(values) for _ in range(count)], dtype=torch.int64).reshape(shape).to(dtype)
+    if not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool and count and rng.random() < 0.2:
+        tensor.fill_(rng.choice([torch.iinfo(dtype).min, torch.iinfo(dtype).max]))
     if dtype.is_floating_point and count and rng.random() < 0.3:
         tensor.reshape(-1)[0] = rng.choice(FLOATS)
     if tensor.dim() > 1 and rng.random() < 0.3:
