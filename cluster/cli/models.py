@@ -113,7 +113,7 @@ def export(reference: Reference, folder: Path) -> None:
 def delete(
     reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version.")],
 ) -> None:
-    """Delete a version that is not deployed, and whose aliases no other version could have."""
+    """Delete a version that is neither deployed nor has an alias."""
     from cluster.cli.terminal import context
     from cluster.rollout.deploy import reject_if_deployed
 
