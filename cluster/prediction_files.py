@@ -4,7 +4,6 @@ Predict walk: cluster.cli.predict -> [prediction_files.py] -> shoal.py -> deploy
 """
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.data.image_types import IMAGE_TYPES, by_suffix
+from training.data.values import is_missing
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _others(table: "pa.Table", chosen: list[str]) -> tuple[str, ...]:
 
 def _to_input(value: Any) -> Any:
     """A cell as JSON has it; NaN is a missing value."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if is_missing(value) else value
 
 
 def _own_columns(batch: InputBatch, index: int) -> dict[str, Any]:

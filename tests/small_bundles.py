@@ -12,6 +12,14 @@ from training.recipe.spec import TokenizerConfig
 from training.schema import ClassOutput, ImageInput, TableInput, TextInput, TextOutput
 from training.zoo.nets.mlp import mlp
 
+TWO_FEATURES = ModelInfo(
+    name="x",
+    task="tabular-classification",
+    input_schema=TableInput(features=("a", "b")),
+    output_schema=ClassOutput(labels=("no", "yes")),
+)
+"""Of a table of two features and two classes, for nets that tests write themselves."""
+
 FEATURES = ("length", "width", "height", "weight")
 
 

@@ -104,14 +104,11 @@ def run(arguments: list[str]) -> int:
         return 1
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
-    except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
-            print_error(f"{type(error).__name__}: {error}{_save_traceback(error)}")
-        else:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
             print_error(f"{where}{error.strerror}; {MACHINE_ERRORS[error.errno]}")
-        return 1
-    except Exception as error:
+            return 1
         first_line = str(error).splitlines()[0] if str(error) else "no message"
         print_error(f"{type(error).__name__}: {first_line}{_save_traceback(error)}")
         return 1

@@ -87,7 +87,8 @@ def status(as_json: Json = False) -> None:
         else:
             print_line("no cluster runs; start one with `shoal up`")
         return
-    from cluster.rollout.status import BEING_DEPLOYED, list_statuses
+    from cluster.rollout.serve_api import FAILED_STATUSES
+    from cluster.rollout.status import list_statuses
 
     deployments = list_statuses(settings, cluster)
     if as_json:
@@ -104,8 +105,8 @@ def status(as_json: Json = False) -> None:
     print_table(table)
     for each in deployments:
         if each["reason"]:
-            is_change = each["reason"].startswith(BEING_DEPLOYED)
-            print_warning(f"{each['name']} {'is' if is_change else 'does not run:'} {each['reason']}")
+            has_failed = each["status"] in (*FAILED_STATUSES, "UNREADABLE")
+            print_warning(f"{each['name']} {'does not run:' if has_failed else 'is'} {each['reason']}")
 
 
 def logs(

@@ -7,8 +7,6 @@ from cluster.rollout.serve_api import FAILED_STATUSES, ServeApi, count_running_r
 from cluster.settings import Settings
 from deployments.state.store import DeploymentStore
 
-BEING_DEPLOYED = "being deployed"
-
 
 def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
     """Describe every deployed model and pipeline: version, Serve's status and why, replicas, bounds, variant."""
@@ -42,5 +40,5 @@ def _describe(application: dict[str, Any], is_rolling_out: bool) -> str:
     if application.get("status") in FAILED_STATUSES:
         return describe_failure(application)
     if is_rolling_out:
-        return f"{BEING_DEPLOYED}; if the command that did was killed, `shoal up` restores what there was before"
+        return "being deployed; if the command that did was killed, `shoal up` restores what there was before"
     return ""

@@ -65,7 +65,9 @@ class ServedModel:
         is_text = isinstance(bundle.manifest.input_schema, TextInput)
         is_image = isinstance(bundle.manifest.input_schema, ImageInput)
         self._inline_bytes = MAX_INLINE_TEXT_BYTES if is_text or is_image else MAX_INLINE_ROWS_BYTES
+        # Texts may come as an input's bytes, too.
         self._inline_json_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_JSON_TENSOR_BYTES
+        self._inline_binary_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_TENSOR_BYTES
         self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
@@ -84,12 +86,8 @@ class ServedModel:
 
     async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
-        decode = self.oip_codec.decode_request
-        limit = self._inline_json_bytes if header_length is None else MAX_INLINE_TENSOR_BYTES
-        if isinstance(self.manifest.input_schema, TextInput):
-            # Texts may come as bytes, too.
-            limit = self._inline_json_bytes
-        request = await _run(len(body) <= limit, decode, body, header_length)
+        limit = self._inline_json_bytes if header_length is None else self._inline_binary_bytes
+        request = await _run(len(body) <= limit, self.oip_codec.decode_request, body, header_length)
         try:
             async with asyncio.timeout(request.timeout_s):
                 outputs = await self._batcher.forward(request.rows)

@@ -60,9 +60,18 @@ def parse_json_array(data: bytes | msgspec.Raw, datatype: Datatype, shape: tuple
     except msgspec.DecodeError as error:
         raise MalformedBody(f"data is not JSON: {describe_json_error(error, data)}") from None
     array = to_array(values, datatype)
-    if kind == "f" and not _is_exact_range(array):
-        _refuse_inexact_integers(data, datatype)
+    if _may_be_inexact(array):
+        # Decoded once more, since the decoder has made floats of integers.
+        check_exact(_flatten(msgspec.json.decode(data)), datatype)
     return reshape_array(array, shape)
+
+
+def to_exact_array(values: list[Any], datatype: Datatype) -> Array:
+    """Convert as `to_array`, and check that every integer stays what it is."""
+    array = to_array(values, datatype)
+    if _may_be_inexact(array):
+        check_exact(_flatten(values), datatype)
+    return array
 
 
 def to_array(values: list[Any], datatype: Datatype) -> Array:
@@ -75,8 +84,6 @@ def to_array(values: list[Any], datatype: Datatype) -> Array:
         raise InvalidType(f"a value is out of the range of {datatype}") from None
     except ValueError:
         raise InvalidShape("rows have unequal lengths; make them equal") from None
-    if array.dtype.kind == "f" and not _is_exact_range(array):
-        check_exact(_flatten(values), datatype)
     # bfloat16 is held as float32, which has the same range but rounds its largest values to other numbers.
     check_finite(widen_bfloat16(round_to_bfloat16(array)) if datatype == "BF16" else array, datatype)
     return array
@@ -102,13 +109,11 @@ def check_exact(values: Iterable[Any], datatype: Datatype) -> None:
             )
 
 
-def _is_exact_range(array: Array) -> bool:
-    """Whether all values are so small that their type holds every integer up to them."""
-    return array.dtype == np.float64 or not (np.abs(array) >= 2 ** (np.finfo(array.dtype).nmant + 1)).any()
-
-
-def _refuse_inexact_integers(data: bytes | msgspec.Raw, datatype: Datatype) -> None:
-    check_exact(_flatten(msgspec.json.decode(data)), datatype)
+def _may_be_inexact(array: Array) -> bool:
+    """Whether there are floats so large that their type does not hold every integer up to them."""
+    if array.dtype.kind != "f" or array.dtype == np.float64:
+        return False
+    return bool((np.abs(array) >= 2 ** (np.finfo(array.dtype).nmant + 1)).any())
 
 
 def _flatten(values: list[Any]) -> Iterator[Any]:

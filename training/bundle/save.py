@@ -85,9 +85,9 @@ def save_bundle(
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         bundle = Path(temporary) / folder.name
         bundle.mkdir()
-        _write_program(bundle / PROGRAM_FILE, program, inputs[:2])
+        saved_net = _write_program(bundle / PROGRAM_FILE, program, inputs[:2])
         if info.output_schema.kind != "boxes":  # those of near scores may change places
-            _check_rows_are_independent(load_program(bundle / PROGRAM_FILE), inputs[:8])
+            _check_rows_are_independent(saved_net, inputs[:8])
         if tokenizer:
             (bundle / TOKENIZER_FILE).write_text(tokenizer.to_json())
         if decoder:
@@ -171,21 +171,23 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder} is no bundle, so it is not overwritten; choose another folder")
 
 
-def _write_program(path: Path, program: torch.export.ExportedProgram, inputs: Tensor) -> None:
-    """Write a program, and check that replicas will read it and compute the same.
+def _write_program(path: Path, program: torch.export.ExportedProgram, inputs: Tensor) -> nn.Module:
+    """Write a program, check that replicas will read it and compute the same, and return what they will read.
 
     Raises:
         UserError: they will not; this shows here, not when the bundle is deployed.
     """
     torch.export.save(program, path)
     try:
-        outputs = _run(load_program(path), inputs)
+        net = load_program(path)
+        outputs = _run(net, inputs)
     except (BundleError, ProgramChangedError) as error:
         raise UserError(
             f"the net cannot be served: {str(error).removesuffix(f'; {REMEDY}')}; change the net"
         ) from error
     if not _is_same(outputs, _run(program.module(check_guards=False), inputs)):
         raise UserError("the net cannot be served: read again, it computes something else; report this net to Shoal")
+    return net
 
 
 def _run(net: nn.Module, inputs: Tensor) -> list[Tensor]:

@@ -56,14 +56,9 @@ def run_preflight(recipe: Recipe, scan: FileScan | None = None, workers: int = 1
     except ShoalError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        place = ""
-        if isinstance(error, _LayerError) and isinstance(error.__cause__, Exception):
-            place, error = f", {error}", error.__cause__
-            if isinstance(error, ShoalError):
-                raise error from None
-        message = " ".join(str(error).split())
+        message = ", ".join([" ".join(str(error).split()), *getattr(error, "__notes__", ())])
         raise UserError(
-            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{place}{renamed_hint(error)}"
+            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{renamed_hint(error)}"
         ) from error
 
 
@@ -85,10 +80,6 @@ def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows
     build.build_optimizer(recipe, net).step()
 
 
-class _LayerError(Exception):
-    """Says in which layer its cause arose."""
-
-
 @contextmanager
 def _name_failing_layer(net: torch.nn.Module, rows: str) -> Iterator[None]:
     """Add to an error the layer in which it arose."""
@@ -101,9 +92,9 @@ def _name_failing_layer(net: torch.nn.Module, rows: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not entered:
-            raise
-        raise _LayerError(f"in {entered[-1]} with {rows}") from error
+        if entered:
+            error.add_note(f"in {entered[-1]} with {rows}")
+        raise
     finally:
         for hook in hooks:
             hook.remove()

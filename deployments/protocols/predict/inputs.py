@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
-from deployments.protocols.arrays import Array, Rows, check_exact, to_array
+from deployments.protocols.arrays import Array, Rows, check_exact, to_array, to_exact_array
 from deployments.protocols.decoded_size import check_decoded_size, check_tensor_size
 from deployments.protocols.predict import images
 from deployments.settings import Limits
@@ -208,7 +208,7 @@ class InputPreprocessor:
                 f"row {index} has {len(time_steps)} time steps; the limit is {schema.max_time_steps}; "
                 "send the last ones"
             )
-        series = to_array(time_steps, self._datatype)
+        series = to_exact_array(time_steps, self._datatype)
         if series.shape != (len(time_steps), len(schema.features)):
             raise InvalidShape(
                 f"row {index} has time steps of {series.shape[1]} numbers; this model takes {schema.features}"

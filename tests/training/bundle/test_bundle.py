@@ -11,19 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small_bundles import TWO_FEATURES as INFO
 from training.bundle.load import load_bundle
-from training.bundle.manifest import Manifest, ModelInfo
+from training.bundle.manifest import Manifest
 from training.bundle.save import save_bundle
 from training.bundle.verify import verify_bundle
 from training.errors import BundleError, UserError
-from training.schema import ClassOutput, TableInput
-
-INFO = ModelInfo(
-    name="x",
-    task="tabular-classification",
-    input_schema=TableInput(features=("a", "b")),
-    output_schema=ClassOutput(labels=("no", "yes")),
-)
 
 
 def test_a_loaded_bundle_computes_what_the_net_computed(table_bundle: Path) -> None:

@@ -4,12 +4,13 @@ Deploy walk: steps.py -> [arguments.py]
 
 torch's own Python functions and modules check much that the operators below them do not: an LSTM's operator trusts the
 sizes of its weights, a datatype may be any integer, None stands for a tensor that is not there. A program calls
-operators directly, so the same is checked here: kinds once, when it is loaded, sizes at each call, of the operators
-that trust them. A list of such operators is never complete; what it misses ends at worst the replica's own process.
+operators directly, so the same is checked here: kinds once, when it is loaded; at each call sizes, of the operators
+that trust them, and that nothing is written to the memory of a weight. A list of such operators is never complete; what
+it misses ends at worst the replica's own process.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def find_written(operator: Any, node: Node) -> tuple[int | str, ...]:
     arguments = operator._schema.arguments
     names = [argument.name for argument in arguments]
     written = {argument.name for argument in arguments if argument.is_write}
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    given = _bind(names, node.args, node.kwargs)
     if any(given.get(name, False) is not False for name in ("training", "use_input_stats")):
         written |= {"running_mean", "running_var"}
     return tuple(name if name in node.kwargs else names.index(name) for name in written if name in given)
@@ -162,7 +163,7 @@ def guard_call(operator: Any, node: Node) -> Operator:
     names = [argument.name for argument in arguments]
     defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
     if check in (_check_windows, _check_grid):
-        given = defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
+        given = defaults | _bind(names, node.args, node.kwargs)
         kinds = {argument.name: str(argument.type) for argument in arguments}
         constants = {key: value for key, value in given.items() if "Tensor" not in kinds[key]}
         if not any(has_reference(value) for value in constants.values()):
@@ -170,10 +171,15 @@ def guard_call(operator: Any, node: Node) -> Operator:
             return operator  # type: ignore[no-any-return]
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        check(**(defaults | dict(zip(names, args, strict=False)) | kwargs))
+        check(**(defaults | _bind(names, args, kwargs)))
         return operator(*args, **kwargs)
 
     return call
+
+
+def _bind(names: list[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the schema."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _require(condition: bool, rule: str) -> None:

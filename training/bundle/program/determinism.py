@@ -95,7 +95,7 @@ def _check_node(node: Node, views: dict[str, str]) -> None:
     if state is None:
         return
     if _IN_PLACE.fullmatch(name):
-        raise ValueError(f"it changes {state} when it is called{layer.replace(' in', ', in')}: {_REMEDY}")
+        raise ValueError(f"it changes {state} when it is called{',' if layer else ''}{layer}: {_REMEDY}")
     if name in _VIEW_OPERATORS:
         views.update(dict.fromkeys(_list_names(node.result), state))
 

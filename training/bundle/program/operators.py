@@ -56,7 +56,7 @@ _REDUCTIONS = """
     sum_to_size tensordot topk trace trapezoid trapz unique_consecutive unique_dim unique_dim_consecutive var var_mean
     vdot _unique2 cholesky cholesky_inverse cholesky_solve det inverse logdet pinverse qr slogdet svd triangular_solve
     linalg_cholesky linalg_cholesky_ex linalg_cond linalg_cross linalg_det linalg_diagonal linalg_eig linalg_eigh
-     linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_lstsq linalg_lu
+    linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_lstsq linalg_lu
     linalg_lu_factor linalg_lu_factor_ex linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power
     linalg_matrix_rank linalg_multi_dot linalg_norm linalg_pinv linalg_qr linalg_slogdet linalg_solve linalg_solve_ex
     linalg_solve_triangular linalg_svd linalg_svdvals linalg_tensorinv linalg_tensorsolve linalg_vander linalg_vecdot
@@ -71,12 +71,12 @@ _LAYERS = """
     dropout embedding embedding_bag embedding_renorm feature_alpha_dropout feature_dropout grid_sampler
     grid_sampler_2d grid_sampler_3d group_norm gru gru_cell im2col instance_norm layer_norm linear log_softmax lstm
     lstm_cell max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
-    max_unpool2d max_unpool3d  native_channel_shuffle native_dropout
+    max_unpool2d max_unpool3d native_channel_shuffle native_dropout
     native_layer_norm rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention softmax
     upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
     upsample_trilinear3d _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax
     _softmax _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
-    _upsample_nearest_exact3d   binary_cross_entropy
+    _upsample_nearest_exact3d binary_cross_entropy
     binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy_loss hinge_embedding_loss huber_loss kl_div
     l1_loss margin_ranking_loss mse_loss poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
 """

@@ -106,13 +106,18 @@ def call_oddly(operator: Any, target: str, seed: int) -> None:
             kwargs[argument.name] = value
         else:
             args.append(value)
+    call_as_program(operator, target, args, kwargs)
+
+
+def call_as_program(operator: Any, target: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Call an operator with the checks that a program's call passes."""
     count = len(operator._schema.returns)
     result: Any = tuple(f"y{i}" for i in range(count)) if count > 1 else ("y" if count else None)
     keywords = {key: to_operand(value) for key, value in kwargs.items()}
     node = Node(target, tuple(map(to_operand, args)), keywords, result, "")
     check_arguments(operator, node)
     with torch.inference_mode():
-        guard_call(operator, node)(*args, **kwargs)
+        return guard_call(operator, node)(*args, **kwargs)
 
 
 def run_child(operator: Any, target: str, first_seed: int, calls: int, progress: int) -> None:

@@ -7,37 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.training.bundle.program import fuzz_operators
-from training.bundle.program.arguments import check_arguments, guard_call
-from training.bundle.program.graph import Node, Operand, TargetDevice, TorchConstant, ValueReference
+from training.bundle.program.arguments import check_arguments
+from training.bundle.program.graph import Node, ValueReference
 from training.bundle.program.operators import ATEN
 from training.bundle.program.torch_functions import find_function
 
 SMALLEST = torch.iinfo(torch.int64).min
 
 
-def to_operand(value: Any) -> Operand:
-    if isinstance(value, Tensor):
-        return ValueReference("x")
-    if isinstance(value, torch.dtype | torch.memory_format):
-        return TorchConstant(str(value).removeprefix("torch."))
-    if isinstance(value, torch.device):
-        return TargetDevice()
-    return tuple(map(to_operand, value)) if isinstance(value, list) else value
-
-
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
     """Call an operator as a program does."""
     target = f"{ATEN}{name}"
-    operator: Any = find_function(target)
-    returns = operator._schema.returns
-    result = tuple(f"y{i}" for i in range(len(returns))) if len(returns) != 1 else "y"
-    keywords = {key: to_operand(value) for key, value in kwargs.items()}
-    node = Node(target, tuple(map(to_operand, args)), keywords, result, "")
-    check_arguments(operator, node)
-    return guard_call(operator, node)(*args, **kwargs)
+    return fuzz_operators.call_as_program(find_function(target), target, list(args), kwargs)
 
 
 def list_lstm_arguments() -> list[Any]:

@@ -11,22 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.small_bundles import TWO_FEATURES as INFO
 from tests.training.bundle.program.archives import MODEL, change_json, save_program
-from training.bundle.exported_program import export_program
-from training.bundle.manifest import ModelInfo
+from training.bundle.exported_program import export_program, load_program
 from training.bundle.program.arguments import ProgramChangedError
 from training.bundle.program.interpreter import ProgramModule
 from training.bundle.program.reader import read_program
 from training.bundle.save import save_bundle
 from training.errors import BundleError, UserError
-from training.schema import ClassOutput, ImageInput, TableInput
-
-INFO = ModelInfo(
-    name="x",
-    task="tabular-classification",
-    input_schema=TableInput(features=("a", "b")),
-    output_schema=ClassOutput(labels=("no", "yes")),
-)
+from training.schema import ImageInput
 
 
 class Net(nn.Module):
@@ -114,7 +107,12 @@ def test_an_answer_that_depends_on_the_rows_beside_it_is_refused(tmp_path: Path)
     "module", [nn.Dropout(0.5), nn.ReLU(inplace=True), nn.BatchNorm1d(2), nn.RReLU(), nn.AlphaDropout()]
 )
 def test_layers_that_are_harmless_in_eval_mode_are_saved(tmp_path: Path, module: nn.Module) -> None:
-    save_bundle(tmp_path / "b", Net(lambda net, y: net.layer(y) + 1, layer=module), inputs=torch.randn(2, 2), info=INFO)
+    net, x = Net(lambda net, y: net.layer(y) + 1, layer=module), torch.randn(2, 2)
+
+    save_bundle(tmp_path / "b", net, inputs=x, info=INFO)
+
+    with torch.inference_mode():
+        assert torch.equal(load_program(tmp_path / "b" / "model.pt2")(x), net(x))
 
 
 def test_a_weight_changed_where_the_graph_does_not_show_it_ends_the_answers(tmp_path: Path) -> None:

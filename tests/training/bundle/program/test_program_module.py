@@ -8,21 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.small_bundles import TWO_FEATURES as INFO
 from tests.training.bundle.program.archives import MODEL, change_json, read_members, save_program
 from tests.training.bundle.program.unusual_nets import Branch, TiedWeights
 from training.bundle.exported_program import export_program, load_program
-from training.bundle.manifest import ModelInfo
 from training.bundle.program.reader import read_program, read_tree
 from training.bundle.save import save_bundle
 from training.errors import BundleError, UserError
-from training.schema import ClassOutput, TableInput
-
-INFO = ModelInfo(
-    name="x",
-    task="tabular-classification",
-    input_schema=TableInput(features=("a", "b")),
-    output_schema=ClassOutput(labels=("no", "yes")),
-)
 
 
 class Embedded(nn.Module):
