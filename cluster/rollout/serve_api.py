@@ -10,7 +10,7 @@ import httpx
 from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
-from deployments.applications import build_serve_config
+from deployments.applications import ListenOn, build_serve_config
 from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
 
@@ -55,8 +55,8 @@ class ServeApi:
             ServiceError: Serve refuses the configuration.
         """
         settings, cluster = self._settings, self._cluster
-        keys = {secrets.hash_key(secrets.read_secret(settings.home, secrets.ADMIN_KEY)): "admin"}
-        config = build_serve_config(records, settings, keys, settings.host, cluster.http_port, cluster.grpc_port)
+        listen = ListenOn(settings.host, cluster.http_port, cluster.grpc_port, cluster.url)
+        config = build_serve_config(records, settings, listen)
         try:
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:

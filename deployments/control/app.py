@@ -1,27 +1,29 @@
 """The control application at `/`: health, the catalog, /api/v1/models/NAME/predict, one OpenAPI document for all.
 
 Request walk: deployments.server.middleware -> [app.py] -> deployments.server.handle_client
-Not on the hot path: requests to /v2/models/NAME come here only where no such model is deployed.
+Not on the hot path: requests to /v2/models/NAME come here only where no such model is deployed, or none of its replicas
+is up; then they wait for one, and reach it by a handle.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
 from deployments.control import openapi
 from deployments.control.catalog import Catalog
 from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
-from deployments.errors import CallError, MethodNotAllowed, NotFound, UnknownModel
+from deployments.edge.replica_server import ReplicaServer
+from deployments.edge.state import CONTROL, Route
+from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
+from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.server.asgi import App, Receive, Scope, Send
-from deployments.server.authentication import Caller
+from deployments.server.asgi import Receive, Scope, Send
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
@@ -32,21 +34,23 @@ from training.errors import UserError
 
 
 @serve.deployment(name="control")
-@serve.ingress()
 class Control:
     """The control application as a Serve deployment."""
 
-    def __init__(self, keys: dict[str, str], host: str, url: str, gateway: DeploymentHandle[Any]) -> None:
-        # `gateway` makes the gRPC gateway part of this application; it is not called.
+    async def __init__(self, host: str, url: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
-        self._callers = {digest: Caller(name) for digest, name in keys.items()}
-        self._settings, self._url = ServingSettings(), url
+        settings = ServingSettings()
+        catalog = Catalog(settings)
+        api = build_api(catalog, HandleClient(catalog.status.list_deployed), settings, url)
+        limits = settings.limits
+        self._server = await ReplicaServer.start(
+            lambda secret: compose_http(api, limits, secret),
+            host,
+            Route(CONTROL, limits.request_timeout_s, limits.max_body_bytes),
+        )
 
-    def __serve_build_asgi_app__(self) -> App:
-        """Called by Serve once, after the constructor."""
-        catalog = Catalog(self._settings)
-        client = HandleClient(catalog.status.list_deployed)
-        return compose_http(build_api(catalog, client, self._settings, self._url), self._settings.limits, self._callers)
+    async def __del__(self) -> None:
+        await self._server.stop()
 
 
 def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings, url: str) -> FastAPI:
@@ -66,7 +70,7 @@ def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings,
     _add_server_routes(api, catalog)
     _add_catalog_routes(api, catalog)
     _add_predict_route(api, client, settings)
-    _add_versioned_routes(api)
+    _add_model_routes(api, client, settings)
     return api
 
 
@@ -109,24 +113,51 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
         """The model's own `predict`, at an address that stays the same however the model is served."""
         reject_encoding(request.scope)
         body = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
-        content_type = request.headers.get("content-type", "")
-        request_id = request.headers.get("x-request-id")
-        if wants_stream(request.scope, body):
-            return EventStreamResponse(client.stream(name, body, request_id, content_type))
-        response = await client.predict(name, body, request_id, settings.limits.request_timeout_s, content_type)
+        return await _predict(client, name, request, body, settings.limits.request_timeout_s)
+
+
+def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
+    """Add the paths of a model, for requests that find none of its replicas up."""
+    limits = settings.limits
+
+    async def read_request(request: Request) -> bytes:
+        reject_encoding(request.scope)
+        return await read_body(request.scope, request.receive, limits.max_body_bytes)
+
+    async def infer(name: str, request: Request, version: str = "") -> Response:
+        body = await read_request(request)
+        header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
+        response, length = await client.infer(name, version, body, header_length, limits.request_timeout_s)
+        if length is None:
+            return Response(response, media_type="application/json")
+        headers = {HEADER_LENGTH.decode(): str(length)}
+        return Response(response, headers=headers, media_type="application/octet-stream")
+
+    async def predict(name: str, request: Request, version: str = "") -> Response:
+        body = await read_request(request)
+        if version:
+            await client.metadata(name, version, limits.request_timeout_s)
+        return await _predict(client, name, request, body, limits.request_timeout_s)
+
+    async def metadata(name: str, version: str = "") -> Response:
+        response = await client.metadata(name, version, limits.request_timeout_s)
         return Response(response, media_type="application/json")
 
+    async def ready(name: str, version: str = "") -> Response:
+        await client.metadata(name, version, limits.request_timeout_s)
+        return JSONResponse({"name": name, "ready": True})
 
-def _add_versioned_routes(api: FastAPI) -> None:
-    """Add the paths of a model's version, which a request reaches only where no such model is deployed."""
+    async def example(name: str, version: str = "") -> NoReturn:
+        await client.metadata(name, version, limits.request_timeout_s)
+        raise Unavailable(f"no replica of {name} was up; try again")
 
-    async def reject(name: str, version: str) -> NoReturn:
-        raise _unknown_model(name)
-
+    handlers: dict[str, Callable[..., Any]] = {
+        "/infer": infer, "/predict": predict, "": metadata, "/ready": ready, "/example": example,
+    }
     for end, (method, summary) in VERSIONED_OPERATIONS.items():
         api.add_api_route(
             VERSIONED_PATH + end,
-            reject,
+            handlers[end],
             methods=[method],
             tags=[openapi.VERSIONS_TAG],
             summary=summary,
@@ -134,6 +165,16 @@ def _add_versioned_routes(api: FastAPI) -> None:
             operation_id=f"version-{end.removeprefix('/') or 'metadata'}",
             response_model=None,
         )
+        path = VERSIONED_PATH.replace("/versions/{version}", "")
+        api.add_api_route(path + end, handlers[end], methods=[method], include_in_schema=False, response_model=None)
+
+
+async def _predict(client: HandleClient, name: str, request: Request, body: bytes, timeout_s: float) -> Response:
+    content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
+    if wants_stream(request.scope, body):
+        return EventStreamResponse(client.stream(name, body, request_id, content_type))
+    response = await client.predict(name, body, request_id, timeout_s, content_type)
+    return Response(response, media_type="application/json")
 
 
 class EventStreamResponse(Response):

@@ -1,67 +1,79 @@
-"""gRPC gateway: one port for all models, since gRPC clients name a model only inside their messages.
+"""gRPC gateway: one server for all models, since gRPC clients name a model only inside their messages.
 
-Request walk: [grpc_gateway.py] -> deployments.protocols.grpc.translate -> deployments.server.handle_client
-Ray Serve 2.60's own gRPC ingress cannot serve this. It routes a call by the metadata `application`, which the protocol
-does not have, and without it responds NOT_FOUND as soon as there are two applications (ray/serve/_private: `frontend
-grpc_frontend` in haproxy_templates.py, `gRPCProxy` in proxy.py). And it listens on every interface (`start_grpc_server`
-in grpc_util.py). So calls come here, and go on through the models' handles.
+Request walk: deployments.edge (HAProxy) -> [grpc_gateway.py] -> deployments.protocols.grpc.translate
+    -> deployments.server.handle_client
+Serve runs as many as their load needs; each joins the edge, which has checked the caller's key before a message comes.
 """
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ray import serve
 
 from deployments.control.status import DeploymentStatus
-from deployments.errors import DeadlineExceeded, Unavailable
-from deployments.protocols.grpc import messages, translate
+from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
+from deployments.edge.state import GRPC, Member, Route
+from deployments.errors import CallError, DeadlineExceeded, Unavailable
+from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.server.authentication import Caller
+from deployments.scaling import Load, report_load
+from deployments.server.grpc_edge_check import GrpcEdgeCheck
 from deployments.server.handle_client import HandleClient
-from deployments.server.middleware import GrpcMethod, compose_grpc
+from deployments.server.middleware import GrpcMethod, compose_grpc, describe_grpc_error
 from deployments.settings import Limits, ServingSettings
 
-DRAIN_S = 5.0
+DRAIN_S = 30.0
+HEALTH_WATCH_INTERVAL_S = 1.0
+HEALTH_SERVICE = "grpc.health.v1.Health"
 
 Method = Callable[[Any, Any], Awaitable[Any]]
 """A method of the service: request message and grpc.aio's context to response message."""
 
 
 class GrpcService:
-    """The six methods of the Open Inference Protocol."""
+    """The methods of the Open Inference Protocol, and the streaming one of Triton's extension."""
 
-    def __init__(
-        self, status: DeploymentStatus, client: HandleClient, callers: Mapping[str, Caller], limits: Limits
-    ) -> None:
-        self._status, self._client, self._callers, self._limits = status, client, callers, limits
+    def __init__(self, status: DeploymentStatus, client: HandleClient, limits: Limits) -> None:
+        self._status, self._client, self._limits = status, client, limits
+        self.ongoing = 0
 
     def build_handler(self) -> Any:
-        """Build the handler for a grpc.aio server; it parses messages of authenticated callers only."""
-        methods: dict[str, tuple[Any, Method, bool]] = {
-            "ServerLive": (messages.ServerLiveRequest, self._server_live, True),
-            "ServerReady": (messages.ServerReadyRequest, self._server_ready, True),
-            "ServerMetadata": (messages.ServerMetadataRequest, self._server_metadata, False),
-            "ModelReady": (messages.ModelReadyRequest, self._model_ready, False),
-            "ModelMetadata": (messages.ModelMetadataRequest, self._model_metadata, False),
-            "ModelInfer": (messages.ModelInferRequest, self._model_infer, False),
+        """Build the handler for a grpc.aio server."""
+        methods: dict[str, tuple[Any, Method]] = {
+            "ServerLive": (messages.ServerLiveRequest, self._server_live),
+            "ServerReady": (messages.ServerReadyRequest, self._server_ready),
+            "ServerMetadata": (messages.ServerMetadataRequest, self._server_metadata),
+            "ModelReady": (messages.ModelReadyRequest, self._model_ready),
+            "ModelMetadata": (messages.ModelMetadataRequest, self._model_metadata),
+            "ModelInfer": (messages.ModelInferRequest, self._model_infer),
         }
-        return grpc.method_handlers_generic_handler(
-            messages.SERVICE_NAME,
-            {name: grpc.unary_unary_rpc_method_handler(self._wrap_method(*method)) for name, method in methods.items()},
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._wrap_method(*method)) for name, method in methods.items()
+        }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._model_stream_infer, response_serializer=lambda message: message.SerializeToString()
         )
+        return grpc.method_handlers_generic_handler(messages.SERVICE_NAME, handlers)
 
-    def _wrap_method(self, message_class: Any, method: Method, is_public: bool) -> GrpcMethod:
+    def _wrap_method(self, message_class: Any, method: Method) -> GrpcMethod:
         async def call(body: bytes, context: Any) -> bytes:
-            request = messages.parse_message(message_class, body)
-            response: bytes = (await method(request, context)).SerializeToString()
-            return response
+            self.ongoing += 1
+            try:
+                request = messages.parse_message(message_class, body)
+                response: bytes = (await method(request, context)).SerializeToString()
+                return response
+            finally:
+                self.ongoing -= 1
 
-        return compose_grpc(call, self._callers, name=message_class.DESCRIPTOR.name, is_public=is_public)
+        return compose_grpc(call, name=message_class.DESCRIPTOR.name)
 
     async def _server_live(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -93,29 +105,120 @@ class GrpcService:
             response, response_header_length, use_contents=not request.raw_input_contents
         )
 
+    async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any]:
+        """Answer one request after the other; an error is a response, and the stream goes on."""
+        self.ongoing += 1
+        try:
+            async for body in bodies:
+                try:
+                    request = messages.parse_message(messages.ModelInferRequest, body)
+                    async with contextlib.aclosing(self._answer(request, context)) as responses:
+                        async for response in responses:
+                            yield messages.ModelStreamInferResponse(infer_response=response)
+                except Exception as error:
+                    _, message = describe_grpc_error(error, "ModelStreamInfer")
+                    yield messages.ModelStreamInferResponse(error_message=message)
+        finally:
+            self.ongoing -= 1
+
+    async def _answer(self, request: Any, context: Any) -> AsyncGenerator[Any]:
+        if not generate.is_generate_request(request):
+            yield await self._model_infer(request, context)
+            return
+        if request.model_version:
+            await self._client.metadata(request.model_name, request.model_version, self._get_timeout_s(context))
+        body = generate.encode_predict_body(request)
+        async with contextlib.aclosing(self._client.stream(request.model_name, body, request.id or None)) as events:
+            async for event, data in events:
+                yield generate.build_response(request, request.model_version, event, data)
+
     def _get_timeout_s(self, context: Any) -> float:
         """Seconds until the caller's deadline or the service's limit, whichever is earlier."""
         remaining_s = context.time_remaining()
         return min(self._limits.request_timeout_s, math.inf if remaining_s is None else remaining_s)
 
 
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a service is this one's, or a model's name."""
+
+    def __init__(self, status: DeploymentStatus, client: HandleClient) -> None:
+        self._status, self._client = status, client
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Whether the server, or a model, takes calls."""
+        state = await self._fetch_state(request.service)
+        if state == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
+        return health_pb2.HealthCheckResponse(status=state)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncGenerator[Any]:  # noqa: N802 - gRPC's name
+        """The same, again at each change."""
+        last = None
+        while True:
+            state = await self._fetch_state(request.service)
+            if state != last:
+                last = state
+                yield health_pb2.HealthCheckResponse(status=state)
+            await asyncio.sleep(HEALTH_WATCH_INTERVAL_S)
+
+    async def _fetch_state(self, service: str) -> Any:
+        states = health_pb2.HealthCheckResponse
+        if service in ("", messages.SERVICE_NAME):
+            return states.SERVING if await asyncio.to_thread(self._status.is_ready) else states.NOT_SERVING
+        if service not in await asyncio.to_thread(self._status.list_deployed):
+            return states.SERVICE_UNKNOWN
+        try:
+            await self._client.metadata(service, "", HEALTH_WATCH_INTERVAL_S)
+        except CallError:
+            return states.NOT_SERVING
+        return states.SERVING
+
+
+def build_server(service: GrpcService, health: Health, limits: Limits, secret: str) -> Any:
+    """Build the grpc.aio server, without a port."""
+    options = [
+        ("grpc.max_receive_message_length", limits.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Callers' pings end at the edge, which may send its own.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    # Concurrent calls over this limit get RESOURCE_EXHAUSTED.
+    server = grpc.aio.server(
+        interceptors=[GrpcEdgeCheck(secret)], options=options, maximum_concurrent_rpcs=limits.max_queue
+    )
+    server.add_generic_rpc_handlers((service.build_handler(),))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (messages.SERVICE_NAME, HEALTH_SERVICE, reflection.SERVICE_NAME)
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        messages.POOL.AddSerializedFile(file.serialized_pb)
+    reflection.enable_server_reflection(names, server, pool=messages.POOL)
+    return server
+
+
 @serve.deployment(name="grpc")
 class Gateway:
-    """The gRPC server as a Serve deployment; it listens before Serve calls it ready, and drains before it stops."""
+    """The gRPC server as a Serve deployment; it joins the edge once it listens, and drains before it stops."""
 
-    async def __init__(self, keys: dict[str, str], host: str, port: int) -> None:  # type: ignore[misc]
+    async def __init__(self, host: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
         settings = ServingSettings()
         limits, status = settings.limits, DeploymentStatus(settings)
-        callers = {digest: Caller(name) for digest, name in keys.items()}
-        service = GrpcService(status, HandleClient(status.list_deployed), callers, limits)
-        options = [("grpc.max_receive_message_length", limits.max_body_bytes), ("grpc.max_send_message_length", -1)]
-        # Concurrent calls over this limit get RESOURCE_EXHAUSTED.
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_queue)
-        self._server.add_generic_rpc_handlers((service.build_handler(),))
-        # The next version of this deployment binds the same port (SO_REUSEPORT) before this one releases it.
-        self._server.add_insecure_port(f"{host}:{port}")
+        client = HandleClient(status.list_deployed)
+        self._service = GrpcService(status, client, limits)
+        self._server = build_server(self._service, Health(status, client), limits, await fetch_edge_secret())
+        address = get_listen_host(host)
+        port = self._server.add_insecure_port(f"{address}:0")
         await self._server.start()
+        route = Route(GRPC, limits.stream_timeout_s, limits.max_body_bytes)
+        member_id = serve.get_replica_context().replica_id.unique_id
+        self._membership = Membership(Member(member_id, route, f"{address}:{port}", protocol="grpc"))
+        await self._membership.join()
+
+    def record_autoscaling_stats(self) -> Load:
+        """Called by Serve, whose policy scales by it."""
+        return report_load(self._service.ongoing)
 
     async def __del__(self) -> None:
+        await self._membership.leave()
         await self._server.stop(DRAIN_S)

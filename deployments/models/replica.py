@@ -1,6 +1,6 @@
-"""Model replica: a served model as a Serve deployment, with the server's layers in its own process.
+"""Model replica: a served model as a Serve deployment, with an HTTP server in its own process.
 
-Deploy walk: deployments.applications -> [replica.py] -> served_model.py
+Deploy walk: deployments.applications -> [replica.py] -> served_model.py, deployments.edge.replica_server
 """
 
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Any
 import ray
 from ray import serve
 
+from deployments.edge.replica_server import ReplicaServer
+from deployments.edge.state import Route
 from deployments.ray_internals import bind_replica_port
-from deployments.server import fast_path
-from deployments.server.asgi import App
-from deployments.server.authentication import Caller
+from deployments.scaling import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
@@ -20,11 +20,10 @@ from deployments.specs.model_deployment import ModelEndpoint
 
 
 @serve.deployment(name="replica")
-@serve.ingress()
 class ModelReplica(HandleApi):
-    """One replica; it listens once its net is loaded and warm."""
+    """One replica; it joins the edge once its net is loaded and warm."""
 
-    def __init__(self, endpoint: dict[str, Any], keys: dict[str, str], cache: str, host: str) -> None:
+    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
         # Here, not above: Serve imports this module in a process that only binds the application, too.
         import torch
@@ -34,15 +33,24 @@ class ModelReplica(HandleApi):
         # torch would otherwise use every core in each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
-        self.servable = self._model = ServedModel(ModelEndpoint.model_validate(endpoint), Path(cache))
-        self._callers = {digest: Caller(name) for digest, name in keys.items()}
+        specification = ModelEndpoint.model_validate(endpoint)
+        self.servable = self._model = ServedModel(specification, Path(cache))
+        limits = specification.limits
+        self._server = await ReplicaServer.start(
+            lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
+            host,
+            Route(specification.name, limits.request_timeout_s, limits.max_body_bytes),
+            version=specification.version,
+            variant=specification.variant,
+        )
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; after three failures it replaces this replica."""
         await self._model.check_health()
 
-    def __serve_build_asgi_app__(self) -> App:
-        """Called by Serve once, after the constructor."""
-        app = compose_http(ModelRoutes(self.servable), self.servable.endpoint.limits, self._callers)
-        fast_path.install_fast_path(app)
-        return app
+    def record_autoscaling_stats(self) -> Load:
+        """Called by Serve, whose policy scales by it."""
+        return report_load(self._server.ongoing + self.ongoing_calls)
+
+    async def __del__(self) -> None:
+        await self._server.stop()

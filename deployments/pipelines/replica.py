@@ -10,11 +10,12 @@ from typing import Any
 
 from ray import serve
 
+from deployments.edge.replica_server import ReplicaServer
+from deployments.edge.state import Route
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.ray_internals import bind_replica_port
-from deployments.server.asgi import App
-from deployments.server.authentication import Caller
+from deployments.scaling import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
@@ -42,19 +43,26 @@ class NodeReadiness:
 
 
 @serve.deployment(name="replica")
-@serve.ingress()
 class PipelineReplica(HandleApi):
-    """A pipeline executor as a Serve deployment, with the server's layers in its own process."""
+    """A pipeline executor as a Serve deployment, with an HTTP server in its own process."""
 
-    def __init__(self, endpoint: dict[str, Any], keys: dict[str, str], host: str) -> None:
+    async def __init__(self, endpoint: dict[str, Any], host: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
-        self.servable = self._executor = PipelineExecutor(
-            PipelineEndpoint.model_validate(endpoint), HandleClient().predict
+        specification = PipelineEndpoint.model_validate(endpoint)
+        self.servable = executor = PipelineExecutor(specification, HandleClient().predict)
+        readiness = NodeReadiness(specification.pipeline.list_models())
+        limits = specification.limits
+        self._server = await ReplicaServer.start(
+            lambda secret: compose_http(PipelineRoutes(executor, readiness.list_unready), limits, secret),
+            host,
+            Route(specification.name, limits.request_timeout_s, limits.max_body_bytes),
+            version=specification.version,
+            variant=specification.variant,
         )
-        self._callers = {digest: Caller(name) for digest, name in keys.items()}
 
-    def __serve_build_asgi_app__(self) -> App:
-        """Called by Serve once, after the constructor."""
-        endpoint = self._executor.endpoint
-        readiness = NodeReadiness(endpoint.pipeline.list_models())
-        return compose_http(PipelineRoutes(self._executor, readiness.list_unready), endpoint.limits, self._callers)
+    def record_autoscaling_stats(self) -> Load:
+        """Called by Serve, whose policy scales by it."""
+        return report_load(self._server.ongoing + self.ongoing_calls)
+
+    async def __del__(self) -> None:
+        await self._server.stop()

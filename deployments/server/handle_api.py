@@ -6,7 +6,7 @@ An exception would reach the caller as a remote traceback; errors are returned a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from deployments.errors import ClientError, DeadlineExceeded, encode_error
 from deployments.protocols.predict.events import ERROR
@@ -17,12 +17,14 @@ class HandleApi:
     """The methods of a replica that Serve handles call; they delegate to `servable`."""
 
     servable: Servable
+    ongoing_calls = 0
 
     async def infer(self, version: str, body: bytes, header_length: int | None) -> tuple[int, bytes, int | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
         try:
-            self.servable.endpoint.check_version(version)
-            return 200, *await self.servable.infer(body, header_length)
+            with self._count_call():
+                self.servable.endpoint.check_version(version)
+                return 200, *await self.servable.infer(body, header_length)
         except ClientError as error:
             return error.status, encode_error(error.code, error.message, None), None
 
@@ -41,8 +43,9 @@ class HandleApi:
         limit_s = self.servable.endpoint.limits.request_timeout_s
         limit_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
         try:
-            async with asyncio.timeout(limit_s):
-                return 200, await self.servable.predict(body, content_type, request_id, timeout_s)
+            with self._count_call():
+                async with asyncio.timeout(limit_s):
+                    return 200, await self.servable.predict(body, content_type, request_id, timeout_s)
         except ClientError as error:
             return error.status, encode_error(error.code, error.message, request_id)
         except TimeoutError:
@@ -53,9 +56,18 @@ class HandleApi:
         self, body: bytes, content_type: str, request_id: str | None
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last."""
-        async with contextlib.aclosing(self.servable.stream(body, content_type)) as events:
-            try:
-                async for name, data in events:
-                    yield 200, name, data
-            except ClientError as error:
-                yield error.status, ERROR, encode_error(error.code, error.message, request_id)
+        with self._count_call():
+            async with contextlib.aclosing(self.servable.stream(body, content_type)) as events:
+                try:
+                    async for name, data in events:
+                        yield 200, name, data
+                except ClientError as error:
+                    yield error.status, ERROR, encode_error(error.code, error.message, request_id)
+
+    @contextlib.contextmanager
+    def _count_call(self) -> Iterator[None]:
+        self.ongoing_calls += 1
+        try:
+            yield
+        finally:
+            self.ongoing_calls -= 1

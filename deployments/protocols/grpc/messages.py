@@ -22,13 +22,13 @@ MAX_FIELDS = 1000
 _VARINT, _FIXED_64, _LENGTH_DELIMITED = 0, 1, 2
 _MAX_VARINT_BYTES = 10
 
-_POOL = DescriptorPool()
+POOL = DescriptorPool()
 for _file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_FILE.read_bytes()).file:
-    _POOL.Add(_file)
+    POOL.Add(_file)
 
 
 def _message_class(name: str) -> Any:
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"inference.{name}"))
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
 
 
 ServerLiveRequest, ServerLiveResponse = _message_class("ServerLiveRequest"), _message_class("ServerLiveResponse")
@@ -39,6 +39,7 @@ ModelReadyRequest, ModelReadyResponse = _message_class("ModelReadyRequest"), _me
 ModelMetadataRequest = _message_class("ModelMetadataRequest")
 ModelMetadataResponse = _message_class("ModelMetadataResponse")
 ModelInferRequest, ModelInferResponse = _message_class("ModelInferRequest"), _message_class("ModelInferResponse")
+ModelStreamInferResponse = _message_class("ModelStreamInferResponse")
 
 
 def parse_message(message_type: Any, body: bytes) -> Any:

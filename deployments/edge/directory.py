@@ -1,0 +1,156 @@
+"""Directory: a Ray actor on the head that knows every replica which takes requests, and tells the edges.
+
+Deploy walk: membership.py -> [directory.py] -> edge.py
+It reads keys, deployments and the certificate where they are, beside the databases. It keeps nothing of its own: where
+it dies, Ray starts it again, members join it anew at their next renewal, and edges go on with what they know meanwhile.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from deployments.edge.state import EdgeState, Member, Route
+from deployments.settings import ServingSettings
+from deployments.state.key_store import KeyStore
+from deployments.state.store import DeploymentStore
+
+EDGE_SECRET_FILE = Path("secrets") / "edge_secret"
+NAME, NAMESPACE = "edge-directory", "shoal"
+
+RENEW_INTERVAL_S = 1.0
+# A member that has not renewed for so long is gone; the edges' health checks find that much earlier.
+LEASE_S = 10.0
+# Keys, deployments and certificate are read so often; with the edges' own time they are in force within a second.
+READ_INTERVAL_S = 0.4
+# An edge asks again after so long without a change; one that has not asked for EDGE_LEASE_S is gone.
+WATCH_S, EDGE_LEASE_S = 2.0, 5.0
+# How long joining and leaving wait for the edges.
+MAX_APPLY_S = 5.0
+logger = logging.getLogger(__name__)
+
+
+class Directory:
+    """The members, and how far each edge is."""
+
+    def __init__(self) -> None:
+        settings = ServingSettings()
+        self._settings = settings
+        self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
+        self._members: dict[str, Member] = {}
+        self._renewed_s: dict[str, float] = {}
+        self._started_s = time.monotonic()
+        # Of the edges: the last revision that each has applied, and when it last asked.
+        self._applied: dict[str, int] = {}
+        self._asked_s: dict[str, float] = {}
+        # Higher than in any earlier life of this actor.
+        revision = time.time_ns()
+        self._state = EdgeState(revision, False, (), (), {}, "", (settings.home / EDGE_SECRET_FILE).read_text().strip())
+        self._changed = asyncio.Condition()
+        self._update(**self._read())
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def get_secret(self) -> str:
+        """What edges put into each request, so that a replica knows them."""
+        return self._state.secret
+
+    async def join(self, member: Member) -> None:
+        """Add a member; returns when every edge sends requests to it, or after MAX_APPLY_S."""
+        self._renewed_s[member.id] = time.monotonic()
+        self._members[member.id] = member
+        await self._wait_until_applied(await self._notify())
+
+    async def renew(self, member: Member) -> None:
+        """Keep a member; one that is not known joins, as after a restart of this actor."""
+        self._renewed_s[member.id] = time.monotonic()
+        if self._members.get(member.id) != member:
+            self._members[member.id] = member
+            await self._notify()
+
+    async def leave(self, member_id: str) -> None:
+        """Remove a member; returns when no edge sends requests to it any more, or after MAX_APPLY_S."""
+        if self._members.pop(member_id, None):
+            self._renewed_s.pop(member_id, None)
+            await self._wait_until_applied(await self._notify())
+
+    async def watch(self, edge: str, applied: int) -> EdgeState:
+        """Return the state once it is newer than what an edge has applied, or after WATCH_S.
+
+        Args:
+            edge: its id.
+            applied: the revision that it has brought about.
+        """
+        self._asked_s[edge] = time.monotonic()
+        async with self._changed:
+            self._applied[edge] = applied
+            self._changed.notify_all()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await self._changed.wait_for(lambda: self._state.revision != applied)
+        self._asked_s[edge] = time.monotonic()
+        return self._state
+
+    async def list_members(self) -> list[Member]:
+        """List the members."""
+        return list(self._state.members)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(READ_INTERVAL_S)
+            try:
+                now = time.monotonic()
+                for member_id in [each for each, renewed_s in self._renewed_s.items() if now - renewed_s > LEASE_S]:
+                    logger.warning("%s has not renewed for %s s", self._members.pop(member_id), LEASE_S)
+                    del self._renewed_s[member_id]
+                for edge in [each for each, asked_s in self._asked_s.items() if now - asked_s > EDGE_LEASE_S]:
+                    del self._asked_s[edge], self._applied[edge]
+                await self._notify(**await asyncio.to_thread(self._read))
+            except Exception:
+                # The database does not answer, or a file is being replaced: what was read before stands.
+                logger.exception("the edge's state cannot be read")
+
+    def _read(self) -> dict[str, Any]:
+        settings = self._settings
+        certificate = "".join(Path(file).read_text() for file in (settings.tls_cert, settings.tls_key) if file)
+        routes = tuple(
+            Route(record.name, record.endpoint.limits.request_timeout_s, record.endpoint.limits.max_body_bytes)
+            for record in self._deployments.list_records()
+        )
+        return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes}
+
+    async def _notify(self, **changes: Any) -> int:
+        """Make a new revision where something has changed; returns the last one."""
+        async with self._changed:
+            if self._update(**changes):
+                self._changed.notify_all()
+        return self._state.revision
+
+    def _update(self, **changes: Any) -> bool:
+        members = tuple(sorted(self._members.values(), key=lambda member: member.id))
+        is_complete = time.monotonic() - self._started_s > 2 * RENEW_INTERVAL_S
+        state = replace(self._state, members=members, is_complete=is_complete, **changes)
+        if state == self._state:
+            return False
+        self._state = replace(state, revision=state.revision + 1)
+        return True
+
+    async def _wait_until_applied(self, revision: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAX_APPLY_S), self._changed:
+                await self._changed.wait_for(lambda: all(each >= revision for each in self._applied.values()))
+
+
+def get_directory() -> Any:
+    """The handle of the cluster's directory, which the first caller starts."""
+    # On the head: there the databases and the certificate are, where they are files.
+    actor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=-1, max_concurrency=10_000)
+    return (
+        actor(Directory)
+        .options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)  # type: ignore[attr-defined]
+        .remote()
+    )

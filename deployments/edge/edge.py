@@ -1,0 +1,167 @@
+"""Edge: a Serve deployment that keeps one HAProxy as the directory says; one replica on each edge node.
+
+Deploy walk: directory.py -> [edge.py] -> template.py, haproxy.py
+No request passes through this process. Where it dies, HAProxy goes on, and its successor takes it over; where HAProxy
+dies, it is started again at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from ray import serve
+from ray.exceptions import RayError
+
+from deployments.edge.directory import get_directory
+from deployments.edge.haproxy import HAProxy, write_private
+from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Member
+from deployments.edge.template import (
+    SERVER_OPTIONS,
+    Files,
+    Listen,
+    list_members,
+    list_model_routes,
+    render_config,
+)
+from deployments.settings import ServingSettings
+from training.errors import ServiceError
+
+RETRY_INTERVAL_S = 0.3
+SUPERVISE_INTERVAL_S = 0.1
+logger = logging.getLogger("ray.serve")
+
+
+@serve.deployment(name="edge")
+class Edge:
+    """One HAProxy."""
+
+    async def __init__(self, host: str, http_port: int, grpc_port: int) -> None:  # type: ignore[misc]
+        self._id = uuid.uuid4().hex
+        self._settings, self._listen = ServingSettings(), Listen(host, http_port, grpc_port)
+        folder = Path(os.environ[EDGE_DIR_VARIABLE])
+        self._haproxy = HAProxy(folder, self._settings.haproxy)
+        self._keys, self._certificate = folder / "keys.map", folder / "certificate.pem"
+        self._removed: set[str] = set()
+        self._state = await get_directory().watch.remote(self._id, 0)
+        await self._restart()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
+
+    async def check_health(self) -> None:
+        """Called by Serve every few seconds."""
+        if not self._haproxy.is_alive():
+            raise ServiceError("HAProxy has ended")
+
+    async def __del__(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._haproxy.stop()
+
+    async def _follow(self) -> None:
+        """Bring about every state that the directory tells; while it is away, the last one stands."""
+        revision = self._state.revision
+        while True:
+            try:
+                state = await get_directory().watch.remote(self._id, revision)
+                await self._apply(state)
+                revision = state.revision
+            except (RayError, ValueError) as error:
+                logger.warning("the directory does not answer: %s", error)
+                await asyncio.sleep(RETRY_INTERVAL_S)
+            except Exception:
+                logger.exception("the edge cannot be changed")
+                await asyncio.sleep(RETRY_INTERVAL_S)
+
+    async def _supervise(self) -> None:
+        """Start HAProxy again where it has ended."""
+        while True:
+            await asyncio.sleep(SUPERVISE_INTERVAL_S)
+            if not self._haproxy.is_alive():
+                logger.error("HAProxy has ended; it is started again")
+                with contextlib.suppress(ServiceError):
+                    await self._restart()
+
+    async def _apply(self, state: EdgeState) -> None:
+        if not state.is_complete:
+            # The directory has just started: members that it does not know yet go on.
+            known = {member.id for member in state.members}
+            members = (*state.members, *(each for each in self._state.members if each.id not in known))
+            state = EdgeState(**{**vars(state), "members": members})
+        before, self._state = self._state, state
+        if _needs_reload(before, state):
+            await self._restart()
+            return
+        self._write_files()
+        commands = [*self._change_keys(before, state), *self._change_servers(before, state)]
+        if before.certificate != state.certificate:
+            # An empty line ends it, and none is within a PEM file's blocks.
+            pem = "\n".join(line for line in state.certificate.splitlines() if line.strip())
+            commands += [f"set ssl cert {self._certificate} <<\n{pem}\n", f"commit ssl cert {self._certificate}"]
+        await self._haproxy.run_commands(commands)
+        await self._delete_removed()
+
+    async def _restart(self) -> None:
+        """Start HAProxy anew with the whole state; the process before it finishes its connections."""
+        self._write_files()
+        files = Files(self._haproxy.next_admin_socket(), self._keys, self._certificate)
+        config = render_config(self._state, self._settings, self._listen, files, "stdout")
+        await self._haproxy.start(config)
+        self._removed.clear()
+
+    def _write_files(self) -> None:
+        """Write what HAProxy reads when it starts."""
+        write_private(self._keys, "".join(f"{digest} {name}\n" for digest, name in self._state.keys.items()))
+        if self._state.certificate:
+            write_private(self._certificate, self._state.certificate)
+
+    def _change_keys(self, before: EdgeState, after: EdgeState) -> list[str]:
+        commands = [f"del map {self._keys} {digest}" for digest in before.keys if digest not in after.keys]
+        for digest, name in after.keys.items():
+            if digest not in before.keys:
+                commands.append(f"add map {self._keys} {digest} {name}")
+            elif before.keys[digest] != name:
+                commands.append(f"set map {self._keys} {digest} {name}")
+        return commands
+
+    def _change_servers(self, before: EdgeState, after: EdgeState) -> list[str]:
+        commands = []
+        names_before = {_get_server(member): member for member in before.members}
+        names_after = {_get_server(member): member for member in after.members}
+        for name in names_before.keys() - names_after.keys():
+            # It finishes what it has, and gets no more.
+            commands.append(f"set server {name} state drain")
+            self._removed.add(name)
+        for name in names_after.keys() - names_before.keys():
+            member = names_after[name]
+            protocol = "proto h2 " if member.protocol == "grpc" else ""
+            commands += [
+                f"add server {name} {member.address} {protocol}{SERVER_OPTIONS}",
+                f"enable server {name}",
+                f"enable health {name}",
+            ]
+        return commands
+
+    async def _delete_removed(self) -> None:
+        """Delete the servers whose last request has ended."""
+        for name in list(self._removed):
+            (_, answer) = await self._haproxy.run_commands([f"set server {name} state maint", f"del server {name}"])
+            if "Server deleted" in answer or "No such server" in answer:
+                self._removed.discard(name)
+
+
+def _needs_reload(before: EdgeState, after: EdgeState) -> bool:
+    """Whether the runtime API cannot make the change: another backend, another kind of port, another fallback."""
+    return (
+        list_model_routes(before) != list_model_routes(after)
+        or list_members(before, CONTROL) != list_members(after, CONTROL)
+        or bool(before.certificate) != bool(after.certificate)
+        or before.secret != after.secret
+    )
+
+
+def _get_server(member: Member) -> str:
+    backend = {CONTROL: "control", GRPC: "grpc"}.get(member.route.name, f"model.{member.route.name}")
+    return f"{backend}/{member.id}"

@@ -1,0 +1,62 @@
+"""Membership of one replica: it joins the directory when it is warm, renews, and leaves before it stops.
+
+Deploy walk: deployments.models.replica -> [membership.py] -> directory.py
+"""
+
+import asyncio
+import contextlib
+import logging
+
+import ray
+from ray.exceptions import RayError
+
+from deployments.edge.directory import RENEW_INTERVAL_S, get_directory
+from deployments.edge.state import Member
+
+LEAVE_TIMEOUT_S = 6.0
+RETRY_INTERVAL_S = 0.2
+logger = logging.getLogger("ray.serve")
+
+
+class Membership:
+    """One member of the directory."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._task: asyncio.Task[None] | None = None
+
+    async def join(self) -> None:
+        """Join; returns when the edges send requests."""
+        await get_directory().join.remote(self._member)
+        self._task = asyncio.get_running_loop().create_task(self._renew())
+
+    async def leave(self) -> None:
+        """Leave; returns when no edge sends requests any more."""
+        if self._task:
+            self._task.cancel()
+        with contextlib.suppress(TimeoutError, RayError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await get_directory().leave.remote(self._member.id)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_INTERVAL_S)
+            try:
+                await get_directory().renew.remote(self._member)
+            except (RayError, ValueError) as error:
+                logger.warning("the directory does not answer: %s", error)
+
+
+async def fetch_edge_secret() -> str:
+    """What edges put into each request, so that a replica knows them."""
+    while True:
+        try:
+            secret: str = await get_directory().get_secret.remote()
+            return secret
+        except RayError:
+            await asyncio.sleep(RETRY_INTERVAL_S)
+
+
+def get_listen_host(host: str) -> str:
+    """The one address that a replica listens on: loopback, or this node's where the cluster has several."""
+    return ray.util.get_node_ip_address() if host == "0.0.0.0" else host

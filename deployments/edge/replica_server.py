@@ -1,0 +1,51 @@
+"""A replica's way in: its HTTP server, and its membership, in the order in which no request is lost.
+
+Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
+"""
+
+from collections.abc import Callable
+
+from ray import serve
+
+from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
+from deployments.edge.state import Member, Route
+from deployments.server.asgi import App
+from deployments.server.http_server import HttpServer
+
+
+class ReplicaServer:
+    """Takes requests from the edges: listens, then joins; leaves, finishes what is inside, then closes."""
+
+    def __init__(self, server: HttpServer, membership: Membership, drain_timeout_s: float) -> None:
+        self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
+
+    @classmethod
+    async def start(
+        cls, build_app: Callable[[str], App], host: str, route: Route, *, version: int = 0, variant: str = ""
+    ) -> "ReplicaServer":
+        """Listen and join; returns when the edges send requests.
+
+        Args:
+            build_app: from the cluster's secret to the application.
+            host: that the cluster listens on.
+            route: where requests come from.
+            version: of what is served.
+            variant: of what is served.
+        """
+        server = HttpServer(build_app(await fetch_edge_secret()))
+        address = get_listen_host(host)
+        port = await server.start(address)
+        member_id = serve.get_replica_context().replica_id.unique_id
+        membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant))
+        await membership.join()
+        return cls(server, membership, route.response_timeout_s)
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that are inside."""
+        return self._server.ongoing
+
+    async def stop(self) -> None:
+        """Leave, finish what is inside, and close."""
+        await self._membership.leave()
+        await self._server.drain(self._drain_timeout_s)

@@ -1,0 +1,73 @@
+"""What the directory tells the edges: the members that take requests, the callers' keys, the certificate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+CONTROL, GRPC, EDGE = "shoal.control", "shoal.grpc", "shoal.edge"
+"""Applications of Shoal's own; a model's name has no dot."""
+
+EDGE_DIR_VARIABLE = "SHOAL_EDGE_DIR"
+"""Set by cluster.local.start on each node: the folder of HAProxy's files there."""
+
+HEAD_LABEL = "shoal.head"
+"""Ray's label of the head's node; its value is `true`."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A model, pipeline or application that requests are sent to.
+
+    Attributes:
+        name: of its Serve application.
+        response_timeout_s: how long a replica may say nothing before the edge gives a request up.
+        max_body_bytes: of a request; more is refused by the edge where it is known before the body.
+    """
+
+    name: str
+    response_timeout_s: float
+    max_body_bytes: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A replica that takes requests.
+
+    Attributes:
+        id: unique among all members.
+        route: where its requests come from.
+        address: host:port of its server.
+        version: of the model.
+        variant: of the model: its precision, or `pipeline`.
+        protocol: http (HTTP/1.1), or grpc (HTTP/2 without TLS).
+    """
+
+    id: str
+    route: Route
+    address: str
+    version: int = 0
+    variant: str = ""
+    protocol: Literal["http", "grpc"] = "http"
+
+
+@dataclass(frozen=True)
+class EdgeState:
+    """What an edge has to bring about.
+
+    Attributes:
+        revision: increases with every change; of one life of the directory.
+        is_complete: whether the directory has been alive long enough for every member to have renewed.
+        routes: what is deployed, with members or without.
+        members: the replicas.
+        keys: name of the caller by the hex sha256 of each key.
+        certificate: PEM of the certificate chain and its private key; empty for plain HTTP.
+        secret: what a replica knows the edges by.
+    """
+
+    revision: int
+    is_complete: bool
+    routes: tuple[Route, ...]
+    members: tuple[Member, ...]
+    keys: Mapping[str, str]
+    certificate: str
+    secret: str

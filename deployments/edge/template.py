@@ -1,0 +1,113 @@
+"""HAProxy's configuration of an edge: what haproxy.cfg.j2 needs, from settings and the directory's state.
+
+Deploy walk: edge.py -> [template.py] -> haproxy.cfg.j2
+"""
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
+from deployments.settings import ServingSettings
+
+TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
+WATCH_NODE = Path(__file__).with_name("watch_node.lua")
+
+# A replica that is gone is out after one refused connection, or two checks without an answer.
+SERVER_OPTIONS = "check inter 300ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+BASIC_CHALLENGE = 'Basic realm="shoal (any user name, the API key as password)", charset="UTF-8"'
+BEARER_CHALLENGE = 'Bearer realm="shoal"'
+# Before a path is known, every error has Shoal's own form.
+ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
+OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
+# Statuses that HAProxy makes itself.
+ERRORS = {
+    400: ("bad_request", "the request is not HTTP, or its header is larger than 30 KB or has more than 256 fields"),
+    408: ("body_timeout", "the request was not complete in time; send it at once"),
+    500: ("internal", "internal error of the service; it has been logged"),
+    502: ("bad_gateway", "a replica broke its response off; send the request again"),
+    503: ("unavailable", "no replica is available; try again shortly"),
+    504: ("deadline_exceeded", "no response in time; try again, or send less"),
+}
+# Each connection takes two file descriptors, its own and a replica's; the rest are for checks, sockets and files.
+DESCRIPTORS_PER_CONNECTION, RESERVED_DESCRIPTORS = 2, 400
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where an edge listens."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that a configuration names."""
+
+    admin_socket: Path
+    keys: Path
+    certificate: Path
+
+
+def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
+    """Render the configuration of HAProxy."""
+    # Callers never see what is rendered; there is no HTML in it.
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    edge = settings.edge
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if descriptors == resource.RLIM_INFINITY:
+        descriptors = 1_000_000
+    return environment.from_string(TEMPLATE.read_text()).render(
+        threads=max(1, min(4, (os.cpu_count() or 1) // 4)),
+        max_connections=min(edge.max_connections, (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION),
+        max_connections_per_source=edge.max_connections_per_source,
+        admin_socket=files.admin_socket,
+        keys_file=files.keys,
+        watch_node=WATCH_NODE,
+        log_target=log_target,
+        access_log=edge.access_log,
+        header_timeout_s=round(edge.request_header_timeout_s),
+        client_timeout_s=max([60, *(round(route.response_timeout_s + 15) for route in state.routes)]),
+        hard_stop_s=round(settings.limits.stream_timeout_s + settings.limits.request_timeout_s),
+        host=listen.host,
+        http_port=listen.http_port,
+        grpc_port=listen.grpc_port,
+        tls=f" ssl crt {files.certificate}" if state.certificate else "",
+        origins=edge.cors_origins,
+        secret=state.secret,
+        basic_challenge=BASIC_CHALLENGE,
+        bearer_challenge=BEARER_CHALLENGE,
+        error=lambda code: ERROR.format(
+            code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'
+        ),
+        oip_error=OIP_ERROR,
+        errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
+        server_options=SERVER_OPTIONS,
+        control=list_members(state, CONTROL),
+        gateways=list_members(state, GRPC),
+        models={route: list_members(state, route.name) for route in list_model_routes(state)},
+    )
+
+
+def list_members(state: EdgeState, name: str) -> list[Member]:
+    """List the members of one route."""
+    return [member for member in state.members if member.route.name == name]
+
+
+def list_model_routes(state: EdgeState) -> list[Route]:
+    """List the routes of models and pipelines: those that are deployed, and those that members join for."""
+    routes = {member.route.name: member.route for member in state.members if member.route.name not in (CONTROL, GRPC)}
+    routes |= {route.name: route for route in state.routes}
+    return sorted(routes.values(), key=lambda route: route.name)
+
+
+def _render_error(status: int, code: str, message: str) -> str:
+    # A request that could not be read has no id.
+    request_id = "null" if status in (400, 408) else '"%[var(txn.id)]"'
+    header = " hdr retry-after 1" if status == 503 else ""
+    return f"lf-string '{ERROR.format(code=code, message=message, request_id=request_id)}'{header}"

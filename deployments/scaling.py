@@ -1,0 +1,33 @@
+"""Scaling: how many replicas Serve runs, by the requests that replicas report to be inside them.
+
+Serve does not see the requests that come from the edge, so its own policy would count none.
+"""
+
+import math
+from typing import Any
+
+from ray.serve.config import AutoscalingContext
+
+ONGOING = "ongoing_requests"
+Load = dict[str, float]
+"""What a replica reports."""
+
+
+def report_load(ongoing: int) -> Load:
+    """What a replica's `record_autoscaling_stats` returns.
+
+    Args:
+        ongoing: requests inside it, from the edge and from handles.
+    """
+    return {ONGOING: float(ongoing)}
+
+
+def scale_by_ongoing_requests(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    """Serve's policy: as many replicas as bring the ongoing requests of each to their target.
+
+    Serve applies the bounds and its delays to what this returns.
+    """
+    by_replica = (context.aggregated_metrics or {}).get(ONGOING, {})
+    if not by_replica:
+        return context.target_num_replicas, {}
+    return math.ceil(sum(by_replica.values()) / context.config.target_ongoing_requests), {}
