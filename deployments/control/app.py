@@ -152,7 +152,11 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         raise Unavailable(f"no replica of {name} was up; try again")
 
     handlers: dict[str, Callable[..., Any]] = {
-        "/infer": infer, "/predict": predict, "": metadata, "/ready": ready, "/example": example,
+        "/infer": infer,
+        "/predict": predict,
+        "": metadata,
+        "/ready": ready,
+        "/example": example,
     }
     for end, (method, summary) in VERSIONED_OPERATIONS.items():
         api.add_api_route(

@@ -79,7 +79,11 @@ class HAProxy:
             command += ["-x", str(before[-1].admin_socket), "-sf", *(str(each.identity.pid) for each in before)]
         with (self._folder / "haproxy.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, env=_environment(),
+                *command,
+                stdout=log,
+                stderr=log,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=_environment(),
                 start_new_session=True,
             )
         try:

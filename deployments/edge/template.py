@@ -57,7 +57,7 @@ class Files:
 def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
     """Render the configuration of HAProxy."""
     # Callers never see what is rendered; there is no HTML in it.
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     edge = settings.edge
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if descriptors == resource.RLIM_INFINITY:
@@ -82,9 +82,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         secret=state.secret,
         basic_challenge=BASIC_CHALLENGE,
         bearer_challenge=BEARER_CHALLENGE,
-        error=lambda code: ERROR.format(
-            code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'
-        ),
+        error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
         server_options=SERVER_OPTIONS,

@@ -17,7 +17,7 @@ from deployments.errors import DeadlineExceeded, NotStreamable
 from deployments.models.batching import Batcher
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
-from deployments.protocols.arrays import Rows
+from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.oip.codec import OipCodec, encode_metadata
 from deployments.protocols.predict import events
 from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
@@ -88,15 +88,21 @@ class ServedModel:
         """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
         limit = self._inline_json_bytes if header_length is None else self._inline_binary_bytes
         request = await _run(len(body) <= limit, self.oip_codec.decode_request, body, header_length)
-        try:
-            async with asyncio.timeout(request.timeout_s):
-                outputs = await self._batcher.forward(request.rows)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"no response within the request's timeout of {request.timeout_s:g} s; set a longer one"
-            ) from None
+        if request.timeout_s is None:
+            outputs = await self._batcher.forward(request.rows)
+        else:
+            outputs = await self._forward_in_time(request.rows, request.timeout_s)
         is_small = sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS
         return await _run(is_small, self.oip_codec.encode_response, outputs, request)
+
+    async def _forward_in_time(self, rows: Rows, timeout_s: float) -> Outputs:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._batcher.forward(rows)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no response within the request's timeout of {timeout_s:g} s; set a longer one"
+            ) from None
 
     async def predict(
         self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None

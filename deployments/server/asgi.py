@@ -15,13 +15,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 JSON = b"application/json"
 Headers = Iterable[tuple[bytes, bytes]]
 
+_HEADER_MAP = "shoal.header_map"
+
 
 def get_header(scope: Scope, name: bytes) -> bytes:
     """Return the first header of this (lower case) name, or b""."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return value  # type: ignore[no-any-return]
-    return b""
+    headers: dict[bytes, bytes] | None = scope.get(_HEADER_MAP)
+    if headers is None:
+        # Made once a request: the layers look some ten names up.
+        headers = scope[_HEADER_MAP] = dict(reversed(scope["headers"]))
+    return headers.get(name, b"")
 
 
 async def send_response(

@@ -6,7 +6,6 @@ HTTP/2, limits of headers and connections, slow senders. It serves no WebSockets
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
