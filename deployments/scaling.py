@@ -28,6 +28,6 @@ def scale_by_ongoing_requests(context: AutoscalingContext) -> tuple[int, dict[st
     Serve applies the bounds and its delays to what this returns.
     """
     by_replica = (context.aggregated_metrics or {}).get(ONGOING, {})
-    if not by_replica:
+    if not by_replica or context.config is None:
         return context.target_num_replicas, {}
     return math.ceil(sum(by_replica.values()) / context.config.target_ongoing_requests), {}

@@ -22,7 +22,14 @@ from training.registry.process_identity import ProcessIdentity
 from training.settings import mask_passwords
 
 # Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
-SHARED_VARIABLES = ("SHOAL_HOST", "SHOAL_REGISTRY_URI", "SHOAL_ARTIFACTS_URI", "SHOAL_PLATFORM_URI")
+SHARED_VARIABLES = (
+    "SHOAL_HOST",
+    "SHOAL_TLS_CERT",
+    "SHOAL_TLS_KEY",
+    "SHOAL_REGISTRY_URI",
+    "SHOAL_ARTIFACTS_URI",
+    "SHOAL_PLATFORM_URI",
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Cluster:
         client_host: the address that callers reach it by.
         shared_settings: SHARED_VARIABLES as they were when it started.
         head: the process of its global control store; see training.registry.process_identity.
+        tls_cert: file of the certificate that HTTP and gRPC are served with; empty for plain ones.
         run_pid: the process that started it for one training run; 0 for a cluster that stays up.
     """
 
@@ -47,12 +55,13 @@ class Cluster:
     client_host: str
     shared_settings: dict[str, str]
     head: str
+    tls_cert: str = ""
     run_pid: int = 0
 
     @property
     def url(self) -> str:
         """URL of the HTTP endpoint."""
-        return f"http://{self.client_host}:{self.http_port}"
+        return f"{'https' if self.tls_cert else 'http'}://{self.client_host}:{self.http_port}"
 
     @property
     def grpc_address(self) -> str:

@@ -28,6 +28,7 @@ from cluster.local.running_cluster import (
     temp_dir,
     write_record,
 )
+from cluster.local.tls import check_tls
 from cluster.settings import Settings
 from deployments.edge.state import EDGE_DIR_VARIABLE, HEAD_LABEL
 from training.errors import ServiceError, UserError
@@ -50,13 +51,15 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         for_run: whether it is for one training run of this process only.
 
     Raises:
-        UserError: a port is in use, or the temp dir belongs to another user.
+        UserError: a port is in use, the temp dir belongs to another user, or the certificate is none.
         ServiceError: Ray does not start; the message is Ray's.
     """
     running = find_cluster(settings)
     if running:
         reject_run_cluster(running)
         return running
+    if not for_run:
+        check_tls(settings)
     stop_cluster(settings)
     _make_private_dir(temp_dir(settings.home))
     secrets.ensure_secret(settings.home, secrets.ADMIN_KEY)
@@ -74,6 +77,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         dashboard_port=ports.claim(settings.host, dashboard_port, "dashboard_port"),
         client_host=find_node_address() if settings.host == ANY else settings.host,
         shared_settings=shared_settings(settings),
+        tls_cert=settings.tls_cert,
         run_pid=os.getpid() if for_run else 0,
     )
     arguments = [

@@ -11,6 +11,7 @@ from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from deployments.applications import ListenOn, build_serve_config
+from deployments.client.local import build_verification
 from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
 
@@ -107,7 +108,8 @@ class ServeApi:
         headers = {"Authorization": f"Bearer {key}"}
         url = f"{self._cluster.url}/v2/models/{name}/ready"
         try:
-            return self._http.get(url, headers=headers).status_code != httpx.codes.NOT_FOUND
+            with httpx.Client(verify=build_verification(url), trust_env=False) as http:
+                return http.get(url, headers=headers).status_code != httpx.codes.NOT_FOUND
         except httpx.HTTPError:
             return True  # not known
 

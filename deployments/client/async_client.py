@@ -42,8 +42,7 @@ class AsyncClient:
     ) -> None:
         """See Client."""
         self._core = ClientCore(base_url, key, timeout, retries)
-        verify = verify if self._core.base_url.startswith("https") else False
-        self._transport = httpx.AsyncHTTPTransport(verify=verify, limits=LIMITS)
+        self._transport = httpx.AsyncHTTPTransport(verify=self._core.choose_verification(verify), limits=LIMITS)
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ wait functions would replace one line, that of `backoff_s`, and add 5 ms to the 
 """
 
 import random
+import ssl
 import time
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -86,6 +87,12 @@ class ClientCore:
         # httpx takes long to parse a URL, and a program calls few models.
         self._urls: dict[str, httpx.URL] = {}
         self._metadata: dict[tuple[str, int | None], dict[str, Any]] = {}
+
+    def choose_verification(self, verify: "bool | str | ssl.SSLContext") -> "bool | str | ssl.SSLContext":
+        """How to verify the service's certificate; `verify` is the caller's own choice."""
+        if not self.base_url.startswith("https:"):
+            return False
+        return local.build_verification(self.base_url) if verify is True else verify
 
     def infer(
         self,

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,35 @@ def find_base_url() -> str:
     cluster = _read_cluster()
     if cluster is None:
         raise UserError(f"no cluster runs from {_home()}; start one with `shoal up`, or give Client('http://...', key)")
-    return f"http://{cluster['client_host']}:{cluster['http_port']}"
+    scheme = "https" if cluster.get("tls_cert") else "http"
+    return f"{scheme}://{cluster['client_host']}:{cluster['http_port']}"
+
+
+def build_verification(base_url: str) -> bool | ssl.SSLContext:
+    """How the certificate of a service is verified: that of this machine's own cluster must be the one in its file.
+
+    That certificate may be of a name that this machine does not call it by, or signed by itself; it is known anyway.
+    """
+    if not base_url.startswith("https:") or not _is_own_cluster(base_url):
+        return True
+    return build_pinned_context(Path((_read_cluster() or {})["tls_cert"]))
+
+
+def build_pinned_context(certificate: Path) -> ssl.SSLContext:
+    """Build a context for connections that trusts one certificate, under whatever name, and no other.
+
+    Raises:
+        UserError: the file cannot be read as a certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    # It need not be signed by anybody.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(certificate)
+    except OSError as error:
+        raise UserError(f"the certificate {certificate} cannot be read: {error.strerror or error}") from None
+    return context
 
 
 def read_admin_key() -> str:
@@ -97,7 +126,10 @@ def _hide_password(url: httpx.URL) -> str:
 def _is_own_cluster(base_url: str) -> bool:
     cluster = _read_cluster()
     url = httpx.URL(base_url)
-    if cluster is None or url.scheme != "http" or (url.port or 80) != cluster["http_port"]:
+    if cluster is None:
+        return False
+    scheme, port = ("https", 443) if cluster.get("tls_cert") else ("http", 80)
+    if url.scheme != scheme or (url.port or port) != cluster["http_port"]:
         return False
     return url.host == cluster["client_host"] or (_is_loopback(url.host) and _is_loopback(cluster["client_host"]))
 

@@ -54,7 +54,8 @@ class Client:
             timeout: seconds for a call with all its retries; of a stream, until it begins, and then of silence.
             retries: attempts after the first, with exponential backoff, where the service is too busy (429, 503) or
                 the connection fails before a response begins.
-            verify: how an https server's certificate is verified; as in httpx.
+            verify: how an https server's certificate is verified; as in httpx. By default that of this machine's own
+                cluster must be the one that it was started with.
 
         Raises:
             UserError: no URL or key and none here, or a number out of its range.
@@ -62,9 +63,7 @@ class Client:
         self._core = ClientCore(base_url, key, timeout, retries)
         # Not httpx.Client: its redirects, cookies, proxies and merged URLs take as long as everything else together,
         # and none of them is needed.
-        self._transport = httpx.HTTPTransport(
-            verify=verify if self._core.base_url.startswith("https:") else False, limits=LIMITS
-        )
+        self._transport = httpx.HTTPTransport(verify=self._core.choose_verification(verify), limits=LIMITS)
 
     def __enter__(self) -> Self:
         return self

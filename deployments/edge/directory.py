@@ -32,6 +32,8 @@ READ_INTERVAL_S = 0.4
 WATCH_S, EDGE_LEASE_S = 2.0, 5.0
 # How long joining and leaving wait for the edges.
 MAX_APPLY_S = 5.0
+# Each edge always has a call inside, each joining or leaving replica one.
+MAX_CALLS = 10_000
 logger = logging.getLogger(__name__)
 
 
@@ -148,9 +150,7 @@ class Directory:
 def get_directory() -> Any:
     """The handle of the cluster's directory, which the first caller starts."""
     # On the head: there the databases and the certificate are, where they are files.
-    actor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=-1, max_concurrency=10_000)
-    return (
-        actor(Directory)
-        .options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)  # type: ignore[attr-defined]
-        .remote()
-    )
+    actor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=-1)(Directory)
+    return actor.options(
+        name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, max_concurrency=MAX_CALLS
+    ).remote()

@@ -83,7 +83,8 @@ class _Connection(asyncio.Protocol):
         # Requests that were parsed and not answered; only the first one runs.
         self._exchanges: deque[_Exchange] = deque()
         self._receiving: _Exchange | None = None
-        self._url, self._headers = b"", []
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
         self._drained: asyncio.Event | None = None
         self._is_read_paused = False
@@ -160,6 +161,7 @@ class _Connection(asyncio.Protocol):
             self._first_request.cancel()
             self._first_request = None
         parser = self._parser
+        method = parser.get_method()
         path, _, query = self._url.partition(b"?")
         if not path.startswith(b"/"):
             # The absolute form, http://host/path.
@@ -168,7 +170,8 @@ class _Connection(asyncio.Protocol):
             "type": "http",
             "asgi": _ASGI,
             "http_version": parser.get_http_version(),
-            "method": parser.get_method().decode(),
+            # A HEAD's response is a GET's, less the body.
+            "method": "GET" if method == b"HEAD" else method.decode(),
             "scheme": "http",
             "path": unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"),
             "raw_path": path,
@@ -178,7 +181,7 @@ class _Connection(asyncio.Protocol):
             "client": None,
             "server": None,
         }
-        exchange = _Exchange(self, scope, parser.should_keep_alive(), self._expects_continue)
+        exchange = _Exchange(self, scope, parser.should_keep_alive(), self._expects_continue, method == b"HEAD")
         self._receiving = exchange
         self._exchanges.append(exchange)
         if len(self._exchanges) == 1:
@@ -228,15 +231,16 @@ class _Exchange:
         "keep_alive",
     )
 
-    def __init__(self, connection: _Connection, scope: Scope, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(
+        self, connection: _Connection, scope: Scope, keep_alive: bool, expects_continue: bool, is_head_request: bool
+    ) -> None:
         self._connection, self._scope, self.keep_alive = connection, scope, keep_alive
-        self._expects_continue = expects_continue
+        self._expects_continue, self._is_head_request = expects_continue, is_head_request
         self._body: list[bytes] = []
         self.is_received = self._has_delivered_end = self._is_disconnected = False
         self._waiter: asyncio.Future[None] | None = None
         self._head: bytes | None = None
         self._is_chunked = self._is_sent = False
-        self._is_head_request = scope["method"] == "HEAD"
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
