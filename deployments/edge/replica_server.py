@@ -9,10 +9,12 @@ from collections.abc import Callable
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
+from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import Member, Route
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
+from deployments.settings import ServingSettings
 
 
 class ReplicaServer:
@@ -40,7 +42,7 @@ class ReplicaServer:
         metrics = RequestMetrics()
         server = HttpServer(build_app(await fetch_edge_secret()), metrics.record)
         address = get_listen_host(host)
-        port = await server.start(address)
+        port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
         membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant))
         await membership.join()

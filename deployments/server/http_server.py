@@ -7,6 +7,7 @@ HTTP/2, limits of headers and connections, slow senders. It serves no WebSockets
 
 import asyncio
 import logging
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -62,10 +63,10 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._date = (0, b"")
 
-    async def start(self, host: str, port: int = 0) -> int:
+    async def start(self, host: str, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Listen on a port of an address, or on any free one; returns the port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self, loop), host, port, backlog=4096)
+        self._server = await loop.create_server(lambda: _Connection(self, loop), host, port, backlog=4096, ssl=tls)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def drain(self, timeout_s: float) -> None:

@@ -176,7 +176,7 @@ async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) ->
     route, control = Route("mlp", 30.0, 1 << 25), Route(CONTROL, 30.0, 1 << 25)
     members = (Member("replica", route, f"127.0.0.1:{port}"), Member("control", control, f"127.0.0.1:{port}"))
     state = EdgeState(1, True, (route,), members, {hash_key(KEY): "bench"}, "", SECRET)
-    files = Files(edge.next_admin_socket(), folder / "keys.map", folder / "none.pem")
+    files = Files(edge.next_admin_socket(), folder / "keys.map", folder / "none.pem", folder / "none.pem")
     write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
     listen = Listen("127.0.0.1", edge_port, PORTS.pick_free())
     await edge.start(render_config(state, ServingSettings(), listen, files, "stdout"))
