@@ -38,7 +38,7 @@ def pair(settings: Settings, serving_cluster: Cluster, tmp_path_factory: pytest.
 
 @pytest.fixture
 def find_process(settings: Settings, serving_cluster: Cluster) -> FindProcess:
-    """A function that finds a process of the cluster by a part of its command line; the newest, if there are several."""
+    """A function that finds the newest process of the cluster by a part of its command line."""
 
     def find(part: str) -> psutil.Process:
         owned = processes.find_owned(cluster_id(settings.home), temp_dir(settings.home))
