@@ -198,6 +198,8 @@ def _scan_files(recipe: Recipe, on_message: OnMessage) -> FileScan | None:
 
     scan = scan_files(recipe, recipe.data, on_rows)
     on_rows(sum(scan.row_counts.values()), done=True)
+    for warning in scan.warnings:
+        on_message({"kind": "data_warning", "rank": 0, "at_s": time.time(), "text": warning})
     return scan
 
 

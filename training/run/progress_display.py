@@ -41,6 +41,7 @@ class ProgressDisplay:
         self._notice_shown = False
         self._handlers = {
             "scanning": self._show_scanning,
+            "data_warning": self._show_data_warning,
             "preflight_passed": self._show_preflight_passed,
             "started": self._show_started,
             "progress": self._show_progress,
@@ -72,6 +73,9 @@ class ProgressDisplay:
         self._bar.update(self._bar_task, description=f"{self._recipe.name}: {status}")
         if message["done"]:
             self._print(f"{message['rows']:,} rows scanned, all valid")
+
+    def _show_data_warning(self, message: Message) -> None:
+        self._print(f"warning: {message['text']}")
 
     def _show_preflight_passed(self, message: Message) -> None:
         if message["net_input"]:
@@ -106,10 +110,17 @@ class ProgressDisplay:
         self._print(f"worker {message['rank']} failed ({message['reason']}); resuming from the last checkpoint")
 
     def _show_waiting_for_resources(self, message: Message) -> None:
-        self._print(
-            f"waiting for resources: a {message['resource']} for each of {message['required']} worker(s), "
+        resource, remedies = message["resource"], []
+        line = (
+            f"waiting for resources: a {resource} for each of {message['required']} worker(s), "
             f"{message['available']:g} available in the cluster"
         )
+        if held := message.get("held"):
+            line += f" (deployed: {', '.join(f'{name} {amount:g} {resource}' for name, amount in held.items())})"
+            remedies.append(f"`shoal undeploy {max(held, key=held.__getitem__)}`")
+        if message["required"] > 1:
+            remedies.append("end this run and take fewer workers (--workers 1)")
+        self._print(f"{line}; {' or '.join(remedies)}" if remedies else line)
 
     def _show_preemption_notice(self, message: Message) -> None:
         # It is repeated every few seconds, each time with another checkpoint, until the node goes.

@@ -6,7 +6,7 @@ Train walk: loop.py -> [progress_channel.py] -> training.run.ray_train
 |---|---|
 | `started`, `progress`, `preemption_notice`, `stalled` | workers |
 | `report`, `worker_failed` | `training.run.failure_policy`, in Ray Train's controller |
-| `scanning`, `preflight_passed`, `waiting_for_resources`, `interrupted` | the driver itself, to whoever shows them |
+| `scanning`, `data_warning`, `preflight_passed`, `waiting_for_resources`, `interrupted` | the driver, for display |
 
 An actor of our own: every method of `ray.util.queue.Queue` waits for a reply (2.7 ms, 2 busy cores; `put_nowait` 0.6).
 """

@@ -27,6 +27,7 @@ def shown(*messages: dict[str, Any]) -> list[str]:
     ("message", "line"),
     [
         ({"kind": "scanning", "rows": 3000, "done": True}, "3,000 rows scanned, all valid"),
+        ({"kind": "data_warning", "text": "column 'id' ..."}, "warning: column 'id' ..."),
         (
             {"kind": "preflight_passed", "net_input": "4 numbers a row: length, color (3 categories)"},
             "the net gets 4 numbers a row: length, color (3 categories)",
@@ -38,7 +39,19 @@ def shown(*messages: dict[str, Any]) -> list[str]:
         ),
         (
             {"kind": "waiting_for_resources", "resource": "CPU", "required": 2, "available": 1.0},
-            "waiting for resources: a CPU for each of 2 worker(s), 1 available in the cluster",
+            "waiting for resources: a CPU for each of 2 worker(s), 1 available in the cluster; "
+            "end this run and take fewer workers (--workers 1)",
+        ),
+        (
+            {
+                "kind": "waiting_for_resources",
+                "resource": "CPU",
+                "required": 1,
+                "available": 0.0,
+                "held": {"iris": 1.0, "digits-cnn": 4.0},
+            },
+            "waiting for resources: a CPU for each of 1 worker(s), 0 available in the cluster "
+            "(deployed: iris 1 CPU, digits-cnn 4 CPU); `shoal undeploy digits-cnn`",
         ),
         ({"kind": "preemption_notice", "step": 7}, "a node will be preempted; saving a checkpoint at step 7"),
         (

@@ -105,6 +105,17 @@ class RowReader(StrictModel):
             raise UserError(f"class {new_class!r} was added to the files after they were scanned; train again")
         return {"inputs": self._encode_inputs(table), "targets": indices.to_numpy().astype(np.int64)}
 
+    def find_unseen(self, table: pa.Table) -> dict[str, NDArray[np.bool_]]:
+        """By column of categories, which rows have one that the training rows do not have, bool (N,)."""
+        unseen = {}
+        for column in self.inputs:
+            if column.categories is not None:
+                is_unseen = pc.and_(
+                    pc.is_valid(table[column.name]), pc.is_null(category_index(table[column.name], column.categories))
+                )
+                unseen[column.name] = is_unseen.to_numpy()
+        return unseen
+
     def _encode_inputs(self, table: pa.Table) -> Any:
         first = self.inputs[0]
         if first.kind == "text":

@@ -50,7 +50,8 @@ class RowStatistics:
 
     Attributes:
         counts: rows of each split, and dropped ones.
-        categories: by column.
+        categories: by column; those of a feature are the training rows', as all that is fitted, those of the target
+            every row's, so that no score leaves out a class that training missed.
         known_numbers: columns of numbers of which at least one is not missing.
     """
 
@@ -75,8 +76,10 @@ class RowStatistics:
         hashes = self._reader.hash_rows(table, input_hashes)
         split_indices = self._reader.assign_splits(table, input_hashes)
         self.fingerprint = (self.fingerprint + int(hashes.sum())) % _NUM_HASHES
+        training_rows = table.filter(pa.array(split_indices == SPLITS.index("train")))
         for name, categories in self.categories.items():
-            categories |= set(pc.unique(table[name]).drop_null().to_pylist())
+            rows = table if name == self._reader.target.name else training_rows
+            categories |= set(pc.unique(rows[name]).drop_null().to_pylist())
         self._check_categories()
         numbers = {column.name for column in self._reader.inputs if column.kind == "number"}
         for name in numbers - self.known_numbers:

@@ -29,6 +29,7 @@ from training.data.files.read_units import FOLDER, PIXELS, FileSource, ReadUnit
 from training.data.files.row_location import SourceLocation
 from training.data.files.row_reader import RowReader
 from training.data.files.row_statistics import RowStatistics, SampleLimits
+from training.data.files.scan_warnings import describe_unseen, warn_about_ids
 from training.errors import ShoalError, UserError
 from training.recipe.spec import Files, Recipe
 from training.schema import SPLITS, Feature, ImageInput, InputSchema, TableInput
@@ -80,6 +81,7 @@ class FileScan:
         dataset_attributes: the other attributes of a ScannedDataset.
         reader: with the categories of every column.
         units: what is read in every epoch.
+        warnings: what the user should know of the rows, one line each.
     """
 
     row_counts: dict[str, int]
@@ -88,6 +90,7 @@ class FileScan:
     dataset_attributes: dict[str, Any]
     reader: RowReader
     units: list[ReadUnit]
+    warnings: tuple[str, ...] = ()
 
     def to_dataset(self) -> ScannedDataset:
         """The sample as a data set."""
@@ -253,7 +256,8 @@ def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistic
     for name, categories in statistics.categories.items():
         if len(categories) < 2:
             value = next(iter(categories), None)
-            raise UserError(f"column {name!r} is constant, {value!r} in every row; leave it out or correct it")
+            rows = "row" if name == reader.target.name else "training row"
+            raise UserError(f"column {name!r} is constant, {value!r} in every {rows}; leave it out or correct it")
     for column in reader.inputs:
         if column.kind == "number" and column.name not in statistics.known_numbers:
             raise UserError(f"column {column.name!r} has no value in any row; name it in data.exclude")
@@ -264,6 +268,13 @@ def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistic
         }
     )
     tables = {split: statistics.sample_table(split) for split in SPLITS}
+    description = _describe_split(files, row_counts, {split: len(table) for split, table in tables.items()})
+    warnings = warn_about_ids(reader, tables["train"])
+    for split in ("validation", "test"):
+        tables[split], unseen = _drop_unseen(reader, split, tables[split])
+        if unseen:
+            description += f"; {unseen}"
+            warnings.append(unseen)
     sample_counts = {split: len(table) for split, table in tables.items()}
     encoded_sample = reader.encode_rows(pa.concat_tables(tables.values()))
     if files.text:
@@ -276,9 +287,28 @@ def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistic
         "license": files.license,
         "dropped_rows": {"missing": dropped} if dropped else {},
         "content_hash": f"{statistics.fingerprint:016x}",
-        "split_description": _describe_split(files, row_counts, sample_counts),
+        "split_description": description,
     }
-    return FileScan(row_counts, sample_counts, encoded_sample, dataset_attributes, reader, units)
+    return FileScan(row_counts, sample_counts, encoded_sample, dataset_attributes, reader, units, tuple(warnings))
+
+
+def _drop_unseen(reader: RowReader, split: str, table: pa.Table) -> tuple[pa.Table, str]:
+    """Leave rows out of a held-out split that serving would refuse; returns the others, and what is left out.
+
+    Raises:
+        UserError: no row is left.
+    """
+    unseen = reader.find_unseen(table)
+    is_unseen = np.logical_or.reduce([np.zeros(len(table), bool), *unseen.values()])
+    if not is_unseen.any():
+        return table, ""
+    if is_unseen.all():
+        worst = max(unseen, key=lambda name: int(unseen[name].sum()))
+        raise UserError(
+            f"every {split} row has a category that no training row has, most of them in column {worst!r}; if it is "
+            "an id, name it in data.exclude"
+        )
+    return table.filter(pa.array(~is_unseen)), describe_unseen(split, table, unseen)
 
 
 def _with_categories(column: Column, categories: Mapping[str, set[str]]) -> Column:
@@ -312,4 +342,5 @@ def _describe_split(files: Files, row_counts: Mapping[str, int], sample_counts: 
     ]
     if sampled:
         description += f"; preprocessing and scores use a sample, {', '.join(sampled)}"
-    return f"{description}; training rows are streamed in an order that another run does not repeat"
+    # Several tasks read them; which is first depends on time.
+    return f"{description}; training rows are streamed in an order that another run may not repeat"

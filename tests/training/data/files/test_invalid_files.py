@@ -134,7 +134,7 @@ UNUSABLE_FILES: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("case", UNUSABLE_FILES)
 def test_files_that_cannot_be_trained_on_are_refused(tmp_path: Path, case: str) -> None:
     fields, task, expected = UNUSABLE_FILES[case]
-    frame = make_animals(1200).assign(same="x", own=[f"row {i}" for i in range(1200)])
+    frame = make_animals(1600).assign(same="x", own=[f"row {i}" for i in range(1600)])
     folder = write_files(frame, tmp_path / "a", "csv")
     files = Files(**{"path": folder, "format": "csv", "target": "kind", "features": ("legs",)} | fields)
 
