@@ -45,6 +45,11 @@ def submit(
 
         recipe = RunHistory(Registry(settings)).find_resumable(resume).origin
     code = collect_code(override_recipe(load_recipe(recipe), overrides), recipe)
+    if options.gpus:
+        from cluster.rollout.serve_api import ServeApi
+
+        with ServeApi(settings, cluster) as serve:
+            options.reject_missing_gpus(serve.count_gpus(), autoscales=cluster.autoscales)
     command = ["python", "-m", "training.run", str(code.recipe_file) if code else recipe]
     for override in overrides:
         command += ["--set", override]

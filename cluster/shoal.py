@@ -11,7 +11,7 @@ Deploy walk: cluster.cli.serving deploy -> [shoal.py] -> cluster.rollout.deploy
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ class Shoal:
         self,
         reference: str | Version,
         *,
-        scale: Scale | None = None,
+        scale: Mapping[str, Any] | Scale | None = None,
         dtype: Dtype = "fp32",
         compile: bool = False,  # noqa: A002 - torch's word
         on_status: OnStatus = _ignore,
@@ -142,7 +142,7 @@ class Shoal:
 
         Args:
             reference: NAME (its newest version), NAME:VERSION or NAME@ALIAS.
-            scale: None keeps what the model has.
+            scale: None keeps what the model has; a mapping changes some of its values.
             dtype: bf16 for a variant whose matrices are multiplied in bf16.
             compile: whether the net is compiled.
             on_status: told what goes on.
@@ -155,18 +155,6 @@ class Shoal:
         self.registry.load_manifest(version)
         with exclusive_lock(self.settings, on_status):
             return deploy(self.settings, cluster, version, on_status, scale=scale, dtype=dtype, compile=compile)
-
-    def plan_scale(self, name: str, changes: dict[str, Any]) -> Scale:
-        """The scale that a model shall have: what it has, with some values changed; a GPU each where there are any."""
-        from cluster.rollout.deploy import change_scale, current_scale
-        from cluster.rollout.serve_api import ServeApi
-        from deployments.specs.model_deployment import Scale
-
-        scale = current_scale(self.settings, name)
-        if scale is None:
-            with ServeApi(self.settings, self.cluster) as serve:
-                scale = Scale(gpus=1 if serve.count_gpus() else 0)
-        return change_scale(scale, changes)
 
     def apply(self, pipeline: Pipeline, *, on_status: OnStatus = _ignore) -> PipelineDeployment:
         """Serve a pipeline of deployed models at /v2/models/NAME; returns when it answers."""

@@ -80,7 +80,7 @@ def train(
         with ProgressDisplay(recipe, console) as display:
             return driver.train(recipe, settings, options=options, resume=run, origin=origin, on_message=display.show)
 
-    return _run_on_cluster(settings, recipe, origin, console, drive)
+    return _run_on_cluster(settings, recipe, origin, console, drive, options)
 
 
 def reproduce(settings: Settings, reference: str, console: Console) -> Reproduction:
@@ -99,13 +99,18 @@ def reproduce(settings: Settings, reference: str, console: Console) -> Reproduct
         with ProgressDisplay(recipe, console) as display:
             return driver.train(recipe, settings, options=options, origin=origin, on_message=display.show)
 
-    result = _run_on_cluster(settings, recipe, origin, console, drive)
+    result = _run_on_cluster(settings, recipe, origin, console, drive, options)
     scores, verdict = compare_versions(registry, before, result.version)
     return Reproduction(before, result.version, scores, verdict)
 
 
 def _run_on_cluster(
-    settings: Settings, recipe: "Recipe", origin: str, console: Console, drive: Callable[[], Result]
+    settings: Settings,
+    recipe: "Recipe",
+    origin: str,
+    console: Console,
+    drive: Callable[[], Result],
+    options: RunOptions,
 ) -> Result:
     """Drive a run on the running cluster, or on one started for it."""
     interrupt_on_termination()
@@ -115,26 +120,27 @@ def _run_on_cluster(
     cluster = find_cluster(settings)
     if cluster:
         reject_run_cluster(cluster)
-        return _run_connected(settings, cluster, code, drive)
+        return _run_connected(settings, cluster, code, drive, options)
     try:
         with (
             exclusive_lock(settings),
             console.status("starting Ray for this run; `shoal up` keeps a cluster running"),
         ):
             cluster = start_cluster(settings, for_run=True)
-        return _run_connected(settings, cluster, code, drive)
+        return _run_connected(settings, cluster, code, drive, options)
     finally:
         run_uninterruptible(lambda: stop_cluster(settings))
 
 
 def _run_connected(
-    settings: Settings, cluster: Cluster, code: RecipeCode | None, drive: Callable[[], Result]
+    settings: Settings, cluster: Cluster, code: RecipeCode | None, drive: Callable[[], Result], options: RunOptions
 ) -> Result:
     import ray
 
     with code.staged() if code else nullcontext() as folder:
         connect(settings, cluster, folder)
     try:
+        options.reject_missing_gpus(ray.cluster_resources().get("GPU", 0), autoscales=cluster.autoscales)
         return drive()
     finally:
         ray.shutdown()

@@ -50,8 +50,7 @@ def deploy(
     interrupt_on_termination()
     with show_status(f"deploying {reference}") as on_status:
         version = shoal.registry.resolve(reference)
-        scale = shoal.plan_scale(version.name, changes)
-        deployment = shoal.deploy(version, scale=scale, dtype=dtype, compile=compile_, on_status=on_status)
+        deployment = shoal.deploy(version, scale=changes, dtype=dtype, compile=compile_, on_status=on_status)
     bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
     url = f"{shoal.cluster.url}/v2/models/{deployment.name}"
     print_line(f"deployed {version} at {url} (replicas {bounds}, {deployment.endpoint.variant})")

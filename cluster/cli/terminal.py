@@ -58,10 +58,23 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def show_status(action: str) -> Iterator[Callable[[str], None]]:
-    """Show that a command is at work; yields a function that takes its status."""
+    """Show that a command is at work; yields a function that takes its status.
+
+    Where no terminal shows it, what is waited for is printed once, to standard error.
+    """
+    printed: set[str] = set()
     with nullcontext() if context.quiet else console.status(action) as spinner:
+
+        def update(status: str) -> None:
+            if spinner is None:
+                return
+            spinner.update(": ".join(filter(None, (action, status))))
+            if not console.is_terminal and status.startswith("waiting") and status not in printed:
+                printed.add(status)
+                Console(stderr=True).print(f"{action}: {status}", markup=False, highlight=False, soft_wrap=True)
+
         try:
-            yield lambda status: None if spinner is None else spinner.update(": ".join(filter(None, (action, status))))
+            yield update
         except KeyboardInterrupt as error:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway
             context.left_by_interrupt = str(error)

@@ -46,6 +46,7 @@ class Cluster:
         head: the process of its global control store; see training.registry.process_identity.
         tls_cert: file of the certificate that HTTP and gRPC are served with; empty for plain ones.
         run_pid: the process that started it for one training run; 0 for a cluster that stays up.
+        autoscales: whether Ray's autoscaler adds nodes to it, so that what fits no node today may fit one later.
     """
 
     gcs_port: int
@@ -57,6 +58,7 @@ class Cluster:
     head: str
     tls_cert: str = ""
     run_pid: int = 0
+    autoscales: bool = False
 
     @property
     def url(self) -> str:

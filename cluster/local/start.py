@@ -79,6 +79,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         shared_settings=shared_settings(settings),
         tls_cert=settings.tls_cert,
         run_pid=os.getpid() if for_run else 0,
+        autoscales=any(argument.startswith("--autoscaling-config") for argument in ray_arguments),
     )
     arguments = [
         "--head",

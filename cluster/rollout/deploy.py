@@ -15,6 +15,7 @@ import httpx
 from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.local.signals import Interrupted, delay_interrupts
+from cluster.rollout.capacity import CapacityWatch, reject_oversized
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
 from deployments.edge.state import CONTROL, EDGE, GRPC
@@ -37,7 +38,7 @@ def deploy(
     version: "Version",
     on_status: OnStatus,
     *,
-    scale: Scale | None = None,
+    scale: Mapping[str, Any] | Scale | None = None,
     dtype: Dtype = "fp32",
     compile: bool = False,  # noqa: A002 - torch's word
 ) -> ModelDeployment:
@@ -48,12 +49,13 @@ def deploy(
         cluster: the running one.
         version: whose bundle was verified.
         on_status: told the status meanwhile.
-        scale: None keeps the scale that the model has, or takes the default for a new one.
+        scale: None keeps the scale that the model has, or takes the default for a new one: a GPU for each replica
+            where there are any; a mapping changes some of its values.
         dtype: bf16 for a variant whose matrices are multiplied in bf16.
         compile: whether the net is compiled.
 
     Raises:
-        UserError: a pipeline has its name, or one that calls it would not work any more.
+        UserError: a pipeline has its name, one that calls it would not work any more, or no node can hold it.
         ServiceError: its replicas do not start; the previous version goes on serving.
     """
     endpoint = ModelEndpoint(
@@ -65,7 +67,12 @@ def deploy(
         dtype=dtype,
         compile=compile,
     )
-    deployment = ModelDeployment(endpoint=endpoint, scale=scale or current_scale(settings, version.name) or Scale())
+    with ServeApi(settings, cluster) as serve:
+        # First: the scale that a killed command wanted is not what the model has.
+        undo_open_rollout(DeploymentStore(settings.platform), serve)
+        if not isinstance(scale, Scale):
+            scale = change_scale(_current_scale(settings, serve, version.name), scale or {})
+    deployment = ModelDeployment(endpoint=endpoint, scale=scale)
     _replace(settings, cluster, deployment, on_status)
     return deployment
 
@@ -81,6 +88,8 @@ def deploy_pipeline(
     """
     from cluster.rollout.dependents import resolve_pipeline
 
+    with ServeApi(settings, cluster) as serve:
+        undo_open_rollout(DeploymentStore(settings.platform), serve)
     deployment = resolve_pipeline(settings, pipeline)
     _replace(settings, cluster, deployment, on_status)
     return deployment
@@ -154,10 +163,18 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
     return failures
 
 
-def current_scale(settings: Settings, name: str) -> Scale | None:
-    """The scale that a model is deployed with; None where it is not deployed."""
+def undo_open_rollout(store: DeploymentStore, serve: ServeApi) -> None:
+    """Undo what a killed command left, in the store and in Serve; other commands are locked out."""
+    if store.end_rollout(undo=True):
+        serve.put_config(store.list_records())
+
+
+def _current_scale(settings: Settings, serve: ServeApi, name: str) -> Scale:
+    """The scale that a model is deployed with, or the default; a GPU for each replica where there are any."""
     record = DeploymentStore(settings.platform).get_record(name)
-    return record.scale if isinstance(record, ModelDeployment) else None
+    if isinstance(record, ModelDeployment):
+        return record.scale
+    return Scale(gpus=1 if serve.count_gpus() else 0)
 
 
 def reject_if_deployed(settings: Settings, version: "Version") -> None:
@@ -167,13 +184,13 @@ def reject_if_deployed(settings: Settings, version: "Version") -> None:
         raise UserError(f"{version} is deployed; `shoal undeploy {version.name}`, or deploy another version, first")
 
 
-def change_scale(scale: Scale, changes: dict[str, Any]) -> Scale:
+def change_scale(scale: Scale, changes: Mapping[str, Any]) -> Scale:
     """Apply named changes to a scale; a bound that only one side was given for moves the other along.
 
     Raises:
         ValidationError: a value is out of its bounds, or both bounds were given the wrong way round.
     """
-    values = scale.model_dump() | changes
+    values = scale.model_dump() | dict(changes)
     if "max_replicas" not in changes:
         values["max_replicas"] = max(values["max_replicas"], values["min_replicas"])
     elif "min_replicas" not in changes:
@@ -184,17 +201,24 @@ def change_scale(scale: Scale, changes: dict[str, Any]) -> Scale:
 def _replace(settings: Settings, cluster: Cluster, deployment: DeploymentRecord, on_status: OnStatus) -> None:
     """Serve a model or pipeline in place of what has its name, and tell the pipelines that call it."""
     store = DeploymentStore(settings.platform)
-    store.end_rollout(undo=True)
     records = store.list_records()
     changed: dict[str, DeploymentRecord] = {
         record.name: record for record in _find_dependents(settings, records, deployment)
     }
     changed[deployment.name] = deployment
     with ServeApi(settings, cluster) as serve:
+        if not cluster.autoscales:
+            reject_oversized(deployment.name, deployment.scale, serve.fetch_nodes())
+        capacity = CapacityWatch(serve, {name: record.scale for name, record in changed.items()}, on_status)
+
+        def is_done(applications: Applications) -> bool:
+            capacity.observe(applications)
+            return all(is_running(applications, name) for name in changed)
+
         try:
             with delay_interrupts():
                 _change(store, serve, changed)
-            serve.wait(lambda applications: all(is_running(applications, name) for name in changed), on_status)
+            serve.wait(is_done, capacity.report)
         except BaseException as error:
             with delay_interrupts():
                 store.end_rollout(undo=True)

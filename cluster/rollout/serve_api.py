@@ -25,6 +25,9 @@ FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 OnStatus = Callable[[str], None]
 """Called with the status of all applications, in one line."""
 
+NodeUsage = dict[str, tuple[float, float]]
+"""How much of each resource of a node is used, and its total."""
+
 Applications = dict[str, Any]
 """Serve's status of each application, by name."""
 
@@ -113,12 +116,26 @@ class ServeApi:
         except httpx.HTTPError:
             return True  # not known
 
+    def fetch_usage(self) -> tuple[list[NodeUsage], list[dict[str, float]]]:
+        """Fetch the usage of each node, and what each task or actor needs that waits to be placed."""
+        response = self._http.get("/api/cluster_status")
+        response.raise_for_status()
+        report = response.json()["data"]["clusterStatus"]["loadMetricsReport"]
+        usage = [
+            {name: (used, total) for name, (used, total) in node.items()} for node in report["usageByNode"].values()
+        ]
+        return usage, [demand for demand, _ in report["resourceDemand"]]
+
     def count_gpus(self) -> int:
-        """Count the GPUs of all live nodes; the dashboard answers at once, where joining as a driver takes seconds."""
+        """Count the GPUs of all live nodes."""
+        return int(sum(node.get("GPU", 0) for node in self.fetch_nodes()))
+
+    def fetch_nodes(self) -> list[dict[str, float]]:
+        """Fetch the total resources of each live node; joining as a driver, to ask Ray, would take seconds."""
         response = self._http.get("/api/v0/nodes", params={"limit": MAX_NODES})
         response.raise_for_status()
         nodes = response.json()["data"]["result"]["result"]
-        return int(sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE"))
+        return [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
 
 
 def is_running(applications: Applications, name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from training.errors import UserError
 from training.schema import StrictModel
 
 
@@ -45,6 +46,21 @@ class RunOptions(StrictModel):
     workers: WorkerCount | None = Field(None, description="None: one per GPU where there are any, else the recipe's.")
     gpus: bool = Field(False, description="Give every worker a GPU even if the cluster has none yet.")
     profile: bool = Field(False, description="Measure every phase of a step; costs a little time.")
+
+    def reject_missing_gpus(self, gpus: float, *, autoscales: bool) -> None:
+        """Refuse `--gpus` where workers would wait for them for ever.
+
+        Args:
+            gpus: of all nodes.
+            autoscales: whether the cluster may grow.
+
+        Raises:
+            UserError: there is none, and none can come.
+        """
+        if self.gpus and not gpus and not autoscales:
+            raise UserError(
+                "--gpus: no machine of this cluster has a GPU; leave --gpus out, or add a machine with `shoal join`"
+            )
 
     def to_arguments(self) -> list[str]:
         """The same options as arguments of `python -m training.run`."""

@@ -4,14 +4,18 @@ Train walk: ray_train.py -> [pending_resources.py]
 """
 
 import time
+from collections import Counter
 from typing import Any
 
 import ray
-from ray.util.state import list_placement_groups
+from ray.util.state import list_actors, list_placement_groups
 
 # A run that waits for resources reports it this often.
 REPORT_INTERVAL_S = 15.0
 LIST_TIMEOUT_S = 5
+MAX_ACTORS = 1000
+# Of the names that Ray Serve gives to its replicas' actors.
+REPLICA_PREFIX = "SERVE_REPLICA::"
 
 
 class PlacementWatch:
@@ -42,7 +46,38 @@ class PlacementWatch:
         if available >= self._required or _has_reservation():
             return None
         message = {"kind": "waiting_for_resources", "rank": 0, "at_s": time.time()}
-        return message | {"resource": self._resource, "required": self._required, "available": available}
+        message |= {"resource": self._resource, "required": self._required, "available": available}
+        return message | {"held": sum_replica_resources(_list_replicas(), self._resource)}
+
+
+def sum_replica_resources(replicas: list[tuple[str, dict[str, float]]], resource: str) -> dict[str, float]:
+    """How much of a resource the replicas of each deployed model or pipeline hold.
+
+    Args:
+        replicas: names of Serve's actors, `SERVE_REPLICA::MODEL#DEPLOYMENT#ID`, and what each requires.
+        resource: CPU or GPU.
+    """
+    held: Counter[str] = Counter()
+    for name, required in replicas:
+        if amount := required.get(resource, 0):
+            held[name.removeprefix(REPLICA_PREFIX).partition("#")[0]] += amount  # type: ignore[assignment]
+    return dict(held)
+
+
+def _list_replicas() -> list[tuple[str, dict[str, float]]]:
+    """Serve's replicas that are placed."""
+    try:
+        actors = list_actors(
+            address=ray.get_runtime_context().gcs_address,
+            filters=[("state", "=", "ALIVE")],
+            limit=MAX_ACTORS,
+            timeout=LIST_TIMEOUT_S,
+            detail=True,
+            raise_on_missing_output=False,
+        )
+    except Exception:  # as below
+        return []
+    return [(a.name, a.required_resources or {}) for a in actors if a.name and a.name.startswith(REPLICA_PREFIX)]
 
 
 def _has_reservation() -> bool:
