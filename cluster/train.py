@@ -6,7 +6,7 @@ Train walk: cluster.cli.training -> [train.py] -> recipe_code.py, cluster.local.
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,20 +22,10 @@ from training.run.options import RunOptions
 
 if TYPE_CHECKING:
     from training.recipe.spec import Recipe
-    from training.registry.entities import Version
     from training.run.driver import RunResult
+    from training.run.reproduction import Reproduction
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """A version and what its recipe gives today; scores are (metric, before, after)."""
-
-    before: "Version"
-    after: "Version"
-    scores: list[tuple[str, float, float]]
-    verdict: str
 
 
 def train(
@@ -83,25 +73,33 @@ def train(
     return _run_on_cluster(settings, recipe, origin, console, drive, options)
 
 
-def reproduce(settings: Settings, reference: str, console: Console) -> Reproduction:
-    """Train a published version's own recipe again, with as many workers, and compare scores and weights."""
+def reproduce(settings: Settings, reference: str, console: Console) -> "Reproduction":
+    """Train a published version's own recipe again, with as many workers, and compare scores and weights.
+
+    Nothing is published; the run's record stays.
+    """
     from training.registry.model_registry import Registry
-    from training.run.reproduction import compare_versions, load_training_recipe
+    from training.run.reproduction import compare_with_version, load_training_recipe
 
     registry = Registry(settings)
-    before = registry.resolve(reference)
-    recipe, options, origin = load_training_recipe(registry, before)
+    version = registry.resolve(reference)
+    recipe, options, origin = load_training_recipe(registry, version)
 
-    def drive() -> "RunResult":
+    def drive() -> "Reproduction":
         from training.run import driver
         from training.run.progress_display import ProgressDisplay
 
         with ProgressDisplay(recipe, console) as display:
-            return driver.train(recipe, settings, options=options, origin=origin, on_message=display.show)
+            return driver.run_training(
+                recipe,
+                settings,
+                partial(compare_with_version, version),
+                options=options,
+                origin=origin,
+                on_message=display.show,
+            )
 
-    result = _run_on_cluster(settings, recipe, origin, console, drive, options)
-    scores, verdict = compare_versions(registry, before, result.version)
-    return Reproduction(before, result.version, scores, verdict)
+    return _run_on_cluster(settings, recipe, origin, console, drive, options)
 
 
 def _run_on_cluster(

@@ -69,18 +69,17 @@ def train(
 
 
 def reproduce(reference: Reference, as_json: Json = False) -> None:
-    """Train a version's recipe again and compare the two."""
+    """Train a version's recipe again and compare the two; nothing is published."""
     from cluster.train import reproduce as reproduce_version
 
     result = reproduce_version(context.settings, reference, console)
     if as_json:
         scores = {name: {"before": old, "after": new} for name, old, new in result.scores}
-        print_json(
-            {"before": str(result.before), "after": str(result.after), "scores": scores, "verdict": result.verdict}
-        )
+        print_json({"version": str(result.version), "run": result.run, "scores": scores, "verdict": result.verdict})
         return
-    table = make_table("metric", str(result.before), str(result.after), "difference")
+    table = make_table("metric", str(result.version), result.run, "difference")
     for name, old, new in result.scores:
         table.add_row(name, f"{old:.6f}", f"{new:.6f}", f"{new - old:+.6f}")
     print_table(table)
     print_line(result.verdict)
+    print_note(f"nothing was published; run {result.run} is in `shoal runs`")

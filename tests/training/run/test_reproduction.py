@@ -7,7 +7,8 @@ import pytest
 from training.bundle.manifest import Manifest
 from training.errors import UserError
 from training.registry.model_registry import Registry
-from training.run.reproduction import load_training_recipe
+from training.run.driver import FinishedRun
+from training.run.reproduction import compare_with_version, load_training_recipe
 from training.settings import TrainingSettings
 
 
@@ -26,3 +27,14 @@ def test_the_recipe_of_an_imported_bundle_is_not_run(
     with pytest.raises(UserError, match="was imported, and the recipe in its bundle names functions"):
         load_training_recipe(registry, version)
     assert not marker.exists()
+
+
+def test_a_reproduction_is_compared_and_not_published(registry_settings: TrainingSettings, table_bundle: Path) -> None:
+    registry = Registry(registry_settings)
+    version = registry.publish(table_bundle)
+
+    result = compare_with_version(version, FinishedRun(registry, "id", "flowers-2", table_bundle, {}))
+
+    assert result.verdict == "reproduced: every weight is the same, bit for bit"
+    assert (result.version, result.run) == (version, "flowers-2")
+    assert [each.version for each in registry.list_versions(version.name)] == [1]
