@@ -85,11 +85,11 @@ class CapacityWatch:
 def describe_wait(name: str, scale: Scale, usage: list[NodeUsage], applications: Applications) -> str:
     """Say what a replica waits for, who has it, and the remedy."""
     free = "; ".join(f"{_format_free(node)} free" for node in usage)
-    held = {other: _held_cpus(application) for other, application in applications.items()}
-    holders = ", ".join(f"{other} {cpus:g} CPU" for other, cpus in held.items() if cpus)
+    # Not how many: Serve reports what the next replica of each needs, which a deployment changes.
+    holders = ", ".join(other for other, application in applications.items() if _holds_cpus(application))
     return (
         f"waiting for room: a replica of {name} needs {format_resources(scale.cpus, scale.gpus, hide_zero=True)}; "
-        f"{free}{f' (deployed: {holders})' if holders else ''}; `shoal undeploy` something, ask for less with --cpus, "
+        f"{free}{f' (held by {holders})' if holders else ''}; `shoal undeploy` something, ask for less with --cpus, "
         "or start the cluster with more (SHOAL_CPUS)"
     )
 
@@ -116,10 +116,14 @@ def _format_free(node: NodeUsage) -> str:
     return ", ".join(f"{total - used:.4g} of {total:g} {unit}" for unit, (used, total) in units.items())
 
 
-def _held_cpus(application: Mapping[str, Any]) -> float:
-    """CPUs of the replicas of an application that are placed."""
-    cpus = 0.0
-    for deployment in application.get("deployments", {}).values():
-        placed = [replica for replica in deployment.get("replicas", []) if replica.get("node_id")]
-        cpus += len(placed) * deployment.get("required_resources", {}).get("CPU", 0)
-    return cpus
+def _holds_cpus(application: Mapping[str, Any]) -> bool:
+    """Whether a replica of an application is placed that takes CPUs."""
+    deployments = application.get("deployments", {}).values()
+    return any(
+        deployment.get("required_resources", {}).get("CPU") and any(map(_is_placed, deployment.get("replicas", [])))
+        for deployment in deployments
+    )
+
+
+def _is_placed(replica: Mapping[str, Any]) -> bool:
+    return bool(replica.get("node_id"))

@@ -65,7 +65,7 @@ def test_a_deployment_that_waits_for_room_says_what_it_needs_and_who_has_it(monk
 
     assert statuses == [
         "m DEPLOYING",
-        "waiting for room: a replica of m needs 0.7 CPU; 0.4 of 1 CPU free (deployed: digits 0.6 CPU); "
+        "waiting for room: a replica of m needs 0.7 CPU; 0.4 of 1 CPU free (held by digits); "
         "`shoal undeploy` something, ask for less with --cpus, or start the cluster with more (SHOAL_CPUS)",
         "m RUNNING",
     ]
