@@ -6,10 +6,10 @@ with 2). `ServiceError`: what was asked was valid, and failed (exit code 1).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 class ShoalError(Exception):
@@ -28,15 +28,54 @@ class ServiceError(ShoalError):
     """A valid request that failed."""
 
 
-def summarize_validation_error(error: ValidationError) -> str:
-    """Format all problems of a validation in one line: location, message, value."""
+def summarize_validation_error(
+    error: ValidationError, *, simplify: Callable[[tuple[int | str, ...]], tuple[int | str, ...]] = tuple
+) -> str:
+    """Format all problems of a validation in one line: location, message, value.
+
+    Args:
+        error: of Pydantic.
+        simplify: takes what the user did not write, as the tags of unions, out of a location.
+    """
     problems = []
     for item in error.errors(include_url=False):
         # Both may quote what was given, of any length and with line breaks.
-        location = " ".join(".".join(str(part)[:100] for part in item["loc"]).split())
-        message = " ".join(item["msg"].removeprefix("Value error, ").split())[:1000]
+        location = " ".join(".".join(str(part)[:100] for part in simplify(item["loc"])).split())
+        message = " ".join(_describe_problem(item).split())[:1000]
         # The value of a whole model would be all its keys.
         shows_value = location and item["type"] not in ("missing", "extra_forbidden", "renamed_key")
         value = f" (got {item['input']!r:.80})" if shows_value else ""
         problems.append(f"{location}: {message}{value}" if location else message)
     return "; ".join(problems)
+
+
+# Where the validator's own words are those of Python.
+_PROBLEMS = {
+    "extra_forbidden": "no such key",
+    "missing": "is missing; give it",
+    "tuple_type": "is no list; write [...]",
+    "list_type": "is no list; write [...]",
+    "dict_type": "is no mapping of names to values",
+    "model_type": "is no mapping of keys to values",
+    "model_attributes_type": "is no mapping of keys to values",
+    "float_parsing": "is no number",
+    "float_type": "is no number",
+    "int_parsing": "is no whole number",
+    "int_type": "is no whole number",
+    "string_type": "is no text",
+    "bool_parsing": "is neither true nor false",
+    "bool_type": "is neither true nor false",
+}
+
+
+def _describe_problem(item: ErrorDetails) -> str:
+    """One problem in words that need no Python."""
+    context = item.get("ctx", {})
+    if item["type"] == "union_tag_not_found":
+        return f"has no key {context['discriminator']}; give it"
+    if item["type"] == "union_tag_invalid":
+        return f"{context['discriminator']} is {context['tag']!r}; make it one of {context['expected_tags']}"
+    if item["type"] == "string_pattern_mismatch":
+        return f"does not match the pattern {context['pattern']}"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be ", "make it ", 1)
+    return _PROBLEMS.get(item["type"], message)

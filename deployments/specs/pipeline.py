@@ -203,6 +203,23 @@ class Pipeline(StrictModel):
         return tuple(dict.fromkeys(_iter_models(self.root)))
 
 
+# Keys whose value, or each of whose values, has a `kind`.
+_KEYS_OF_ONE, _KEYS_OF_SEVERAL = ("root", "router", "default", "then"), ("nodes", "members", "when")
+
+
+def drop_kinds(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Turn Pydantic's location of a problem into the path in the author's file, which has no kinds in it."""
+    parts: list[int | str] = []
+    after_node = False
+    for part in location:
+        if after_node:  # the node's kind
+            after_node = False
+            continue
+        after_node = part in _KEYS_OF_ONE or bool(parts and parts[-1] in _KEYS_OF_SEVERAL)
+        parts.append(part)
+    return tuple(parts)
+
+
 def _list_children(node: Any) -> list[Any]:
     if isinstance(node, Sequence):
         return list(node.nodes)

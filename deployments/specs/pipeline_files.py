@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from deployments.specs.pipeline import Pipeline
+from deployments.specs.pipeline import Pipeline, drop_kinds
 from training.errors import UserError, summarize_validation_error
 
 
@@ -27,7 +27,7 @@ def load_pipeline(file: Path) -> Pipeline:
     try:
         return _load_python(file) if file.suffix == ".py" else _load_yaml(file)
     except ValidationError as error:
-        raise UserError(f"{file}: {summarize_validation_error(error)}") from error
+        raise UserError(f"{file}: {summarize_validation_error(error, simplify=drop_kinds)}") from error
 
 
 def _load_yaml(file: Path) -> Pipeline:

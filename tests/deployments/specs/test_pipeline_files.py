@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from deployments.specs.conditions import Condition
 from deployments.specs.pipeline_files import load_pipeline
 from training.errors import UserError
 
@@ -33,12 +34,21 @@ def write_pipeline(folder: Path, root: Any) -> Path:
         ({"kind": "ensemble", "members": ["a", "b"], "weights": [0, 0]}, "all weights are 0"),
         ({"kind": "branch", "cases": [], "default": "a"}, "give at least 1"),
         ({"kind": "fan-out", "nodes": {}}, "give at least 1"),
-        ({"kind": "fan-out", "nodes": {"a": "a"}, "form": "x"}, "form: Extra inputs"),
+        ({"kind": "fan-out", "nodes": {"a": "a"}, "form": "x"}, "root.form: no such key"),
         ({"kind": "loop", "nodes": ["a"]}, "'sequence', 'ensemble', 'branch'"),
         (branch({"kind": "label", "labels": ["x"]}), "`label` reads a model's output; set `router`"),
         (branch({"kind": "feature", "feature": "x", "below": 1}, router="b"), "`feature` reads the row; remove"),
         (branch({"kind": "length"}), "give `at_least`, `below` or both"),
         (branch({"kind": "pattern", "pattern": "(?=a)"}), "no pattern of Rust's regex crate"),
+        (branch({"kind": "label", "labels": "x"}, router="b"), "root.cases.0.when.0.labels: is no list; write [...]"),
+        (branch({"labels": ["x"]}, router="b"), "root.cases.0.when.0: has no key 'kind'; give it"),
+        (branch({"kind": "length", "below": "x"}), "root.cases.0.when.0.below: is no number (got 'x')"),
+        (
+            {"kind": "fan-out", "nodes": {"branch": {"kind": "sequence", "nodes": [{"model": "a", "timeout_s": 0}]}}},
+            "root.nodes.branch.nodes.0.timeout_s: make it greater than 0 (got 0)",
+        ),
+        ({"kind": "ensemble"}, "root.members: is missing; give it"),
+        ("A B", "root.model: does not match the pattern ^[a-z0-9]"),
     ],
 )
 def test_an_invalid_pipeline_is_refused_with_its_rule(tmp_path: Path, root: Any, message: str) -> None:
@@ -70,6 +80,18 @@ def test_an_old_key_or_kind_is_refused_with_the_new_one(tmp_path: Path, root: An
         load_pipeline(write_pipeline(tmp_path, root))
 
     assert f"{old!r} is called {new!r} now" in str(error.value)
+
+
+def test_the_guide_names_every_field_of_every_condition() -> None:
+    guide = (Path(__file__).parents[3] / "deployments" / "README.md").read_text()
+    rows = {line.split("`")[1]: line for line in guide.splitlines() if line.startswith("| `") and "the row |" in line}
+    rows |= {line.split("`")[1]: line for line in guide.splitlines() if line.startswith("| `") and "router |" in line}
+
+    for condition in get_args(get_args(Condition)[0]):
+        fields = condition.model_fields.keys() - {"kind"}
+        row = rows[condition.model_fields["kind"].default]
+        assert ("router |" in row) == condition.reads_output
+        assert all(f"`{name}`" in row for name in fields), (row, fields)
 
 
 def test_python_and_yaml_give_the_same_pipeline(tmp_path: Path) -> None:
