@@ -16,6 +16,7 @@ from cluster.recipe_code import collect_code
 from cluster.settings import Settings
 from training.errors import ServiceError, UserError
 from training.recipe.load import load_recipe, override_recipe
+from training.recipe.spec import Files, Recipe
 from training.run.options import RunOptions
 
 if TYPE_CHECKING:
@@ -44,18 +45,15 @@ def submit(
         from training.registry.runs import RunHistory
 
         recipe = RunHistory(Registry(settings)).find_resumable(resume).origin
-    code = collect_code(override_recipe(load_recipe(recipe), overrides), recipe)
+    loaded = override_recipe(load_recipe(recipe), overrides)
+    code = collect_code(loaded, recipe)
     if options.gpus:
         from cluster.rollout.serve_api import ServeApi
 
         with ServeApi(settings, cluster) as serve:
             options.reject_missing_gpus(serve.count_gpus(), autoscales=cluster.autoscales)
-    command = ["python", "-m", "training.run", str(code.recipe_file) if code else recipe]
-    for override in overrides:
-        command += ["--set", override]
-    command += options.to_arguments()
-    if resume:
-        command += ["--resume", resume]
+    script = str(code.recipe_file) if code else recipe
+    command = build_command(script, loaded, overrides, options, resume)
 
     # Ray, which takes half a second to import: after the recipe is known to be sound.
     from ray.job_submission import JobSubmissionClient
@@ -71,6 +69,29 @@ def submit(
         job = client.submit_job(entrypoint=shlex.join(command))
     console.print(f"job {job}", highlight=False)
     _follow(client, job, console)
+
+
+def build_command(
+    script: str, recipe: Recipe, overrides: list[str], options: RunOptions, resume: str | None
+) -> list[str]:
+    """Build the job's entry point.
+
+    Args:
+        script: name of a ready recipe, or of its file in the folder that is sent.
+        recipe: as it is here, with the overrides.
+        overrides: `key=value`.
+        options: of the run.
+        resume: the run to resume, which has a recipe of its own.
+    """
+    command = ["python", "-m", "training.run", script]
+    settings = list(overrides)
+    if isinstance(recipe.data, Files):
+        # A job runs in a folder of its own, where a relative path would name nothing.
+        settings.append(f"data.path={recipe.data.path}")
+    for setting in settings if not resume else []:
+        command += ["--set", setting]
+    command += options.to_arguments()
+    return [*command, "--resume", resume] if resume else command
 
 
 def _follow(client: "JobSubmissionClient", job: str, console: Console) -> None:

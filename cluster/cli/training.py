@@ -69,7 +69,7 @@ def train(
 
 
 def reproduce(reference: Reference, as_json: Json = False) -> None:
-    """Train a version's recipe again and compare the two; nothing is published."""
+    """Train a version's recipe again; compare, publish nothing."""
     from cluster.train import reproduce as reproduce_version
 
     result = reproduce_version(context.settings, reference, console)

@@ -107,7 +107,7 @@ def override_recipe(recipe: Recipe, overrides: list[str]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"--set: {summarize_validation_error(error)}") from error
+        raise UserError(f"--set: {summarize_validation_error(error, simplify=_drop_data_tag)}") from error
 
 
 def _set_key(recipe: Recipe, values: dict[str, Any], path: str, value: Any) -> None:
@@ -124,7 +124,19 @@ def _set_key(recipe: Recipe, values: dict[str, Any], path: str, value: Any) -> N
         model = getattr(model, key) if isinstance(model, BaseModel) else None
     if last not in mapping and not in_args:
         raise UserError(f"--set {path}: no key {last!r}; {_key_hint(model, mapping, last)}")
+    if isinstance(mapping.get(last), tuple) and isinstance(value, str):
+        if "," in value:
+            example = json.dumps([part.strip(" []'\"") for part in value.split(",")])
+            raise UserError(
+                f"--set {path}={value}: it takes a list; write it as JSON, in quotes: --set '{path}={example}'"
+            )
+        value = (value,)
     mapping[last] = value
+
+
+def _drop_data_tag(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Turn Pydantic's location of a problem into the key as `--set` has it, without the tag of Data or Files."""
+    return (location[0], *location[2:]) if len(location) > 1 and location[0] == "data" else location
 
 
 def _key_hint(model: Any, mapping: dict[str, Any], key: str) -> str:

@@ -118,7 +118,9 @@ class Files(StrictModel):
     }
 
     path: Annotated[str, BeforeValidator(_resolve_path)] = Field(
-        min_length=1, description="A file, a folder (read recursively), or the URI of either in an object store."
+        min_length=1,
+        description="A file, a folder (read recursively), or the URI of either in an object store. A relative path is "
+        "taken from the folder in which the command is called.",
     )
     format: Literal["parquet", "csv", "jsonl", "images"] = Field(
         description="csv: with a header; jsonl: one object per line; images: one folder per class."

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from training import tasks
 from training.errors import UserError
 from training.recipe.load import import_path, list_builtin_recipes, load_recipe, override_recipe
-from training.recipe.spec import OPTIMIZERS, PRIMARY_METRICS, Data, Net, Recipe, TaskName
+from training.recipe.spec import OPTIMIZERS, PRIMARY_METRICS, Data, Files, Net, Recipe, TaskName
 
 
 def test_every_builtin_recipe_loads_and_has_the_name_of_its_file() -> None:
@@ -118,3 +118,34 @@ def test_the_listed_primary_metrics_are_those_of_the_tasks() -> None:
     assert set(PRIMARY_METRICS) == set(get_args(TaskName))
     for name, metric in PRIMARY_METRICS.items():
         assert tasks.get_primary_metric(name) == metric
+
+
+def make_file_recipe() -> Recipe:
+    return load_recipe("iris").model_copy(update={"data": Files(path="/rows", format="csv", target="y")})
+
+
+@pytest.mark.parametrize("value", ["customer_id", '["customer_id"]'])
+def test_a_list_of_one_needs_no_brackets(value: str) -> None:
+    recipe = override_recipe(make_file_recipe(), [f"data.exclude={value}"])
+
+    assert isinstance(recipe.data, Files)
+    assert recipe.data.exclude == ("customer_id",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "data.exclude=a,b",
+            """data.exclude=a,b: it takes a list; write it as JSON, in quotes: --set 'data.exclude=["a", "b"]'""",
+        ),
+        ("data.exclude=[a,b]", """--set 'data.exclude=["a", "b"]'"""),
+        ("data.exclude=3", "--set: data.exclude: is no list; write [...] (got 3)"),
+        ("data.format=xls", "--set: data.format: make it 'parquet', 'csv', 'jsonl' or 'images' (got 'xls')"),
+    ],
+)
+def test_a_value_that_is_no_list_is_refused_by_the_key_that_was_typed(setting: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        override_recipe(make_file_recipe(), [setting])
+
+    assert message in str(raised.value)

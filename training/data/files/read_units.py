@@ -64,6 +64,8 @@ class FileSource(StrictModel):
         filesystem, path = _open_filesystem(self.path)
         with self._explain_errors(""):
             info = filesystem.get_file_info(path)
+            if info.type == fs.FileType.NotFound:
+                raise UserError(self._describe_missing())
             if info.type == fs.FileType.File and self.format != "images":
                 return [path]
             infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
@@ -74,6 +76,15 @@ class FileSource(StrictModel):
         if not files:
             raise UserError(f"data.path {self.path!r} holds no {self.format} file ({', '.join(suffixes)})")
         return files
+
+    def _describe_missing(self) -> str:
+        message = f"data.path: there is no {self.path!r}"
+        if "://" in self.path:
+            return f"{message}; correct it"
+        return (
+            f"{message} on {socket.gethostname()}; a relative path is taken from the folder in which the command is "
+            "called: go there, or set data.path to an absolute one, which every machine of the cluster must see"
+        )
 
     def display_name(self, file: str) -> str:
         """A file's name in messages: its path below the folder."""

@@ -107,7 +107,7 @@ def test_a_file_that_is_no_image_or_in_no_class_is_named(tmp_path: Path, name: s
 
 # Fields of Files, task, part of the message.
 UNUSABLE_FILES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no folder": ({"path": "nowhere"}, "tabular-classification", "nowhere' cannot be read"),
+    "no folder": ({"path": "nowhere"}, "tabular-classification", "there is no '.*nowhere' on "),
     "a folder without such files": ({"format": "jsonl"}, "tabular-classification", "holds no jsonl file"),
     "an unknown scheme": ({"path": "ftp://a/b"}, "tabular-classification", "'ftp://a/b' cannot be opened"),
     "no such column": (
@@ -160,3 +160,16 @@ def test_a_recipe_is_refused_for_what_its_files_lack(case: str) -> None:
 
     with pytest.raises(ValidationError, match=expected):
         Recipe.model_validate(recipe)
+
+
+@pytest.mark.parametrize("format_", ["csv", "images"])
+def test_a_path_that_does_not_exist_is_said_with_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns: dict[str, Any] = {"target": "y"} if format_ == "csv" else {"height": 2, "width": 2}
+    task = "tabular-classification" if format_ == "csv" else "image-classification"
+    expected = rf"there is no '{tmp_path}/rows' on .*; a relative path is taken from the folder in which the command"
+
+    with pytest.raises(UserError, match=expected):
+        scan_locally(make_recipe(Files(path="rows", format=format_, **columns), task))
