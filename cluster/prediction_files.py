@@ -88,9 +88,17 @@ def read_source(source: str, describe_model: DescribeModel) -> InputBatch:
             return InputBatch([line for line in path.read_text().splitlines() if line.strip()])
         if image_type and image_type.is_served:
             return InputBatch([path.read_bytes()], names=[path.name])
+        if suffix not in ("", ".json"):
+            raise UserError(f"{path} is no file of inputs; give {_list_suffixes()}, or a folder of images")
         return _read_json(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _list_suffixes() -> str:
+    """Endings of the files that are read."""
+    images = (suffix for kind in IMAGE_TYPES if kind.is_served for suffix in kind.suffixes)
+    return ", ".join((".json", ".jsonl", ".ndjson", *TABLE_SUFFIXES, ".txt", *images))
 
 
 def check_output(path: Path) -> None:

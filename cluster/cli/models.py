@@ -77,7 +77,8 @@ def show(reference: Reference, as_json: Json = False) -> None:
         table.add_row(str(each.version), ", ".join(each.aliases), each.digest[:12], each.run_id)
     print_table(table)
     folder = registry.fetch_bundle(version)
-    print_line(f"\ncard of {version}; its images are in {folder}\n")
+    plots = ", ".join(sorted(file.name for file in folder.glob("*.png")))
+    print_line(f"\ncard of {version}; its folder is {folder}{f', with the plots {plots}' if plots else ''}\n")
     console.print(Markdown((folder / CARD_FILE).read_text()), soft_wrap=False)
 
 

@@ -1,6 +1,8 @@
 """`shoal predict`: a model called with JSON, images, or rows in files."""
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,31 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(predict)
 
 
+def explain_unknown_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Where no model has the name, say which are deployed, and the command that deploys one."""
+
+    @wraps(command)
+    def explained(**parameters: Any) -> None:
+        from deployments.errors import UnknownModel
+        from training.errors import UserError
+
+        try:
+            command(**parameters)
+        except UserError as error:
+            if not isinstance(error.__cause__, UnknownModel):
+                raise
+            from deployments.state.store import DeploymentStore
+
+            deployed = ", ".join(record.name for record in DeploymentStore(context.settings.platform).list_records())
+            raise UserError(
+                f"{parameters['name']!r} is not deployed; deployed: {deployed or 'none'}; "
+                f"`shoal deploy {parameters['name']}` serves a published model"
+            ) from error
+
+    return explained
+
+
+@explain_unknown_model
 def predict(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A deployed model or pipeline.")],
     source: Annotated[

@@ -55,9 +55,10 @@ def show(
         print_json([key.model_dump() for key in keys])
         return
     print_line(f"{recipe.name}: {recipe.summary}\n")
-    table = make_table("key", "value", "type", "meaning", wrapped=("value", "type", "meaning"))
+    # Three columns fit a terminal of 80 characters, four do not.
+    table = make_table("key", "value", "meaning", wrapped=("value", "meaning"))
     for key in keys:
-        table.add_row(key.key, _format(key.value), key.type, key.description)
+        table.add_row(key.key, _format(key.value), f"{key.description} ({key.type})".lstrip())
     print_table(table)
 
 

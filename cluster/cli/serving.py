@@ -62,6 +62,9 @@ def apply(
     file: Annotated[Path, typer.Argument(help="A .yaml file, or a .py file that binds `pipeline`.")],
 ) -> None:
     """Serve a pipeline of deployed models at /v2/models/NAME."""
+    from cluster.cli.scripts import require_binding
+
+    require_binding(str(file), "pipeline")
     from cluster.local.running_cluster import require_cluster
     from cluster.local.signals import interrupt_on_termination
     from cluster.shoal import Shoal

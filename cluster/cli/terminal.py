@@ -17,6 +17,8 @@ from cluster.settings import Settings
 
 console = Console(soft_wrap=True)
 
+# Of a table without a box.
+COLUMN_GAP = 2
 # Of a table in a pipe; and of prose in a narrow terminal.
 MAX_WIDTH, MIN_PROSE_WIDTH = 100_000, 24
 
@@ -98,8 +100,11 @@ def print_table(table: Table) -> None:
         if column.no_wrap:
             # Rich takes the longest word for what such a cell needs.
             column.min_width = max(cell_len(str(text)) for text in (column.header, *column.cells))
+    # Not Rich's own minimum, for which it folds no word, as a path or a list of choices in prose may be.
+    minimum = sum(column.min_width or cell_len(str(column.header)) for column in table.columns)
+    minimum += COLUMN_GAP * (len(table.columns) - 1)
     measured = Measurement.get(console, console.options.update(width=MAX_WIDTH), table)
-    width = max(console.width, measured.minimum) if console.is_terminal else measured.maximum
+    width = max(console.width, minimum) if console.is_terminal else measured.maximum
     # console.print would cap the width at the terminal's.
     wide = Console(width=width, force_terminal=console.is_terminal, no_color=console.no_color)
     with wide.capture() as capture:

@@ -42,12 +42,14 @@ def train(
     submit: Annotated[bool, typer.Option("--submit", help="Run as a Ray job on the cluster.")] = False,
 ) -> None:
     """Train a recipe and publish the model's next version."""
+    from cluster.cli.scripts import require_binding
     from training.run.options import RunOptions, WorkerCount
 
     if bool(recipe) == bool(resume):
         raise typer.BadParameter("name a recipe, or a run to --resume, and not both")
     if resume and overrides:
         raise typer.BadParameter("a resumed run keeps its recipe; leave --set out")
+    require_binding(recipe, "recipe")
     bounds = WorkerCount(bounds=workers) if workers else None
     options = RunOptions(workers=bounds, gpus=gpus, profile=profile)
     if submit:

@@ -5,6 +5,7 @@ Ray Serve pickles what a deployment's class refers to, and msgspec's decoders ca
 """
 # Shapes: B rows of one request, T_i time steps of row i.
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -153,7 +154,7 @@ def reshape_array(array: Array, shape: tuple[int, ...]) -> Array:
     try:
         return array.reshape(shape)
     except ValueError:
-        raise InvalidShape(f"data has {array.size} values; its shape {list(shape)} needs another number") from None
+        raise InvalidShape(f"data has {array.size} values; its shape {list(shape)} needs {math.prod(shape)}") from None
 
 
 def describe_json_error(error: Exception, body: bytes | memoryview) -> str:

@@ -168,7 +168,7 @@ def test_a_pipeline_may_be_a_node_and_an_error_names_the_path_to_it(
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["request_id"]) == (422, "invalid_features", "r")
     assert error["message"].startswith(("plain (flowers): row 1: missing", "triage (triage): case long, member"))
-    assert "row 1: missing ['width', 'height', 'weight']" in error["message"]
+    assert "row 1: missing: 'width', 'height', 'weight'" in error["message"]
 
 
 def test_many_callers_at_once_get_their_own_rows(http: httpx.Client, applied_pipelines: Path) -> None:

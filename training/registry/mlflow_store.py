@@ -129,6 +129,8 @@ class MlflowStore:
         Raises:
             UserError: the alias is not a valid one.
         """
+        if alias.isdecimal():
+            raise UserError(f"{alias!r} cannot be an alias: a number is a version; use a word, as champion")
         try:
             self.client.set_registered_model_alias(name, alias, str(version))
         except MlflowException as error:

@@ -31,8 +31,10 @@ class WorkerCount(StrictModel):
     @model_validator(mode="after")
     def _validate_order(self) -> WorkerCount:
         low, high = self.bounds
-        if not 1 <= low <= high:
-            raise ValueError(f"workers {low}-{high}: make it 1 or more, the lower bound first")
+        if low < 1:
+            raise ValueError(f"workers {self}: there must be 1 or more")
+        if low > high:
+            raise ValueError(f"workers {self}: write the lower bound first, as {high}-{low}")
         return self
 
     def __str__(self) -> str:

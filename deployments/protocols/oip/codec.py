@@ -290,7 +290,7 @@ class OipCodec:
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 raise InvalidType(f"data is not a list of texts: {flat_error}") from None
         if len(texts) != shape[0]:
-            raise InvalidShape(f"data has {len(texts)} texts; its shape {list(shape)} needs another number")
+            raise InvalidShape(f"data has {len(texts)} texts; its shape {list(shape)} needs {shape[0]}")
         return texts
 
     def _check_row_count(self, rows: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
+from deployments.errors import InvalidFeatures, InvalidImage, InvalidShape, InvalidType, PayloadTooLarge
 from deployments.protocols.arrays import Array, Rows, check_exact, to_array, to_exact_array
 from deployments.protocols.decoded_size import check_decoded_size, check_tensor_size
 from deployments.protocols.predict import images
@@ -96,8 +96,7 @@ class InputPreprocessor:
             unknown = [name for name in item if name not in names]
             if missing or unknown:
                 raise InvalidFeatures(
-                    f"row {index}: missing {missing or 'none'}, unknown {unknown or 'none'}; "
-                    f"this model takes {list(names)}"
+                    f"row {index}: {_describe_names(missing, unknown)}; this model takes {', '.join(names)}"
                 )
             item = [item.get(name) for name in names]
         if not isinstance(item, list):
@@ -160,7 +159,10 @@ class InputPreprocessor:
     ) -> tuple[Array, tuple[int, int]]:
         """Decode one image, in base64 or as lists of pixels; shape (K, H, W), and its width and height as sent."""
         if isinstance(item, str):
-            return images.decode_base64_image(item, schema, budget)
+            try:
+                return images.decode_base64_image(item, schema, budget)
+            except (InvalidImage, PayloadTooLarge) as error:
+                raise type(error)(f"row {index}: {error.message}") from None
         if not isinstance(item, list):
             raise InvalidType(f"row {index} is {_describe_type(item)}; send an image in base64, or arrays of pixels")
         _check_pixels(item, index)
@@ -214,6 +216,12 @@ class InputPreprocessor:
                 f"row {index} has time steps of {series.shape[1]} numbers; this model takes {schema.features}"
             )
         return series
+
+
+def _describe_names(missing: list[str], unknown: list[str]) -> str:
+    """Name the features that a record lacks, and those that the model does not have."""
+    problems = {"missing": missing, "unknown": unknown}
+    return "; ".join(f"{problem}: {', '.join(map(repr, names))}" for problem, names in problems.items() if names)
 
 
 def _check_predicate(item: Any, index: int) -> None:

@@ -100,6 +100,22 @@ def test_a_table_in_a_terminal_has_every_column_and_cuts_no_cell(
     assert "meaning" in printed
 
 
+def test_the_keys_of_a_recipe_fit_a_terminal_of_80_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster.cli import recipes
+
+    terminal_console = Console(width=80, force_terminal=True, no_color=True, file=sys.stdout, soft_wrap=True)
+    monkeypatch.setattr(terminal, "console", terminal_console)
+
+    recipes.show("digits-cnn")
+
+    table = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).split("\n\n", 1)[1]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "optimizer.lr " in table
+    assert re.search(r"Share of all rows,\s+held out .*\(number,", " ".join(table.split()))
+
+
 def test_list_stands_for_the_bare_verb(shoal: ShoalCli) -> None:
     for command in ("models", "runs", "recipes"):
         assert shoal(command, "list").stdout == shoal(command).stdout

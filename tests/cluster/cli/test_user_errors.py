@@ -27,14 +27,19 @@ USER_ERRORS = {
     "a missing recipe file": (["train", "nowhere.py"], "no recipe file 'nowhere.py'"),
     "an unknown key": (["train", "iris", "--set", "optimizer.momentum=1"], "valid keys: name, lr, args"),
     "a value out of bounds": (["train", "iris", "--set", "stop.epochs=0"], "stop.epochs"),
-    "no workers": (["train", "iris", "--workers", "0"], "make it 1 or more"),
-    "minimum workers over the maximum": (["train", "iris", "--workers", "4-2"], "the lower bound first"),
+    "no workers": (["train", "iris", "--workers", "0"], "workers 0: there must be 1 or more"),
+    "minimum workers over the maximum": (
+        ["train", "iris", "--workers", "4-2"],
+        "workers 4-2: write the lower bound first, as 2-4",
+    ),
     "workers that are not a number": (["train", "iris", "--workers", "many"], "write a number of workers"),
     "neither recipe nor run": (["train"], "name a recipe, or a run to --resume"),
     "an unknown run": (["train", "--resume", "iris-1"], "no run 'iris-1'; newest: none"),
     "two unknown runs": (["runs", "compare", "a", "b"], "no run 'a'"),
     "an unknown model": (["models", "show", "roses"], "no model 'roses'; registered: none"),
     "promotion of an unknown model": (["models", "promote", "roses", "1", "--as", "champion"], "no model 'roses'"),
+    "a script that binds no recipe": (["train", "save.py"], "save.py binds no `recipe`"),
+    "a script that binds no pipeline": (["apply", "save.py"], "save.py binds no `pipeline`"),
     "no bundle": (["models", "import", "."], "holds no bundle.json"),
     "no cluster, deploy": (["deploy", "iris"], "start one with `shoal up`"),
     "no cluster, predict": (["predict", "iris", "{}"], "start one with `shoal up`"),
@@ -47,6 +52,7 @@ USER_ERRORS = {
 @pytest.mark.parametrize("case", USER_ERRORS)
 def test_a_user_error_is_one_line_and_exit_code_2(shoal: ShoalCli, tmp_path: Path, case: str) -> None:
     arguments, message = USER_ERRORS[case]
+    (tmp_path / "save.py").write_text("raise SystemExit('was run')")
 
     result = shoal(*arguments, cwd=tmp_path)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deployments import errors
 from deployments.errors import ClientError
-from deployments.protocols.arrays import Array
+from deployments.protocols.arrays import Array, reshape_array
 from deployments.protocols.oip import binary
 from deployments.protocols.oip.binary import parse_header_length
 from deployments.protocols.oip.codec import InferRequest, OipCodec
@@ -265,3 +265,8 @@ def test_a_manifest_may_have_any_datatype(tmp_path: Path, manifest: Manifest) ->
     spec = TensorSpec(name="input", datatype="BF16", shape=(-1, 4))
 
     assert Manifest.model_validate_json(manifest.model_copy(update={"inputs": (spec,)}).model_dump_json())
+
+
+def test_data_that_does_not_fill_its_shape_is_refused_with_the_number_needed() -> None:
+    with pytest.raises(errors.InvalidShape, match=r"data has 5 values; its shape \[2, 3\] needs 6"):
+        reshape_array(np.zeros(5, np.float32), (2, 3))

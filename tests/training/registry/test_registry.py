@@ -41,6 +41,13 @@ def test_a_name_alone_means_the_newest_version(registry: Registry, table_bundle:
     assert registry.resolve("flowers").version == 2
 
 
+def test_a_number_is_no_alias_since_it_is_a_version(registry: Registry, table_bundle: Path) -> None:
+    registry.publish(table_bundle)
+
+    with pytest.raises(UserError, match="'2' cannot be an alias: a number is a version; use a word"):
+        registry.promote("flowers", 1, "2")
+
+
 def test_promotion_moves_an_alias(registry: Registry, table_bundle: Path, second_bundle: Path) -> None:
     registry.publish(table_bundle)
     registry.publish(second_bundle)
