@@ -27,6 +27,7 @@ from deployments.edge.template import (
     list_model_routes,
     render_config,
 )
+from deployments.ray_internals import bind_replica_port
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
@@ -40,6 +41,7 @@ class Edge:
     """One HAProxy."""
 
     async def __init__(self, host: str, http_port: int, grpc_port: int) -> None:  # type: ignore[misc]
+        bind_replica_port(host)
         self._id = uuid.uuid4().hex
         self._settings, self._listen = ServingSettings(), Listen(host, http_port, grpc_port)
         folder = Path(os.environ[EDGE_DIR_VARIABLE])
