@@ -8,6 +8,7 @@ it dies, Ray starts it again, members join it anew at their next renewal, and ed
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Directory:
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
         self._started_s = time.monotonic()
+        self._certificate, self._certificate_written = "", list[int]()
         # Of the edges: the last revision that each has applied, and when it last asked.
         self._applied: dict[str, int] = {}
         self._asked_s: dict[str, float] = {}
@@ -118,12 +120,22 @@ class Directory:
 
     def _read(self) -> dict[str, Any]:
         settings = self._settings
-        certificate = "".join(Path(file).read_text() for file in (settings.tls_cert, settings.tls_key) if file)
         routes = tuple(
             Route(record.name, record.endpoint.limits.request_timeout_s, record.endpoint.limits.max_body_bytes)
             for record in self._deployments.list_records()
         )
-        return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes}
+        return {"keys": self._keys.list_keys(), "certificate": self._read_certificate(), "routes": routes}
+
+    def _read_certificate(self) -> str:
+        """Read certificate and key where they have changed, and only once they fit each other."""
+        files = [Path(file) for file in (self._settings.tls_cert, self._settings.tls_key) if file]
+        written = [file.stat().st_mtime_ns for file in files]
+        if written != self._certificate_written:
+            if files:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files)
+            self._certificate = "".join(file.read_text() for file in files)
+            self._certificate_written = written
+        return self._certificate
 
     async def _notify(self, **changes: Any) -> int:
         """Make a new revision where something has changed; returns the last one."""

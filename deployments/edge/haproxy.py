@@ -160,7 +160,7 @@ async def _run_command(socket: Path, command: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(socket))
         try:
             writer.write(command.encode() + b"\n")
-            return (await reader.read()).decode(errors="replace").strip("\n ") + "\n"
+            return (await reader.read()).decode(errors="replace").strip()
         finally:
             writer.close()
 
