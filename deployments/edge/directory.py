@@ -48,7 +48,7 @@ class Directory:
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
         self._started_s = time.monotonic()
-        self._certificate, self._certificate_written = "", list[int]()
+        self._certificate, self._certificate_written = "", (0, 0)
         # Of the edges: the last revision that each has applied, and when it last asked.
         self._applied: dict[str, int] = {}
         self._asked_s: dict[str, float] = {}
@@ -119,7 +119,6 @@ class Directory:
                 logger.exception("the edge's state cannot be read")
 
     def _read(self) -> dict[str, Any]:
-        settings = self._settings
         routes = tuple(
             Route(record.name, record.endpoint.limits.request_timeout_s, record.endpoint.limits.max_body_bytes)
             for record in self._deployments.list_records()
@@ -128,12 +127,13 @@ class Directory:
 
     def _read_certificate(self) -> str:
         """Read certificate and key where they have changed, and only once they fit each other."""
-        files = [Path(file) for file in (self._settings.tls_cert, self._settings.tls_key) if file]
-        written = [file.stat().st_mtime_ns for file in files]
+        if not self._settings.tls_cert:
+            return ""
+        cert, key = Path(self._settings.tls_cert), Path(self._settings.tls_key)
+        written = cert.stat().st_mtime_ns, key.stat().st_mtime_ns
         if written != self._certificate_written:
-            if files:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files)
-            self._certificate = "".join(file.read_text() for file in files)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+            self._certificate = cert.read_text() + key.read_text()
             self._certificate_written = written
         return self._certificate
 
