@@ -6,7 +6,6 @@ Deploy walk: edge.py -> [template.py] -> haproxy.cfg.j2
 import os
 import resource
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -26,14 +25,11 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
-# Statuses that HAProxy makes itself, of requests that it has not read: whole responses, in files.
-UNREAD_ERRORS = {
-    400: ("bad_request", "the request is not HTTP, or its header is larger than 30 KB or has more than 256 fields"),
+# Statuses that HAProxy makes itself. A request that it cannot read gets its own page: HAProxy 2.8 has no setting for it.
+ERRORS = {
+    400: ("bad_request", "the request is not valid HTTP"),
     408: ("body_timeout", "the request was not complete in time; send it at once"),
     500: ("internal", "internal error of the service; it has been logged"),
-}
-# And of those that it has.
-ERRORS = {
     502: ("bad_gateway", "a replica broke its response off; send the request again"),
     503: ("unavailable", "no replica is available; try again shortly"),
     504: ("deadline_exceeded", "no response in time; try again, or send less"),
@@ -73,10 +69,6 @@ class Files:
         """What replicas see."""
         return self.folder / "node_certificate.pem"
 
-    def get_error_file(self, status: int) -> Path:
-        """The response of a status that has no request."""
-        return self.folder / f"{status}.http"
-
 
 def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
     """Render the configuration of HAProxy."""
@@ -109,7 +101,6 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
-        error_files={status: files.get_error_file(status) for status in UNREAD_ERRORS},
         server_options=get_server_options("http", settings, files),
         grpc_options=get_server_options("grpc", settings, files),
         control=list_members(state, CONTROL),
@@ -123,8 +114,6 @@ def write_files(files: Files, state: EdgeState, settings: ServingSettings) -> No
     write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
     write_private(files.certificate, state.certificate)
     write_private(files.node_certificate, read_client_certificate(settings.edge))
-    for status in UNREAD_ERRORS:
-        write_private(files.get_error_file(status), render_error_file(status))
 
 
 def get_server_options(protocol: str, settings: ServingSettings, files: Files) -> str:
@@ -151,13 +140,3 @@ def _render_error(status: int, code: str, message: str) -> str:
     header = " hdr retry-after 1" if status == 503 else ""
     body = ERROR.format(code=code, message=message, request_id='"%[var(txn.id)]"')
     return f"lf-string '{body}'{header}"
-
-
-def render_error_file(status: int) -> str:
-    """Render the response of a status of UNREAD_ERRORS."""
-    code, message = UNREAD_ERRORS[status]
-    body = ERROR.format(code=code, message=message, request_id="null")
-    return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}"
-    )
