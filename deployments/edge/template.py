@@ -25,7 +25,7 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
-# Statuses that HAProxy makes itself. A request that it cannot read gets its own page: HAProxy 2.8 has no setting for it.
+# Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
 ERRORS = {
     400: ("bad_request", "the request is not valid HTTP"),
     408: ("body_timeout", "the request was not complete in time; send it at once"),
