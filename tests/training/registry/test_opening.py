@@ -23,24 +23,15 @@ print(Registry(TrainingSettings(home=Path(sys.argv[1]))).publish(Path(sys.argv[2
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Path]:
     """Two different bundles of one model."""
-    from tests.small_bundles import save_table
+    from tests.small_bundles import rewrite_manifest, save_table
 
     folders = [tmp_path / f"bundle{i}" for i in range(2)]
     for i, folder in enumerate(folders):
         save_table(folder, "same")
         # Seconds of their creation may be the same.
         (folder / "README.md").write_text(f"card {i}")
-        rewrite_checksums(folder)
+        rewrite_manifest(folder)
     return folders
-
-
-def rewrite_checksums(folder: Path) -> None:
-    from training.bundle.manifest import Manifest, sha256
-
-    file = folder / "bundle.json"
-    manifest = Manifest.model_validate_json(file.read_text())
-    manifest = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in manifest.files}})
-    file.write_text(manifest.model_copy(update={"digest": manifest.computed_digest()}).model_dump_json())
 
 
 def test_what_is_published_at_once_in_a_new_store_is_all_there_and_once(tmp_path: Path, bundles: list[Path]) -> None:
