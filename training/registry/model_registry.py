@@ -109,6 +109,7 @@ class Registry:
             AlreadyPublished: the model has a version with this digest.
         """
         manifest = verify_bundle(folder)
+        _ = self._store  # opened before it is locked: of a wrong URI it says what to do
         with lock_store(self._settings.registry, "publish"):
             return self._publish(manifest, folder, run_id)
 
