@@ -1,7 +1,6 @@
 """Errors in a recipe that the preflight finds, before any worker starts."""
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from tests.training.worker.local_workers import Tower, rings
@@ -61,9 +60,8 @@ def recipe() -> Recipe:
     )
 
 
-def test_a_valid_recipe_passes() -> None:
-    torch.manual_seed(0)
-    run_preflight(recipe())
+def test_a_valid_recipe_passes_and_its_models_input_schema_is_known() -> None:
+    assert run_preflight(recipe()) == rings().input_schema
 
 
 @pytest.mark.parametrize("case", INVALID)
