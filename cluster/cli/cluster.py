@@ -17,7 +17,7 @@ from cluster.cli.terminal import (
     print_warning,
     show_status,
 )
-from cluster.settings import list_fields, load_settings
+from cluster.settings import list_fields, load_settings, variable_name
 from training.settings import mask_passwords
 
 
@@ -128,12 +128,13 @@ def logs(
 
 
 def settings(as_json: Json = False) -> None:
-    """List every setting: type, default, value, and its origin."""
+    """List every setting: variable, type, default, value, origin."""
     current: Any = getattr(context, "settings", None) or load_settings()
     values = current.flatten()
     rows = [
         {
             "setting": key,
+            "variable": variable_name(key),
             "type": getattr(field.annotation, "__name__", str(field.annotation)),
             "default": mask_passwords(field.default),
             "value": mask_passwords(values[key]),
@@ -145,7 +146,8 @@ def settings(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = make_table("setting", "type", "default", "value", "from", "description", wrapped=("description",))
+    columns = ("setting", "variable", "type", "default", "value", "from", "description")
+    table = make_table(*columns, wrapped=("description",))
     for row in rows:
         table.add_row(*row.values())
     print_table(table)

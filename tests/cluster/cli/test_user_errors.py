@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def test_settings_lists_every_key_with_its_origin_and_no_password(shoal: ShoalCl
 
     for key in ("home", "registry_uri", "limits.max_rows", "http_port", "drain_s"):
         assert key in output
-    assert "SHOAL_PLATFORM_URI" in output
+    assert re.search(r"^limits\.max_rows +SHOAL_LIMITS__MAX_ROWS +int ", output, re.MULTILINE)
+    assert re.search(r"^platform_uri +SHOAL_PLATFORM_URI +str .* SHOAL_PLATFORM_URI ", output, re.MULTILINE)
     assert "hunter2" not in output
 
 
