@@ -48,7 +48,8 @@ def summarize_validation_error(
 
     Args:
         error: of Pydantic.
-        list_valid_keys: returns the keys that the model at a location has, which an unknown key is refused with.
+        list_valid_keys: returns the keys that the model at a location has, none if that is not known; an unknown key
+            is refused with them.
     """
     problems = []
     for item in error.errors(include_url=False):
@@ -56,7 +57,8 @@ def summarize_validation_error(
         location = " ".join(".".join(str(part)[:100] for part in item["loc"]).split())
         message = " ".join(item["msg"].removeprefix("Value error, ").split())[:1000]
         if item["type"] == "extra_forbidden" and list_valid_keys:
-            message = f"no such key; {suggest_key(str(item['loc'][-1])[:100], list_valid_keys(item['loc'][:-1]))}"
+            valid_keys = list(list_valid_keys(item["loc"][:-1]))
+            message = f"no such key; {suggest_key(str(item['loc'][-1])[:100], valid_keys)}" if valid_keys else message
         # The value of a whole model would be all its keys.
         shows_value = location and item["type"] not in ("missing", "extra_forbidden", "renamed_key")
         value = f" (got {item['input']!r:.80})" if shows_value else ""

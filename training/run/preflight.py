@@ -19,6 +19,7 @@ from training.errors import ShoalError, UserError
 from training.recipe.renamed import renamed_hint
 from training.recipe.spec import Recipe
 from training.schema import InputSchema, SeriesInput, TextInput, max_sequence_length
+from training.source_location import describe_error
 from training.worker import build
 
 # Rows that the net is built from, and rows of the one step.
@@ -56,10 +57,8 @@ def run_preflight(recipe: Recipe, scan: FileScan | None = None, workers: int = 1
     except ShoalError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        message = ", ".join([" ".join(str(error).split()), *getattr(error, "__notes__", ())])
-        raise UserError(
-            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{renamed_hint(error)}"
-        ) from error
+        message = ", ".join([describe_error(error), *getattr(error, "__notes__", ())])
+        raise UserError(f"{recipe.name} fails at its first step: {message}{renamed_hint(error)}") from error
 
 
 def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows, workers: int) -> None:
