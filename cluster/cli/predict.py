@@ -1,6 +1,8 @@
 """`shoal predict`: a model called with JSON, images, or rows in files."""
 
 import sys
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,10 +44,12 @@ def predict(
         from cluster.prediction_files import check_output
 
         check_output(out)
-    shoal = Shoal(context.settings)
-    with shoal.client() as client:
+    with ExitStack() as stack:
+        # Opened by what needs it first: a wrong file is refused whether a cluster runs or not.
+        open_client = cache(lambda: stack.enter_context(Shoal(context.settings).client()))
         try:
-            batch = read_source(source, lambda: client.model(name))
+            batch = read_source(source, lambda: open_client().model(name))
+            client = open_client()
             if batch.stream:
                 with client.stream(name, batch.inputs, **batch.options) as chunks:
                     _print_stream(chunks)

@@ -111,6 +111,13 @@ pipeline = Pipeline(name="p", root=Branch(router="topics", cases=(case,), defaul
     assert load_pipeline(tmp_path / "p.py").list_models() == ("topics", "mood", "other-mood")
 
 
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").symlink_to("/proc/self/mem")  # no address 0 to read
+
+    with pytest.raises(UserError, match=r"p\.yaml cannot be read: Input/output error; make it readable"):
+        load_pipeline(tmp_path / "p.yaml")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
