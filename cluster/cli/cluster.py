@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.completion import complete_models
 from cluster.cli.terminal import (
     Json,
     console,
@@ -111,7 +112,12 @@ def status(as_json: Json = False) -> None:
 
 def logs(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model or pipeline, a job, or edge, control, controller.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model or pipeline, a job, or edge, control, controller.",
+            autocompletion=complete_models,
+        ),
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines of each log.")] = 100,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.completion import complete_models
 from cluster.cli.terminal import console, context, print_json, print_line, print_note
 
 
@@ -17,7 +18,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def predict(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A deployed model or pipeline.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A deployed model or pipeline.", autocompletion=complete_models)
+    ],
     source: Annotated[
         str,
         typer.Argument(
