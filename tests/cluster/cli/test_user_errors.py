@@ -79,6 +79,20 @@ def test_a_table_that_cannot_be_read_is_refused_before_a_cluster_is_looked_for(s
     assert (unreadable.returncode, readable.returncode) == (2, 2)
 
 
+def test_rows_that_are_missing_are_named_before_a_cluster_is_started(tmp_path: Path) -> None:
+    (tmp_path / "flowers_of_nowhere.py").write_text(
+        "from training import Files, Net, Recipe\n"
+        "recipe = Recipe(name='x', task='tabular-classification', net=Net(source='training.zoo.nets.mlp:mlp'),\n"
+        "                data=Files(path='nowhere.csv', format='csv', target='species'))\n"
+    )
+
+    result = make_shoal_cli(tmp_path / "home")("train", "flowers_of_nowhere.py", cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert f"error: data.path '{tmp_path}/nowhere.csv' cannot be read: " in result.stderr
+    assert not (tmp_path / "home" / "secrets").exists()  # which a cluster's start makes
+
+
 def test_an_unknown_variable_is_refused_before_anything_starts(tmp_path: Path) -> None:
     result = make_shoal_cli(tmp_path / "home")("up", env={"SHOAL_PROT": "1"})
 
