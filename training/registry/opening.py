@@ -16,6 +16,8 @@ from training.settings import mask_passwords
 # PostgreSQL's advisory locks are numbers; these are no one else's.
 _ADVISORY_LOCKS = {"tables": 0x53686F616C, "publish": 0x53686F616D}
 
+_BUSY_TIMEOUT_S = 30.0
+
 DATABASE_URIS = "sqlite:////PATH/TO/FILE.db or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
@@ -33,14 +35,17 @@ def check_database(uri: str, variable: str) -> None:
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     database = f"the database {mask_passwords(uri)} ({variable})"
+    options: dict[str, float] = {}
     try:
         if uri.startswith("sqlite:///"):
             file = _sqlite_file(uri)
             file.parent.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 return  # SQLAlchemy would create it
+            # Another process may write its tables at the moment.
+            options["timeout"] = _BUSY_TIMEOUT_S
         # Of SQLite, only a query opens the file.
-        inspect(create_engine(uri, poolclass=NullPool)).get_table_names()
+        inspect(create_engine(uri, poolclass=NullPool, connect_args=options)).get_table_names()
     except ImportError as error:
         remedy = f"install {error.name}"
         if uri.startswith("postgresql"):
