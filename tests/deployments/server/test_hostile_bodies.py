@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from deployments.server.authentication import Caller
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from cluster.local.secrets import hash_key
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App, Message, Receive, Scope, Send
-from deployments.server.authentication import Caller
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
