@@ -2,11 +2,11 @@
 
 A walk is the path of a request, or of a deployment, through the files, in the order in which they act.
 
-Request walk: server.fast_path -> server.middleware -> server.routes -> models.served_model
-    -> protocols -> models.batching
+Request walk: caller -> HAProxy -> server.http_server -> server.asgi -> server.middleware -> server.routes
+    -> models.served_model -> protocols -> models.batching
 Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching
 
-A request passes the middleware (errors, authentication, limits) and its route; the protocol's codec decodes it to rows,
+The edge checks the caller's key; a request passes the middleware (errors, limits) and its route; the protocol's codec decodes it to rows,
 the batcher puts rows of several requests through the net together, and the codec encodes the outputs. A deployment is
 described by `specs`, kept by `state`, and becomes a Serve application in `applications`.
 

@@ -1,6 +1,6 @@
 """Membership of one replica: it joins the directory when it is warm, renews, and leaves before it stops.
 
-Deploy walk: deployments.models.replica -> [membership.py] -> directory.py
+Deploy walk: replica_server.py -> [membership.py] -> directory.py
 """
 
 import asyncio
