@@ -3,7 +3,7 @@
 It extends training's part, since what is served comes from the registry.
 """
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.schema import StrictModel
 from training.settings import TrainingSettings
@@ -63,6 +63,18 @@ class EdgeSettings(StrictModel):
     )
     access_log: bool = Field(False, description="Whether each request is a line of JSON in the edge's log.")
     grpc_gateways: int = Field(4, ge=1, description="Maximum gRPC gateways; there are as many as their load needs.")
+    node_tls_ca: str = Field(
+        "", description="PEM file of the CA that signed each node's certificate: mutual TLS between edges and replicas."
+    )
+    node_tls_cert: str = Field("", description="PEM file of a node's certificate, signed by that CA.")
+    node_tls_key: str = Field("", description="PEM file of its private key.")
+
+    @model_validator(mode="after")
+    def _check_node_tls(self) -> "EdgeSettings":
+        files = (self.node_tls_ca, self.node_tls_cert, self.node_tls_key)
+        if any(files) and not all(files):
+            raise ValueError("node_tls_ca, node_tls_cert and node_tls_key belong together; set all of them, or none")
+        return self
 
 
 class ServingSettings(TrainingSettings):

@@ -19,6 +19,7 @@ from ray import serve
 
 from deployments.control.status import DeploymentStatus
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
+from deployments.edge.node_tls import add_grpc_port
 from deployments.edge.state import GRPC, Member, Route
 from deployments.errors import CallError, DeadlineExceeded, Unavailable
 from deployments.protocols.grpc import generate, messages, translate
@@ -208,7 +209,7 @@ class Gateway:
         self._service = GrpcService(status, client, limits)
         self._server = build_server(self._service, Health(status, client), limits, await fetch_edge_secret())
         address = get_listen_host(host)
-        port = self._server.add_insecure_port(f"{address}:0")
+        port = add_grpc_port(self._server, address, settings.edge)
         await self._server.start()
         route = Route(GRPC, limits.stream_timeout_s, limits.max_body_bytes)
         member_id = serve.get_replica_context().replica_id.unique_id

@@ -17,11 +17,12 @@ from ray.exceptions import RayError
 
 from deployments.edge.directory import get_directory
 from deployments.edge.haproxy import HAProxy, write_private
+from deployments.edge.node_tls import read_client_certificate
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Member
 from deployments.edge.template import (
-    SERVER_OPTIONS,
     Files,
     Listen,
+    get_options_of_servers,
     list_members,
     list_model_routes,
     render_config,
@@ -43,7 +44,7 @@ class Edge:
         self._settings, self._listen = ServingSettings(), Listen(host, http_port, grpc_port)
         folder = Path(os.environ[EDGE_DIR_VARIABLE])
         self._haproxy = HAProxy(folder, self._settings.haproxy)
-        self._keys, self._certificate = folder / "keys.map", folder / "certificate.pem"
+        self._folder = folder
         self._removed: set[str] = set()
         self._state = await get_directory().watch.remote(self._id, 0)
         await self._restart()
@@ -99,31 +100,44 @@ class Edge:
         if before.certificate != state.certificate:
             # An empty line ends it, and none is within a PEM file's blocks.
             pem = "\n".join(line for line in state.certificate.splitlines() if line.strip())
-            commands += [f"set ssl cert {self._certificate} <<\n{pem}\n", f"commit ssl cert {self._certificate}"]
+            file = self._files.certificate
+            commands += [f"set ssl cert {file} <<\n{pem}\n", f"commit ssl cert {file}"]
         await self._haproxy.run_commands(commands)
         await self._delete_removed()
 
     async def _restart(self) -> None:
         """Start HAProxy anew with the whole state; the process before it finishes its connections."""
         self._write_files()
-        files = Files(self._haproxy.next_admin_socket(), self._keys, self._certificate)
-        config = render_config(self._state, self._settings, self._listen, files, "stdout")
+        config = render_config(self._state, self._settings, self._listen, self._files, "stdout")
         await self._haproxy.start(config)
         self._removed.clear()
 
+    @property
+    def _files(self) -> Files:
+        folder = self._folder
+        return Files(
+            self._haproxy.next_admin_socket(),
+            folder / "keys.map",
+            folder / "certificate.pem",
+            folder / "node_certificate.pem",
+        )
+
     def _write_files(self) -> None:
         """Write what HAProxy reads when it starts."""
-        write_private(self._keys, "".join(f"{digest} {name}\n" for digest, name in self._state.keys.items()))
+        files = self._files
+        write_private(files.node_certificate, read_client_certificate(self._settings.edge))
+        write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in self._state.keys.items()))
         if self._state.certificate:
-            write_private(self._certificate, self._state.certificate)
+            write_private(files.certificate, self._state.certificate)
 
     def _change_keys(self, before: EdgeState, after: EdgeState) -> list[str]:
-        commands = [f"del map {self._keys} {digest}" for digest in before.keys if digest not in after.keys]
+        file = self._files.keys
+        commands = [f"del map {file} {digest}" for digest in before.keys if digest not in after.keys]
         for digest, name in after.keys.items():
             if digest not in before.keys:
-                commands.append(f"add map {self._keys} {digest} {name}")
+                commands.append(f"add map {file} {digest} {name}")
             elif before.keys[digest] != name:
-                commands.append(f"set map {self._keys} {digest} {name}")
+                commands.append(f"set map {file} {digest} {name}")
         return commands
 
     def _change_servers(self, before: EdgeState, after: EdgeState) -> list[str]:
@@ -136,9 +150,10 @@ class Edge:
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]
+            options = get_options_of_servers(self._settings, self._files)
             protocol = "proto h2 " if member.protocol == "grpc" else ""
             commands += [
-                f"add server {name} {member.address} {protocol}{SERVER_OPTIONS}",
+                f"add server {name} {member.address} {protocol}{options}",
                 f"enable server {name}",
                 f"enable health {name}",
             ]

@@ -3,21 +3,28 @@
 Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 """
 
+import asyncio
 from collections.abc import Callable
 
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
+from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import Member, Route
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
+from deployments.server.metrics import RequestMetrics
+from deployments.settings import ServingSettings
 
 
 class ReplicaServer:
     """Takes requests from the edges: listens, then joins; leaves, finishes what is inside, then closes."""
 
-    def __init__(self, server: HttpServer, membership: Membership, drain_timeout_s: float) -> None:
+    def __init__(
+        self, server: HttpServer, metrics: RequestMetrics, membership: Membership, drain_timeout_s: float
+    ) -> None:
         self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
+        self._metrics_task = asyncio.get_running_loop().create_task(metrics.run(lambda: server.ongoing))
 
     @classmethod
     async def start(
@@ -32,13 +39,14 @@ class ReplicaServer:
             version: of what is served.
             variant: of what is served.
         """
-        server = HttpServer(build_app(await fetch_edge_secret()))
+        metrics = RequestMetrics()
+        server = HttpServer(build_app(await fetch_edge_secret()), metrics.record)
         address = get_listen_host(host)
-        port = await server.start(address)
+        port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
         membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant))
         await membership.join()
-        return cls(server, membership, route.response_timeout_s)
+        return cls(server, metrics, membership, route.response_timeout_s)
 
     @property
     def ongoing(self) -> int:
@@ -49,3 +57,4 @@ class ReplicaServer:
         """Leave, finish what is inside, and close."""
         await self._membership.leave()
         await self._server.drain(self._drain_timeout_s)
+        self._metrics_task.cancel()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from deployments.edge.node_tls import get_server_options
 from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
 from deployments.settings import ServingSettings
 
@@ -52,6 +53,7 @@ class Files:
     admin_socket: Path
     keys: Path
     certificate: Path
+    node_certificate: Path
 
 
 def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
@@ -85,11 +87,16 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
-        server_options=SERVER_OPTIONS,
+        server_options=get_options_of_servers(settings, files),
         control=list_members(state, CONTROL),
         gateways=list_members(state, GRPC),
         models={route: list_members(state, route.name) for route in list_model_routes(state)},
     )
+
+
+def get_options_of_servers(settings: ServingSettings, files: Files) -> str:
+    """HAProxy's options of every server that takes requests."""
+    return SERVER_OPTIONS + get_server_options(settings.edge, files.node_certificate)
 
 
 def list_members(state: EdgeState, name: str) -> list[Member]:

@@ -7,9 +7,10 @@ HTTP/2, limits of headers and connections, slow senders. It serves no WebSockets
 
 import asyncio
 import logging
+import ssl
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +28,8 @@ FIRST_REQUEST_TIMEOUT_S = 10.0
 # sender might lose the response.
 LINGER_S = 2.0
 POLL_INTERVAL_S = 0.02
+# nginx's status of a request whose caller left; nobody gets it, metrics count it.
+CLIENT_DISCONNECTED = 499
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -36,21 +39,34 @@ _ASGI = {"version": "3.0", "spec_version": "2.3"}
 logger = logging.getLogger("ray.serve")
 
 
+OnFinished = Callable[[str, int, float], None]
+
+
+def _ignore(method: str, status: int, duration_s: float) -> None:
+    """Where nobody counts."""
+
+
 class HttpServer:
     """Serves one ASGI application on one port."""
 
-    def __init__(self, app: App) -> None:
-        self.app = app
+    def __init__(self, app: App, on_finished: OnFinished = _ignore) -> None:
+        """Make a server; it listens after `start`.
+
+        Args:
+            app: the application.
+            on_finished: told method, status and seconds of each request; 499 where the caller left before the response.
+        """
+        self.app, self.on_finished = app, on_finished
         self.ongoing = 0
         self.connections: set[_Connection] = set()
         self.is_draining = False
         self._server: asyncio.Server | None = None
         self._date = (0, b"")
 
-    async def start(self, host: str) -> int:
-        """Listen on any free port of an address; returns the port."""
+    async def start(self, host: str, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on a port of an address, or on any free one; returns the port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self, loop), host, 0, backlog=4096)
+        self._server = await loop.create_server(lambda: _Connection(self, loop), host, port, backlog=4096, ssl=tls)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def drain(self, timeout_s: float) -> None:
@@ -225,6 +241,8 @@ class _Exchange:
         "_is_head_request",
         "_is_sent",
         "_scope",
+        "_started_s",
+        "_status",
         "_task",
         "_waiter",
         "is_received",
@@ -241,11 +259,13 @@ class _Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._head: bytes | None = None
         self._is_chunked = self._is_sent = False
+        self._status = CLIENT_DISCONNECTED
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Call the application."""
         self._connection.server.ongoing += 1
+        self._started_s = time.perf_counter()
         self._task = self._connection.loop.create_task(self._run())
 
     async def _run(self) -> None:
@@ -257,7 +277,9 @@ class _Exchange:
         except Exception:
             logger.exception("request failed: %s %s", self._scope["method"], self._scope["path"])
         finally:
-            connection.server.ongoing -= 1
+            server = connection.server
+            server.ongoing -= 1
+            server.on_finished(self._scope["method"], self._status, time.perf_counter() - self._started_s)
             if self._is_sent:
                 connection.finish(self)
             else:
@@ -314,7 +336,8 @@ class _Exchange:
         if self._is_disconnected:
             return
         if message["type"] == "http.response.start":
-            self._head = self._encode_head(message["status"], message.get("headers", ()))
+            self._status = message["status"]
+            self._head = self._encode_head(self._status, message.get("headers", ()))
             return
         assert self._head is not None, "the body follows the start"
         body, more_body = message.get("body", b""), message.get("more_body", False)

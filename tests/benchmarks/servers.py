@@ -1,0 +1,226 @@
+"""Servers: what a replica's HTTP server could be, each behind the edge, with the same layers, codec, batcher and net.
+
+`http_server` is Shoal's own (deployments/server/http_server.py). uvicorn and granian serve the same ASGI application.
+`granian_rsgi` has granian's own interface and `no_layers` the same protocol as `http_server`, both without ASGI and
+without layers (no limits, deadlines, edge check): the lower bounds. Client, edge and server share this machine's cores;
+only ratios matter. servers.md in this folder has what was measured.
+
+    python tests/benchmarks/servers.py [--seconds 8] [--rounds 3] [--only uvicorn,http_server] [--json]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httptools
+import psutil
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+# Python puts the script's folder first, where training.py would shadow the package.
+sys.path[0] = str(Path(__file__).parents[2])
+
+from cluster.local.ports import Ports
+from deployments.edge.haproxy import HAProxy, write_private
+from deployments.edge.state import CONTROL, EdgeState, Member, Route
+from deployments.edge.template import Files, Listen, render_config
+from deployments.models.served_model import ServedModel
+from deployments.server.asgi import App
+from deployments.server.http_server import HttpServer
+from deployments.server.middleware import compose_http
+from deployments.server.routes import ModelRoutes
+from deployments.settings import ServingSettings
+from deployments.specs.model_deployment import ModelEndpoint
+from deployments.state.key_store import hash_key
+from tests.benchmarks.benchmark_cluster import require_tools, run_wrk, write_wrk_script
+from tests.benchmarks.serving import INFER, save_mlp
+
+SERVERS = ("uvicorn", "granian", "http_server", "granian_rsgi", "no_layers")
+CONNECTIONS = (1, 16, 64)
+SECRET, KEY = "s" * 64, "k" * 64
+START_TIMEOUT_S = 60.0
+PORTS = Ports()
+
+
+def main() -> None:
+    """Measure, print a table, and with --json one object as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=8, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each server")
+    parser.add_argument("--only", default=",".join(SERVERS), help=f"servers to measure, of {', '.join(SERVERS)}")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--serve", nargs=3, metavar=("SERVER", "BUNDLE", "PORT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        uvloop.run(serve(*arguments.serve))
+        return
+    require_tools(("granian", "pip install 'shoal[bench]'"))
+    results: dict[str, dict[int, list[dict[str, float]]]] = {}
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
+        folder = Path(name)
+        save_mlp(folder / "mlp")
+        for number in range(arguments.rounds):
+            for server in arguments.only.split(","):
+                with console.status(f"round {number + 1} of {arguments.rounds}: {server}"):
+                    by_connections = results.setdefault(server, {})
+                    asyncio.run(measure(server, folder, arguments.seconds, by_connections))
+    report(results, as_json=arguments.json)
+
+
+async def measure(server: str, folder: Path, seconds: int, results: dict[int, list[dict[str, float]]]) -> None:
+    """Run one server behind an edge, and wrk against it."""
+    port, edge_port = PORTS.pick_free(), PORTS.pick_free()
+    command = [sys.executable, __file__, "--serve", server, str(folder / "mlp"), str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    edge = HAProxy(folder / "edge")
+    try:
+        await _start_edge(edge, folder / "edge", port, edge_port)
+        await asyncio.to_thread(_wait_for_port, port)
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        url = f"http://127.0.0.1:{edge_port}/v2/models/mlp/infer"
+        script = write_wrk_script(folder / "request.lua", url, json.dumps(INFER).encode(), headers)
+        await asyncio.to_thread(run_wrk, script, 16, 2)
+        for connections in CONNECTIONS:
+            before = _cpu_s(process.pid)
+            result = await asyncio.to_thread(run_wrk, script, connections, seconds)
+            used_s = _cpu_s(process.pid) - before
+            result["server_us"] = 1e6 * used_s / (result["requests_per_s"] * seconds)
+            results.setdefault(connections, []).append(result)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        await edge.stop()
+
+
+async def serve(name: str, bundle: str, port: str) -> None:
+    """Serve the bundle with one of SERVERS, until killed."""
+    import torch
+
+    from training.bundle.verify import verify_bundle
+
+    torch.set_num_threads(1)
+    endpoint = ModelEndpoint(name="mlp", version=1, digest=verify_bundle(Path(bundle)).digest, uri=bundle)
+    model = ServedModel(endpoint, Path(bundle).parent / "cache")
+    app = compose_http(ModelRoutes(model), endpoint.limits, SECRET)
+    if name == "http_server":
+        await _serve_asyncio(HttpServer(app), int(port))
+    elif name == "no_layers":
+        await _serve_no_layers(model, int(port))
+    elif name == "uvicorn":
+        import uvicorn
+
+        config = uvicorn.Config(app, port=int(port), loop="uvloop", http="httptools", access_log=False, lifespan="off")
+        await uvicorn.Server(config).serve()
+    else:
+        await _serve_granian(name, app, model, int(port))
+
+
+async def _serve_asyncio(server: HttpServer, port: int) -> None:
+    await server.start("127.0.0.1", port)
+    await asyncio.Event().wait()
+
+
+async def _serve_no_layers(model: ServedModel, port: int) -> None:
+    loop = asyncio.get_running_loop()
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport, self.parser, self.body = transport, httptools.HttpRequestParser(self), b""
+
+        def data_received(self, data: bytes) -> None:
+            self.parser.feed_data(data)
+
+        def on_body(self, body: bytes) -> None:
+            self.body += body
+
+        def on_message_complete(self) -> None:
+            body, self.body = self.body, b""
+            self.task = loop.create_task(self.answer(body))
+
+        async def answer(self, body: bytes) -> None:
+            response, _ = await model.infer(body, None)
+            self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(response), response))
+
+    await loop.create_server(Protocol, "127.0.0.1", port)
+    await asyncio.Event().wait()
+
+
+async def _serve_granian(name: str, app: App, model: ServedModel, port: int) -> None:
+    from granian.constants import Interfaces
+    from granian.server.embed import Server
+
+    async def answer(scope: Any, protocol: Any) -> None:
+        response, _ = await model.infer(await protocol(), None)
+        protocol.response_bytes(200, [("content-type", "application/json")], response)
+
+    if name == "granian":
+        server = Server(app, port=port, interface=Interfaces.ASGINL, log_enabled=False)
+    else:
+        server = Server(answer, port=port, interface=Interfaces.RSGI, log_enabled=False)
+    await server.serve()
+
+
+async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) -> None:
+    # HAProxy watches the process that a real edge's Ray would be.
+    route, control = Route("mlp", 30.0, 1 << 25), Route(CONTROL, 30.0, 1 << 25)
+    members = (Member("replica", route, f"127.0.0.1:{port}"), Member("control", control, f"127.0.0.1:{port}"))
+    state = EdgeState(1, True, (route,), members, {hash_key(KEY): "bench"}, "", SECRET)
+    files = Files(edge.next_admin_socket(), folder / "keys.map", folder / "none.pem", folder / "none.pem")
+    write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    listen = Listen("127.0.0.1", edge_port, PORTS.pick_free())
+    await edge.start(render_config(state, ServingSettings(), listen, files, "stdout"))
+
+
+def _wait_for_port(port: int) -> None:
+    import socket
+
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                time.sleep(1)  # a check of the edge
+                return
+        time.sleep(0.2)
+    sys.exit(f"error: nothing listens on port {port} after {START_TIMEOUT_S:g} s")
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def report(results: dict[str, dict[int, list[dict[str, float]]]], *, as_json: bool) -> None:
+    """Print medians as a table and, with --json, as JSON."""
+    medians = {
+        name: {c: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for c, runs in counts.items()}
+        for name, counts in results.items()
+    }
+    table = Table(
+        "server", *(f"c={c} req/s" for c in CONNECTIONS), "p50 c=1", "p99 c=64", "server's CPU, c=64", box=None
+    )
+    for name, counts in medians.items():
+        table.add_row(
+            name,
+            *(f"{counts[c]['requests_per_s']:,.0f}" for c in CONNECTIONS),
+            f"{counts[1]['p50_ms']:.2f} ms",
+            f"{counts[64]['p99_ms']:.1f} ms",
+            f"{counts[64]['server_us']:.0f} us",
+        )
+    Console().print(table)
+    if as_json:
+        print(json.dumps({"medians": medians, "cpus": os.cpu_count()}))
+
+
+if __name__ == "__main__":
+    main()
