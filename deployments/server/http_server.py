@@ -219,6 +219,8 @@ class _Connection(asyncio.Protocol):
             if exchange.is_received:
                 self.close()
             else:
+                # A sender that is stuck in its body would not come to read the response.
+                self.resume_reading()
                 self.loop.call_later(LINGER_S, self.close)
             return
         if self._exchanges:
