@@ -74,9 +74,7 @@ async def test_binary_tensors_go_through_a_handle_as_they_are(http: httpx.AsyncC
 async def test_another_version_is_not_the_deployed_one(http: httpx.AsyncClient, path: str) -> None:
     url = f"/v2/models/flowers/versions/2/{path}".rstrip("/")
 
-    response = await (
-        http.get(url) if path in ("ready", "") else http.post(url, json={"inputs": [[1, 2, 3, 4]]})
-    )
+    response = await (http.get(url) if path in ("ready", "") else http.post(url, json={"inputs": [[1, 2, 3, 4]]}))
 
     assert response.status_code == 404
     error = response.json()["error"]
