@@ -1,12 +1,13 @@
-"""Serving: what is deployed and how it is served: Serve applications, their HTTP and gRPC server, the Python client.
+"""Serving: what is deployed and how it is served: the edge, Serve applications, their servers, the Python client.
 
 A walk is the path of a request, or of a deployment, through the files, in the order in which they act.
 
-Request walk: caller -> HAProxy -> server.http_server -> server.asgi -> server.middleware -> server.routes
-    -> models.served_model -> protocols -> models.batching
+Request walk: server.http_server -> server.asgi -> server.middleware -> server.routes -> models.served_model
+    -> protocols -> models.batching
 Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching
 
-The edge checks the caller's key; a request passes the middleware (errors, limits) and its route; the protocol's codec decodes it to rows,
+A request comes from the edge, where HAProxy has checked its key (edge/haproxy.cfg.j2), to the replica's own server. It
+passes the middleware (errors, the edge's secret, limits) and its route; the protocol's codec decodes it to rows,
 the batcher puts rows of several requests through the net together, and the codec encodes the outputs. A deployment is
 described by `specs`, kept by `state`, and becomes a Serve application in `applications`.
 

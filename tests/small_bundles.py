@@ -23,7 +23,7 @@ TWO_FEATURES = ModelInfo(
 FEATURES = ("length", "width", "height", "weight")
 
 
-def save_table(folder: Path, name: str = "flowers") -> Manifest:
+def save_table(folder: Path, name: str = "flowers", summary: str = "Classifies three species.") -> Manifest:
     torch.manual_seed(0)
     rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
     info = ModelInfo(
@@ -31,7 +31,7 @@ def save_table(folder: Path, name: str = "flowers") -> Manifest:
         task="tabular-classification",
         input_schema=TableInput(features=FEATURES),
         output_schema=ClassOutput(labels=("a", "b", "c")),
-        summary="Classifies three species.",
+        summary=summary,
     )
     return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=info)
 

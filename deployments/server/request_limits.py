@@ -18,9 +18,8 @@ from deployments.errors import (
 from deployments.server.asgi import App, Receive, Scope, Send, get_header
 from deployments.settings import Limits
 
-# Requests older than this are checked: has the caller disconnected, has the deadline passed? Ray would watch every
-# caller from the first moment, with a task and a queue for each request, which costs a small model a fifth of its
-# throughput; HAProxy turns that off by a header (cluster/local/haproxy.py).
+# Requests older than this are checked: has the caller disconnected, has the deadline passed? To watch every caller from
+# the first moment takes a task for each request.
 CHECK_INTERVAL_S = 0.25
 
 

@@ -141,7 +141,7 @@ def test_the_next_command_cleans_up_after_a_crash(own_home: Path) -> None:
     assert filter_alive(before) == []
     owned = list_owned_processes(own_home)
     sockets = list_listening_sockets(owned)
-    # HAProxy ends by itself when its parent dies.
+    # HAProxy ends by itself when its node's Ray does.
     (haproxy,) = [process for process in owned if process.name() == "haproxy"]
     kill_processes(own_home, "raylet")
     haproxy.wait(timeout=30)
@@ -232,7 +232,11 @@ def test_every_listening_port_is_bound_to_loopback(serving_cluster: Cluster, set
 def test_secrets_are_readable_by_their_owner_only(serving_cluster: Cluster, settings: Settings) -> None:
     folder = settings.home / "secrets"
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert {f.name: f.stat().st_mode & 0o777 for f in folder.iterdir()} == {"admin_key": 0o600, "ray_token": 0o600}
+    assert {f.name: f.stat().st_mode & 0o777 for f in folder.iterdir()} == {
+        "admin_key": 0o600,
+        "edge_secret": 0o600,
+        "ray_token": 0o600,
+    }
     assert temp_dir(settings.home).stat().st_mode & 0o777 == 0o700
 
 
