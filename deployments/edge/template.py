@@ -15,7 +15,7 @@ from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
-WATCH_NODE = Path(__file__).with_name("watch_node.lua")
+WATCH_NODE, WATCH_KEYS = (Path(__file__).with_name(name) for name in ("watch_node.lua", "watch_keys.lua"))
 
 # A replica that is gone is out after one refused connection, or two checks without an answer.
 SERVER_OPTIONS = "check inter 300ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
@@ -71,6 +71,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         admin_socket=files.admin_socket,
         keys_file=files.keys,
         watch_node=WATCH_NODE,
+        watch_keys=WATCH_KEYS,
         log_target=log_target,
         access_log=edge.access_log,
         header_timeout_s=round(edge.request_header_timeout_s),
