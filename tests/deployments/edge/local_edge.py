@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from deployments.state.key_store import hash_key
 SECRET, KEY = "secret-of-the-edge", "a key"
 AUTHORIZATION = {"authorization": f"Bearer {KEY}"}
 MAX_BODY_BYTES = 1_000_000
+
+
+_directory: ContextVar["FakeDirectory"] = ContextVar("directory")
 
 
 class FakeDirectory:
@@ -171,7 +175,9 @@ async def run_edge(
     directory = FakeDirectory(EdgeState(revision=1, is_complete=True, secret=SECRET, **values))
     ports = find_port(), find_port()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edge_module, "get_directory", lambda: directory)
+        # Tasks see the value that is set when they are created, so that each edge has its own.
+        _directory.set(directory)
+        patch.setattr(edge_module, "get_directory", _directory.get)
         patch.setattr(edge_module, "bind_replica_port", lambda host: None)
         patch.setattr(edge_module, "ServingSettings", lambda: settings or ServingSettings(home=folder))
         patch.setenv(EDGE_DIR_VARIABLE, str(folder / "edge"))
