@@ -22,7 +22,7 @@ from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, 
 from deployments.edge.template import (
     Files,
     Listen,
-    get_options_of_servers,
+    get_server_options,
     list_members,
     list_model_routes,
     render_config,
@@ -181,10 +181,9 @@ class Edge:
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]
-            options = get_options_of_servers(self._settings, self._files)
-            protocol = "proto h2 " if member.protocol == "grpc" else ""
+            options = get_server_options(member.protocol, self._settings, self._files)
             commands += [
-                f"add server {name} {member.address} {protocol}{options}",
+                f"add server {name} {member.address} {options}",
                 f"enable server {name}",
                 f"enable health {name}",
             ]

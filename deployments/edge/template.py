@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from deployments.edge.node_tls import get_server_options
+from deployments.edge.node_tls import get_tls_options
 from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
 from deployments.settings import ServingSettings
 
@@ -88,16 +88,20 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
-        server_options=get_options_of_servers(settings, files),
+        server_options=get_server_options("http", settings, files),
+        grpc_options=get_server_options("grpc", settings, files),
         control=list_members(state, CONTROL),
         gateways=list_members(state, GRPC),
         models={route: list_members(state, route.name) for route in list_model_routes(state)},
     )
 
 
-def get_options_of_servers(settings: ServingSettings, files: Files) -> str:
-    """HAProxy's options of every server that takes requests."""
-    return SERVER_OPTIONS + get_server_options(settings.edge, files.node_certificate)
+def get_server_options(protocol: str, settings: ServingSettings, files: Files) -> str:
+    """HAProxy's options of a server that takes requests over a protocol."""
+    http2 = "proto h2 " if protocol == "grpc" else ""
+    tls = get_tls_options(settings.edge, files.node_certificate)
+    # A gRPC server takes TLS connections that ask for HTTP/2 alone.
+    return http2 + SERVER_OPTIONS + tls + (" alpn h2" if tls and http2 else "")
 
 
 def list_members(state: EdgeState, name: str) -> list[Member]:

@@ -147,7 +147,8 @@ def test_replicas_take_connections_of_the_clusters_own_nodes_alone(tls: TlsClust
     refused = []
     for address in listening:
         try:
-            httpx.get(f"https://{address.ip}:{address.port}/", verify=context, trust_env=False, timeout=5)
+            host = address.ip.removeprefix("::ffff:")
+            httpx.get(f"https://{host}:{address.port}/", verify=context, trust_env=False, timeout=5)
         except httpx.HTTPError as error:
             refused.append(str(error))
     assert len(refused) == len(listening)
