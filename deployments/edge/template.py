@@ -24,6 +24,8 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
+# Fields of a request's header.
+MAX_FIELDS = 256
 # Statuses that HAProxy makes itself.
 ERRORS = {
     400: ("bad_request", "the request is not HTTP, or its header is larger than 30 KB or has more than 256 fields"),
@@ -70,6 +72,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
+        max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
         log_target=log_target,
