@@ -1,4 +1,7 @@
-"""What is no proper HTTP request ends at the edge, in JSON, and no replica sees it."""
+"""What is no proper HTTP request ends at the edge, and no replica sees it.
+
+What HAProxy's parser refuses gets its own text, an HTML page, which has no setting.
+"""
 
 import json
 
@@ -31,29 +34,30 @@ async def test_many_fields_are_accepted(edge: LocalEdge) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [
-        [f"x-large: {'x' * 100_000}"],
-        [f"x-{number}: {number}" for number in range(1000)],
-        ["x-a: 1"] * 1000,
-        [f"cookie: {'a=b; ' * 20_000}"],
-    ],
+    "fields", [[f"x-{number}: {number}" for number in range(1000)], ["x-a: 1"] * 1000, ["x-a: 1"] * 257]
 )
-async def test_a_larger_header_is_refused_in_json(edge: LocalEdge, fields: list[str]) -> None:
+async def test_more_fields_are_refused_in_json(edge: LocalEdge, fields: list[str]) -> None:
     async with open_raw(edge.http_port) as connection:
-        response = await connection.request("GET", "/v2/models/flowers", b"", *fields)
+        infer = await connection.request("GET", "/v2/models/flowers", b"", *fields)
+        predict = await connection.request("GET", "/v2/models/flowers/predict", b"", FIELD, *fields)
+
+    assert infer.status == predict.status == 400
+    assert json.loads(infer.body)["error"] == "the header has more than 256 fields, the limit"
+    assert json.loads(predict.body)["error"]["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("lines", [[f"x-large: {'x' * 100_000}"], [f"cookie: {'a=b; ' * 20_000}"], ["x-a: 1"] * 3000])
+async def test_a_larger_header_is_refused(edge: LocalEdge, lines: list[str]) -> None:
+    async with open_raw(edge.http_port) as connection:
+        response = await connection.request("GET", "/v2/models/flowers", b"", *lines)
         assert await connection.is_closed(2)
 
-    assert (response.status, response["content-type"]) == (400, "application/json")
-    assert json.loads(response.body)["error"]["code"] == "bad_request"
-
-
-async def test_a_long_path_is_refused_in_json(edge: LocalEdge) -> None:
-    async with open_raw(edge.http_port) as connection:
-        response = await connection.request("GET", f"/{'x' * 100_000}")
-
     assert response.status == 400
-    assert json.loads(response.body)["error"]["code"] == "bad_request"
+
+
+async def test_a_long_path_is_refused(edge: LocalEdge) -> None:
+    async with open_raw(edge.http_port) as connection:
+        assert (await connection.request("GET", f"/{'x' * 100_000}")).status == 400
 
 
 @pytest.mark.parametrize(
@@ -80,8 +84,6 @@ async def test_a_long_path_is_refused_in_json(edge: LocalEdge) -> None:
         START + b"transfer-encoding: chunked\r\n\r\n3\r\nabcdef\r\n0\r\n\r\n",
         # Lines that are none.
         b"GET /v2\r\n\r\n",
-        b"GET  /v2 HTTP/1.1\r\n\r\n",
-        b"GET /v2 HTTP/3.0\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nx: a\x00b\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n",
@@ -99,11 +101,10 @@ async def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
         await connection.send(request_)
         rest = await connection.read_rest_or_reset()
 
-    head, _, body = rest.partition(b"\r\n\r\n")
+    head, _, _ = rest.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 "), rest[:200]
     assert head.count(b"HTTP/1.1 ") == 1
-    assert b"content-type: application/json" in head
-    assert json.loads(body)["error"]["code"] == "bad_request"
+    assert b"connection: close" in head.lower()
     assert await count_smuggled(edge) == 0
 
 

@@ -1,6 +1,7 @@
 """What the edge does with each request: its id, its method, its route, its errors."""
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
@@ -86,8 +87,8 @@ async def test_the_edges_own_errors_have_the_requests_id(edge: LocalEdge, reques
         ("/v2/models/flowers/%2e%2e/roses/infer", "flowers-1"),
         ("/v2/models/flowers;x/infer", "shoal-control-0"),
         ("/v2/models/flowers?name=/v2/models/roses", "flowers-1"),
-        ("http://other/v2/models/flowers/infer", "flowers-1"),
-        ("http://other/v2/models/flowers/../roses/infer", "flowers-1"),
+        ("http://test/v2/models/flowers/infer", "flowers-1"),
+        ("http://test/v2/models/flowers/../roses/infer", "flowers-1"),
     ],
 )
 async def test_a_path_reaches_its_own_application_as_it_was_sent(edge: LocalEdge, path: str, replica: str) -> None:
@@ -99,18 +100,15 @@ async def test_a_path_reaches_its_own_application_as_it_was_sent(edge: LocalEdge
     assert path.partition("?")[0].endswith(content["path"])
 
 
-@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "FOO", "get", "M-SEARCH"])
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "FOO", "get", "M-SEARCH"])
 async def test_a_method_that_nothing_has_is_refused(edge: LocalEdge, method: str) -> None:
     for path in ("/v2/models/flowers/infer", "/api/v1/models"):
         async with open_raw(edge.http_port) as connection:
-            target = "host:80" if method == "CONNECT" else path
-            response = await connection.request(method, target, b"", FIELD)
+            response = await connection.request(method, path, b"", FIELD)
 
-        assert response.status in (405, 400)
+        assert (response.status, response["allow"]) == (405, "GET, HEAD, POST, OPTIONS")
         error = httpx.Response(200, content=response.body).json()["error"]
-        assert error
-        if response.status == 405:
-            assert response["allow"] == "GET, HEAD, POST, OPTIONS"
+        assert "not allowed" in (error if path.startswith("/v2") else error["message"])
 
 
 async def test_head_is_answered_without_a_body(edge: LocalEdge, http: httpx.AsyncClient) -> None:
@@ -122,14 +120,19 @@ async def test_head_is_answered_without_a_body(edge: LocalEdge, http: httpx.Asyn
     assert (refused.status_code, refused.content) == (401, b"")
 
 
+async def test_the_edge_is_no_proxy(edge: LocalEdge) -> None:
+    async with open_raw(edge.http_port) as connection:
+        await connection.send(f"CONNECT test:80 HTTP/1.1\r\nhost: test:80\r\n{FIELD}\r\n\r\n".encode())
+        assert (await connection.read_response()).status == 405
+
+
 @pytest.mark.parametrize("path", ["/v2/models/flowers/infer", "/api/v1/models", "/nothing"])
-async def test_options_says_what_is_allowed_and_nothing_of_cors(edge: LocalEdge, path: str) -> None:
+async def test_options_needs_no_key_and_says_nothing_of_cors(edge: LocalEdge, path: str) -> None:
     async with edge.open_http(headers={}) as http:
         headers = {"origin": "https://page.example", "access-control-request-method": "POST"}
         response = await http.options(path, headers=headers)
 
     assert (response.status_code, response.content) == (204, b"")
-    assert response.headers["allow"] == "GET, HEAD, POST, OPTIONS"
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
@@ -196,7 +199,7 @@ async def test_a_caller_that_waits_for_100_continue_gets_it_or_a_refusal(edge: L
                 assert (await connection.read_response()).status == 200
 
 
-async def test_a_request_that_is_not_complete_in_time_gets_408_in_json(folder: Path) -> None:
+async def test_a_request_that_is_not_complete_in_time_gets_408(folder: Path) -> None:
     settings = ServingSettings(home=folder, edge=EdgeSettings(request_header_timeout_s=1))
     async with run_edge(folder, settings=settings) as edge:
         async with open_raw(edge.http_port) as header, open_raw(edge.http_port) as body, edge.open_http() as http:
@@ -205,12 +208,13 @@ async def test_a_request_that_is_not_complete_in_time_gets_408_in_json(folder: P
                 f"POST /v2/models/flowers/infer HTTP/1.1\r\nhost: t\r\n{FIELD}\r\ncontent-length: 9\r\n\r\na".encode()
             )
             assert (await http.get("/v2")).status_code == 200
-            for connection in (header, body):
-                response = await connection.read_response()
-                error = httpx.Response(200, content=response.body).json()["error"]
-                assert (response.status, response["content-type"]) == (408, "application/json")
-                assert error["code"] == "body_timeout"
-                assert await connection.is_closed(2)
+            in_header, in_body = await header.read_response(), await body.read_response()
+            # The first has no id, and HAProxy's own text, which has no setting.
+            assert in_header.status == in_body.status == 408
+            assert in_body["content-type"] == "application/json"
+            assert httpx.Response(200, content=in_body.body).json()["error"]["code"] == "body_timeout"
+            assert await header.is_closed(2)
+            assert await body.is_closed(2)
 
 
 async def test_a_source_has_so_many_connections_and_no_more(folder: Path) -> None:
@@ -219,8 +223,9 @@ async def test_a_source_has_so_many_connections_and_no_more(folder: Path) -> Non
         async with open_raw(edge.http_port) as first, open_raw(edge.http_port) as second, open_raw(edge.http_port):
             for connection in (first, second):
                 assert (await connection.request("GET", "/v2", b"", FIELD)).status == 200
-            async with open_raw(edge.http_port) as fourth:
-                assert await fourth.is_closed(2)
+            with contextlib.suppress(ConnectionResetError):
+                async with open_raw(edge.http_port) as fourth:
+                    assert await fourth.is_closed(2)
             first.close()
             await asyncio.sleep(0.2)
             async with open_raw(edge.http_port) as next_one:
