@@ -16,8 +16,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from deployments.edge.directory import get_directory
-from deployments.edge.haproxy import HAProxy, write_private
-from deployments.edge.node_tls import read_client_certificate
+from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Member
 from deployments.edge.template import (
     Files,
@@ -26,6 +25,7 @@ from deployments.edge.template import (
     list_members,
     list_model_routes,
     render_config,
+    write_files,
 )
 from deployments.ray_internals import bind_replica_port
 from deployments.settings import ServingSettings
@@ -145,21 +145,11 @@ class Edge:
 
     @property
     def _files(self) -> Files:
-        folder = self._folder
-        return Files(
-            self._haproxy.next_admin_socket(),
-            folder / "keys.map",
-            folder / "certificate.pem",
-            folder / "node_certificate.pem",
-        )
+        return Files(self._folder, self._haproxy.next_admin_socket())
 
     def _write_files(self) -> None:
         """Write what HAProxy reads when it starts."""
-        files = self._files
-        write_private(files.node_certificate, read_client_certificate(self._settings.edge))
-        write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in self._state.keys.items()))
-        if self._state.certificate:
-            write_private(files.certificate, self._state.certificate)
+        write_files(self._files, self._state, self._settings)
 
     def _change_keys(self, before: EdgeState, after: EdgeState) -> list[str]:
         file = self._files.keys

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from deployments.edge.node_tls import get_tls_options
+from deployments.edge.haproxy import write_private
+from deployments.edge.node_tls import get_tls_options, read_client_certificate
 from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
 from deployments.settings import ServingSettings
 
@@ -26,9 +27,9 @@ ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
 # Fields of a request's header.
 MAX_FIELDS = 256
-# Statuses that HAProxy makes itself.
+# Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
 ERRORS = {
-    400: ("bad_request", "the request is not HTTP, or its header is larger than 30 KB or has more than 256 fields"),
+    400: ("bad_request", "the request is not valid HTTP"),
     408: ("body_timeout", "the request was not complete in time; send it at once"),
     500: ("internal", "internal error of the service; it has been logged"),
     502: ("bad_gateway", "a replica broke its response off; send the request again"),
@@ -50,12 +51,25 @@ class Listen:
 
 @dataclass(frozen=True)
 class Files:
-    """The files that a configuration names."""
+    """The files that a configuration names: of all processes in a folder, but for each one's admin socket."""
 
+    folder: Path
     admin_socket: Path
-    keys: Path
-    certificate: Path
-    node_certificate: Path
+
+    @property
+    def keys(self) -> Path:
+        """The map of keys."""
+        return self.folder / "keys.map"
+
+    @property
+    def certificate(self) -> Path:
+        """What callers see."""
+        return self.folder / "certificate.pem"
+
+    @property
+    def node_certificate(self) -> Path:
+        """What replicas see."""
+        return self.folder / "node_certificate.pem"
 
 
 def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
@@ -99,6 +113,13 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
     )
 
 
+def write_files(files: Files, state: EdgeState, settings: ServingSettings) -> None:
+    """Write the files that a configuration names."""
+    write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    write_private(files.certificate, state.certificate)
+    write_private(files.node_certificate, read_client_certificate(settings.edge))
+
+
 def get_server_options(protocol: str, settings: ServingSettings, files: Files) -> str:
     """HAProxy's options of a server that takes requests over a protocol."""
     http2 = "proto h2 " if protocol == "grpc" else ""
@@ -120,7 +141,6 @@ def list_model_routes(state: EdgeState) -> list[Route]:
 
 
 def _render_error(status: int, code: str, message: str) -> str:
-    # A request that could not be read has no id.
-    request_id = "null" if status in (400, 408) else '"%[var(txn.id)]"'
     header = " hdr retry-after 1" if status == 503 else ""
-    return f"lf-string '{ERROR.format(code=code, message=message, request_id=request_id)}'{header}"
+    body = ERROR.format(code=code, message=message, request_id='"%[var(txn.id)]"')
+    return f"lf-string '{body}'{header}"

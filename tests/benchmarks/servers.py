@@ -31,9 +31,9 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
-from deployments.edge.haproxy import HAProxy, write_private
+from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EdgeState, Member, Route
-from deployments.edge.template import Files, Listen, render_config
+from deployments.edge.template import Files, Listen, render_config, write_files
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
@@ -176,8 +176,8 @@ async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) ->
     route, control = Route("mlp", 30.0, 1 << 25), Route(CONTROL, 30.0, 1 << 25)
     members = (Member("replica", route, f"127.0.0.1:{port}"), Member("control", control, f"127.0.0.1:{port}"))
     state = EdgeState(1, True, (route,), members, {hash_key(KEY): "bench"}, "", SECRET)
-    files = Files(edge.next_admin_socket(), folder / "keys.map", folder / "none.pem", folder / "none.pem")
-    write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    files = Files(folder, edge.next_admin_socket())
+    write_files(files, state, ServingSettings())
     listen = Listen("127.0.0.1", edge_port, PORTS.pick_free())
     await edge.start(render_config(state, ServingSettings(), listen, files, "stdout"))
 
