@@ -10,6 +10,7 @@ only ratios matter. servers.md in this folder has what was measured.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -113,6 +114,9 @@ async def serve(name: str, bundle: str, port: str) -> None:
     endpoint = ModelEndpoint(name="mlp", version=1, digest=verify_bundle(Path(bundle)).digest, uri=bundle)
     model = ServedModel(endpoint, Path(bundle).parent / "cache")
     app = compose_http(ModelRoutes(model), endpoint.limits, SECRET)
+    # As Serve does in a replica: otherwise the collector scans torch again and again.
+    gc.collect()
+    gc.freeze()
     if name == "http_server":
         await _serve_asyncio(HttpServer(app), int(port))
     elif name == "no_layers":

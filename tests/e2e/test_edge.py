@@ -11,11 +11,12 @@ import pytest
 from cluster.local import processes
 from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
 from cluster.rollout.deploy import deploy, undeploy
+from cluster.rollout.serve_api import count_running_replicas
 from cluster.settings import Settings
 from deployments.server.handle_client import REPLICA_WAIT_S
 from deployments.specs.model_deployment import Scale
 from deployments.state.key_store import KeyStore
-from tests.conftest import wait_until
+from tests.conftest import fetch_applications, wait_until
 from tests.e2e.load import Load
 from tests.small_bundles import save_table
 from training.registry.entities import Version
@@ -179,6 +180,28 @@ def test_what_is_undeployed_is_gone_when_the_command_returns(
     undeploy(settings, serving_cluster, "short", lambda status: None)
 
     assert http.get("/v2/models/short").status_code == 404
+
+
+@pytest.mark.soak
+def test_replicas_follow_the_load_between_their_bounds(
+    settings: Settings, serving_cluster: Cluster, tmp_path: Path
+) -> None:
+    def count_replicas() -> int:
+        return count_running_replicas(fetch_applications(settings, serving_cluster)["elastic"])
+
+    save_table(tmp_path / "elastic", name="elastic")
+    scale = Scale(min_replicas=1, max_replicas=2, cpus=0.1, target_ongoing_requests=0.2)
+    deploy(
+        settings,
+        serving_cluster,
+        Registry(settings).publish(tmp_path / "elastic"),
+        lambda status: None,
+        scale=scale,
+    )
+    with Load(settings, serving_cluster, "elastic", callers=8) as load:
+        # Serve's delays: 30 s of load before a replica is added, 600 s without before one is removed.
+        assert wait_until(lambda: count_replicas() == 2, 90)
+    assert load.failures == []
 
 
 def deploy_small_model(settings: Settings, cluster: Cluster, folder: Path, name: str) -> None:
