@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from deployments.server.authentication import Caller
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cluster.local.secrets import hash_key
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App, Message, Receive, Scope, Send
@@ -47,7 +45,7 @@ from training.zoo.nets.recurrent import rnn_series_classifier
 from training.zoo.nets.tagger import tagger
 from training.zoo.nets.vae import VAE
 
-KEY = b"a key"
+SECRET = "of the edge"
 LIMITS = Limits(max_body_bytes=100_000, max_rows=64, max_batch_rows=8, max_image_pixels=300_000)
 SENTENCE = "She gave him a book ."
 TOKENIZER = Tokenizer.fit(TokenizerConfig(kind="words"), [SENTENCE])
@@ -114,7 +112,7 @@ class Service:
             endpoint = ModelEndpoint(name=folder.name, version=1, digest=digest, uri=str(folder), limits=LIMITS)
             model = self.models[folder.name] = ServedModel(endpoint, cache)
             routes = self._record_faults(ModelRoutes(model))
-            self._apps[folder.name] = compose_http(routes, LIMITS, {hash_key(KEY.decode()): Caller("tester")})
+            self._apps[folder.name] = compose_http(routes, LIMITS, SECRET)
         self.faults: list[BaseException] = []
         self.statuses: Counter[tuple[str, int]] = Counter()
 
@@ -132,7 +130,7 @@ class Service:
 
     def post(self, request: HostileRequest) -> tuple[int, bytes]:
         """Send a request; returns status and body."""
-        headers = [(b"authorization", b"Bearer " + KEY)]
+        headers = [(b"x-shoal-edge", SECRET.encode())]
         headers += [(name.encode(), value.encode()) for name, value in request.headers]
         path = f"/v2/models/{request.model}/{request.path}"
         scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
