@@ -111,7 +111,10 @@ def _run_on_cluster(
     options: RunOptions,
 ) -> Result:
     """Drive a run on the running cluster, or on one started for it."""
+    from training.run.preflight import check_sources
+
     interrupt_on_termination()
+    check_sources(recipe)
     code = collect_code(recipe, origin)
     if code:
         console.print(code.describe(), highlight=False, markup=False, soft_wrap=True)

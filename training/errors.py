@@ -6,10 +6,15 @@ with 2). `ServiceError`: what was asked was valid, and failed (exit code 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+Location = tuple[int | str, ...]
+"""Where a value is in a model: keys, indices, and tags of unions."""
 
 
 class ShoalError(Exception):
@@ -28,13 +33,27 @@ class ServiceError(ShoalError):
     """A valid request that failed."""
 
 
+def suggest_key(key: str, valid_keys: Iterable[str]) -> str:
+    """Say what to write instead of an unknown key: the most similar one, and all that there are."""
+    from difflib import get_close_matches
+
+    keys = list(valid_keys)
+    similar = [f"did you mean {match!r}? " for match in get_close_matches(key, keys, n=1)]
+    return f"{''.join(similar)}valid keys: {', '.join(keys)}"
+
+
 def summarize_validation_error(
-    error: ValidationError, *, simplify: Callable[[tuple[int | str, ...]], tuple[int | str, ...]] = tuple
+    error: ValidationError,
+    list_valid_keys: Callable[[Location], Iterable[str]] | None = None,
+    *,
+    simplify: Callable[[Location], Location] = tuple,
 ) -> str:
     """Format all problems of a validation in one line: location, message, value.
 
     Args:
         error: of Pydantic.
+        list_valid_keys: returns the keys that the model at a location has, none if that is not known; an unknown key
+            is refused with them.
         simplify: takes what the user did not write, as the tags of unions, out of a location.
     """
     problems = []
@@ -42,6 +61,9 @@ def summarize_validation_error(
         # Both may quote what was given, of any length and with line breaks.
         location = " ".join(".".join(str(part)[:100] for part in simplify(item["loc"])).split())
         message = " ".join(_describe_problem(item).split())[:1000]
+        if item["type"] == "extra_forbidden" and list_valid_keys:
+            valid_keys = list(list_valid_keys(item["loc"][:-1]))
+            message += f"; {suggest_key(str(item['loc'][-1])[:100], valid_keys)}" if valid_keys else ""
         # The value of a whole model would be all its keys.
         shows_value = location and item["type"] not in ("missing", "extra_forbidden", "renamed_key")
         value = f" (got {item['input']!r:.80})" if shows_value else ""
