@@ -24,7 +24,9 @@ TWO_FEATURES = ModelInfo(
 FEATURES = ("length", "width", "height", "weight")
 
 
-def save_table(folder: Path, name: str = "flowers", summary: str = "Classifies three species.") -> Manifest:
+def save_table(
+    folder: Path, name: str = "flowers", summary: str = "Classifies three species.", **arguments: Any
+) -> Manifest:
     torch.manual_seed(0)
     rows = torch.tensor([[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]])
     info = ModelInfo(
@@ -34,7 +36,7 @@ def save_table(folder: Path, name: str = "flowers", summary: str = "Classifies t
         output_schema=ClassOutput(labels=("a", "b", "c")),
         summary=summary,
     )
-    return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=info)
+    return save_bundle(folder, mlp(4, [8], 3), inputs=rows, info=info, **arguments)
 
 
 def save_image(folder: Path, name: str = "images", size: int = 8) -> Manifest:

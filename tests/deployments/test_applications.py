@@ -115,3 +115,7 @@ def test_there_are_as_many_grpc_gateways_as_the_setting_allows(tmp_path: Path) -
     (deployment,) = find_application(build_serve_config([], settings, LISTEN), GRPC)["deployments"]
 
     assert deployment["autoscaling_config"]["max_replicas"] == 7
+
+
+def test_warnings_and_errors_alone_are_logged_as_the_guide_says(config: dict[str, Any]) -> None:
+    assert config["logging_config"] == {"enable_access_log": False, "log_level": "WARNING"}

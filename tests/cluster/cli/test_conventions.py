@@ -175,3 +175,11 @@ def test_recipes_show_explains_every_key_that_set_takes(shoal: ShoalCli) -> None
         "checkpoints.num_to_keep",
     } <= keys.keys()
     assert all(key["description"] for key in keys.values())
+
+
+def test_a_card_names_the_files_of_its_plots(tmp_path: Path) -> None:
+    cli = make_in_process_cli(tmp_path / "home")
+    save_table(tmp_path / "table", name="plotted", images={"loss.png": b"PNG", "confusion.png": b"PNG"})
+    cli("models", "import", str(tmp_path / "table"))
+
+    assert ", with the plots confusion.png, loss.png" in cli("models", "show", "plotted").stdout
