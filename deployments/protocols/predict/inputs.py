@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
-from deployments.protocols.arrays import Array, Rows, check_exact, to_array, to_exact_array
+from deployments.protocols.arrays import Array, Rows, check_exact, max_exact_integer, to_array, to_exact_array
 from deployments.protocols.decoded_size import check_decoded_size, check_tensor_size
 from deployments.protocols.predict import images
 from deployments.settings import Limits
@@ -21,8 +21,6 @@ from training.data.tokenizer import Encoding, Tokenizer
 from training.data.values import spell_category
 from training.schema import Feature, ImageInput, SeriesInput, TableInput, TextInput
 
-# The smallest of the float types, FP16, holds every integer up to this one.
-_EXACT_INTEGERS = 2**11
 # A token's id and offsets as Python objects, and its place in the padded tensor.
 _TOKEN_BYTES = 160
 _PREDICATE_HINT = 'send {"text": "...", "predicate": [start, end]}, in characters'
@@ -34,6 +32,8 @@ class InputPreprocessor:
     def __init__(self, manifest: Manifest, limits: Limits, tokenizer: Tokenizer | None) -> None:
         self._schema, self._limits, self._tokenizer = manifest.input_schema, limits, tokenizer
         self._datatype: Datatype = manifest.inputs[0].datatype
+        # None where the net takes whole numbers only.
+        self._max_exact = max_exact_integer(self._datatype)
         self._output_kind = manifest.output_schema.kind
 
     def preprocess_items(self, items: list[Any]) -> tuple[Rows, list[Any]]:
@@ -110,29 +110,26 @@ class InputPreprocessor:
             self._encode_feature(feature, value, index, schema.allow_missing)
             for feature, value in zip(schema.features, item, strict=True)
         ]
-        return np.array(row, dtype=np.float32)
+        return to_array(row, self._datatype, allow_nan=True)
 
     def _encode_numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
-        # numpy would truncate a fraction silently.
-        takes_fractions = self._datatype in ("FP16", "BF16", "FP32", "FP64")
         for name, value in zip(names, item, strict=True):
-            if type(value) is not int and not (takes_fractions and type(value) is float):
-                needed = "a number" if takes_fractions else "an integer"
-                raise InvalidType(f"row {index}: {name!r} is {_describe_type(value)}; send {needed}")
-            if takes_fractions:
-                self._check_exact(value, name, index)
+            self._check_number(value, name, index)
         return to_array(item, self._datatype)
 
     def _encode_feature(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
         """Encode one feature: a number, a category's index, or NaN where it is missing."""
-        if value is None and allow_missing:
-            return math.nan
-        if feature.categories:
-            return self._encode_category(feature, value, index, allow_missing)
-        if type(value) not in (int, float):
-            raise InvalidType(f"row {index}: {feature.name!r} is {_describe_type(value)}; send a number")
-        self._check_exact(value, feature.name, index)
-        return float(to_array([value], self._datatype)[0])
+        encoded = math.nan
+        if feature.categories and not (value is None and allow_missing):
+            encoded = self._encode_category(feature, value, index, allow_missing)
+        elif value is not None or not allow_missing:
+            self._check_number(value, feature.name, index)
+            encoded = value
+        if encoded != encoded and self._max_exact is None:
+            raise InvalidType(
+                f"row {index}: {feature.name!r} is missing, which {self._datatype} cannot express; send a value"
+            )
+        return encoded
 
     def _encode_category(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
         """Encode a category as its index, spelled as training spells it; or NaN where it is missing."""
@@ -145,11 +142,17 @@ class InputPreprocessor:
             spelled = spelled.lower() if set(categories) == {"true", "false"} else spelled
         if spelled not in categories:
             raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
-        return float(categories.index(spelled))
+        return categories.index(spelled)
 
-    def _check_exact(self, value: float, name: str, index: int) -> None:
-        """Refuse an integer that the net's input does not hold."""
-        if type(value) is int and not -_EXACT_INTEGERS <= value <= _EXACT_INTEGERS:
+    def _check_number(self, value: Any, name: str, index: int) -> None:
+        """Refuse what is no number, and a number that the net's input does not hold."""
+        limit = self._max_exact
+        if type(value) is int and (limit is None or -limit <= value <= limit):
+            return
+        if limit is None or type(value) not in (int, float):
+            needed = "a number" if limit else "an integer"
+            raise InvalidType(f"row {index}: {name!r} is {_describe_type(value)}; send {needed}")
+        if not -limit <= value <= limit:
             try:
                 check_exact([value], self._datatype)
             except InvalidType as error:
@@ -197,11 +200,12 @@ class InputPreprocessor:
             raise InvalidType(f"row {index} is {problem}; send an array of time steps")
         has_one_feature = len(schema.features) == 1
         time_steps = [[value] if has_one_feature and not isinstance(value, list) else value for value in item]
+        number_types = (int,) if self._max_exact is None else (int, float)
         for step_index, values in enumerate(time_steps):
-            if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            if not isinstance(values, list) or any(type(value) not in number_types for value in values):
                 raise InvalidType(
-                    f"row {index}: time step {step_index} is not an array of numbers; "
-                    f"send one for each of {schema.features}"
+                    f"row {index}: time step {step_index} is not an array of "
+                    f"{'integers' if self._max_exact is None else 'numbers'}; send one for each of {schema.features}"
                 )
         if len(time_steps) > schema.max_time_steps:
             raise PayloadTooLarge(

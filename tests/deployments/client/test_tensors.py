@@ -71,6 +71,10 @@ def test_a_cast_loses_no_more_than_digits() -> None:
     assert cast_to(np.ones(1, np.int64), "FP32").dtype == np.float32
     assert cast_to(np.ones(1, np.float32), "INT64").dtype == np.float32
     assert cast_to(np.array(["a"]), "BYTES").dtype.kind == "U"
+    # Neither a date nor a duration is a number.
+    assert cast_to(np.array([5], "m8[s]"), "INT64").dtype.kind == "m"
+    assert cast_to(np.array([256, 257.5], np.float32), "BF16").tolist() == [256, 257.5]
+    assert cast_to(np.array([2**62], np.uint64), "INT64").tolist() == [2**62]
 
 
 def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
@@ -86,6 +90,11 @@ def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
         (np.array([2**40]), "INT32"),
         (np.array([300], np.int16), "INT8"),
         (np.array([2049.0], np.float32), "FP16"),
+        (np.array([257]), "BF16"),
+        (np.array([257.0], np.float32), "BF16"),
+        (np.array([1, 2**63 + 5], np.uint64), "INT64"),
+        (np.array([2**64 - 1], np.uint64), "FP64"),
+        (np.array([2**63 - 1]), "FP32"),
     ],
 )
 def test_a_cast_that_would_change_a_whole_number_is_refused_by_its_place(array: Array, datatype: str) -> None:
