@@ -36,8 +36,8 @@ class InputPreprocessor:
         self._max_exact = max_exact_integer(self._datatype)
         self._output_kind = manifest.output_schema.kind
 
-    def preprocess_items(self, items: list[Any]) -> tuple[Rows, list[Any]]:
-        """Encode B items.
+    def preprocess_items(self, items: list[Any], *, inline: bool = False) -> tuple[Rows, list[Any]]:
+        """Encode B items; `inline` where it is done on the event loop.
 
         Returns:
             B rows of the net's input; and for each what its prediction needs besides the net's output: the item and its
@@ -45,6 +45,7 @@ class InputPreprocessor:
 
         Raises:
             ClientError: the model does not take an item.
+            TooLargeInline: its pixels are too many for the event loop.
         """
         schema = self._schema
         self._check_size(items)
@@ -58,7 +59,7 @@ class InputPreprocessor:
         if isinstance(schema, SeriesInput):
             return [self._encode_series(item, index, schema) for index, item in enumerate(items)], [None] * len(items)
         if isinstance(schema, ImageInput):
-            budget = images.PixelBudget(self._limits.max_image_pixels)
+            budget = images.PixelBudget(self._limits.max_image_pixels, inline=inline)
             decoded = [self._decode_image(item, index, budget, schema) for index, item in enumerate(items)]
             return np.stack([pixels for pixels, _ in decoded]), [size for _, size in decoded]
         records = [self._encode_record(item, index, schema) for index, item in enumerate(items)]
@@ -82,10 +83,11 @@ class InputPreprocessor:
         """Encode B items; returns the rows only."""
         return self.preprocess_items(items)[0]
 
-    def preprocess_image(self, content: bytes) -> tuple[Rows, list[Any]]:
+    def preprocess_image(self, content: bytes, *, inline: bool = False) -> tuple[Rows, list[Any]]:
         """Encode an image file as a request of one row; see preprocess_items."""
         assert isinstance(self._schema, ImageInput)
-        pixels, size = images.decode_image(content, self._schema, images.PixelBudget(self._limits.max_image_pixels))
+        budget = images.PixelBudget(self._limits.max_image_pixels, inline=inline)
+        pixels, size = images.decode_image(content, self._schema, budget)
         return np.ascontiguousarray(pixels[None]), [size]
 
     def _encode_record(self, item: Any, index: int, schema: TableInput) -> Array:
