@@ -18,7 +18,7 @@ from training.bundle.datatypes import Datatype, numpy_dtype
 from training.bundle.manifest import Manifest
 from training.data.preprocessing import MAX_TOKEN_CHARACTERS, tokenize_beginning, tokenize_end, truncate_tokens
 from training.data.tokenizer import Encoding, Tokenizer
-from training.data.values import spell_category
+from training.data.values import is_missing_feature, match_category
 from training.schema import Feature, ImageInput, SeriesInput, TableInput, TextInput
 
 # A token's id and offsets as Python objects, and its place in the padded tensor.
@@ -136,15 +136,12 @@ class InputPreprocessor:
     def _encode_category(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
         """Encode a category as its index, spelled as training spells it; or NaN where it is missing."""
         categories = feature.categories or ()
-        spelled = value if value in categories else spell_category(value)
-        if spelled is None and isinstance(value, str) and allow_missing:
+        category = match_category(value, categories)
+        if category is not None:
+            return categories.index(category)
+        if allow_missing and is_missing_feature(value):
             return math.nan
-        if spelled not in categories and spelled is not None and spelled.lower() in categories:
-            # Truth values, which tools write in any case.
-            spelled = spelled.lower() if set(categories) == {"true", "false"} else spelled
-        if spelled not in categories:
-            raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
-        return categories.index(spelled)
+        raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
 
     def _check_number(self, value: Any, name: str, index: int) -> None:
         """Refuse what is no number, and a number that the net's input does not hold."""
