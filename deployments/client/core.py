@@ -12,7 +12,7 @@ import random
 import ssl
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, get_origin
 from urllib.parse import quote
 
 import httpx
@@ -75,6 +75,11 @@ Effects = Generator[SendRequest | Sleep, Any, T]
 """A call: yields effects, is sent the Response of a SendRequest, and returns the call's result."""
 
 
+class _Chunk(msgspec.Struct):
+    row: int
+    text: str
+
+
 class ClientCore:
     """Every call as effects; has no connection. May be used by many threads at a time."""
 
@@ -131,21 +136,25 @@ class ClientCore:
         header_length = response.headers.get(_HEADER_LENGTH)
         try:
             return tensors.decode_response(response.body, int(header_length) if header_length else None)
-        except (errors.ClientError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        except (errors.ClientError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProtocolError(f"{path}: the response is not an inference response: {error}") from error
 
     def _get_metadata(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
         """Return a model's metadata, requested once."""
         metadata = self._metadata.get((name, version))
         if metadata is None:
-            metadata = self._metadata[name, version] = yield from self.metadata(name, version)
+            metadata = yield from self.metadata(name, version)
+            if not all(_is_tensor_list(metadata.get(key)) for key in ("inputs", "outputs")):
+                raise ProtocolError(f"{self._path(name, version, '')}: the response is no model's metadata")
+            self._metadata[name, version] = metadata
         return metadata
 
     def predict(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[list[Any]]:
         """See Client.predict."""
         body, headers = _encode_predict(inputs, options)
-        response = yield from self._send("POST", self._path(name, version, "/predict"), body, headers)
-        return list(msgspec.json.decode(response.body)["predictions"])
+        path = self._path(name, version, "/predict")
+        response = yield from self._send("POST", path, body, headers)
+        return _decode_field(path, response.body, "predictions", list[Any])
 
     def stream(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[Response]:
         """Open a stream; returns once it has begun."""
@@ -155,7 +164,9 @@ class ClientCore:
 
     def models(self) -> Effects[list[Any]]:
         """See Client.models."""
-        return list((yield from self._get("/api/v1/models"))["models"])
+        path = "/api/v1/models"
+        response = yield from self._send("GET", path, b"", [])
+        return _decode_field(path, response.body, "models", list[Any])
 
     def model(self, name: str) -> Effects[dict[str, Any]]:
         """See Client.model."""
@@ -172,16 +183,17 @@ class ClientCore:
     def ready(self, name: str, version: int | None) -> Effects[bool]:
         """See Client.ready."""
         try:
-            response = yield from self._send("GET", self._path(name, version, "/ready"), b"", [], retries=0)
+            path = self._path(name, version, "/ready")
+            response = yield from self._send("GET", path, b"", [], retries=0)
         except CallError as error:
             if error.status in (404, 503):
                 return False
             raise
-        return bool(msgspec.json.decode(response.body)["ready"])
+        return _decode_field(path, response.body, "ready", bool)
 
     def _get(self, path: str) -> Effects[dict[str, Any]]:
         response = yield from self._send("GET", path, b"", [])
-        return msgspec.json.decode(response.body, type=dict[str, Any])
+        return _decode_json(path, response.body, dict[str, Any])
 
     def _path(self, name: str, version: int | None, suffix: str) -> str:
         return f"/v2/models/{quote(name, safe='')}{'' if version is None else f'/versions/{version}'}{suffix}"
@@ -228,6 +240,29 @@ class ClientCore:
             if time.monotonic() >= deadline_s:
                 raise failure
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_tensor_list(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and {"name", "datatype"} <= each.keys() for each in value
+    )
+
+
+def _decode_json(source: str, body: bytes | str, json_type: type[T]) -> T:
+    """Decode a response; raises ProtocolError where it is another than Shoal's."""
+    try:
+        return msgspec.json.decode(body, type=json_type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"{source}: the response is not Shoal's: {error}; check the URL of the service") from error
+
+
+def _decode_field(source: str, body: bytes | str, name: str, json_type: type[T]) -> T:
+    """Decode one field of a response, of this type; see _decode_json."""
+    fields = _decode_json(source, body, dict[str, Any])
+    if not isinstance(fields.get(name), get_origin(json_type) or json_type):
+        raise ProtocolError(f"{source}: the response has no valid {name!r}; check the URL of the service")
+    value: T = fields[name]
+    return value
 
 
 def backoff_s(attempt: int, retry_after_s: float | None) -> float:
@@ -299,10 +334,10 @@ class EventParser:
             CallError: the event is an error.
         """
         if event == events.TOKEN:
-            fields = msgspec.json.decode(data)
-            return TextChunk(fields["row"], fields["text"])
+            chunk = _decode_json("the stream", data, _Chunk)
+            return TextChunk(chunk.row, chunk.text)
         if event == events.DONE:
-            self.predictions = msgspec.json.decode(data)["predictions"]
+            self.predictions = _decode_field("the stream", data, "predictions", list[Any])
         elif event == events.ERROR:
             raise errors.parse_error(None, data.encode())
         return None
