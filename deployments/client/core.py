@@ -12,24 +12,22 @@ import random
 import ssl
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar, get_origin
+from typing import Any, NamedTuple, TypeVar, get_origin
 from urllib.parse import quote
 
 import httpx
 import msgspec
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from deployments import errors
 from deployments.client import local, tensors
+from deployments.client.inputs import Inputs, encode_predict
 from deployments.client.tensors import Headers
 from deployments.errors import CallError, ConnectionFailed, InvalidType, ProtocolError, ResponseTimeout, UnknownTensor
 from deployments.protocols.arrays import Array
 from deployments.protocols.oip.binary import HEADER_LENGTH
 from deployments.protocols.predict import events
 from deployments.protocols.predict.events import TextChunk
-from training.data import image_types
-from training.data.values import is_missing
 from training.errors import UserError
 
 T = TypeVar("T")
@@ -37,17 +35,6 @@ T = TypeVar("T")
 INITIAL_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 RETRYABLE_STATUSES = frozenset({429, 503})
 _HEADER_LENGTH = HEADER_LENGTH.decode()
-
-
-class Frame(Protocol):
-    """A frame of pandas or polars, which this package does not import; its rows are records."""
-
-    @property
-    def columns(self) -> Any:
-        """Names of its columns."""
-
-
-Inputs = list[Any] | tuple[Any, ...] | bytes | NDArray[Any] | Frame
 
 
 class Response(NamedTuple):
@@ -109,7 +96,7 @@ class ClientCore:
     ) -> Effects[dict[str, Array] | Array]:
         """See Client.infer."""
         if isinstance(inputs, Mapping):
-            arrays = {key: np.asarray(values) for key, values in inputs.items()}
+            arrays = {key: tensors.to_array(values, key) for key, values in inputs.items()}
             return (yield from self._infer(name, version, *tensors.encode_request(arrays, outputs, use_binary)))
         metadata = yield from self._get_metadata(name, version)
         if len(metadata["inputs"]) != 1:
@@ -119,7 +106,8 @@ class ClientCore:
         if len(output_names) != 1:
             raise UserError(f"{name} returns {output_names}; name one of them in outputs=, or send a dict to get all")
         (tensor,) = metadata["inputs"]
-        arrays = {tensor["name"]: tensors.cast_to(np.asarray(inputs), tensor["datatype"])}
+        array = tensors.to_array(inputs, tensor["name"])
+        arrays = {tensor["name"]: tensors.cast_to(array, tensor["datatype"])}
         datatypes = {tensor["name"]: tensor["datatype"]}
         request = tensors.encode_request(arrays, outputs, use_binary, datatypes)
         try:
@@ -151,14 +139,14 @@ class ClientCore:
 
     def predict(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[list[Any]]:
         """See Client.predict."""
-        body, headers = _encode_predict(inputs, options)
+        body, headers = encode_predict(inputs, options)
         path = self._path(name, version, "/predict")
         response = yield from self._send("POST", path, body, headers)
         return _decode_field(path, response.body, "predictions", list[Any])
 
     def stream(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[Response]:
         """Open a stream; returns once it has begun."""
-        body, headers = _encode_predict(inputs, {**options, "stream": True})
+        body, headers = encode_predict(inputs, {**options, "stream": True})
         headers = [*headers, (b"accept", b"text/event-stream")]
         return (yield from self._send("POST", self._path(name, version, "/predict"), body, headers))
 
@@ -281,45 +269,6 @@ def _parse_retry_after(retry_after: str | None) -> float | None:
         return max(0.0, float(retry_after or ""))
     except ValueError:
         return None
-
-
-def _encode_predict(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, Headers]:
-    """Encode a `predict` request: an image file as it is, everything else as JSON."""
-    if isinstance(inputs, bytes):
-        if not options:
-            image_type = image_types.detect(inputs)
-            media_type = image_type.media_type if image_type else "application/octet-stream"
-            return inputs, [(b"content-type", media_type.encode())]
-        inputs = [inputs]
-    if isinstance(inputs, str):
-        raise TypeError("inputs is one text; send a list of texts, one for each row")
-    inputs = _frame_to_records(inputs)
-    # msgspec encodes an image's bytes in the list as base64.
-    body = msgspec.json.encode({"inputs": inputs, **options}, enc_hook=_to_json_value)
-    return body, [(b"content-type", b"application/json")]
-
-
-def _frame_to_records(inputs: Any) -> Any:
-    """Turn a frame into records and a series into values, missing ones into null; return anything else as it is."""
-    if hasattr(inputs, "to_dicts"):  # polars
-        return [{name: _null_if_nan(value) for name, value in row.items()} for row in inputs.to_dicts()]
-    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # pandas: NaN, NaT and pd.NA alike
-        return inputs.astype(object).where(inputs.notna(), None).to_dict("records")
-    if hasattr(inputs, "to_list"):
-        return inputs.to_list()
-    return inputs
-
-
-def _null_if_nan(value: Any) -> Any:
-    return None if is_missing(value) else value
-
-
-def _to_json_value(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if is_missing(value):
-        return None
-    raise TypeError(f"JSON has no {type(value).__name__}; send numbers, texts, lists, objects or arrays")
 
 
 class EventParser:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deployments.protocols.arrays import Array, round_to_bfloat16, widen_bfloat16
 from deployments.protocols.oip import binary
@@ -88,6 +89,25 @@ def decode_response(body: bytes, header_length: int | None) -> dict[str, Array]:
             data, start = memoryview(body)[start : start + size], start + size
             arrays[output["name"]] = _from_bytes(data, datatype, shape)
     return arrays
+
+
+def to_array(values: ArrayLike, name: str) -> Array:
+    """Convert an input to an array; what is masked in floats is NaN, which only a model of missing values takes.
+
+    Raises:
+        TypeError: what is masked is no float, so that no value of its type means that it is missing.
+    """
+    is_masked = isinstance(values, np.ma.MaskedArray)
+    if isinstance(values, list | tuple):
+        # numpy drops the masks of arrays in a list, too.
+        is_masked = any(isinstance(each, np.ma.MaskedArray) for each in values)
+    if not is_masked:
+        return np.asarray(values)
+    masked: Any = np.ma.asarray(values)
+    if masked.dtype.kind == "f" or not np.ma.getmaskarray(masked).any():
+        return np.asarray(masked.filled(np.nan) if masked.dtype.kind == "f" else masked.data)
+    index = np.argwhere(np.ma.getmaskarray(masked))[0].tolist()
+    raise TypeError(f"{name!r} is masked at {index}, and {masked.dtype} has no value for it; fill it, or leave it out")
 
 
 def cast_to(array: Array, datatype: str) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.client.tensors import cast_to, decode_response, encode_request
+from deployments.client.tensors import cast_to, decode_response, encode_request, to_array
 from deployments.errors import InvalidShape
 from deployments.protocols.arrays import Array
 from training.bundle.datatypes import DATATYPES, Datatype, numpy_dtype
@@ -107,6 +107,17 @@ def test_a_cast_rounds_fractions_and_keeps_what_is_missing() -> None:
 
     assert cast.dtype == np.float32
     assert np.array_equal(cast, np.array([0.1, 1e8, np.nan, np.inf, 2.0**30], np.float32), equal_nan=True)
+
+
+def test_what_is_masked_is_not_sent_as_a_number() -> None:
+    masked = np.ma.array([[1.0, 2.0]], mask=[[0, 1]])
+
+    for values in (masked, [masked[0]]):
+        assert np.array_equal(to_array(values, "x"), [[1.0, np.nan]], equal_nan=True)
+    with pytest.raises(TypeError, match=r"'x' is masked at \[1\], and int64 has no value for it"):
+        to_array(np.ma.array([1, 2], mask=[0, 1]), "x")
+    assert to_array(np.ma.array([1, 2]), "x").tolist() == [1, 2]
+    assert type(to_array(np.ma.array([1.0]), "x")) is np.ndarray
 
 
 @pytest.mark.parametrize("use_binary", [True, False])
