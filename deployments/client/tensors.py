@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from deployments.protocols.arrays import Array, round_to_bfloat16, widen_bfloat16
 from deployments.protocols.oip import binary
 from training.bundle.datatypes import BYTES, DATATYPES, Datatype, datatype_of_numpy, numpy_dtype
-from training.data.values import is_missing
+from training.data.values import find_inexact, is_missing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -126,27 +126,14 @@ def cast_to(array: Array, datatype: str) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(dtype)
         held = widen_bfloat16(round_to_bfloat16(cast)) if is_bfloat16 else cast
-        changed: Array = _find_changed(array, held)
-    if changed.any():
-        index = tuple(int(i) for i in np.argwhere(changed)[0])
+    inexact = find_inexact(array, held)
+    if inexact is not None:
+        index = tuple(int(i) for i in np.unravel_index(inexact, array.shape))
         raise TypeError(
             f"{array[index]} at {list(index)} would become {held[index]} in {datatype}, which the model takes; send "
             "numbers that it holds"
         )
     return cast
-
-
-def _find_changed(array: Array, cast: Array) -> Any:
-    """Where a cast has made another number of a whole one."""
-    if array.dtype.kind not in "iu":
-        whole = np.where(array == np.floor(array), array, cast)
-        return (cast.astype(array.dtype) != whole) & np.isfinite(array)
-    changed = cast.astype(array.dtype) != array
-    if cast.dtype.kind == "f":
-        # A float beyond the integers' range becomes any of them.
-        return changed | (cast > np.iinfo(array.dtype).max)
-    # What wraps around comes back the same, with the other sign between.
-    return changed | ((array < 0) != (cast < 0))
 
 
 def _choose_datatype(name: str, array: Array, datatype: Datatype | None) -> Any:

@@ -57,13 +57,17 @@ def test_a_replica_refuses_to_start_where_its_port_cannot_be_bound_to_its_host(m
         bind_replica_port("127.0.0.1")
 
 
-def test_requests_take_rays_own_way_in_another_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build_app(ingress: ReplicaIngress) -> Any:
-        raise AssertionError("Ray's ingress was replaced")
-
+def test_requests_take_rays_own_way_in_another_ray(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    built: list[ReplicaIngress] = []
     monkeypatch.setattr(ray, "__version__", "2.61.0")
+    monkeypatch.setattr(ray_internals.logger, "propagate", True)
 
-    ray_internals.replace_replica_ingress(build_app)
+    ray_internals.replace_replica_ingress(built.append)  # type: ignore[arg-type]
+
+    assert built == []
+    assert "requests take Ray's own way in: Ray 2.61.0: its replica may have changed; install ray==" in caplog.text
 
 
 def test_a_handle_call_has_a_future_of_its_assignment() -> None:

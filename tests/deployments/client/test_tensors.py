@@ -92,9 +92,10 @@ def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
         (np.array([2049.0], np.float32), "FP16"),
         (np.array([257]), "BF16"),
         (np.array([257.0], np.float32), "BF16"),
-        (np.array([1, 2**63 + 5], np.uint64), "INT64"),
-        (np.array([2**64 - 1], np.uint64), "FP64"),
         (np.array([2**63 - 1]), "FP32"),
+        (np.array([1, 2**63], np.uint64), "INT64"),
+        (np.array([1, 2**64 - 1], np.uint64), "FP64"),
+        (np.array([-(2**31)], np.int32), "FP16"),
     ],
 )
 def test_a_cast_that_would_change_a_whole_number_is_refused_by_its_place(array: Array, datatype: str) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import grpc
 import pytest
+from deployments.server.authentication import Caller
 
 from cluster.local.secrets import hash_key
 from deployments.control.catalog import Catalog
 from deployments.control.grpc_gateway import GrpcService
 from deployments.protocols.grpc import messages
-from deployments.server.authentication import Caller
 from deployments.settings import Limits
 from tests.deployments.control.conftest import LocalClient
 

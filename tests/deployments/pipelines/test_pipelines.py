@@ -11,6 +11,7 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
+from deployments.server.authentication import Caller
 from PIL import Image
 
 from cluster.local.secrets import hash_key
@@ -20,7 +21,6 @@ from deployments.pipelines import ModelNode, Sequence
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.pipelines.routes import PipelineRoutes
-from deployments.server.authentication import Caller
 from deployments.server.middleware import compose_http
 from deployments.settings import Limits
 from tests.deployments.local_models import LocalModels, encode_request

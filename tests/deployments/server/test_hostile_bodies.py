@@ -3,12 +3,14 @@
 import asyncio
 import json
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from deployments.server.authentication import Caller
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,7 +19,6 @@ from cluster.local.secrets import hash_key
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App, Message, Receive, Scope, Send
-from deployments.server.authentication import Caller
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
@@ -102,7 +103,7 @@ class SumPresent(nn.Module):
 
 
 class Service:
-    """Every model behind its layers, without a socket; keeps what the routes raise besides ClientErrors."""
+    """Every model behind its layers, without a socket; keeps statuses, and what is raised besides ClientErrors."""
 
     def __init__(self, folders: list[Path], cache: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -115,6 +116,7 @@ class Service:
             routes = self._record_faults(ModelRoutes(model))
             self._apps[folder.name] = compose_http(routes, LIMITS, {hash_key(KEY.decode()): Caller("tester")})
         self.faults: list[BaseException] = []
+        self.statuses: Counter[tuple[str, int]] = Counter()
 
     def _record_faults(self, app: App) -> App:
         async def recording_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,6 +149,7 @@ class Service:
             responses.append(message)
 
         self.loop.run_until_complete(self._apps[request.model](scope, receive, send))
+        self.statuses[request.model, responses[0]["status"]] += 1
         return responses[0]["status"], b"".join(message.get("body", b"") for message in responses[1:])
 
 
@@ -229,7 +232,14 @@ def send_requests(service: Service, count: int, seed_: int) -> None:
 
 
 def test_hostile_requests_get_a_response_or_a_reason(service: Service) -> None:
+    service.statuses.clear()
+
     send_requests(service, 400, 0)
+
+    # Requests that are all refused by the same check, or all valid, would show nothing.
+    assert {model for model, status in service.statuses if status == 200} == set(service.models)
+    for model in service.models:
+        assert len({status for name, status in service.statuses if name == model and status >= 400}) >= 2, model
 
 
 @pytest.mark.soak

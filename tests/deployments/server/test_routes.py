@@ -6,11 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from deployments.server.authentication import Authentication, Caller
 
 from cluster.local.secrets import hash_key
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import Message, Receive, Scope, Send, send_response
-from deployments.server.authentication import Authentication, Caller
 from deployments.server.error_responses import ErrorResponses
 from deployments.server.middleware import compose_http
 from deployments.server.request_limits import CHECK_INTERVAL_S, RequestLimits, read_body
