@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
+from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, NotFinite, PayloadTooLarge
 from deployments.protocols.arrays import Array, Rows, check_exact, max_exact_integer, to_array, to_exact_array
 from deployments.protocols.decoded_size import check_decoded_size, check_tensor_size
 from deployments.protocols.predict import images
@@ -112,12 +112,24 @@ class InputPreprocessor:
             self._encode_feature(feature, value, index, schema.allow_missing)
             for feature, value in zip(schema.features, item, strict=True)
         ]
-        return to_array(row, self._datatype, allow_nan=True)
+        return self._to_row(row, names, index, allow_nan=True)
+
+    def _to_row(self, values: list[Any], names: tuple[str, ...], index: int, *, allow_nan: bool = False) -> Array:
+        """Convert a row's checked values; a number out of the type's range is refused by its name."""
+        try:
+            return to_array(values, self._datatype, allow_nan=allow_nan)
+        except (InvalidType, NotFinite):
+            for name, value in zip(names, values, strict=True):
+                try:
+                    to_array([value], self._datatype, allow_nan=allow_nan)
+                except (InvalidType, NotFinite) as error:
+                    raise type(error)(f"row {index}: {name!r}: {error}") from None
+            raise
 
     def _encode_numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
         for name, value in zip(names, item, strict=True):
             self._check_number(value, name, index)
-        return to_array(item, self._datatype)
+        return self._to_row(item, names, index)
 
     def _encode_feature(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
         """Encode one feature: a number, a category's index, or NaN where it is missing."""
@@ -211,7 +223,10 @@ class InputPreprocessor:
                 f"row {index} has {len(time_steps)} time steps; the limit is {schema.max_time_steps}; "
                 "send the last ones"
             )
-        series = to_exact_array(time_steps, self._datatype)
+        try:
+            series = to_exact_array(time_steps, self._datatype)
+        except (InvalidType, NotFinite, InvalidShape) as error:
+            raise type(error)(f"row {index}: {error}") from None
         if series.shape != (len(time_steps), len(schema.features)):
             raise InvalidShape(
                 f"row {index} has time steps of {series.shape[1]} numbers; this model takes {schema.features}"

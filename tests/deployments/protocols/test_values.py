@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployments.errors import ClientError, InvalidType, MalformedBody
+from deployments.errors import ClientError, InvalidType, MalformedBody, NotFinite
 from deployments.protocols.oip.codec import OipCodec
 from deployments.protocols.predict.codec import PredictCodec
 from deployments.settings import Limits
@@ -74,6 +74,18 @@ def test_a_whole_number_that_the_net_does_not_hold_is_refused_by_name(table_bund
     # A measured value is rounded, as every fraction is.
     assert decode(codec, row | {"width": LARGE + 0.5})[1] == 2**24 + 2
     assert decode(codec, row | {"width": 0.1})[1] == np.float32(0.1)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_a_number_out_of_the_types_range_is_refused_by_name(
+    table_bundle: Path, mixed: PredictCodec, value: float
+) -> None:
+    codec = PredictCodec(verify_bundle(table_bundle), "1", Limits())
+
+    with pytest.raises(NotFinite, match=r"row 0: 'width': a value is not finite in FP32"):
+        decode(codec, dict.fromkeys(FEATURES, 1) | {"width": value})
+    with pytest.raises(NotFinite, match=r"row 0: 'n': a value is not finite"):
+        decode(mixed, {"n": value})
 
 
 def test_so_is_it_where_values_may_be_missing(mixed: PredictCodec) -> None:
