@@ -5,7 +5,7 @@ would write infinity as null, which a model takes for missing, and dates, UUIDs 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Protocol
@@ -56,26 +56,34 @@ def encode_predict(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, H
     if isinstance(inputs, str):
         raise TypeError("inputs is one text; send a list of texts, one for each row")
     rows = _frame_to_records(inputs)
-    if not _is_json(rows):
+    is_json = _is_json(rows)
+    if not is_json:
         rows = _to_json(rows, "")
     fields = {name: _to_json(value, f"option {name!r}") for name, value in options.items()}
     # It encodes an image's bytes as base64.
     body = msgspec.json.encode({"inputs": rows, **fields})
-    if b"null" in body:
-        # A missing value, or infinity.
-        _to_json(rows, "")
+    if is_json and b"null" in body and _has_infinity(rows):
+        _to_json(rows, "")  # which raises
     return body, [(b"content-type", b"application/json")]
 
 
 def _is_json(rows: Any) -> bool:
-    """Whether there are JSON's own types only; level by level, since a call for each value would take long."""
+    """Whether there are JSON's own types only."""
+    return all(kinds <= _JSON_TYPES for _, kinds in _iter_levels(rows))
+
+
+def _has_infinity(rows: Any) -> bool:
+    return any(math.inf in values or -math.inf in values for values, _ in _iter_levels(rows))
+
+
+def _iter_levels(rows: Any) -> Iterator[tuple[list[Any], set[type]]]:
+    """Yield the values of each level of nested lists and dicts, and their types: a call for each would take long."""
     values = [rows]
     for _ in range(_MAX_DEPTH):
         kinds = set(map(type, values))
-        if not kinds <= _JSON_TYPES:
-            return False
+        yield values, kinds
         if kinds.isdisjoint(_CONTAINERS):
-            break
+            return
         inner: list[Any] = []
         for value in values:
             if type(value) is dict:
@@ -83,7 +91,6 @@ def _is_json(rows: Any) -> bool:
             elif type(value) in _CONTAINERS:
                 inner.extend(value)
         values = inner
-    return True
 
 
 def _to_json(value: Any, place: str) -> Any:
