@@ -7,6 +7,7 @@ training/data/files/columns.py.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,6 +48,20 @@ def spell_category(value: Any) -> str | None:
     whole = WHOLE_NUMBER.fullmatch(text)
     text = whole[1] if whole else text
     return None if text in NULL_TEXTS else text
+
+
+def is_missing_feature(value: Any) -> bool:
+    """Whether a feature's value is missing: null, NaN, or a text that means it."""
+    return is_missing(value) or (isinstance(value, str) and spell_category(value) is None)
+
+
+def match_category(value: Any, categories: Sequence[str]) -> str | None:
+    """The category that a value means, however it is spelled; None where it is none of them, or missing."""
+    spelled = value if isinstance(value, str) and value in categories else spell_category(value)
+    if spelled not in categories and spelled is not None and set(categories) == {"true", "false"}:
+        # Truth values, which tools write in any case.
+        spelled = spelled.lower()
+    return spelled if spelled in categories else None
 
 
 def find_inexact(numbers: "NDArray[Any]", cast: "NDArray[Any]") -> int | None:

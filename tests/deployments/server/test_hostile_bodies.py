@@ -231,13 +231,16 @@ def send_requests(service: Service, count: int, seed_: int) -> None:
 
 def test_hostile_requests_get_a_response_or_a_reason(service: Service) -> None:
     service.statuses.clear()
+    for name, model in service.models.items():
+        for body in valid_predict_requests(model):
+            headers = (("content-type", "application/json"),)
+            status, response = service.post(HostileRequest(name, hostile.PREDICT, headers, json.dumps(body).encode()))
+            assert status == 200, (name, response[:300])
 
     send_requests(service, 400, 0)
 
-    # Requests that are all refused by the same check, or all valid, would show nothing.
-    assert {model for model, status in service.statuses if status == 200} == set(service.models)
-    for model in service.models:
-        assert len({status for name, status in service.statuses if name == model and status >= 400}) >= 2, model
+    # Requests that are all refused by the same check would show nothing.
+    assert len({status for _, status in service.statuses if status >= 400}) >= 3
 
 
 @pytest.mark.soak
