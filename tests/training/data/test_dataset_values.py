@@ -150,9 +150,7 @@ def test_a_series_is_not_imputed_in_whatever_form_it_comes(as_list: bool, missin
     inputs[3, 2] = float("nan")
     dataset = Dataset(list(inputs) if as_list else inputs, CLASSES, ("no", "yes"), SERIES)
 
-    with pytest.raises(
-        UserError, match=r"row 3 has a value that is missing; .* to drop \(the row\)$"
-    ):
+    with pytest.raises(UserError, match=r"row 3 has a value that is missing; .* to drop \(the row\)$"):
         clean_dataset(dataset, Cleaning.model_validate({"missing": missing}))
 
 
