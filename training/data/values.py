@@ -20,6 +20,12 @@ words, and only a text of nothing but whitespace is missing."""
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 """As pandas writes a column of whole numbers of which one is missing."""
 
+NEGATIVE_ZERO = re.compile(r"-0+")
+"""What WHOLE_NUMBER leaves of -0.0, which is 0."""
+
+TRUTH_VALUE = re.compile(r"[Tt]rue|TRUE|[Ff]alse|FALSE")
+"""As tools write truth values."""
+
 
 def is_missing(value: Any) -> bool:
     """Whether a value is null: None, NaN of any library, pandas' NA and NaT."""
@@ -29,6 +35,8 @@ def is_missing(value: Any) -> bool:
 
 def spell_category(value: Any) -> str | None:
     """The spelling of a category's or a label's value: NFC without surrounding whitespace; 1.0 is "1", True "true".
+
+    A text of a truth value, as `TRUE`, is spelled as one: tools write them in any case.
 
     Returns:
         None where it is missing, or is neither text nor number.
@@ -42,4 +50,5 @@ def spell_category(value: Any) -> str | None:
     text = unicodedata.normalize("NFC", value.strip())
     whole = WHOLE_NUMBER.fullmatch(text)
     text = whole[1] if whole else text
+    text = "0" if NEGATIVE_ZERO.fullmatch(text) else text.lower() if TRUTH_VALUE.fullmatch(text) else text
     return None if text in NULL_TEXTS else text

@@ -140,9 +140,9 @@ class InputPreprocessor:
         spelled = value if value in categories else spell_category(value)
         if spelled is None and isinstance(value, str) and allow_missing:
             return math.nan
-        if spelled not in categories and spelled is not None and spelled.lower() in categories:
-            # Truth values, which tools write in any case.
-            spelled = spelled.lower() if set(categories) == {"true", "false"} else spelled
+        if spelled not in categories and type(value) is float and float(np.float32(value)) == value:
+            # 0.10000000149011612 is what becomes of a float32's 0.1 in a caller's float64.
+            spelled = spell_category(float(str(np.float32(value))))
         if spelled not in categories:
             raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
         return float(categories.index(spelled))

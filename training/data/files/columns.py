@@ -2,7 +2,7 @@
 
 Numbers become float32, categories, labels and texts strings; a missing value becomes NaN or null. What is missing:
 null, NaN, a text of nothing but whitespace, and, but in free text, the words that tools write for it (`NA`, `null`).
-One value has one spelling: text is NFC without surrounding whitespace, 1.0 is "1", True is "true".
+One value has one spelling (values.py): text is NFC without surrounding whitespace, 1.0 is "1", True is "true".
 """
 # Shapes: N rows of a batch.
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from training.data.files.row_location import SourceLocation
 from training.data.rounding import MAX_EXACT_FLOAT64, describe_lost_digits, find_rounding_loss
-from training.data.values import NULL_TEXTS, WHOLE_NUMBER
+from training.data.values import NEGATIVE_ZERO, NULL_TEXTS, TRUTH_VALUE, WHOLE_NUMBER, spell_category
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 
@@ -105,7 +105,7 @@ def parse_column(column: Column, values: Any, location: SourceLocation) -> tuple
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if column.has_codes and is_numeric_type(values.type):
-        values = _write_numbers(values)
+        values = write_numbers(values)
     if column.kind == "number":
         numbers = _parse_numbers(column, values, location)
         missing = np.isnan(numbers)
@@ -140,8 +140,8 @@ def is_text_type(arrow_type: pa.DataType) -> bool:
     types = pa.types
     if types.is_dictionary(arrow_type):
         return is_text_type(arrow_type.value_type)
-    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_boolean)
-    return any(test(arrow_type) for test in tests)
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
+    return types.is_boolean(arrow_type) or any(test(arrow_type) for test in tests)
 
 
 def is_category_type(arrow_type: pa.DataType) -> bool:
@@ -156,8 +156,9 @@ def _spell(column: Column, texts: Any) -> Any:
     encoded = texts.dictionary_encode()
     values = pc.utf8_normalize(pc.utf8_trim_whitespace(encoded.dictionary), form="NFC")
     values = pc.replace_substring_regex(values, f"^{WHOLE_NUMBER.pattern}$", r"\1")
-    if column.stored_type == "bool":
-        values = pc.utf8_lower(values)
+    values = pc.replace_substring_regex(values, f"^{NEGATIVE_ZERO.pattern}$", "0")
+    is_truth_value = pc.match_substring_regex(values, f"^(?:{TRUTH_VALUE.pattern})$")
+    values = pc.if_else(is_truth_value, pc.utf8_lower(values), values)
     return pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values).take(encoded.indices)
 
 
@@ -229,15 +230,18 @@ def _parse_strings(column: Column, values: Any, location: SourceLocation) -> Any
     if not is_text_type(values.type) and not (column.kind == "label" and is_numeric_type(values.type)):
         raise location.value_error(0, column.name, f"type {values.type} is not text, the type in the first file")
     if is_numeric_type(values.type):
-        return _write_numbers(values)
+        return write_numbers(values)
     return _cast(column, values, pa.string(), location, "is not UTF-8")
 
 
-def _write_numbers(values: Any) -> Any:
-    """Numbers as text; null for NaN."""
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), None, values)
-    return pc.cast(values, pa.string())
+def write_numbers(values: Any) -> Any:
+    """Numbers as text, spelled as serving spells them; null for NaN."""
+    if not pa.types.is_floating(values.type):
+        return pc.cast(values, pa.string())
+    encoded = values.dictionary_encode()
+    # numpy writes a float32 with the digits that it has: 0.1, not 0.10000000149011612.
+    texts = [spell_category(float(str(number))) for number in encoded.dictionary.to_numpy(zero_copy_only=False)]
+    return pa.array(texts, pa.string()).take(encoded.indices)
 
 
 def _check_splits(column: Column, texts: Any, location: SourceLocation) -> None:

@@ -254,6 +254,8 @@ def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistic
         if len(categories) < 2:
             value = next(iter(categories), None)
             raise UserError(f"column {name!r} is constant, {value!r} in every row; leave it out or correct it")
+        if categories & {"true", "false"} and categories & {"0", "1"}:
+            raise UserError(f"column {name!r} has true or false in some rows and 0 or 1 in others; write one of both")
     for column in reader.inputs:
         if column.kind == "number" and column.name not in statistics.known_numbers:
             raise UserError(f"column {column.name!r} has no value in any row; name it in data.exclude")

@@ -268,3 +268,52 @@ def test_a_file_whose_column_is_another_kind_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"z\.parquet, row 1, column 'legs': '\w+' is not a number"):
         scan_locally(make_recipe(Files(path=folder, format="parquet", target="kind")))
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+@pytest.mark.parametrize("column", ["flag", "kind"])
+def test_truth_values_are_the_same_as_text_and_as_bool(tmp_path: Path, text_first: bool, column: str) -> None:
+    frame = make_animals(400)
+    frame[column] = frame.legs > 4
+    as_text = frame.assign(**{column: np.where(frame[column], "True", "FALSE")})
+    as_text.to_parquet(tmp_path / ("a.parquet" if text_first else "b.parquet"))
+    frame.to_parquet(tmp_path / ("b.parquet" if text_first else "a.parquet"))
+
+    result = scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+    spelled = result.dataset_attributes["labels"] if column == "kind" else list_categories(result, "flag")
+    assert spelled == ("false", "true")
+
+
+def test_truth_values_and_numbers_in_one_column_are_refused(tmp_path: Path) -> None:
+    frame = make_animals(400)
+    frame["kind"] = (frame.legs > 4).astype(int)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.astype({"kind": bool}).to_parquet(tmp_path / "b.parquet")
+
+    with pytest.raises(UserError, match="column 'kind' has true or false in some rows and 0 or 1 in others"):
+        scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fractions_as_categories_are_spelled_as_serving_spells_them(tmp_path: Path, dtype: type) -> None:
+    frame = make_animals(400)
+    frame["dose"] = pd.Categorical(np.resize(np.array([1e-7, 0.1, 2], dtype), 400))
+    frame.to_parquet(tmp_path / "a.parquet")
+
+    result = scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+    assert list_categories(result, "dose") == ("0.1", "1e-07", "2")
+
+
+def test_large_binary_texts_are_texts(tmp_path: Path) -> None:
+    frame = make_animals(400)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    colors = pa.array([color.encode() for color in frame.color], pa.large_binary())
+    parquet.write_table(
+        table.set_column(table.schema.get_field_index("color"), "color", colors), tmp_path / "a.parquet"
+    )
+
+    result = scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+    assert list_categories(result, "color") == ("blue", "green", "red")
