@@ -269,6 +269,11 @@ def _frame_to_records(inputs: Any) -> Any:
     if hasattr(inputs, "to_dicts"):  # polars
         return [{name: _null_if_nan(value) for name, value in row.items()} for row in inputs.to_dicts()]
     if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # pandas: NaN, NaT and pd.NA alike
+        names = list(inputs.columns)
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise TypeError(
+                f"the frame has two columns {twice!r}, of which JSON keeps one; give each a name of its own"
+            )
         return inputs.astype(object).where(inputs.notna(), None).to_dict("records")
     if hasattr(inputs, "to_list"):
         return inputs.to_list()

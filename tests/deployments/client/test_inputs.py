@@ -28,3 +28,11 @@ def test_a_frame_is_sent_as_records_and_a_missing_value_as_null(library: str) ->
         client.predict("texts", frame["color"])
 
     assert seen == [{"inputs": RECORDS, "top_k": 1}, {"inputs": ["red", "white"]}]
+
+
+def test_a_frame_with_two_columns_of_one_name_is_refused() -> None:
+    pandas = importlib.import_module("pandas")
+    frame = pandas.DataFrame([[1, 2]], columns=["width", "width"])
+
+    with Client("http://127.0.0.1:1", "k") as client, pytest.raises(TypeError, match="has two columns 'width'"):
+        client.predict("flowers", frame)
