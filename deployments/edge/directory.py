@@ -8,6 +8,7 @@ it dies, Ray starts it again, members join it anew at their next renewal, and ed
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Directory:
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
         self._started_s = time.monotonic()
+        self._certificate, self._certificate_written = "", (0, 0)
         # Of the edges: the last revision that each has applied, and when it last asked.
         self._applied: dict[str, int] = {}
         self._asked_s: dict[str, float] = {}
@@ -117,13 +119,23 @@ class Directory:
                 logger.exception("the edge's state cannot be read")
 
     def _read(self) -> dict[str, Any]:
-        settings = self._settings
-        certificate = "".join(Path(file).read_text() for file in (settings.tls_cert, settings.tls_key) if file)
         routes = tuple(
             Route(record.name, record.endpoint.limits.request_timeout_s, record.endpoint.limits.max_body_bytes)
             for record in self._deployments.list_records()
         )
-        return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes}
+        return {"keys": self._keys.list_keys(), "certificate": self._read_certificate(), "routes": routes}
+
+    def _read_certificate(self) -> str:
+        """Read certificate and key where they have changed, and only once they fit each other."""
+        if not self._settings.tls_cert:
+            return ""
+        cert, key = Path(self._settings.tls_cert), Path(self._settings.tls_key)
+        written = cert.stat().st_mtime_ns, key.stat().st_mtime_ns
+        if written != self._certificate_written:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+            self._certificate = cert.read_text() + key.read_text()
+            self._certificate_written = written
+        return self._certificate
 
     async def _notify(self, **changes: Any) -> int:
         """Make a new revision where something has changed; returns the last one."""

@@ -6,30 +6,33 @@ dies, it is started again at once.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from ray import serve
 from ray.exceptions import RayError
 
 from deployments.edge.directory import get_directory
-from deployments.edge.haproxy import HAProxy, write_private
-from deployments.edge.node_tls import read_client_certificate
+from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Member
 from deployments.edge.template import (
     Files,
     Listen,
-    get_options_of_servers,
+    get_server_options,
     list_members,
     list_model_routes,
     render_config,
+    write_files,
 )
+from deployments.ray_internals import bind_replica_port
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
+# What HAProxy says of a command that it has carried out; mostly it says nothing.
+SUCCESS_ANSWERS = ("New server registered", "Server deleted", "Transaction created", "Transaction updated")
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.1
 logger = logging.getLogger("ray.serve")
@@ -40,16 +43,27 @@ class Edge:
     """One HAProxy."""
 
     async def __init__(self, host: str, http_port: int, grpc_port: int) -> None:  # type: ignore[misc]
+        bind_replica_port(host)
         self._id = uuid.uuid4().hex
         self._settings, self._listen = ServingSettings(), Listen(host, http_port, grpc_port)
         folder = Path(os.environ[EDGE_DIR_VARIABLE])
         self._haproxy = HAProxy(folder, self._settings.haproxy)
         self._folder = folder
         self._removed: set[str] = set()
-        self._state = await get_directory().watch.remote(self._id, 0)
+        # Whether HAProxy has the whole state; where a change has failed, it gets all of it anew.
+        self._is_applied = False
+        self._lock = asyncio.Lock()
+        self._state = await self._fetch_first_state()
         await self._restart()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
+
+    async def _fetch_first_state(self) -> EdgeState:
+        while True:
+            state: EdgeState = await get_directory().watch.remote(self._id, 0)
+            # A HAProxy that runs already may know more than a directory that has just started.
+            if state.is_complete or not self._haproxy.is_alive():
+                return state
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds."""
@@ -67,7 +81,8 @@ class Edge:
         while True:
             try:
                 state = await get_directory().watch.remote(self._id, revision)
-                await self._apply(state)
+                async with self._lock:
+                    await self._apply(state)
                 revision = state.revision
             except (RayError, ValueError) as error:
                 logger.warning("the directory does not answer: %s", error)
@@ -80,55 +95,61 @@ class Edge:
         """Start HAProxy again where it has ended."""
         while True:
             await asyncio.sleep(SUPERVISE_INTERVAL_S)
-            if not self._haproxy.is_alive():
-                logger.error("HAProxy has ended; it is started again")
-                with contextlib.suppress(ServiceError):
+            if self._haproxy.is_alive():
+                continue
+            logger.error("HAProxy has ended; it is started again")
+            try:
+                async with self._lock:
                     await self._restart()
+            except ServiceError as error:
+                logger.error("HAProxy cannot be started: %s", error)
+                await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def _apply(self, state: EdgeState) -> None:
         if not state.is_complete:
             # The directory has just started: members that it does not know yet go on.
             known = {member.id for member in state.members}
             members = (*state.members, *(each for each in self._state.members if each.id not in known))
-            state = EdgeState(**{**vars(state), "members": members})
+            state = replace(state, members=members)
         before, self._state = self._state, state
-        if _needs_reload(before, state):
+        if not self._is_applied or _needs_reload(before, state):
             await self._restart()
-            return
-        self._write_files()
-        commands = [*self._change_keys(before, state), *self._change_servers(before, state)]
-        if before.certificate != state.certificate:
+        elif before != state:
+            self._is_applied = False
+            self._write_files()
+            await self._change(before, state)
+            self._is_applied = True
+        await self._delete_removed()
+
+    async def _change(self, before: EdgeState, after: EdgeState) -> None:
+        """Make a change by the runtime API."""
+        commands = [*self._change_keys(before, after), *self._change_servers(before, after)]
+        if before.certificate != after.certificate:
             # An empty line ends it, and none is within a PEM file's blocks.
-            pem = "\n".join(line for line in state.certificate.splitlines() if line.strip())
+            pem = "\n".join(line for line in after.certificate.splitlines() if line.strip())
             file = self._files.certificate
             commands += [f"set ssl cert {file} <<\n{pem}\n", f"commit ssl cert {file}"]
-        await self._haproxy.run_commands(commands)
-        await self._delete_removed()
+        answers = await self._haproxy.run_commands(commands)
+        for command, answer in zip(commands, answers, strict=True):
+            if answer and not answer.startswith(SUCCESS_ANSWERS) and "Success!" not in answer:
+                raise ServiceError(f"HAProxy refused {command.split(' <<')[0]!r}: {answer}")
 
     async def _restart(self) -> None:
         """Start HAProxy anew with the whole state; the process before it finishes its connections."""
+        self._is_applied = False
         self._write_files()
         config = render_config(self._state, self._settings, self._listen, self._files, "stdout")
         await self._haproxy.start(config)
         self._removed.clear()
+        self._is_applied = True
 
     @property
     def _files(self) -> Files:
-        folder = self._folder
-        return Files(
-            self._haproxy.next_admin_socket(),
-            folder / "keys.map",
-            folder / "certificate.pem",
-            folder / "node_certificate.pem",
-        )
+        return Files(self._folder, self._haproxy.next_admin_socket())
 
     def _write_files(self) -> None:
         """Write what HAProxy reads when it starts."""
-        files = self._files
-        write_private(files.node_certificate, read_client_certificate(self._settings.edge))
-        write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in self._state.keys.items()))
-        if self._state.certificate:
-            write_private(files.certificate, self._state.certificate)
+        write_files(self._files, self._state, self._settings)
 
     def _change_keys(self, before: EdgeState, after: EdgeState) -> list[str]:
         file = self._files.keys
@@ -150,10 +171,9 @@ class Edge:
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]
-            options = get_options_of_servers(self._settings, self._files)
-            protocol = "proto h2 " if member.protocol == "grpc" else ""
+            options = get_server_options(member.protocol, self._settings, self._files)
             commands += [
-                f"add server {name} {member.address} {protocol}{options}",
+                f"add server {name} {member.address} {options}",
                 f"enable server {name}",
                 f"enable health {name}",
             ]
@@ -162,8 +182,8 @@ class Edge:
     async def _delete_removed(self) -> None:
         """Delete the servers whose last request has ended."""
         for name in list(self._removed):
-            (_, answer) = await self._haproxy.run_commands([f"set server {name} state maint", f"del server {name}"])
-            if "Server deleted" in answer or "No such server" in answer:
+            answers = await self._haproxy.run_commands([f"set server {name} state maint", f"del server {name}"])
+            if answers and answers[-1].startswith(("Server deleted", "No such server")):
                 self._removed.discard(name)
 
 

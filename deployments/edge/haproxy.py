@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ class HAProxy:
         self._processes = [process for process in _find_processes(folder) if process.identity.is_alive()]
         numbers = [int(file.stem.split("-")[1]) for file in folder.glob("haproxy-*.cfg")]
         self._number = max(numbers, default=0)
+        self._children: list[subprocess.Popen[bytes]] = []
 
     def next_admin_socket(self) -> Path:
         """Where the next process has its admin socket, which its configuration names."""
@@ -61,6 +63,8 @@ class HAProxy:
 
     def is_alive(self) -> bool:
         """Whether the last process runs."""
+        # Those that have ended go from the process table with this.
+        self._children = [child for child in self._children if child.poll() is None]
         return bool(self._processes) and self._processes[-1].identity.is_alive()
 
     async def start(self, config: str) -> None:
@@ -78,29 +82,31 @@ class HAProxy:
         if before:
             command += ["-x", str(before[-1].admin_socket), "-sf", *(str(each.identity.pid) for each in before)]
         with (self._folder / "haproxy.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *command,
+            # Not asyncio's: that one ends its process when nobody holds it any more.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                stdin=asyncio.subprocess.DEVNULL,
                 env=_environment(),
                 start_new_session=True,
             )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while not await self._is_listening(process.pid, socket):
-                    if process.returncode is not None:
+                    if process.poll() is not None:
                         raise ServiceError(f"HAProxy ended at its start: {self._read_last_error()}")
                     await asyncio.sleep(POLL_INTERVAL_S)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            process.kill()
+            process.wait()
             if isinstance(error, TimeoutError):
                 raise ServiceError(f"HAProxy did not start within {START_TIMEOUT_S:g} s") from None
             raise
         started = Process(number, ProcessIdentity.of(process.pid), socket)
         write_private(file.with_suffix(".pid"), str(started.identity))
         self._processes = [*before, started]
+        self._children.append(process)
         self._delete_old_files()
 
     async def run_commands(self, commands: Sequence[str]) -> list[str]:
@@ -160,7 +166,7 @@ async def _run_command(socket: Path, command: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(socket))
         try:
             writer.write(command.encode() + b"\n")
-            return (await reader.read()).decode(errors="replace").strip("\n ") + "\n"
+            return (await reader.read()).decode(errors="replace").strip()
         finally:
             writer.close()
 

@@ -44,7 +44,7 @@ def read_client_certificate(settings: EdgeSettings) -> str:
     return "".join(Path(file).read_text() for file in (settings.node_tls_cert, settings.node_tls_key))
 
 
-def get_server_options(settings: EdgeSettings, client_certificate: Path) -> str:
+def get_tls_options(settings: EdgeSettings, client_certificate: Path) -> str:
     """HAProxy's options of a connection to a replica."""
     if not settings.node_tls_ca:
         return ""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from deployments.edge.node_tls import get_server_options
+from deployments.edge.haproxy import write_private
+from deployments.edge.node_tls import get_tls_options, read_client_certificate
 from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
 from deployments.settings import ServingSettings
 
@@ -24,9 +25,9 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
-# Statuses that HAProxy makes itself.
+# Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
 ERRORS = {
-    400: ("bad_request", "the request is not HTTP, or its header is larger than 30 KB or has more than 256 fields"),
+    400: ("bad_request", "the request is not valid HTTP"),
     408: ("body_timeout", "the request was not complete in time; send it at once"),
     500: ("internal", "internal error of the service; it has been logged"),
     502: ("bad_gateway", "a replica broke its response off; send the request again"),
@@ -48,12 +49,25 @@ class Listen:
 
 @dataclass(frozen=True)
 class Files:
-    """The files that a configuration names."""
+    """The files that a configuration names: of all processes in a folder, but for each one's admin socket."""
 
+    folder: Path
     admin_socket: Path
-    keys: Path
-    certificate: Path
-    node_certificate: Path
+
+    @property
+    def keys(self) -> Path:
+        """The map of keys."""
+        return self.folder / "keys.map"
+
+    @property
+    def certificate(self) -> Path:
+        """What callers see."""
+        return self.folder / "certificate.pem"
+
+    @property
+    def node_certificate(self) -> Path:
+        """What replicas see."""
+        return self.folder / "node_certificate.pem"
 
 
 def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
@@ -87,16 +101,27 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
-        server_options=get_options_of_servers(settings, files),
+        server_options=get_server_options("http", settings, files),
+        grpc_options=get_server_options("grpc", settings, files),
         control=list_members(state, CONTROL),
         gateways=list_members(state, GRPC),
         models={route: list_members(state, route.name) for route in list_model_routes(state)},
     )
 
 
-def get_options_of_servers(settings: ServingSettings, files: Files) -> str:
-    """HAProxy's options of every server that takes requests."""
-    return SERVER_OPTIONS + get_server_options(settings.edge, files.node_certificate)
+def write_files(files: Files, state: EdgeState, settings: ServingSettings) -> None:
+    """Write the files that a configuration names."""
+    write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    write_private(files.certificate, state.certificate)
+    write_private(files.node_certificate, read_client_certificate(settings.edge))
+
+
+def get_server_options(protocol: str, settings: ServingSettings, files: Files) -> str:
+    """HAProxy's options of a server that takes requests over a protocol."""
+    http2 = "proto h2 " if protocol == "grpc" else ""
+    tls = get_tls_options(settings.edge, files.node_certificate)
+    # A gRPC server takes TLS connections that ask for HTTP/2 alone.
+    return http2 + SERVER_OPTIONS + tls + (" alpn h2" if tls and http2 else "")
 
 
 def list_members(state: EdgeState, name: str) -> list[Member]:
@@ -112,7 +137,6 @@ def list_model_routes(state: EdgeState) -> list[Route]:
 
 
 def _render_error(status: int, code: str, message: str) -> str:
-    # A request that could not be read has no id.
-    request_id = "null" if status in (400, 408) else '"%[var(txn.id)]"'
     header = " hdr retry-after 1" if status == 503 else ""
-    return f"lf-string '{ERROR.format(code=code, message=message, request_id=request_id)}'{header}"
+    body = ERROR.format(code=code, message=message, request_id='"%[var(txn.id)]"')
+    return f"lf-string '{body}'{header}"

@@ -10,6 +10,7 @@ only ratios matter. servers.md in this folder has what was measured.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -31,9 +32,9 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
-from deployments.edge.haproxy import HAProxy, write_private
+from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EdgeState, Member, Route
-from deployments.edge.template import Files, Listen, render_config
+from deployments.edge.template import Files, Listen, render_config, write_files
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
@@ -113,6 +114,9 @@ async def serve(name: str, bundle: str, port: str) -> None:
     endpoint = ModelEndpoint(name="mlp", version=1, digest=verify_bundle(Path(bundle)).digest, uri=bundle)
     model = ServedModel(endpoint, Path(bundle).parent / "cache")
     app = compose_http(ModelRoutes(model), endpoint.limits, SECRET)
+    # As Serve does in a replica: otherwise the collector scans torch again and again.
+    gc.collect()
+    gc.freeze()
     if name == "http_server":
         await _serve_asyncio(HttpServer(app), int(port))
     elif name == "no_layers":
@@ -176,8 +180,8 @@ async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) ->
     route, control = Route("mlp", 30.0, 1 << 25), Route(CONTROL, 30.0, 1 << 25)
     members = (Member("replica", route, f"127.0.0.1:{port}"), Member("control", control, f"127.0.0.1:{port}"))
     state = EdgeState(1, True, (route,), members, {hash_key(KEY): "bench"}, "", SECRET)
-    files = Files(edge.next_admin_socket(), folder / "keys.map", folder / "none.pem", folder / "none.pem")
-    write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    files = Files(folder, edge.next_admin_socket())
+    write_files(files, state, ServingSettings())
     listen = Listen("127.0.0.1", edge_port, PORTS.pick_free())
     await edge.start(render_config(state, ServingSettings(), listen, files, "stdout"))
 
