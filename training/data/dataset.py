@@ -126,6 +126,7 @@ def _convert_rows(dataset: Dataset, source: str) -> Dataset:
     return replace(
         dataset,
         inputs=to_rows(dataset.inputs, f"{source}: the inputs"),
+        labels=tuple(to_rows(dataset.labels, f"{source}: the labels")),
         targets=None if targets is None else _convert_targets(targets, f"{source}: the targets"),
         test_index=None if test_index is None else _stack_rows(test_index, f"{source}: the test_index"),
     )

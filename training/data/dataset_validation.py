@@ -66,7 +66,8 @@ def validate_targets(dataset: "Dataset", source: str) -> None:
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= len(labels):
             raise UserError(
-                f"{source}: targets are in {low}..{high}, but there are {len(labels)} labels; name every class"
+                f"{source}: targets are in {low}..{high}, but there are {len(labels)} labels; name every class, or "
+                "make numbers float32"
             )
     elif targets.dtype != torch.float32:
         raise UserError(f"{source}: targets are {targets.dtype}; make classes int64 of shape (N,), numbers float32")

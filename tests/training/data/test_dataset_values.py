@@ -238,6 +238,17 @@ def test_a_class_that_is_missing_is_refused_or_dropped(monkeypatch: pytest.Monke
     assert dataset.dropped_rows == {"missing": 1}
 
 
+@pytest.mark.parametrize("labels", [np.array(["no", "yes"]), pd.Index(["no", "yes"]), ["no", "yes"]])
+def test_labels_of_any_library_are_taken(load: Callable[..., Dataset], labels: Any) -> None:
+    assert load(NUMBERS, schema=ONE, labels=labels).labels == ("no", "yes")
+
+
+@pytest.mark.parametrize("labels", ["ny", {"no", "yes"}])
+def test_labels_without_an_order_are_refused(load: Callable[..., Dataset], labels: Any) -> None:
+    with pytest.raises(UserError, match=r"the labels are a (str|set); return a tensor, an array or a list"):
+        load(NUMBERS, schema=ONE, labels=labels)
+
+
 def test_classes_are_no_names_and_no_fractions(load: Callable[..., Dataset]) -> None:
     with pytest.raises(UserError, match=r"the target of row 0 is 'no' \(str\); give a class as its index"):
         load(NUMBERS, ["no", "yes"] * (COUNT // 2), ONE)
