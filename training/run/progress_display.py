@@ -42,6 +42,7 @@ class ProgressDisplay:
         self._handlers = {
             "scanning": self._show_scanning,
             "preflight_passed": self._show_preflight_passed,
+            "loading": lambda message: None,
             "started": self._show_started,
             "progress": self._show_progress,
             "stalled": self._show_stalled,
