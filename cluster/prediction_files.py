@@ -1,6 +1,6 @@
 """Prediction files: rows, texts and images in files become a model's inputs; its predictions are written beside them.
 
-Predict walk: cluster.cli.predict -> [prediction_files.py] -> prediction_tables.py, shoal.py -> deployments.client
+Predict walk: cluster.cli.predict -> [prediction_files.py] -> shoal.py -> deployments.client
 """
 
 import json
