@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from training.data.dataset_validation import validate_dataset
-from training.data.row_sequences import round_numbers, stack_numbers, to_rows
+from training.data.row_sequences import is_of_table_library, round_numbers, stack_numbers, to_rows
 from training.errors import UserError
 from training.recipe.load import import_path
 from training.recipe.renamed import renamed_hint
@@ -92,7 +92,7 @@ def load_dataset(data: Data) -> Dataset:
         raise
     # A pandas frame has methods of these names.
     has_methods = all(hasattr(dataset, method) for method in ("__len__", "__getitem__", "info"))
-    if has_methods and not hasattr(dataset, "columns"):
+    if has_methods and not is_of_table_library(dataset):
         dataset = _collect_rows(dataset)
     if not isinstance(dataset, Dataset):
         hint = "; 'about' is called 'info' now" if hasattr(dataset, "about") else ""

@@ -34,17 +34,21 @@ def to_rows(values: Any, what: str) -> Tensor | list[Any]:
         if not values.ndim:
             raise UserError(f"{what} are one number; return a tensor of shape (N, ...)")
         return values
-    library = type(values).__module__.partition(".")[0]
-    if library in ("pandas", "polars", "pyarrow"):
-        if hasattr(values, "columns"):
+    if is_of_table_library(values):
+        if hasattr(type(values), "columns"):
             raise UserError(f"{what} are a {type(values).__name__}; return a tensor of its numbers, or one column")
         # To a numpy array and back would make integers with a missing one floats.
-        values = values.to_pylist() if library == "pyarrow" else _column_to_array(values)
+        values = values.to_pylist() if hasattr(values, "to_pylist") else _column_to_array(values)
     if isinstance(values, np.ndarray):
         return _array_to_rows(values, what)
     if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray):
         raise UserError(f"{what} are a {type(values).__name__}; return a tensor, an array or a list")
     return [_to_row(value) for value in values]
+
+
+def is_of_table_library(values: Any) -> bool:
+    """Whether it is a table or a column of pandas, polars or Arrow."""
+    return type(values).__module__.partition(".")[0] in ("pandas", "polars", "pyarrow")
 
 
 def stack_numbers(rows: Tensor | list[Any], what: str) -> Tensor | list[Any]:

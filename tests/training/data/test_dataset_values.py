@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -42,8 +43,11 @@ def shuffled(values: Any) -> pd.Series:
 
 @pytest.mark.parametrize(
     "convert",
-    [shuffled, np.array, lambda v: np.array(v, object), pa.array, lambda v: pa.chunked_array([v[:9], v[9:]]), tuple],
-    ids=["pandas", "numpy", "objects", "Arrow", "Arrow chunks", "tuple"],
+    [
+        *(shuffled, pl.Series, np.array, lambda v: np.array(v, object)),
+        *(pa.array, lambda v: pa.chunked_array([v[:9], v[9:]]), tuple),
+    ],
+    ids=["pandas", "polars", "numpy", "objects", "Arrow", "Arrow chunks", "tuple"],
 )
 def test_texts_and_classes_of_any_library_are_taken_by_position(
     load: Callable[..., Dataset], convert: Callable[[Any], Any]
@@ -76,6 +80,7 @@ def test_arrays_of_other_types_keep_their_values(load: Callable[..., Dataset]) -
     ("inputs", "problem"),
     [
         (pd.DataFrame({"a": range(COUNT)}), "the inputs are a DataFrame; return a tensor"),
+        (pl.DataFrame({"a": range(COUNT)}), "the inputs are a DataFrame"),
         (pa.table({"a": range(COUNT)}), "the inputs are a Table"),
         ({"a": 1}, "the inputs are a dict"),
         ((text for text in TEXTS), "the inputs are a generator"),
@@ -174,6 +179,7 @@ class Rows:
 
     def __init__(self, inputs: Any, targets: Any, **info: Any) -> None:
         self.inputs, self.targets, self.attributes = inputs, targets, info
+        self.columns = ["a"]
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -224,6 +230,11 @@ def test_numpy_rows_of_the_object_are_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert torch.equal(dataset.inputs, NUMBERS)
     assert torch.equal(dataset.targets, CLASSES)
+
+
+def test_a_frame_is_no_object_with_three_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"returned a DataFrame; return a training\.Dataset"):
+        prepare(monkeypatch, pd.DataFrame({"a": [1]}))
 
 
 @pytest.mark.parametrize("missing_value", [None, float("nan"), pd.NA])
