@@ -80,6 +80,7 @@ def read_source(source: str, describe_model: DescribeModel) -> InputBatch:
         if path.is_dir():
             return _read_folder(path)
         if suffix in TABLE_SUFFIXES:
+            path.open("rb").close()  # before the model is asked for its columns
             return _read_table(path, describe_model)
         if suffix in (".jsonl", ".ndjson"):
             return InputBatch([_parse_json(line, f"{path}, line {number}") for number, line in _read_lines(path)])

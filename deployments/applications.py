@@ -1,8 +1,8 @@
 """Applications: from the desired state to Ray Serve's configuration, and from that to bound Serve applications.
 
 Deploy walk: cluster.rollout.serve_api
-    -> [applications.py] -> deployments.models.replica, deployments.pipelines.replica, deployments.control or
-       deployments.edge.edge
+    -> [applications.py]
+    -> deployments.models.replica, deployments.pipelines.replica, deployments.control.app or deployments.edge.edge
 Serve imports the `bind_` functions by path on the cluster, and calls them with the arguments in the configuration.
 """
 

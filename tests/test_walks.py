@@ -2,7 +2,8 @@
 
 A header may have lines `Train walk: a -> [this.py] -> b` (also Deploy, Request, Predict), in which
 
-- `[name.py]` or `[name.py: what]` is the file itself, and `name.py` another file of its folder;
+- `[name.py]` or `[name.py: what]` is the file itself, and `name.py` another file of its folder; one that is not Python
+  (HAProxy's template) is known to the modules of its folder that name it;
 - `package.module` is any other file, as a path from the repository root; a package stands for any of its modules;
 - `package.module name` names a function in it;
 - alternatives are joined by ", " or " or ";
@@ -24,7 +25,8 @@ import pytest
 from tests.documents import ROOT, read_document
 
 PACKAGES = ("cluster", "deployments", "training")
-FILES = frozenset(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = frozenset(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FILES = MODULES | {path for package in PACKAGES for path in (ROOT / package).rglob("*.j2")}
 OUTSIDE = {"HAProxy", "caller"}
 
 # A line that begins with an arrow continues the walk.
@@ -55,7 +57,7 @@ class Walk:
 
 def list_walks() -> list[Walk]:
     walks = []
-    for path in sorted(FILES):
+    for path in sorted(MODULES):
         for match in _WALK.finditer(ast.get_docstring(ast.parse(path.read_text())) or ""):
             name, _, stops = match[0].partition(": ")
             walks.append(Walk(path, name, tuple(_split_alternatives(stop) for stop in re.split(r"\s+-> ", stops))))
@@ -75,7 +77,7 @@ def find_stop(walk: Walk, name: str) -> Stop:
         assert own_name == walk.path.name, f"{name} is in brackets, but is not this file"
         return frozenset({walk.path})
     module, _, function = name.partition(" ")
-    if module.endswith(".py"):
+    if module.endswith((".py", ".j2")):
         path = walk.path.parent / module
         assert path in FILES, f"{module} is not in this folder"
     else:
@@ -89,6 +91,8 @@ def find_stop(walk: Walk, name: str) -> Stop:
 
 def find_modules(path: Path) -> Stop:
     """Return the files of a package, or the file of a module, whose path may lack `.py`."""
+    if path in FILES:
+        return frozenset({path})
     if path.is_dir():
         return frozenset(file for file in FILES if file.is_relative_to(path))
     return FILES & {path.with_suffix(".py")}
@@ -104,13 +108,15 @@ def know_each_other(first: Stop, second: Stop) -> bool:
     if any(list_imports(file) & second for file in first) or any(list_imports(file) & first for file in second):
         return True
     # An __init__ imports what it exports, and hands nothing over.
-    modules = (file for file in FILES if file.name != "__init__.py")
+    modules = (file for file in MODULES if file.name != "__init__.py")
     return any(list_imports(file) & first and list_imports(file) & second for file in modules)
 
 
 @cache
 def list_imports(path: Path) -> Stop:
     """Return the files that a module imports anywhere, or names in a string: 'training.worker.loop', `python -m`."""
+    if path not in MODULES:
+        return frozenset()
     files: set[Path] = set()
     tree = ast.parse(path.read_text())
     docstrings = list_docstrings(tree)
@@ -124,6 +130,7 @@ def list_imports(path: Path) -> Stop:
                 files |= _find_imported(f"{node.module}.{alias.name}")
                 files |= _find_imported(exports[alias.name]) if alias.name in exports else set()
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            files |= {file for file in FILES - MODULES if file.parent == path.parent and file.name == node.value}
             for name in _MODULE_NAME.findall(node.value):
                 files |= _find_imported(name) | (FILES & {ROOT / name.replace(".", "/") / "__main__.py"})
     return frozenset(files - {path})
@@ -167,6 +174,8 @@ def find_link(text: str, target: str) -> Stop:
     """Return the files that a link of README stands for: one, or a folder's where the text names a folder."""
     path = ROOT / target
     assert path in FILES, f"no file {target}"
+    if path not in MODULES:
+        return frozenset()  # HAProxy's own
     stop = find_modules(ROOT / text if text.endswith("/") else path)
     assert path in stop, f"{target} is not in {text}"
     return stop

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from cluster.cli.completion import complete_models
 from cluster.settings import Settings
 
 console = Console(soft_wrap=True)
@@ -21,7 +22,10 @@ console = Console(soft_wrap=True)
 MAX_WIDTH, MIN_PROSE_WIDTH = 100_000, 24
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.")]
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.", autocompletion=complete_models),
+]
 
 
 class _Context:

@@ -13,7 +13,7 @@ import numpy as np
 from deployments.protocols.arrays import Array
 from deployments.protocols.oip import binary
 from training.bundle.datatypes import BYTES, DATATYPES, Datatype, datatype_of_numpy, numpy_dtype
-from training.data.values import is_missing
+from training.data.values import find_inexact, is_missing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -103,10 +103,9 @@ def cast_to(array: Array, datatype: str) -> Array:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(dtype)
-        whole = array if array.dtype.kind in "iu" else np.where(array == np.floor(array), array, cast)
-        changed = (cast.astype(array.dtype) != whole) & np.isfinite(array)
-    if changed.any():
-        index = tuple(int(i) for i in np.argwhere(changed)[0])
+    inexact = find_inexact(array, cast)
+    if inexact is not None:
+        index = tuple(int(i) for i in np.unravel_index(inexact, array.shape))
         raise TypeError(
             f"{array[index]} at {list(index)} would become {cast[index]} in {datatype}, which the model takes; send "
             "numbers that it holds"

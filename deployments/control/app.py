@@ -28,6 +28,7 @@ from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
 from deployments.server.request_limits import read_body, reject_encoding
+from deployments.server.routes import reject_content_type
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
 from deployments.settings import ServingSettings
 from training.errors import UserError
@@ -125,6 +126,7 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         return await read_body(request.scope, request.receive, limits.max_body_bytes)
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
+        reject_content_type(request.scope)
         body = await read_request(request)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
         response, length = await client.infer(name, version, body, header_length, limits.request_timeout_s)

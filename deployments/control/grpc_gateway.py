@@ -1,6 +1,6 @@
 """gRPC gateway: one server for all models, since gRPC clients name a model only inside their messages.
 
-Request walk: deployments.edge (HAProxy) -> [grpc_gateway.py] -> deployments.protocols.grpc.translate
+Request walk: caller -> HAProxy -> [grpc_gateway.py] -> deployments.protocols.grpc.translate
     -> deployments.server.handle_client
 Serve runs as many as their load needs; each joins the edge, which has checked the caller's key before a message comes.
 """

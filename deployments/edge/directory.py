@@ -112,7 +112,8 @@ class Directory:
                     logger.warning("%s has not renewed for %s s", self._members.pop(member_id), LEASE_S)
                     del self._renewed_s[member_id]
                 for edge in [each for each, asked_s in self._asked_s.items() if now - asked_s > EDGE_LEASE_S]:
-                    del self._asked_s[edge], self._applied[edge]
+                    del self._asked_s[edge]
+                    self._applied.pop(edge, None)
                 await self._notify(**await asyncio.to_thread(self._read))
             except Exception:
                 # The database does not answer, or a file is being replaced: what was read before stands.
@@ -130,11 +131,17 @@ class Directory:
         if not self._settings.tls_cert:
             return ""
         cert, key = Path(self._settings.tls_cert), Path(self._settings.tls_key)
-        written = cert.stat().st_mtime_ns, key.stat().st_mtime_ns
-        if written != self._certificate_written:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-            self._certificate = cert.read_text() + key.read_text()
-            self._certificate_written = written
+        try:
+            written = cert.stat().st_mtime_ns, key.stat().st_mtime_ns
+            if written != self._certificate_written:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+                self._certificate = cert.read_text() + key.read_text()
+                self._certificate_written = written
+        except (OSError, ValueError) as error:
+            # Keys and deployments must not wait for it. Without any there is no plain HTTP instead.
+            if not self._certificate:
+                raise
+            logger.warning("the certificate is not renewed, %s and %s do not fit: %s", cert, key, error)
         return self._certificate
 
     async def _notify(self, **changes: Any) -> int:

@@ -1,11 +1,13 @@
 """Membership of one replica: it joins the directory when it is warm, renews, and leaves before it stops.
 
-Deploy walk: deployments.models.replica -> [membership.py] -> directory.py
+Deploy walk: replica_server.py -> [membership.py] -> directory.py
 """
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -27,7 +29,7 @@ class Membership:
 
     async def join(self) -> None:
         """Join; returns when the edges send requests."""
-        await get_directory().join.remote(self._member)
+        await _call_until_answered(lambda: get_directory().join.remote(self._member))
         self._task = asyncio.get_running_loop().create_task(self._renew())
 
     async def leave(self) -> None:
@@ -49,10 +51,15 @@ class Membership:
 
 async def fetch_edge_secret() -> str:
     """What edges put into each request, so that a replica knows them."""
+    secret: str = await _call_until_answered(lambda: get_directory().get_secret.remote())
+    return secret
+
+
+async def _call_until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Call the directory again while Ray starts it anew."""
     while True:
         try:
-            secret: str = await get_directory().get_secret.remote()
-            return secret
+            return await call()
         except RayError:
             await asyncio.sleep(RETRY_INTERVAL_S)
 

@@ -16,7 +16,7 @@ from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
-WATCH_NODE = Path(__file__).with_name("watch_node.lua")
+WATCH_NODE, WATCH_KEYS = (Path(__file__).with_name(name) for name in ("watch_node.lua", "watch_keys.lua"))
 
 # A replica that is gone is out after one refused connection, or two checks without an answer.
 SERVER_OPTIONS = "check inter 300ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
@@ -25,6 +25,8 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
+# Fields of a request's header.
+MAX_FIELDS = 256
 # Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
 ERRORS = {
     400: ("bad_request", "the request is not valid HTTP"),
@@ -84,7 +86,9 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
+        max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
+        watch_keys=WATCH_KEYS,
         log_target=log_target,
         access_log=edge.access_log,
         header_timeout_s=round(edge.request_header_timeout_s),

@@ -1,6 +1,6 @@
 """HTTP/1.1 server of a replica: an asyncio.Protocol on httptools that calls an ASGI application, in the replica's loop.
 
-Request walk: deployments.edge (HAProxy) -> [http_server.py] -> middleware.py
+Request walk: caller -> HAProxy -> [http_server.py] -> asgi.py -> middleware.py
 It is the leanest server that measurement found (tests/benchmarks/servers.md); what it leaves out, the edge does: TLS,
 HTTP/2, limits of headers and connections, slow senders. It serves no WebSockets and calls no lifespan.
 """
@@ -219,6 +219,8 @@ class _Connection(asyncio.Protocol):
             if exchange.is_received:
                 self.close()
             else:
+                # A sender that is stuck in its body would not come to read the response.
+                self.resume_reading()
                 self.loop.call_later(LINGER_S, self.close)
             return
         if self._exchanges:

@@ -1,6 +1,6 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
-Request walk: http_server.py -> [middleware.py]
+Request walk: http_server.py -> asgi.py -> [middleware.py]
     -> error_responses.py -> edge_check.py -> request_limits.py -> routes.py
 Each is a file that can be left out or replaced by itself.
 """

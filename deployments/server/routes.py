@@ -81,12 +81,7 @@ class ModelRoutes:
         return NotFound(f"no path {path!r}; this model has {', '.join(self._routes)}")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        content_type = get_header(scope, b"content-type")
-        if content_type and not content_type.lower().startswith(INFER_CONTENT_TYPES):
-            raise UnsupportedMediaType(
-                f"content type {content_type.decode('latin-1')!r} is not supported; "
-                "send application/json or application/octet-stream"
-            )
+        reject_content_type(scope)
         reject_encoding(scope)
         body = await read_body(scope, receive, self._max_bytes)
         header_length = parse_header_length(get_header(scope, HEADER_LENGTH), len(body))
@@ -114,3 +109,17 @@ class ModelRoutes:
 
     async def _metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_response(send, 200, self._model.metadata)
+
+
+def reject_content_type(scope: Scope) -> None:
+    """Refuse bodies of other types than Open Inference Protocol requests have.
+
+    Raises:
+        UnsupportedMediaType: the body is of another type.
+    """
+    content_type = get_header(scope, b"content-type")
+    if content_type and not content_type.lower().startswith(INFER_CONTENT_TYPES):
+        raise UnsupportedMediaType(
+            f"content type {content_type.decode('latin-1')!r} is not supported; "
+            "send application/json or application/octet-stream"
+        )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.values import find_inexact
+
 MAX_EXACT_FLOAT64 = 2**53
 """Up to here float64 holds every whole number, and so do JSON and CSV files that are read as such."""
 
@@ -50,7 +52,7 @@ def find_rounding_loss(numbers: NDArray[Any]) -> RoundingLoss | None:
         if not known.size:
             return None
         if numbers.dtype.kind in "iu" or (known == np.floor(known)).all():
-            first = _first_inexact(numbers, rounded, errors)
+            first = find_inexact(numbers, rounded)
             return None if first is None else RoundingLoss(first, f"{_describe(numbers[first])}; {ROUNDING_REMEDY}")
         errors[np.isnan(errors)] = 0
         if errors.max() and _loses_differences(known, float(errors.max())):
@@ -73,23 +75,12 @@ def _describe(number: Any) -> str:
 def _describe_infinite(number: float) -> str:
     if np.isinf(number):
         return "is not finite, and no missing value; correct it"
-    return (
-        f"is too large for float32, in which nets compute ({np.finfo(np.float32).max:.2g} at most); use a larger unit"
-    )
+    return f"is out of the range of float32, in which nets compute; {ROUNDING_REMEDY}"
 
 
 def _write(number: Any) -> str:
     value = number.item() if isinstance(number, np.generic) else number
     return str(int(value)) if isinstance(value, int) or (value.is_integer() and abs(value) < 1e21) else repr(value)
-
-
-def _first_inexact(numbers: NDArray[Any], rounded: NDArray[np.float32], errors: NDArray[np.float64]) -> int | None:
-    """Index of the first whole number that float32 does not hold; beyond 2**53 float64 does not tell."""
-    if numbers.dtype.kind in "iu":
-        for index in (np.abs(rounded) >= MAX_EXACT_FLOAT64).nonzero()[0].tolist():
-            errors[index] = int(numbers[index]) - int(rounded[index])
-    inexact = errors.astype(bool) & ~np.isnan(errors)
-    return int(inexact.argmax()) if inexact.any() else None
 
 
 def _loses_differences(known: NDArray[np.float64], error: float) -> bool:

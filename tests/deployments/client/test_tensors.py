@@ -86,6 +86,9 @@ def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
         (np.array([2**40]), "INT32"),
         (np.array([300], np.int16), "INT8"),
         (np.array([2049.0], np.float32), "FP16"),
+        (np.array([1, 2**63], np.uint64), "INT64"),
+        (np.array([1, 2**64 - 1], np.uint64), "FP64"),
+        (np.array([-(2**31)], np.int32), "FP16"),
     ],
 )
 def test_a_cast_that_would_change_a_whole_number_is_refused_by_its_place(array: Array, datatype: str) -> None:

@@ -6,44 +6,19 @@ from typing import Any
 import grpc
 import pytest
 
-from cluster.local.secrets import hash_key
 from deployments.control.catalog import Catalog
-from deployments.control.grpc_gateway import GrpcService
 from deployments.protocols.grpc import messages
-from deployments.server.authentication import Caller
 from deployments.settings import Limits
 from tests.deployments.control.conftest import LocalClient
+from tests.deployments.control.grpc_calls import METADATA, call, infer_request, open_stream, run_gateway
 
 pytestmark = pytest.mark.anyio
-METADATA = (("authorization", "Bearer k"),)
 
 
 @pytest.fixture
 async def channel(catalog: Catalog, local_client: LocalClient) -> AsyncIterator[Any]:
-    limits = Limits(request_timeout_s=7.0)
-    service = GrpcService(catalog.status, local_client, {hash_key("k"): Caller("tester")}, limits)  # type: ignore[arg-type]
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((service.build_handler(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with run_gateway(catalog.status, local_client, Limits(request_timeout_s=7.0)) as channel:
         yield channel
-    await server.stop(None)
-
-
-async def call(channel: Any, method: str, request: Any, **options: Any) -> Any:
-    response_class = getattr(messages, f"{method}Response")
-    stub = channel.unary_unary(
-        f"/{messages.SERVICE_NAME}/{method}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=response_class.FromString,
-    )
-    return await stub(request, **{"metadata": METADATA} | options)
-
-
-def infer_request(**fields: Any) -> Any:
-    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "contents": {"fp32_contents": [5.1, 3.5, 1.4, 0.2]}}
-    return messages.ModelInferRequest(**{"model_name": "flowers", "inputs": [tensor]} | fields)
 
 
 async def test_a_request_gets_its_models_response(channel: Any) -> None:
@@ -79,12 +54,40 @@ async def test_an_error_has_the_status_that_fits(channel: Any, fields: dict[str,
     assert error.value.code() == code
 
 
-async def test_health_is_public_and_metadata_is_not(channel: Any) -> None:
-    ready = await call(channel, "ServerReady", messages.ServerReadyRequest(), metadata=())
-    assert ready.ready
+@pytest.mark.parametrize("metadata", [(), (("x-shoal-edge", "x"),), (("authorization", "Bearer of the edge"),)])
+async def test_a_call_without_the_edges_secret_is_refused_before_its_message_is_taken(
+    channel: Any, metadata: tuple[tuple[str, str], ...], local_client: LocalClient
+) -> None:
+    calls = len(local_client.timeouts_s)
 
-    request = messages.ModelMetadataRequest(name="flowers")
-    assert (await call(channel, "ModelMetadata", request)).name == "flowers"
+    for method in ("ServerReady", "ModelInfer"):
+        request = getattr(messages, f"{method}Request")()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(channel, method, request, metadata=metadata)
+        assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    stream = open_stream(channel, metadata=metadata)
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call(channel, "ModelMetadata", request, metadata=())
-    assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        await stream.read()
+
+    assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert "Shoal's edge alone" in error.value.details()
+    assert len(local_client.timeouts_s) == calls
+
+
+async def test_the_secret_may_come_among_other_metadata(channel: Any) -> None:
+    metadata = (("x-other", "1"), *METADATA, ("x-shoal-edge-2", "x"))
+
+    assert (await call(channel, "ServerReady", messages.ServerReadyRequest(), metadata=metadata)).ready
+
+
+async def test_more_calls_than_the_limit_are_refused(catalog: Catalog, local_client: LocalClient) -> None:
+    async with run_gateway(catalog.status, local_client, Limits(max_queue=1)) as channel:
+        stream = open_stream(channel)
+        await stream.write(infer_request())
+        assert (await stream.read()).infer_response.model_name == "flowers"
+
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call(channel, "ServerLive", messages.ServerLiveRequest())
+        await stream.done_writing()
+
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

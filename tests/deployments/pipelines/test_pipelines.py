@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.local.secrets import hash_key
 from deployments.control.pipeline_schemas import build_pipeline_request_schema, build_pipeline_response_schema
 from deployments.errors import ClientError
 from deployments.pipelines import ModelNode, Sequence
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.pipelines.routes import PipelineRoutes
-from deployments.server.authentication import Caller
 from deployments.server.middleware import compose_http
 from deployments.settings import Limits
 from tests.deployments.local_models import LocalModels, encode_request
@@ -335,9 +333,9 @@ async def test_the_routes_are_a_models(models: LocalModels) -> None:
 
     root = Sequence(nodes=("by-x", ModelNode(model="of-scores", input_from="scores")))  # type: ignore[arg-type]
     executor = models.build_executor(root=root)
-    app = compose_http(PipelineRoutes(executor, list_unready), Limits(), {hash_key("k"): Caller("tester")})
+    app = compose_http(PipelineRoutes(executor, list_unready), Limits(), "k")
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://t/v2/models/p", headers={"Authorization": "Bearer k"}
+        transport=httpx.ASGITransport(app), base_url="http://t/v2/models/p", headers={"x-shoal-edge": "k"}
     ) as http:
         example = (await http.get("/example")).json()
         response = await http.post("/versions/1/predict", json=example)
@@ -351,6 +349,6 @@ async def test_the_routes_are_a_models(models: LocalModels) -> None:
         infer = await http.post("/infer", json={"inputs": []})
         assert infer.status_code == 422
         assert "POST /v2/models/p/predict" in infer.json()["error"]
-        assert (await http.post("/predict", headers={"Authorization": "Bearer x"})).status_code == 401
+        assert (await http.post("/predict", headers={"x-shoal-edge": "x"})).status_code == 403
         error = (await http.post("/predict", json={"inputs": [[1, "2"]]})).json()["error"]
         assert error["message"].startswith("node 1 (by-x): row 0")

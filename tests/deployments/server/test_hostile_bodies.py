@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cluster.local.secrets import hash_key
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App, Message, Receive, Scope, Send
-from deployments.server.authentication import Caller
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
@@ -46,7 +45,7 @@ from training.zoo.nets.recurrent import rnn_series_classifier
 from training.zoo.nets.tagger import tagger
 from training.zoo.nets.vae import VAE
 
-KEY = b"a key"
+SECRET = "of the edge"
 LIMITS = Limits(max_body_bytes=100_000, max_rows=64, max_batch_rows=8, max_image_pixels=300_000)
 SENTENCE = "She gave him a book ."
 TOKENIZER = Tokenizer.fit(TokenizerConfig(kind="words"), [SENTENCE])
@@ -102,7 +101,7 @@ class SumPresent(nn.Module):
 
 
 class Service:
-    """Every model behind its layers, without a socket; keeps what the routes raise besides ClientErrors."""
+    """Every model behind its layers, without a socket; keeps statuses, and what is raised besides ClientErrors."""
 
     def __init__(self, folders: list[Path], cache: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -113,8 +112,9 @@ class Service:
             endpoint = ModelEndpoint(name=folder.name, version=1, digest=digest, uri=str(folder), limits=LIMITS)
             model = self.models[folder.name] = ServedModel(endpoint, cache)
             routes = self._record_faults(ModelRoutes(model))
-            self._apps[folder.name] = compose_http(routes, LIMITS, {hash_key(KEY.decode()): Caller("tester")})
+            self._apps[folder.name] = compose_http(routes, LIMITS, SECRET)
         self.faults: list[BaseException] = []
+        self.statuses: Counter[tuple[str, int]] = Counter()
 
     def _record_faults(self, app: App) -> App:
         async def recording_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,7 +130,7 @@ class Service:
 
     def post(self, request: HostileRequest) -> tuple[int, bytes]:
         """Send a request; returns status and body."""
-        headers = [(b"authorization", b"Bearer " + KEY)]
+        headers = [(b"x-shoal-edge", SECRET.encode())]
         headers += [(name.encode(), value.encode()) for name, value in request.headers]
         path = f"/v2/models/{request.model}/{request.path}"
         scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
@@ -147,6 +147,7 @@ class Service:
             responses.append(message)
 
         self.loop.run_until_complete(self._apps[request.model](scope, receive, send))
+        self.statuses[request.model, responses[0]["status"]] += 1
         return responses[0]["status"], b"".join(message.get("body", b"") for message in responses[1:])
 
 
@@ -229,7 +230,17 @@ def send_requests(service: Service, count: int, seed_: int) -> None:
 
 
 def test_hostile_requests_get_a_response_or_a_reason(service: Service) -> None:
+    service.statuses.clear()
+    for name, model in service.models.items():
+        for body in valid_predict_requests(model):
+            headers = (("content-type", "application/json"),)
+            status, response = service.post(HostileRequest(name, hostile.PREDICT, headers, json.dumps(body).encode()))
+            assert status == 200, (name, response[:300])
+
     send_requests(service, 400, 0)
+
+    # Requests that are all refused by the same check would show nothing.
+    assert len({status for _, status in service.statuses if status >= 400}) >= 3
 
 
 @pytest.mark.soak

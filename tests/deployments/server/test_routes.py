@@ -1,4 +1,4 @@
-"""The layers and routes, in this process; tests/e2e has them behind Serve and HAProxy."""
+"""The layers and routes, in this process; tests/e2e has them behind the edge."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,10 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.local.secrets import hash_key
 from deployments.models.served_model import ServedModel
-from deployments.server.asgi import Message, Receive, Scope, Send, send_response
-from deployments.server.authentication import Authentication, Caller
+from deployments.server.asgi import Message, Receive, Scope, Send
 from deployments.server.error_responses import ErrorResponses
 from deployments.server.middleware import compose_http
 from deployments.server.request_limits import CHECK_INTERVAL_S, RequestLimits, read_body
@@ -19,7 +17,7 @@ from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.verify import verify_bundle
 
-KEY = "a key"
+SECRET = "of the edge"
 LIMITS = Limits(max_body_bytes=2000, max_batch_rows=4)
 
 
@@ -27,9 +25,9 @@ LIMITS = Limits(max_body_bytes=2000, max_batch_rows=4)
 async def client(table_bundle: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     digest = verify_bundle(table_bundle).digest
     endpoint = ModelEndpoint(name="flowers", version=3, digest=digest, uri=str(table_bundle), limits=LIMITS)
-    app = compose_http(ModelRoutes(ServedModel(endpoint, tmp_path)), endpoint.limits, {hash_key(KEY): Caller("tester")})
+    app = compose_http(ModelRoutes(ServedModel(endpoint, tmp_path)), endpoint.limits, SECRET)
     transport = httpx.ASGITransport(app)
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"x-shoal-edge": SECRET}
     async with httpx.AsyncClient(
         transport=transport, base_url="http://test/v2/models/flowers", headers=headers
     ) as http:
@@ -42,60 +40,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.mark.parametrize("key", ["", "Bearer", "Bearer wrong", "Basic !!!", "Basic d3Jvbmc6d3Jvbmc=", "Token a key"])
-@pytest.mark.parametrize("path", ["/predict", "/infer", "/ready", "", "/nothing"])
-async def test_every_path_requires_a_valid_key(client: httpx.AsyncClient, key: str, path: str) -> None:
-    response = await client.post(path, headers={"Authorization": key}, json={})
-
-    assert response.status_code == 401
-    assert response.headers.get_list("www-authenticate") == ['Bearer realm="shoal"']
-
-
-async def test_an_empty_key_is_refused_even_if_its_digest_is_known() -> None:
-    app = ErrorResponses(Authentication(sleep_briefly, {hash_key(""): Caller("nobody")}))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/api") as http:
-        assert (await http.get("/", headers={"Authorization": "Bearer "})).status_code == 401
-
-
-@pytest.mark.parametrize("path", ["/predict", "/infer", "/ready", "", "/example", "/nothing"])
-async def test_a_key_as_a_password_does_not_count(client: httpx.AsyncClient, path: str) -> None:
-    response = await client.post(path, auth=("anybody", KEY), json={})
-
-    assert response.status_code == 401
-    assert "are for the page /docs alone" in response.text
-
-
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/docs", 200),
-        ("/openapi.json", 200),
-        ("/static-offline-docs/swagger-ui.css", 200),
-        ("/docs/", 401),
-        ("/docs/x", 401),
-        ("//docs", 401),
-        ("/openapi.json/", 401),
-        ("/v2/models/docs", 401),
-        ("/api/v1/models", 401),
-        ("/v2", 401),
-    ],
-)
-async def test_a_browser_may_send_the_key_as_a_password_for_the_page(path: str, status: int) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send_response(send, 200, b"{}")
-
-    layers = compose_http(app, LIMITS, {hash_key(KEY): Caller("tester")})
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(layers), base_url="http://test") as http:
-        with_key = await http.get(path, auth=("anybody", KEY))
-        without_key = await http.get(path)
-
-    assert with_key.status_code == status
-    assert without_key.status_code == 401
-    schemes = [value.partition(" ")[0] for value in without_key.headers.get_list("www-authenticate")]
-    # Two fields, Basic first: with both in one, Bearer first, Chromium asks for no password.
-    assert schemes == (["Basic", "Bearer"] if status == 200 else ["Bearer"])
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])

@@ -221,7 +221,7 @@ def test_targets_that_float32_does_not_hold_are_refused(
     targets = [make(index) for index in range(COUNT)]
     rows = Rows(NUMBERS, targets) if as_object else Dataset(NUMBERS, np.array(targets), ("time",), ONE)
 
-    with pytest.raises(UserError, match=r"row \d+ of .*the targets: .* in float32|too large for float32"):
+    with pytest.raises(UserError, match=r"row \d+ of .*the targets: .* in float32|out of the range of float32"):
         prepare(monkeypatch, rows)
 
 

@@ -30,7 +30,7 @@ INVALID_FILES: dict[str, tuple[str, str, str]] = {
         "n,c,y\n1e999,a,p\n",
         "b.csv, row 1, column 'n': inf is not finite, and no missing value",
     ),
-    "a number beyond float32": ("csv", "n,c,y\n1e39,a,p\n", "b.csv, row 1, column 'n': 1e+39 is too large for float32"),
+    "a number beyond float32": ("csv", "n,c,y\n1e39,a,p\n", "b.csv, row 1, column 'n': 1e+39 is out of the range"),
     "a code": (
         "csv",
         "n,c,y\n7,a,p\n01234,a,p\n",

@@ -110,7 +110,7 @@ def test_whole_numbers_that_float64_would_make_equal_are_refused(tmp_path: Path,
 @pytest.mark.parametrize("format_", ["parquet", "csv"])
 @pytest.mark.parametrize(
     ("value", "problem"),
-    [(np.inf, "inf is not finite"), (-np.inf, "-inf is not finite"), (1e39, "1e.39 is too large for float32")],
+    [(np.inf, "inf is not finite"), (-np.inf, "-inf is not finite"), (1e39, "1e.39 is out of the range of float32")],
 )
 def test_infinity_is_no_missing_value(tmp_path: Path, format_: str, missing: str, value: float, problem: str) -> None:
     frame = make_animals(400)
@@ -118,6 +118,15 @@ def test_infinity_is_no_missing_value(tmp_path: Path, format_: str, missing: str
 
     with pytest.raises(UserError, match=rf"part-1\.\w+, row 2, column 'weight': {problem}"):
         scan(frame, tmp_path, format_, missing=missing)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5], ids=["whole numbers", "fractions"])
+def test_a_number_out_of_the_range_of_float32_is_refused_and_not_missing(tmp_path: Path, factor: float) -> None:
+    frame = make_animals(400)
+    frame["size"] = [1e300 if row == 3 else factor * row for row in range(400)]
+
+    with pytest.raises(UserError, match=r"column 'size': 1e\+300 is out of the range of float32.*; subtract"):
+        scan(frame, tmp_path, "parquet", missing="mean")
 
 
 def test_whole_numbers_with_some_missing_are_refused_as_the_others(tmp_path: Path) -> None:

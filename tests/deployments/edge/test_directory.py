@@ -1,0 +1,318 @@
+"""The directory: who takes requests, and what the edges have to bring about; called without Ray."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from deployments.edge import directory as directory_module
+from deployments.edge.directory import Directory
+from deployments.edge.state import EdgeState, Member, Route
+from deployments.settings import Limits
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
+from deployments.state.key_store import KeyStore, hash_key
+from deployments.state.store import DeploymentStore
+
+pytestmark = pytest.mark.anyio
+ROUTE = Route("flowers", 30.0, 1000)
+FIRST, SECOND = (Member(f"replica-{number}", ROUTE, f"127.0.0.1:{number}") for number in (1, 2))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "edge_secret").write_text("of the edge\n")
+    for name, seconds in (("READ_INTERVAL_S", 0.02), ("MAX_APPLY_S", 1.0), ("WATCH_S", 0.3)):
+        monkeypatch.setattr(directory_module, name, seconds)
+    return tmp_path
+
+
+@contextlib.asynccontextmanager
+async def run_directory() -> AsyncIterator[Directory]:
+    directory = Directory()
+    try:
+        yield directory
+    finally:
+        directory._task.cancel()
+        await asyncio.gather(directory._task, return_exceptions=True)
+
+
+@pytest.fixture
+async def directory(home: Path) -> AsyncIterator[Directory]:
+    async with run_directory() as directory:
+        yield directory
+
+
+class FakeEdge:
+    """Follows a directory, as an edge does, and remembers every state."""
+
+    def __init__(self, directory: Directory, name: str, apply_s: float = 0.0) -> None:
+        self.states: list[EdgeState] = []
+        self._directory, self._name, self._apply_s = directory, name, apply_s
+        self._task = asyncio.ensure_future(self._follow())
+
+    async def _follow(self) -> None:
+        revision = 0
+        while True:
+            state = await self._directory.watch(self._name, revision)
+            await asyncio.sleep(self._apply_s)
+            if state.revision != revision:
+                self.states.append(state)
+            revision = state.revision
+
+    def vanish(self) -> None:
+        """Ask no more."""
+        self._task.cancel()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return self.states[-1].members
+
+
+@contextlib.asynccontextmanager
+async def run_edges(directory: Directory, *apply_s: float) -> AsyncIterator[list[FakeEdge]]:
+    edges = [FakeEdge(directory, f"edge-{index}", each) for index, each in enumerate(apply_s)]
+    async with asyncio.timeout(5):
+        while not all(edge.states for edge in edges):
+            await asyncio.sleep(0.01)
+    try:
+        yield edges
+    finally:
+        for edge in edges:
+            edge.vanish()
+
+
+async def wait_for_state(edge: FakeEdge, condition: object) -> EdgeState:
+    """Wait until an edge has a state for which a condition holds."""
+    async with asyncio.timeout(5):
+        while not condition(edge.states[-1]):  # type: ignore[operator]
+            await asyncio.sleep(0.01)
+    return edge.states[-1]
+
+
+async def test_joining_returns_when_every_edge_sends_requests(directory: Directory) -> None:
+    async with run_edges(directory, 0.0, 0.3) as (fast, slow):
+        await directory.join(FIRST)
+        assert fast.members == slow.members == (FIRST,)
+
+        await directory.join(SECOND)
+        assert fast.members == slow.members == (FIRST, SECOND)
+        assert await directory.list_members() == [FIRST, SECOND]
+
+
+async def test_leaving_returns_when_no_edge_sends_requests_any_more(directory: Directory) -> None:
+    async with run_edges(directory, 0.0, 0.3) as (fast, slow):
+        await asyncio.gather(directory.join(FIRST), directory.join(SECOND))
+
+        await directory.leave(FIRST.id)
+
+        assert fast.members == slow.members == (SECOND,)
+
+
+async def test_without_an_edge_nobody_waits(directory: Directory) -> None:
+    started_s = time.monotonic()
+    await directory.join(FIRST)
+    await directory.leave(FIRST.id)
+    await directory.leave("unknown")
+
+    assert time.monotonic() - started_s < 0.5
+
+
+async def test_an_edge_that_is_stuck_holds_nobody_up_for_long(directory: Directory) -> None:
+    async with run_edges(directory, 0.0, 0.0) as (edge, stuck):
+        stuck.vanish()
+        started_s = time.monotonic()
+
+        await directory.join(FIRST)
+
+        assert 0.5 < time.monotonic() - started_s < 2
+        assert edge.members == (FIRST,)
+
+
+async def test_an_edge_that_has_vanished_is_forgotten(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "EDGE_LEASE_S", 0.6)
+    async with run_edges(directory, 0.0, 0.0) as (edge, gone):
+        gone.vanish()
+        await asyncio.sleep(1)
+        started_s = time.monotonic()
+
+        await directory.join(FIRST)
+
+        assert time.monotonic() - started_s < 0.5
+        assert edge.members == (FIRST,)
+
+
+async def test_an_edge_that_vanishes_while_it_asks_stops_no_one_else(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "EDGE_LEASE_S", 0.1)
+    async with directory._changed:
+        asking = asyncio.ensure_future(directory.watch("gone", 0))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.sleep(0.3)
+
+    KeyStore(directory._settings.platform).add_key("a key", "tester")
+
+    async with asyncio.timeout(3):
+        while hash_key("a key") not in (await directory.watch("edge", 0)).keys:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_member_that_does_not_renew_is_removed(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "LEASE_S", 0.5)
+    async with run_edges(directory, 0.0) as (edge,):
+        await directory.join(FIRST)
+        await directory.join(SECOND)
+        for _ in range(10):
+            await directory.renew(SECOND)
+            await asyncio.sleep(0.1)
+
+        assert edge.members == (SECOND,)
+
+
+async def test_a_member_that_is_not_known_joins_when_it_renews(directory: Directory) -> None:
+    async with run_edges(directory, 0.0) as (edge,):
+        await directory.renew(FIRST)
+        assert (await wait_for_state(edge, lambda state: state.members)).members == (FIRST,)
+
+        # At another address, it is another one.
+        moved = Member(FIRST.id, ROUTE, "127.0.0.1:9")
+        await directory.renew(moved)
+        await wait_for_state(edge, lambda state: state.members == (moved,))
+
+
+async def test_revisions_increase_with_each_change_and_in_each_life(home: Path) -> None:
+    async with run_directory() as directory, run_edges(directory, 0.0) as (edge,):
+        await directory.join(FIRST)
+        await directory.renew(FIRST)
+        await directory.join(FIRST)
+        await directory.leave(FIRST.id)
+        revisions = [state.revision for state in edge.states]
+    async with run_directory() as directory:
+        later = (await directory.watch("edge", 0)).revision
+
+    assert revisions == sorted(set(revisions))
+    assert later > revisions[-1]
+
+
+async def test_a_watch_without_a_change_returns_what_stands(directory: Directory) -> None:
+    state = await directory.watch("edge", 0)
+    started_s = time.monotonic()
+
+    again = await directory.watch("edge", state.revision)
+
+    assert again == state
+    assert 0.2 < time.monotonic() - started_s < 1
+    # What is of another life of the directory is answered at once.
+    assert await directory.watch("edge", state.revision + 10**15) == state
+
+
+async def test_the_state_is_complete_once_every_member_has_had_time_to_renew(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "RENEW_INTERVAL_S", 0.2)
+    async with run_edges(directory, 0.0) as (edge,):
+        assert not edge.states[0].is_complete
+        await wait_for_state(edge, lambda state: state.is_complete)
+
+        assert await directory.get_secret() == edge.states[-1].secret == "of the edge"
+
+
+async def test_keys_are_in_force_without_anybodys_word(directory: Directory) -> None:
+    store = KeyStore(directory._settings.platform)
+    async with run_edges(directory, 0.0) as (edge,):
+        store.add_key("a key", "tester")
+        await wait_for_state(edge, lambda state: state.keys == {hash_key("a key"): "tester"})
+
+        store.set_key("another", "tester")
+        await wait_for_state(edge, lambda state: state.keys == {hash_key("another"): "tester"})
+        store.revoke_key("another")
+        await wait_for_state(edge, lambda state: not state.keys)
+
+
+async def test_deployments_are_routes_with_their_own_limits(directory: Directory) -> None:
+    store = DeploymentStore(directory._settings.platform)
+    limits = Limits(request_timeout_s=7.0, max_body_bytes=2000)
+    endpoint = ModelEndpoint(name="flowers", version=1, digest="d", uri="file:///b", limits=limits)
+    async with run_edges(directory, 0.0) as (edge,):
+        store.put_record(ModelDeployment(endpoint=endpoint))
+        state = await wait_for_state(edge, lambda state: state.routes)
+        assert state.routes == (Route("flowers", 7.0, 2000),)
+
+        store.delete_record("flowers")
+        await wait_for_state(edge, lambda state: not state.routes)
+
+
+async def test_a_database_that_does_not_answer_changes_nothing(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    KeyStore(directory._settings.platform).add_key("a key", "tester")
+    async with run_edges(directory, 0.0) as (edge,):
+        await wait_for_state(edge, lambda state: state.keys)
+
+        def fail() -> dict[str, str]:
+            raise OSError("no database")
+
+        with monkeypatch.context() as context:
+            context.setattr(directory._keys, "list_keys", fail)
+            await directory.join(FIRST)
+            await asyncio.sleep(0.1)
+            assert edge.states[-1].keys == {hash_key("a key"): "tester"}
+            assert edge.members == (FIRST,)
+        KeyStore(directory._settings.platform).revoke_key("a key")
+        await wait_for_state(edge, lambda state: not state.keys)
+
+
+class CertificateFiles:
+    """A certificate and its key in two files, as whoever renews them writes them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cert, self.key = folder / "cert.pem", folder / "key.pem"
+        self._ca = trustme.CA()
+        monkeypatch.setenv("SHOAL_TLS_CERT", str(self.cert))
+        monkeypatch.setenv("SHOAL_TLS_KEY", str(self.key))
+
+    def issue(self) -> tuple[str, str]:
+        issued = self._ca.issue_cert("localhost")
+        return issued.cert_chain_pems[0].bytes().decode(), issued.private_key_pem.bytes().decode()
+
+
+async def test_a_renewed_certificate_is_taken_once_its_key_fits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = CertificateFiles(home, monkeypatch)
+    (cert, key), (new_cert, new_key) = files.issue(), files.issue()
+    files.cert.write_text(cert)
+    files.key.write_text(key)
+    async with run_directory() as directory, run_edges(directory, 0.0) as (edge,):
+        assert edge.states[-1].certificate == cert + key
+
+        files.cert.write_text(new_cert)
+        KeyStore(directory._settings.platform).add_key("a key", "tester")
+        # Keys do not wait for it.
+        state = await wait_for_state(edge, lambda state: state.keys)
+        await asyncio.sleep(0.1)
+        assert state.certificate == edge.states[-1].certificate == cert + key
+        files.key.write_text(new_key)
+        await wait_for_state(edge, lambda state: state.certificate == new_cert + new_key)
+
+        files.key.unlink()
+        KeyStore(directory._settings.platform).revoke_key("a key")
+        state = await wait_for_state(edge, lambda state: not state.keys)
+        assert state.certificate == new_cert + new_key
+
+
+async def test_without_a_certificate_that_fits_there_is_no_plain_http_instead(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = CertificateFiles(home, monkeypatch)
+    files.cert.write_text(files.issue()[0])
+    files.key.write_text(files.issue()[1])
+
+    with pytest.raises(OSError, match="KEY_VALUES_MISMATCH"):
+        Directory()

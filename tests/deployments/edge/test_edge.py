@@ -1,0 +1,178 @@
+"""The edge brings about what the directory tells, without losing a request."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deployments.edge.state import CONTROL
+from deployments.server.asgi import Receive, Scope, Send, send_response
+from tests.deployments.edge.local_edge import AUTHORIZATION, LocalEdge, run_edge
+
+pytestmark = pytest.mark.anyio
+PATH = "/v2/models/flowers"
+
+
+async def list_answering(edge: LocalEdge, path: str = PATH, count: int = 12) -> set[str]:
+    """Which replicas answer, of concurrent requests."""
+    async with edge.open_http() as http:
+        responses = await asyncio.gather(*(http.get(path) for _ in range(count)))
+    assert {response.status_code for response in responses} == {200}
+    return {response.json()["replica"] for response in responses}
+
+
+async def test_a_replica_joins_and_leaves_without_a_reload(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        pids = edge.pids
+        assert await list_answering(edge) == {"flowers-1"}
+
+        new = await edge.add("flowers")
+        assert await list_answering(edge) == {"flowers-1", "flowers-3"}
+        await edge.remove(edge.replicas[1])
+        assert await list_answering(edge) == {"flowers-3"}
+        await edge.remove(new)
+        assert await list_answering(edge) == {"shoal-control-0"}
+        await edge.directory.tell(members=(*edge.directory.state.members, edge.replicas[1].member))
+        assert await list_answering(edge) == {"flowers-1"}
+
+        assert edge.pids == pids
+
+
+async def test_a_replica_that_leaves_finishes_what_it_has(folder: Path) -> None:
+    is_inside, may_end = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_inside.set()
+        await may_end.wait()
+        await send_response(send, 200, b"late")
+
+    async with run_edge(folder, names=(CONTROL,)) as edge, edge.open_http() as http:
+        replica = await edge.add("flowers", app)
+        request = asyncio.ensure_future(http.get(PATH))
+        await is_inside.wait()
+        await edge.remove(replica)
+        # HAProxy keeps the server while it has a request, and deletes it later.
+        assert await list_answering(edge) == {"shoal-control-0"}
+        may_end.set()
+        assert (await request).text == "late"
+        await asyncio.sleep(0.1)
+        await edge.directory.tell()
+        (answer,) = await edge.haproxy.run_commands(["show servers state model.flowers"])
+        assert replica.member.id not in answer
+
+
+async def test_traffic_goes_on_while_replicas_are_replaced(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        is_over, statuses = asyncio.Event(), list[int]()
+
+        async def load() -> None:
+            async with edge.open_http() as http:
+                while not is_over.is_set():
+                    statuses.append((await http.post(f"{PATH}/infer", content=b"x")).status_code)
+
+        callers = [asyncio.ensure_future(load()) for _ in range(6)]
+        for _ in range(4):
+            old = edge.replicas[-1] if len(edge.replicas) > 3 else edge.replicas[1]
+            await edge.add("flowers")
+            await edge.remove(old)
+            await old.server.drain(2)
+        is_over.set()
+        await asyncio.gather(*callers)
+
+    assert set(statuses) == {200}
+
+
+async def test_a_new_model_gets_its_own_backend_and_a_deleted_one_loses_it(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        tulips = await edge.add("tulips")
+        assert await list_answering(edge, "/v2/models/tulips") == {"tulips-3"}
+        await edge.remove(tulips)
+
+        # It was in no desired state; the control application says that there is no such model.
+        assert await list_answering(edge, "/v2/models/tulips") == {"shoal-control-0"}
+        assert await list_answering(edge) == {"flowers-1"}
+
+
+async def test_a_deployed_model_waits_for_its_first_replica_at_the_control_application(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        routes = edge.directory.state.routes
+        await edge.directory.tell(routes=(*routes, replace(routes[0], name="tulips")))
+        assert await list_answering(edge, "/v2/models/tulips") == {"shoal-control-0"}
+        pids = edge.pids
+
+        await edge.add("tulips")
+
+        assert await list_answering(edge, "/v2/models/tulips") == {"tulips-3"}
+        assert edge.pids == pids
+
+
+async def test_a_killed_haproxy_is_back_with_everything_it_knew(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        new = await edge.add("flowers")
+        await edge.remove(edge.replicas[1])
+        os.kill(edge.pids[0], signal.SIGKILL)
+
+        async with asyncio.timeout(2):
+            while True:
+                try:
+                    assert await list_answering(edge) == {new.member.id}
+                    break
+                except OSError:
+                    await asyncio.sleep(0.02)
+                except Exception as error:  # httpx's, until it listens
+                    assert "connect" in str(error).lower() or not str(error), error
+                    await asyncio.sleep(0.02)
+        await edge.edge.check_health()
+
+
+async def test_members_that_a_new_directory_does_not_know_yet_go_on(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        control = edge.replicas[0].member
+        await edge.directory.tell(members=(), is_complete=False)
+        assert await list_answering(edge) == {"flowers-1"}
+        assert await list_answering(edge, "/v2") == {control.id}
+
+        await edge.directory.tell(members=(control,), is_complete=True)
+        assert await list_answering(edge) == {control.id}
+
+
+async def test_a_change_that_haproxy_refuses_is_made_by_a_reload(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        (pid,) = edge.pids
+        await edge.haproxy.run_commands(["add map " + f"{folder}/edge/keys.map 00 odd"])
+        # The edge does not know of this server.
+        await edge.haproxy.run_commands(["add server model.flowers/flowers-3 127.0.0.1:1"])
+
+        await edge.add("flowers")
+
+        assert pid != edge.pids[-1]
+        assert await list_answering(edge) == {"flowers-1", "flowers-3"}
+
+
+async def test_a_successor_takes_over_without_a_failed_request(folder: Path) -> None:
+    async with run_edge(folder) as first:
+        async with run_edge(folder, names=()) as second:
+            # As in one Serve deployment, both have one folder.
+            assert len(second.pids) == 2 or second.pids != first.pids
+        assert not second.pids
+
+
+async def test_requests_wait_for_no_other_callers_slow_body(folder: Path) -> None:
+    async with run_edge(folder) as edge, edge.open_http() as http:
+        slow = [asyncio.ensure_future(http.post(PATH, content=drip(), headers=AUTHORIZATION)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+
+        async with asyncio.timeout(2):
+            assert await list_answering(edge) == {"flowers-1"}
+
+        for each in slow:
+            assert (await each).status_code == 200
+
+
+async def drip():  # type: ignore[no-untyped-def]
+    for _ in range(10):
+        yield b"x"
+        await asyncio.sleep(0.05)

@@ -1,0 +1,56 @@
+"""A replica takes requests from the edges of its own cluster alone."""
+
+import httpx
+import pytest
+
+from deployments.server.asgi import Receive, Scope, Send, send_response
+from deployments.server.middleware import compose_http
+from deployments.settings import Limits
+
+SECRET = "of the edge"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def send_caller(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_response(send, 200, scope["caller"].encode())
+
+
+async def request(path: str, headers: dict[str, str | bytes]) -> httpx.Response:
+    transport = httpx.ASGITransport(compose_http(send_caller, Limits(), SECRET))
+    async with httpx.AsyncClient(transport=transport, base_url="http://replica") as http:
+        return await http.get(path, headers=headers)  # type: ignore[arg-type]
+
+
+async def test_a_request_of_the_edge_comes_with_its_callers_name() -> None:
+    response = await request("/v2/models/flowers/ready", {"x-shoal-edge": SECRET, "x-shoal-caller": "tester"})
+
+    assert (response.status_code, response.text) == (200, "tester")
+
+
+@pytest.mark.parametrize("value", [None, "", "another", SECRET + "x", SECRET[:-1], b"\xff"])
+@pytest.mark.parametrize("path", ["/v2/models/flowers/infer", "/v2/models/flowers/predict", "/docs", "/v2/health/live"])
+async def test_a_request_without_the_edges_secret_is_refused_on_every_path(
+    path: str, value: str | bytes | None
+) -> None:
+    headers = {"x-shoal-caller": "tester"} | ({} if value is None else {"x-shoal-edge": value})
+
+    response = await request(path, headers)  # type: ignore[arg-type]
+
+    assert response.status_code == 403
+    error = response.json()["error"]
+    if path.endswith("/infer") or path == "/v2/health/live":
+        assert "Shoal's edge alone" in error
+    else:
+        assert error["code"] == "not_from_edge"
+
+
+async def test_an_authorization_header_replaces_no_secret() -> None:
+    response = await request("/api/v1/models", {"authorization": f"Bearer {SECRET}"})
+
+    assert response.status_code == 403
