@@ -5,6 +5,7 @@ Predict walk: cluster.cli.predict -> [prediction_files.py] -> shoal.py -> deploy
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def read_source(source: str, describe_model: DescribeModel) -> InputBatch:
     if source == "-":
         return _read_json(sys.stdin.read().removeprefix("\ufeff"), "standard input")
     if source.lstrip().startswith(("{", "[")):
-        return _read_json(source, source)
+        return _read_json(source, source[:60])
     path = _existing_path(source)
     suffix = path.suffix.lower()
     image_type = by_suffix(suffix)
@@ -153,7 +154,7 @@ def _read_json(text: str, source: str) -> InputBatch:
     if isinstance(body, list):
         return InputBatch(body)
     if not isinstance(body, dict):
-        raise UserError(f'{source[:60]!r} is a {type(body).__name__}; give {{"inputs": [...]}} or a list of inputs')
+        raise UserError(f'{source!r} is a {type(body).__name__}; give {{"inputs": [...]}} or a list of inputs')
     options = dict(body)
     stream = options.pop("stream", False) is True
     return InputBatch(options.pop("inputs", []), options, stream=stream)
@@ -178,7 +179,7 @@ def _parse_json(text: str, source: str) -> Any:
     try:
         return json.loads(text, parse_constant=reject, parse_float=parse_float, object_pairs_hook=build_object)
     except ValueError as error:
-        raise UserError(f"{source[:60]!r} is not JSON: {error}") from error
+        raise UserError(f"{source!r} is not JSON: {error}") from error
 
 
 def _read_folder(folder: Path) -> InputBatch:
@@ -210,6 +211,11 @@ def _read_lines(path: Path) -> list[tuple[int, str]]:
 def _read_text(path: Path) -> str:
     """UTF-8, without the byte order mark that some editors write; no line break is changed."""
     return path.read_bytes().decode("utf-8-sig")
+
+
+def renumber_row(message: str, first_row: int) -> str:
+    """Replace the row's number in an error about a part of the rows by that among all of them."""
+    return re.sub(r"^row (\d+)", lambda match: f"row {first_row + int(match[1])}", message)
 
 
 def _to_cell(value: Any) -> Any:

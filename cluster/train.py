@@ -121,7 +121,7 @@ def _run_on_cluster(
         return _run_connected(settings, cluster, code, drive)
     try:
         with (
-            exclusive_lock(settings),
+            exclusive_lock(settings, lambda status: console.print(status, highlight=False)),
             console.status("starting Ray for this run; `shoal up` keeps a cluster running"),
         ):
             cluster = start_cluster(settings, for_run=True)

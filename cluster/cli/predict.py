@@ -76,12 +76,21 @@ def _predict_in_parts(client: Any, name: str, batch: Any) -> list[Any]:
     """Call the model with so many inputs at a time that no request is too large, and show how far it is."""
     from rich.progress import track
 
+    from cluster.prediction_files import renumber_row
+    from deployments.errors import ClientError
+    from training.errors import UserError
+
     parts = batch.split()
     if len(parts) > 1 and not context.quiet and console.is_terminal:
         parts = track(parts, "predicting", console=console, transient=True)
     predictions: list[Any] = []
     for part in parts:
-        predictions += client.predict(name, part, **batch.options)
+        try:
+            predictions += client.predict(name, part, **batch.options)
+        except ClientError as error:
+            raise UserError(renumber_row(error.message, len(predictions))) from error
+        except (TypeError, ValueError) as error:  # the client's own, for what JSON does not have
+            raise UserError(renumber_row(str(error), len(predictions))) from error
     return predictions
 
 

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from cluster.prediction_files import InputBatch, read_source, write_predictions
+from cluster.cli.predict import _predict_in_parts
+from cluster.prediction_files import MAX_PART_INPUTS, InputBatch, read_source, write_predictions
+from deployments.client.inputs import encode_predict
 from training.data.values import spell_category
 from training.errors import UserError
 
@@ -184,3 +186,22 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
 def test_json_that_loses_a_value_is_refused(text: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         read_source(text, dict)
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "1e999"])
+def test_infinity_in_a_file_is_refused_by_its_row(tmp_path: Path, number: str) -> None:
+    with pytest.raises(UserError, match=r"a\.csv, row 2, column 'x': -?inf is not finite"):
+        read(write(tmp_path / "a.csv", f"x,c\n1,a\n{number},a\n"), table_of(x=None, c=["a"]))
+    with pytest.raises(UserError, match=r"line 2' .*1e400 is too large"):
+        read(write(tmp_path / "a.jsonl", '{"x": 1}\n{"x": 1e400}\n'))
+
+
+def test_a_row_is_named_by_its_number_in_the_file() -> None:
+    class Client:
+        def predict(self, name: str, rows: list[Any]) -> list[Any]:
+            encode_predict(rows, {})
+            return rows
+
+    rows = [[1.0]] * MAX_PART_INPUTS + [[2.0], [float("inf")]]
+    with pytest.raises(UserError, match=rf"^row {MAX_PART_INPUTS + 1}, element 0 is inf"):
+        _predict_in_parts(Client(), "m", InputBatch(rows))

@@ -7,6 +7,7 @@ training/data/files/columns.py.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +57,30 @@ def spell_category(value: Any) -> str | None:
     text = whole[1] if whole else text
     text = "0" if NEGATIVE_ZERO.fullmatch(text) else text.lower() if TRUTH_VALUE.fullmatch(text) else text
     return None if text in NULL_TEXTS else text
+
+
+def is_missing_feature(value: Any) -> bool:
+    """Whether a feature's value is missing: null, NaN, or a text that means it."""
+    return is_missing(value) or (isinstance(value, str) and spell_category(value) is None)
+
+
+def match_category(value: Any, categories: Sequence[str]) -> str | None:
+    """The category that a value means, however it is spelled; None where it is none of them, or missing."""
+    spelled = value if isinstance(value, str) and value in categories else spell_category(value)
+    if spelled not in categories and spelled is not None and set(categories) == {"true", "false"}:
+        # Truth values, which tools write in any case.
+        spelled = spelled.lower()
+    if spelled not in categories and type(value) is float:
+        spelled = spell_category(_shorten_float32(value))
+    return spelled if spelled in categories else None
+
+
+def _shorten_float32(value: float) -> float:
+    """0.1 for 0.10000000149011612, which becomes of a float32's 0.1 in float64; other numbers stay what they are."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value))) if float(np.float32(value)) == value else value
 
 
 def find_inexact(numbers: "NDArray[Any]", cast: "NDArray[Any]") -> int | None:
