@@ -4,6 +4,7 @@ Predict walk: cluster.cli.predict -> [prediction_files.py] -> shoal.py -> deploy
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.data.image_types import IMAGE_TYPES, by_suffix
-from training.data.values import is_missing
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def read_source(source: str, describe_model: DescribeModel) -> InputBatch:
         UserError: it is none of these, or cannot be read.
     """
     if source == "-":
-        return _read_json(sys.stdin.read(), "standard input")
+        return _read_json(sys.stdin.read().removeprefix("\ufeff"), "standard input")
     if source.lstrip().startswith(("{", "[")):
-        return _read_json(source, source)
+        return _read_json(source, source[:60])
     path = _existing_path(source)
     suffix = path.suffix.lower()
     image_type = by_suffix(suffix)
@@ -84,15 +84,14 @@ def read_source(source: str, describe_model: DescribeModel) -> InputBatch:
             path.open("rb").close()  # before the model is asked for its columns
             return _read_table(path, describe_model)
         if suffix in (".jsonl", ".ndjson"):
-            lines = [line for line in path.read_text().splitlines() if line.strip()]
-            return InputBatch([_parse_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)])
+            return InputBatch([_parse_json(line, f"{path}, line {number}") for number, line in _read_lines(path)])
         if suffix == ".txt":
-            return InputBatch([line for line in path.read_text().splitlines() if line.strip()])
+            return InputBatch([line for _, line in _read_lines(path)])
         if image_type and image_type.is_served:
             return InputBatch([path.read_bytes()], names=[path.name])
         if suffix not in ("", ".json"):
             raise UserError(f"{path} is no file of inputs; give {_list_suffixes()}, or a folder of images")
-        return _read_json(path.read_text(), str(path))
+        return _read_json(_read_text(path), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -111,28 +110,38 @@ def check_output(path: Path) -> None:
         raise UserError(f"--out {path}: there is no folder {path.absolute().parent}")
 
 
-def write_predictions(path: Path, batch: InputBatch, predictions: list[Any]) -> None:
-    """Write each input's own columns and its prediction as one row; what is nested is JSON in a table's cell."""
-    if path.suffix.lower() == ".jsonl":
-        rows = [_own_columns(batch, index) | {"prediction": each} for index, each in enumerate(predictions)]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
-        return
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+def write_predictions(path: Path, batch: InputBatch, predictions: list[Any]) -> dict[str, str]:
+    """Write each input's own columns and its prediction as one row; what is nested is JSON in a table's cell.
+
+    Returns:
+        The names under which parts of a prediction are written whose own name a column of the input has.
+    """
+    from cluster.prediction_tables import choose_names, write_table
 
     columns: dict[str, Any] = {}
     if batch.columns is not None:
-        columns |= dict(zip(batch.columns.column_names, batch.columns.columns, strict=True))
+        columns = dict(zip(batch.columns.column_names, batch.columns.columns, strict=True))
     elif batch.names:
-        columns["file"] = batch.names
-    for key in dict.fromkeys(key for prediction in predictions for key in prediction):
-        name = key if key not in columns else f"predicted_{key}"
-        columns[name] = [_to_cell(prediction.get(key)) for prediction in predictions]
-    table = pa.table(columns)
-    if path.suffix.lower() == ".csv":
-        csv.write_csv(table, path)
+        columns = {"file": batch.names}
+    if path.suffix.lower() == ".jsonl":
+        columns = columns or {"input": batch.inputs}
+        names = choose_names(["prediction"], columns)
+        predicted = {names["prediction"]: predictions}
+        _write_lines(path, columns | predicted, len(predictions))
     else:
-        parquet.write_table(table, path)
+        names = choose_names(dict.fromkeys(key for prediction in predictions for key in prediction), columns)
+        predicted = {name: [_to_cell(each.get(key)) for each in predictions] for key, name in names.items()}
+        write_table(path, columns, predicted)
+    return {key: name for key, name in names.items() if key != name}
+
+
+def _write_lines(path: Path, columns: dict[str, Any], rows: int) -> None:
+    values = {name: each if isinstance(each, list) else each.to_pylist() for name, each in columns.items()}
+    lines = (
+        json.dumps({name: each[row] for name, each in values.items()}, ensure_ascii=False, default=str)
+        for row in range(rows)
+    )
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def _existing_path(source: str) -> Path:
@@ -153,7 +162,7 @@ def _read_json(text: str, source: str) -> InputBatch:
     if isinstance(body, list):
         return InputBatch(body)
     if not isinstance(body, dict):
-        raise UserError(f'{source[:60]!r} is a {type(body).__name__}; give {{"inputs": [...]}} or a list of inputs')
+        raise UserError(f'{source!r} is a {type(body).__name__}; give {{"inputs": [...]}} or a list of inputs')
     options = dict(body)
     stream = options.pop("stream", False) is True
     return InputBatch(options.pop("inputs", []), options, stream=stream)
@@ -163,10 +172,22 @@ def _parse_json(text: str, source: str) -> Any:
     def reject(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON; write null for a missing value")
 
+    def parse_float(number: str) -> float:
+        if math.isinf(float(number)):
+            raise ValueError(f"{number} is too large for a number")
+        return float(number)
+
+    def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"it has the key {key!r} twice in one object; write it once")
+        return dict(pairs)
+
     try:
-        return json.loads(text, parse_constant=reject)
+        return json.loads(text, parse_constant=reject, parse_float=parse_float, object_pairs_hook=build_object)
     except ValueError as error:
-        raise UserError(f"{source[:60]!r} is not JSON: {error}") from error
+        raise UserError(f"{source!r} is not JSON: {error}") from error
 
 
 def _read_folder(folder: Path) -> InputBatch:
@@ -178,65 +199,31 @@ def _read_folder(folder: Path) -> InputBatch:
 
 
 def _read_table(path: Path, describe_model: DescribeModel) -> InputBatch:
-    """Read rows by the model's own columns: features of a table, or its one column of texts."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
+    from cluster.prediction_tables import read_table
 
-    schema = ((describe_model().get("manifest") or {}).get("input_schema")) or {}
-    features = {
-        feature["name"]: feature["categories"] for feature in schema.get("features", []) if isinstance(feature, dict)
-    }
-    try:
-        if path.suffix.lower() == ".csv":
-            # A category is text, also where it looks like a number; so is a text, in which "NA" is a word.
-            types = {name: pa.string() for name, categories in features.items() if categories}
-            nulls = csv.ConvertOptions().null_values
-            if schema.get("kind") == "text":
-                header = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)).column_names
-                types, nulls = dict.fromkeys(header, pa.string()), [""]
-            options = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=nulls)
-            table = csv.read_csv(path, None, csv.ParseOptions(newlines_in_values=True), options)
-        else:
-            table = parquet.read_table(path)
-    except pa.ArrowException as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if schema.get("kind") == "text":
-        name = "text" if "text" in table.column_names else table.column_names[0]
-        texts = [_to_input(value, path, row, name) for row, value in enumerate(table[name].to_pylist())]
-        return InputBatch(texts, columns=table, ignored_columns=_others(table, [name]))
-    chosen = [name for name in table.column_names if name in features] if features else table.column_names
-    rows = [
-        {name: _to_input(value, path, row, name) for name, value in record.items()}
-        for row, record in enumerate(table.select(chosen).to_pylist())
-    ]
-    return InputBatch(rows, columns=table, ignored_columns=_others(table, chosen))
+    schema = (describe_model().get("manifest") or {}).get("input_schema") or {}
+    table = read_table(path, schema)
+    return InputBatch(table.inputs, columns=table.columns, ignored_columns=table.ignored_columns)
 
 
-def _others(table: "pa.Table", chosen: list[str]) -> tuple[str, ...]:
-    return tuple(name for name in table.column_names if name not in chosen)
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, each with its number.
+
+    A line ends with a line feed, or carriage return and line feed: str.splitlines would also cut a text at a form feed
+    and at U+2028.
+    """
+    lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _to_input(value: Any, path: Path, row: int, column: str) -> Any:
-    """A cell as JSON has it: NaN is a missing value, and bytes are a text, as in training."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise UserError(f"{path}, row {row}, column {column!r}: {value!r:.80} is not UTF-8; correct it") from None
-    return None if is_missing(value) else value
+def _read_text(path: Path) -> str:
+    """UTF-8, without the byte order mark that some editors write; no line break is changed."""
+    return path.read_bytes().decode("utf-8-sig")
 
 
 def renumber_row(message: str, first_row: int) -> str:
     """Replace the row's number in an error about a part of the rows by that among all of them."""
     return re.sub(r"^row (\d+)", lambda match: f"row {first_row + int(match[1])}", message)
-
-
-def _own_columns(batch: InputBatch, index: int) -> dict[str, Any]:
-    if batch.columns is not None:
-        return {name: batch.columns[name][index].as_py() for name in batch.columns.column_names}
-    if batch.names:
-        return {"file": batch.names[index]}
-    return {"input": batch.inputs[index]}
 
 
 def _to_cell(value: Any) -> Any:

@@ -11,8 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 from training.errors import UserError
 from training.recipe.load import import_path
@@ -22,6 +24,8 @@ from training.recipe.spec import Data, Recipe
 MAX_NAMED = 6
 # Workers have them; in a checkout they lie beside a recipe at its top.
 _SHOAL_PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("cluster", "deployments", "training"))
+# How modulefinder calls a package among the kinds of modules.
+_PACKAGE = 5
 _ENVIRONMENT_MARKERS = ("pyvenv.cfg", "conda-meta")
 
 
@@ -97,8 +101,35 @@ def collect_code(recipe: Recipe, origin: str) -> RecipeCode | None:
     return RecipeCode(folder, file.relative_to(folder), relative, others)
 
 
+class _ImportFinder(ModuleFinder):
+    """Finds imports of namespace packages too: folders without an __init__.py, at which modulefinder fails."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(path=[str(folder)])
+        self._namespace_paths: dict[str, list[str]] = {}
+
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        """As in ModuleFinder."""
+        spec = (
+            None if path is None and name in sys.builtin_module_names else PathFinder.find_spec(name, path or self.path)
+        )
+        if spec is None or spec.loader is not None or not spec.submodule_search_locations:
+            return super().find_module(name, path, parent)
+        full_name = f"{parent.__name__}.{name}" if parent else name
+        self._namespace_paths[full_name] = list(spec.submodule_search_locations)
+        return None, self._namespace_paths[full_name][0], ("", "", _PACKAGE)
+
+    def load_package(self, fqname: str, pathname: str) -> Any:
+        """As in ModuleFinder; a namespace package has no code of its own."""
+        if fqname not in self._namespace_paths:
+            return super().load_package(fqname, pathname)
+        module: Any = self.add_module(fqname)
+        module.__path__ = self._namespace_paths[fqname]
+        return module
+
+
 def _find_imports(file: Path, folder: Path) -> Iterator[Path]:
-    finder = ModuleFinder(path=[str(folder)])
+    finder = _ImportFinder(folder)
     try:
         finder.run_script(str(file))
     except SyntaxError as error:

@@ -93,7 +93,8 @@ def predict(
     if out is None:
         print_json({"model": name, "predictions": predictions})
     else:
-        write_predictions(out, batch, predictions)
+        for key, column in write_predictions(out, batch, predictions).items():
+            print_note(f"{key} of the predictions is column {column!r}, since {source} has a column {key!r}")
         print_line(f"wrote {len(predictions)} predictions to {out}")
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.data.dataset_validation import validate_dataset
+from training.data.row_sequences import is_of_table_library, round_numbers, stack_numbers, to_rows
 from training.errors import UserError
 from training.recipe.load import import_path
 from training.recipe.renamed import renamed_hint
@@ -27,7 +29,8 @@ class Dataset:
 
     Attributes:
         inputs: one per row: a tensor of shape (N, ...) in the type that a caller sends (uint8 pixels, float32
-            features), or a list of texts, of float32 series (T, F), or of records.
+            features), or a list of texts, of float32 series (T, F), or of records; numpy arrays and columns of pandas,
+            polars and Arrow are taken as such, by position.
         targets: one per row: int64 (N,), indices of `labels`, for classes; float32 (N,) for numbers; lists of spans
             (start, end, label) in characters; float32 (N, M, 5) of x1, y1, x2, y2, label index for boxes, padded with
             rows of -1; None where the input is its own target.
@@ -87,7 +90,9 @@ def load_dataset(data: Data) -> Dataset:
         if hint := renamed_hint(error):
             raise UserError(f"{data.source}: {error}{hint}") from error
         raise
-    if all(hasattr(dataset, method) for method in ("__len__", "__getitem__", "info")):
+    # A pandas frame has methods of these names.
+    has_methods = all(hasattr(dataset, method) for method in ("__len__", "__getitem__", "info"))
+    if has_methods and not is_of_table_library(dataset):
         dataset = _collect_rows(dataset)
     if not isinstance(dataset, Dataset):
         hint = "; 'about' is called 'info' now" if hasattr(dataset, "about") else ""
@@ -95,57 +100,53 @@ def load_dataset(data: Data) -> Dataset:
             f"{data.source} returned a {type(dataset).__name__}; return a training.Dataset, or an object with "
             f"__len__, __getitem__ and info{hint}"
         )
-    _validate_dataset(dataset, data.source)
+    dataset = _convert_rows(dataset, data.source)
+    validate_dataset(dataset, data.source)
     return dataset
 
 
 def _collect_rows(rows: Any) -> Dataset:
     """Convert an object with the three methods to a Dataset; tensors of one shape are stacked."""
+    name = type(rows).__name__
+    if not len(rows):
+        raise UserError(f"{name}: no rows")
     inputs, targets = zip(*(rows[index] for index in range(len(rows))), strict=True)
-    info = dict(rows.info())
+    inputs = _stack_rows(inputs, f"{name}: the inputs")
     try:
         return Dataset(
-            inputs=_stack_values(inputs), targets=None if targets[0] is None else _stack_values(targets), **info
+            inputs=inputs, targets=None if all(target is None for target in targets) else targets, **rows.info()
         )
     except TypeError as error:
-        raise UserError(
-            f"{type(rows).__name__}.info(): {error}; return attributes of a Dataset{renamed_hint(error)}"
-        ) from None
+        raise UserError(f"{name}.info(): {error}; return attributes of a Dataset{renamed_hint(error)}") from None
 
 
-def _stack_values(values: Sequence[Any]) -> Tensor | list[Any]:
-    first = values[0]
-    if isinstance(first, Tensor) and all(value.shape == first.shape for value in values):
-        return torch.stack(list(values))
-    if all(isinstance(value, int) for value in values):
-        return torch.tensor(values, dtype=torch.int64)
-    if all(isinstance(value, int | float) for value in values):
-        return torch.tensor(values, dtype=torch.float32)
-    return list(values)
+def _convert_rows(dataset: Dataset, source: str) -> Dataset:
+    """Convert inputs and targets of any library to tensors or lists, in the order of their rows."""
+    targets, test_index = dataset.targets, dataset.test_index
+    return replace(
+        dataset,
+        inputs=to_rows(dataset.inputs, f"{source}: the inputs"),
+        labels=tuple(to_rows(dataset.labels, f"{source}: the labels")),
+        targets=None if targets is None else _convert_targets(targets, f"{source}: the targets"),
+        test_index=None if test_index is None else _stack_rows(test_index, f"{source}: the test_index"),
+    )
 
 
-def _validate_dataset(dataset: Dataset, source: str) -> None:
-    targets = dataset.targets
-    if not len(dataset):
-        raise UserError(f"{source}: no rows")
-    if targets is not None and len(dataset.inputs) != len(targets):
-        raise UserError(f"{source}: {len(dataset.inputs)} inputs, {len(targets)} targets; return one target per input")
-    for label in dataset.labels:
-        if not isinstance(label, str) or not label.strip():
-            raise UserError(f"{source}: label {label!r} is no text; name every class by a text")
-    if len(set(dataset.labels)) < len(dataset.labels):
-        twice = next(label for label in dataset.labels if dataset.labels.count(label) > 1)
-        raise UserError(f"{source}: two classes are called {twice!r}; give each a name of its own")
-    if not isinstance(targets, Tensor):
-        return
-    if targets.dtype == torch.int64 and targets.ndim == 1:
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= len(dataset.labels):
-            raise UserError(
-                f"{source}: targets are in {low}..{high}, but there are {len(dataset.labels)} labels; name every class"
-            )
-    elif targets.dtype != torch.float32:
-        raise UserError(f"{source}: targets are {targets.dtype}; make classes int64 of shape (N,), numbers float32")
+def _convert_targets(targets: Any, what: str) -> Any:
+    """Make the numbers of another library int64 or float32, if that holds them; a tensor stays what it is."""
+    rows = _stack_rows(targets, what)
+    if isinstance(targets, Tensor) or not isinstance(rows, Tensor) or rows.ndim != 1:
+        return rows
+    return round_numbers(rows.double(), what) if rows.is_floating_point() else rows.long()
+
+
+def _stack_rows(values: Any, what: str) -> Any:
+    """Make numbers, or tensors of one shape, one tensor; others a list."""
+    rows = to_rows(values, what)
+    if isinstance(rows, Tensor) or not rows or not isinstance(first := rows[0], Tensor):
+        return stack_numbers(rows, what)
+    has_one_form = all(isinstance(r, Tensor) and r.shape == first.shape and r.dtype == first.dtype for r in rows)
+    return torch.stack(rows) if has_one_form else rows
 
 
 def hash_row(row: Any) -> bytes:

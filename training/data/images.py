@@ -1,21 +1,24 @@
 """Images to pixels: the one path from a decoded file to a net's input, in training and in serving.
 
 A picture means what a viewer shows: upright, on white where it is transparent, in sRGB, and of 8 bits a channel. What
-has no such meaning (floating point, 32-bit integers) is refused. Imports neither torch nor request code, so that Ray
-Data's read tasks stay small.
+has no such meaning (floating point, signed and 32-bit integers, several frames) is refused. Imports neither torch nor
+request code, so that Ray Data's read tasks stay small.
 """
 # Shapes: K channels, H height, W width.
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from training.data import image_parts
 from training.errors import UserError
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+# Values of TIFF's PhotometricInterpretation and SampleFormat.
+_MIN_IS_WHITE, _UNSIGNED, _SIGNED = 0, 1, 2
 # sRGB is nearly this; a PNG's gAMA chunk says how its own values relate to light.
 _SRGB_GAMMA = 1 / 2.2
 _GAMMA_TOLERANCE = 0.02
@@ -46,16 +49,18 @@ def orient_and_convert(image: Image.Image, mode: str) -> Image.Image:
     """Decode an opened image, apply its EXIF orientation, and convert it to `mode` as a viewer shows it.
 
     Raises:
-        UnsupportedPixels: it has floating-point or 32-bit pixels.
+        UnsupportedPixels: it has floating-point, signed or 32-bit pixels, or several frames.
         Exception: Pillow's, of any type, for a broken file.
     """
+    _refuse_frames(image)
+    samples = _describe_samples(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG"):
-        image = _reduce_to_8_bits(image)
-    elif image.mode in ("I", "F"):
+    if image.mode in _SIXTEEN_BITS or (image.mode == "I" and samples.is_unsigned_16_bits):
+        image = _reduce_to_8_bits(image, samples)
+    elif image.mode in ("I", "F") or samples.is_signed:
+        kind = "floating-point" if image.mode == "F" else "signed" if samples.is_signed else "32-bit"
         raise UnsupportedPixels(
-            f"it has {'floating-point' if image.mode == 'F' else '32-bit'} pixels, of which none is known to be "
-            "white; save it with 8 or 16 bits a channel"
+            f"it has {kind} pixels, of which none is known to be white; save it with 8 or 16 bits a channel, unsigned"
         )
     image = _convert_to_srgb(image)
     if image.has_transparency_data:
@@ -72,10 +77,44 @@ def resize_to_pixels(image: Image.Image, height: int, width: int) -> NDArray[np.
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _reduce_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255; Pillow would cut values above 255."""
+@dataclass(frozen=True)
+class _Samples:
+    """What a file says of its gray values: the greatest one, and what it stands for."""
+
+    white: int = 65535
+    is_inverted: bool = False
+    is_signed: bool = False
+    is_unsigned_16_bits: bool = False
+
+
+def _describe_samples(image: Image.Image) -> _Samples:
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow scales the 9 to 16 bits of a PGM to 16, in a mode of 32.
+        return _Samples(is_unsigned_16_bits=image.format in ("PNG", "PPM"))
+    tags = image.tag_v2
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    formats = tags.get(TiffImagePlugin.SAMPLEFORMAT, (_UNSIGNED,))
+    return _Samples(
+        white=2**bits - 1,
+        is_inverted=tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _MIN_IS_WHITE,
+        is_signed=_SIGNED in formats,
+    )
+
+
+def _refuse_frames(image: Image.Image) -> None:
+    """Refuse an animation, or pages; but not the previews that cameras add to a JPEG (MPO)."""
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise UnsupportedPixels(
+            f"it has {getattr(image, 'n_frames', 2)} frames or pages, and a net takes one; save the one that is meant "
+            "as a file of its own"
+        )
+
+
+def _reduce_to_8_bits(image: Image.Image, samples: _Samples) -> Image.Image:
+    """Scale 0 to white to 0..255; Pillow would cut values above 255."""
     values = np.asarray(image).astype(np.uint32)
-    reduced = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    scaled = (values * 255 + samples.white // 2) // samples.white
+    reduced = Image.fromarray((255 - scaled if samples.is_inverted else scaled).astype(np.uint8))
     reduced.info = {key: value for key, value in image.info.items() if key != "transparency"}
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

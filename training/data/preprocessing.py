@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from training.data.cleaning import clean_dataset
 from training.data.dataset import Dataset, load_dataset
+from training.data.dataset_validation import validate_targets
 from training.data.split import split_dataset
 from training.data.tokenizer import UNK_ID, Encoding, Tokenizer
 from training.errors import UserError
@@ -82,6 +83,8 @@ def prepare_dataset(
     else:
         assert isinstance(recipe.data, Data)  # files have a scan
         dataset = clean_dataset(load_dataset(recipe.data), recipe.clean)
+        # Cleaning makes a list of classes without the missing ones a tensor.
+        validate_targets(dataset, recipe.data.source)
         splits = split_dataset(dataset, recipe.data)
     return dataset, splits, fit_preprocessing(recipe, dataset, splits["train"])
 
@@ -117,7 +120,7 @@ def encode_inputs(preprocessing: FittedPreprocessing, dataset: Dataset) -> tuple
         ids = [torch.tensor(encoding.ids) for encoding in encodings]
         return *pad_rows(ids, schema.padding_value), encodings
     if isinstance(inputs, Tensor):
-        return inputs, None, []
+        return inputs[:, : schema.max_time_steps] if isinstance(schema, SeriesInput) else inputs, None, []
     if isinstance(schema, SeriesInput):
         return *pad_rows([row[: schema.max_time_steps] for row in inputs], schema.padding_value), []
     raise UserError(f"inputs of schema kind {schema.kind!r} must be one tensor, not a {type(inputs).__name__}")

@@ -25,6 +25,12 @@ words, and only a text of nothing but whitespace is missing."""
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 """As pandas writes a column of whole numbers of which one is missing."""
 
+NEGATIVE_ZERO = re.compile(r"-0+")
+"""What WHOLE_NUMBER leaves of -0.0, which is 0."""
+
+TRUTH_VALUE = re.compile(r"[Tt]rue|TRUE|[Ff]alse|FALSE")
+"""As tools write truth values."""
+
 
 def is_missing(value: Any) -> bool:
     """Whether a value is null: None, NaN of any library, pandas' NA and NaT."""
@@ -34,6 +40,8 @@ def is_missing(value: Any) -> bool:
 
 def spell_category(value: Any) -> str | None:
     """The spelling of a category's or a label's value: NFC without surrounding whitespace; 1.0 is "1", True "true".
+
+    A text of a truth value, as `TRUE`, is spelled as one: tools write them in any case.
 
     Returns:
         None where it is missing, or is neither text nor number.
@@ -47,6 +55,7 @@ def spell_category(value: Any) -> str | None:
     text = unicodedata.normalize("NFC", value.strip())
     whole = WHOLE_NUMBER.fullmatch(text)
     text = whole[1] if whole else text
+    text = "0" if NEGATIVE_ZERO.fullmatch(text) else text.lower() if TRUTH_VALUE.fullmatch(text) else text
     return None if text in NULL_TEXTS else text
 
 
@@ -61,7 +70,17 @@ def match_category(value: Any, categories: Sequence[str]) -> str | None:
     if spelled not in categories and spelled is not None and set(categories) == {"true", "false"}:
         # Truth values, which tools write in any case.
         spelled = spelled.lower()
+    if spelled not in categories and type(value) is float:
+        spelled = spell_category(_shorten_float32(value))
     return spelled if spelled in categories else None
+
+
+def _shorten_float32(value: float) -> float:
+    """0.1 for 0.10000000149011612, which becomes of a float32's 0.1 in float64; other numbers stay what they are."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value))) if float(np.float32(value)) == value else value
 
 
 def find_inexact(numbers: "NDArray[Any]", cast: "NDArray[Any]") -> int | None:

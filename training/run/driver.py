@@ -144,7 +144,8 @@ def run_training(
                 on_message(last_words.observe(message))
 
             placement = PlacementWatch(min_workers=plan.workers.bounds[0], use_gpu=plan.use_gpu)
-            result = fit.wait(channel, placement, relay)
+            with last_words.explain_failure():
+                result = fit.wait(channel, placement, relay)
             with _open_finished(record, name, result) as finished:
                 outcome = on_finished(finished)
     storage.delete_folder(f"{registry.run_storage}/{name}")

@@ -5,10 +5,13 @@ Ray does not report a dead process's exit code; the fault handler that it sets n
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.util.state import get_log
 
+from training.errors import ServiceError
 from training.worker.progress_channel import Message
 
 FETCH_TIMEOUT_S = 3
@@ -25,16 +28,28 @@ class LastWords:
 
     def __init__(self) -> None:
         self._processes: dict[int, tuple[str, int]] = {}
+        self._words = ""
 
     def observe(self, message: Message) -> Message:
         """Note a worker's process, or add to the message of a death what that process said last."""
-        if message["kind"] == "started":
+        if message["kind"] in ("loading", "started"):
             self._processes[message["rank"]] = (message["node_id"], message["pid"])
         if message["kind"] == "worker_failed" and message.get("has_died"):
             node_id, pid = self._processes.get(message["rank"], ("", 0))
-            if words := pid and choose_last_words(_fetch_log(node_id, pid)):
-                return message | {"reason": f"{message['reason']}; its last words: {words!r}"}
+            self._words = choose_last_words(_fetch_log(node_id, pid)) if pid else ""
+            if self._words:
+                return message | {"reason": f"{message['reason']}; its last words: {self._words!r}"}
         return message
+
+    @contextmanager
+    def explain_failure(self) -> Iterator[None]:
+        """Add what the worker said that died last to the error that ends the run."""
+        try:
+            yield
+        except ServiceError as error:
+            if not self._words or self._words in str(error):
+                raise
+            raise ServiceError(f"{error}; the last words of the worker that died: {self._words!r}") from error
 
 
 def choose_last_words(lines: list[str]) -> str:

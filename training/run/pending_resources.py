@@ -34,8 +34,8 @@ class PlacementWatch:
     def observe(self, message: dict[str, Any]) -> None:
         """Take one message: workers are placed from their start until one fails or its node is preempted."""
         self._last_message_s = time.monotonic()
-        if message["kind"] in ("started", "worker_failed", "preemption_notice"):
-            self._placed = message["kind"] == "started"
+        if message["kind"] in ("loading", "started", "worker_failed", "preemption_notice"):
+            self._placed = message["kind"] in ("loading", "started")
 
     def waiting_message(self) -> dict[str, Any] | None:
         """A `waiting_for_resources` message if workers have not started for a while for lack of resources."""

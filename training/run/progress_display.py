@@ -43,6 +43,7 @@ class ProgressDisplay:
             "scanning": self._show_scanning,
             "data_warning": self._show_data_warning,
             "preflight_passed": self._show_preflight_passed,
+            "loading": lambda message: None,
             "started": self._show_started,
             "progress": self._show_progress,
             "stalled": self._show_stalled,

@@ -51,6 +51,8 @@ def train_worker(
         scan = ray.get(config["scan"]) if config["scan"] else None
         rank, world_size = context.get_world_rank(), context.get_world_size()
         sender = ProgressSender(config["channel"], rank)
+        # Before a data source runs, which can end the process.
+        sender.send("loading", **_identify_process())
         with StallWatch(sender) as stall_watch:
             worker = Worker(recipe, rank, world_size, timer, progress, scan, gradient_step)
             loop = TrainLoop(worker, config["run"], sender, stall_watch)
@@ -90,9 +92,7 @@ class TrainLoop:
             epoch=self.progress.epoch,
             step=self.progress.global_step,
             world_size=self.worker.world_size,
-            # Without a cluster there is none, and asking would start one.
-            node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
-            pid=os.getpid(),
+            **_identify_process(),
         )
 
     def train_epoch(self) -> None:
@@ -184,3 +184,9 @@ class TrainLoop:
     def _step_seed(self) -> int:
         """Return an even seed for each (recipe seed, step, rank); the odd one after it is the augmentation's."""
         return ((self.worker.recipe.seed * 1_000_003 + self.progress.global_step) * 1_009 + self.worker.rank) * 2
+
+
+def _identify_process() -> dict[str, Any]:
+    # Without a cluster there is no node, and asking would start one.
+    node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    return {"node_id": node_id, "pid": os.getpid()}

@@ -4,7 +4,7 @@ Train walk: loop.py -> [progress_channel.py] -> training.run.ray_train
 
 | kind | sent by |
 |---|---|
-| `started`, `progress`, `preemption_notice`, `stalled` | workers |
+| `loading`, `started`, `progress`, `preemption_notice`, `stalled` | workers |
 | `report`, `worker_failed` | `training.run.failure_policy`, in Ray Train's controller |
 | `scanning`, `data_warning`, `preflight_passed`, `waiting_for_resources`, `interrupted` | the driver, for display |
 

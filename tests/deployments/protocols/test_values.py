@@ -30,7 +30,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> PredictCodec:
     """A model of a number, a category and a truth value, of which each may be missing."""
     features = (
         Feature(name="n"),
-        Feature(name="c", categories=("1", "caf\u00e9", "x")),
+        Feature(name="c", categories=("1", "caf\u00e9", "x", "0.1")),
         Feature(name="b", categories=("false", "true")),
     )
     info = ModelInfo(
@@ -40,7 +40,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> PredictCodec:
         output_schema=ClassOutput(labels=("no", "yes")),
     )
     rows = torch.tensor([[0.0, 0.0, 1.0], [1.0, 2.0, 0.0]])
-    encode = EncodeColumns.fit(rows, [None, 3, 2], impute_missing=True)
+    encode = EncodeColumns.fit(rows, [None, 4, 2], impute_missing=True)
     folder = tmp_path_factory.mktemp("mixed") / "b"
     save_bundle(folder, nn.Sequential(encode, nn.Linear(encode.out_features, 2)), inputs=rows, info=info)
     return PredictCodec(verify_bundle(folder), "1", Limits())
@@ -115,6 +115,9 @@ def test_infer_refuses_it_too(table_bundle: Path, data: list[Any]) -> None:
         ("caf\u00e9", 1),
         ("cafe\u0301", 1),
         (" x ", 2),
+        (0.1, 3),
+        # A float32 in a caller's float64.
+        (0.10000000149011612, 3),
         (None, None),
         ("NA", None),
         ("", None),
@@ -131,9 +134,9 @@ def test_a_truth_value_may_come_as_one(mixed: PredictCodec, truth: Any, index: i
     assert decode(mixed, {"n": 0, "c": "x", "b": truth})[2] == index
 
 
-@pytest.mark.parametrize("category", ["X", "none", 2, 1.5, True, ["x"], {"x": 1}, "xx"])
+@pytest.mark.parametrize("category", ["X", "none", 2, 1.5, 0.10000001, True, ["x"], {"x": 1}, "xx"])
 def test_another_category_is_refused_by_row_and_name(mixed: PredictCodec, category: Any) -> None:
-    with pytest.raises(ClientError, match=r"row 0: 'c' is .*; send one of \['1', 'café', 'x'\]"):
+    with pytest.raises(ClientError, match=r"row 0: 'c' is .*; send one of \['1', 'café', 'x', '0.1'\]"):
         decode(mixed, {"n": 0, "c": category, "b": "true"})
 
 

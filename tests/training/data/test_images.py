@@ -147,3 +147,55 @@ def test_cmyk_is_converted() -> None:
 
     assert shown[0] > 200
     assert max(shown[1], shown[2]) < 60
+
+
+def make_tiff(bits: int, photometric: int, data: bytes, width: int = 4, sample_format: int = 1) -> bytes:
+    """A TIFF file of one row of gray, little-endian and uncompressed."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 1, 279: len(data)}
+    tags[339] = sample_format
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in sorted(tags.items())]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
+
+
+def read_bytes(content: bytes) -> Any:
+    return np.asarray(orient_and_convert(Image.open(io.BytesIO(content)), "L")).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (make_tiff(16, 1, struct.pack("<4H", 0, 21845, 43690, 65535)), [0, 85, 170, 255]),
+        (make_tiff(16, 0, struct.pack("<4H", 0, 21845, 43690, 65535)), [255, 170, 85, 0]),
+        (make_tiff(12, 1, bytes([0xFF, 0xF5, 0x55, 0xAA, 0xA0, 0x00])), [255, 85, 170, 0]),
+        (make_tiff(8, 0, bytes([0, 85, 170, 255])), [255, 170, 85, 0]),
+        (make_tiff(4, 1, bytes([0x0F, 0x7F])), [0, 255, 119, 255]),
+        (b"P5\n3 1\n65535\n" + struct.pack(">3H", 0, 32896, 65535), [0, 128, 255]),
+        (b"P5\n3 1\n4095\n" + struct.pack(">3H", 0, 1365, 4095), [0, 85, 255]),
+        (b"P5\n3 1\n15\n" + bytes([0, 5, 15]), [0, 85, 255]),
+    ],
+    ids=["TIFF 16", "TIFF 16 inverted", "TIFF 12", "TIFF 8 inverted", "TIFF 4", "PGM 16", "PGM 12", "PGM 4"],
+)
+def test_gray_of_every_depth_is_what_its_file_says(content: bytes, expected: list[int]) -> None:
+    assert read_bytes(content) == [expected]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_pixels_are_refused(bits: int) -> None:
+    with pytest.raises(UnsupportedPixels, match="it has signed pixels"):
+        read_bytes(make_tiff(bits, 1, bytes(4 * bits // 8), sample_format=2))
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_several_frames_are_refused(file_format: str) -> None:
+    black, white = Image.new("RGB", (8, 8), 0), Image.new("RGB", (8, 8), "white")
+
+    with pytest.raises(UnsupportedPixels, match="it has 2 frames or pages, and a net takes one"):
+        read(black, "RGB", file_format, save_all=True, append_images=[white])
+    assert read(black, "RGB", file_format, save_all=True).max() == 0
+
+
+def test_the_preview_in_a_cameras_jpeg_is_no_second_frame() -> None:
+    photograph = Image.new("RGB", (8, 8), 0)
+
+    assert read(photograph, "RGB", "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4), "white")]).max() < 9

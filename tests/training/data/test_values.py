@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from training.data.files.columns import Column, parse_column
+from training.data.files.columns import Column, parse_column, write_numbers
 from training.data.files.row_location import SourceLocation
 from training.data.values import NULL_TEXTS, find_inexact, is_missing, spell_category
 
@@ -28,6 +28,11 @@ SPELLINGS: list[tuple[Any, str | None]] = [
     ("NA", None),
     ("nan", None),
     ("None", "None"),
+    ("True", "true"),
+    ("FALSE", "false"),
+    ("tRue", "tRue"),
+    ("-0.0", "0"),
+    ("+1.0", "+1"),
 ]
 
 
@@ -46,6 +51,23 @@ def test_a_text_is_spelled_in_serving_as_in_training(value: str, spelled: str | 
 )
 def test_numbers_and_truth_values_have_one_spelling_too(value: Any, spelled: str | None) -> None:
     assert spell_category(value) == spelled
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([1e-7, 1e15, 1e16, 0.1, -0.0, 2.0]),
+        np.array([0.1, 1e-7, 16777216, 0.3], np.float32),
+        np.array([0.1, 2], np.float16),
+        np.array([2**53 + 1, -1]),
+    ],
+    ids=["float64", "float32", "float16", "int64"],
+)
+def test_a_number_is_spelled_in_training_as_in_serving(values: Any) -> None:
+    spelled = write_numbers(pa.array(values)).to_pylist()
+
+    assert spelled == [spell_category(float(str(each)) if each.dtype.kind == "f" else int(each)) for each in values]
+    assert spelled[0] in ("1e-07", "0.1", "9007199254740993")
 
 
 @pytest.mark.parametrize("value", [None, math.nan, np.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT")])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from training.errors import ServiceError
 from training.run.last_words import LastWords, choose_last_words
 
 NOISE = [
@@ -41,3 +42,27 @@ def test_a_death_whose_log_cannot_be_fetched_is_told_without() -> None:
     message = last_words.observe({"kind": "worker_failed", "rank": 1, "reason": "killed", "has_died": True})
 
     assert message["reason"] == "killed"
+
+
+@pytest.mark.parametrize("kind", ["loading", "started"])
+def test_the_last_words_are_in_the_error_that_ends_the_run(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("training.run.last_words._fetch_log", lambda node_id, pid: [f"process {pid} of {node_id}"])
+    last_words = LastWords()
+    last_words.observe({"kind": kind, "rank": 1, "node_id": "n", "pid": 7})
+
+    message = last_words.observe({"kind": "worker_failed", "rank": 1, "reason": "killed", "has_died": True})
+
+    assert message["reason"] == "killed; its last words: 'process 7 of n'"
+    with (
+        pytest.raises(ServiceError, match=r"^training failed; .*died: 'process 7 of n'$"),
+        last_words.explain_failure(),
+    ):
+        raise ServiceError("training failed")
+
+
+def test_an_error_without_a_death_is_left_as_it_is() -> None:
+    error = ServiceError("the disk is full")
+
+    with pytest.raises(ServiceError) as raised, LastWords().explain_failure():
+        raise error
+    assert raised.value is error

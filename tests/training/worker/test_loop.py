@@ -212,8 +212,9 @@ def test_a_run_ends_by_each_stop_rule_of_its_recipe(tmp_path: Path, rule: str) -
 
 
 def test_a_run_reports_its_progress(default: WorkerResult) -> None:
-    started, *messages = default.messages
+    loading, started, *messages = default.messages
 
+    assert loading == {"kind": "loading", "node_id": "", "pid": started["pid"]}
     assert started.pop("pid") > 1
     assert started == {"kind": "started", "epoch": 0, "step": 0, "world_size": 2, "node_id": ""}
     assert {message["kind"] for message in messages} == {"progress"}

@@ -2,12 +2,13 @@
 
 Numbers become float32, categories, labels and texts strings; a missing value becomes NaN or null. What is missing:
 null, NaN, a text of nothing but whitespace, and, but in free text, the words that tools write for it (`NA`, `null`).
-One value has one spelling: text is NFC without surrounding whitespace, 1.0 is "1", True is "true".
+One value has one spelling (values.py): text is NFC without surrounding whitespace, 1.0 is "1", True is "true".
 """
 # Shapes: N rows of a batch.
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from training.data.files.row_location import SourceLocation
-from training.data.values import NULL_TEXTS, WHOLE_NUMBER, find_inexact
+from training.data.rounding import MAX_EXACT_FLOAT64, describe_lost_digits, find_rounding_loss
+from training.data.values import NEGATIVE_ZERO, NULL_TEXTS, TRUTH_VALUE, WHOLE_NUMBER, spell_category
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 
@@ -27,8 +29,6 @@ _NULL_TEXTS = pa.array(sorted(NULL_TEXTS))
 
 # float32 has 24 bits: every whole number up to this one, and not every one above.
 _MAX_EXACT_INTEGER = 2**24
-# Of other numbers, the share of the column's standard deviation that rounding may change.
-_MAX_ROUNDING = 1e-3
 
 
 class Column(StrictModel):
@@ -105,10 +105,10 @@ def parse_column(column: Column, values: Any, location: SourceLocation) -> tuple
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if column.has_codes and is_numeric_type(values.type):
-        values = _write_numbers(values)
+        values = write_numbers(values)
     if column.kind == "number":
         numbers = _parse_numbers(column, values, location)
-        missing = ~np.isfinite(numbers)
+        missing = np.isnan(numbers)
         # Equal rows must hash alike: -0 becomes 0, and every NaN the same NaN.
         numbers = numbers + np.float32(0)
         numbers[missing] = np.nan
@@ -140,8 +140,8 @@ def is_text_type(arrow_type: pa.DataType) -> bool:
     types = pa.types
     if types.is_dictionary(arrow_type):
         return is_text_type(arrow_type.value_type)
-    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_boolean)
-    return any(test(arrow_type) for test in tests)
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
+    return types.is_boolean(arrow_type) or any(test(arrow_type) for test in tests)
 
 
 def is_category_type(arrow_type: pa.DataType) -> bool:
@@ -156,97 +156,92 @@ def _spell(column: Column, texts: Any) -> Any:
     encoded = texts.dictionary_encode()
     values = pc.utf8_normalize(pc.utf8_trim_whitespace(encoded.dictionary), form="NFC")
     values = pc.replace_substring_regex(values, f"^{WHOLE_NUMBER.pattern}$", r"\1")
-    if column.stored_type == "bool":
-        values = pc.utf8_lower(values)
+    values = pc.replace_substring_regex(values, f"^{NEGATIVE_ZERO.pattern}$", "0")
+    is_truth_value = pc.match_substring_regex(values, f"^(?:{TRUTH_VALUE.pattern})$")
+    values = pc.if_else(is_truth_value, pc.utf8_lower(values), values)
     return pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values).take(encoded.indices)
 
 
 def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDArray[np.float32]:
-    """Parse a column of numbers; NaN where one is missing."""
+    """Parse a column of numbers; NaN where one is missing.
+
+    Raises:
+        UserError: a value is no number, not finite, or float32 does not hold what it says.
+    """
     if is_text_type(values.type):
         values = pc.utf8_trim_whitespace(_parse_strings(column, values, location))
         values = pc.if_else(pc.is_in(values, _NULL_TEXTS), None, values)
-        values = _cast(column, values, pa.float64(), location, "is not a number")
+        _refuse_codes(column, values, location)
+        texts, values = values, _cast(column, values, pa.float64(), location, "is not a number")
+        _refuse_lost_digits(column, values, texts, location)
     elif pa.types.is_decimal(values.type):
         # By way of float64, as a decimal in a CSV file is: both round alike.
-        values = pc.cast(values, pa.float64())
+        decimals, values = values, pc.cast(values, pa.float64())
+        _refuse_lost_digits(column, values, decimals, location)
     elif not is_numeric_type(values.type):
         raise location.value_error(0, column.name, f"type {values.type} is not numeric")
     if pa.types.is_float16(values.type):
         values = pc.cast(values, pa.float32())
-    bounds = pc.min_max(values).as_py()
-    if all(bound is None or abs(bound) < _MAX_EXACT_INTEGER for bound in bounds.values()):
-        # Almost always; Arrow's memory is given back as a whole, that of numpy's arrays is not.
-        rounded: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    rounded: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    if pa.types.is_null(values.type) or (pa.types.is_integer(values.type) and _all_exact(values)):
         return rounded
-    if pa.types.is_integer(values.type):
-        # float64 holds integers up to 2**53 only.
-        integers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-        _refuse_inexact(column, integers, integers.astype(np.float32), location)
-    return _round_numbers(column, pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), location)
-
-
-def _round_numbers(column: Column, numbers: NDArray[np.float64], location: SourceLocation) -> NDArray[np.float32]:
-    """Round numbers to float32, in which nets compute, if that keeps what they say.
-
-    Raises:
-        UserError: whole numbers, as times in seconds, would change, or numbers would lose their differences.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = numbers.astype(np.float32)
-        finite = np.isfinite(numbers)
-        known = numbers[finite]
-        if not known.size:
-            return rounded
-        if (known == np.floor(known)).all():
-            _refuse_inexact(column, numbers, rounded, location)
-        errors = np.where(finite, np.abs(rounded.astype(np.float64) - numbers), 0)
-        # Beyond float32's range an error is infinite, as the deviation may be.
-        if errors.max() == np.inf or errors.max() > _MAX_ROUNDING * np.std(known):
-            raise _rounding_error(column, numbers, int(errors.argmax()), location)
+    # float64 holds integers up to 2**53 only, so that missing ones become 0 rather than NaN.
+    numbers = pc.fill_null(values, 0) if pa.types.is_integer(values.type) else values
+    if loss := find_rounding_loss(numbers.to_numpy(zero_copy_only=False)):
+        raise location.value_error(loss.index, column.name, f"{loss.problem}, or name the column in data.exclude")
     return rounded
 
 
-def _refuse_inexact(
-    column: Column, numbers: NDArray[Any], rounded: NDArray[np.float32], location: SourceLocation
-) -> None:
-    """Raise UserError for the first whole number that float32 does not hold."""
-    index = find_inexact(numbers, rounded)
-    if index is not None:
-        raise _rounding_error(column, numbers, index, location)
+def _all_exact(integers: Any) -> bool:
+    bounds = pc.min_max(integers).as_py().values()
+    return all(bound is None or abs(bound) <= _MAX_EXACT_INTEGER for bound in bounds)
 
 
-def _rounding_error(column: Column, numbers: NDArray[Any], index: int, location: SourceLocation) -> UserError:
-    value = numbers[index].item()
-    with np.errstate(over="ignore"):
-        near = float(np.float32(value))
-    if math.isinf(near):
-        problem = f"{value!r} is out of the range of float32, in which nets compute"
-    else:
-        is_whole = float(value).is_integer()
-        text, near_text = (str(int(value)), str(int(near))) if is_whole else (repr(value), repr(near))
-        problem = f"{text} would become {near_text} in float32, in which nets compute, and so would numbers beside it"
-    return location.value_error(
-        index,
-        column.name,
-        f"{problem}; subtract a constant (the smallest value, for times), use a larger unit, or name the column in "
-        "data.exclude",
-    )
+def _refuse_codes(column: Column, texts: Any, location: SourceLocation) -> None:
+    """Refuse 01234 in a column of numbers: it is a code, and would become the same as 1234."""
+    # Few numbers begin with 0: the regular expression would take longer than all else.
+    starts_with_zero = pc.fill_null(pc.starts_with(texts, "0"), False)
+    suspects = pc.indices_nonzero(starts_with_zero).to_numpy()
+    codes = pc.match_substring_regex(texts.take(pa.array(suspects)), "^0[0-9]+$")
+    if pc.any(codes).as_py():
+        index = int(suspects[pc.index(codes, True).as_py()])
+        raise location.value_error(
+            index,
+            column.name,
+            f"{format_value(texts[index].as_py())} in a column of numbers would lose its first 0; write a number "
+            "without it, a code with a letter ('z01234'), or name the column in data.exclude",
+        )
+
+
+def _refuse_lost_digits(column: Column, numbers: Any, originals: Any, location: SourceLocation) -> None:
+    """Refuse a whole number of a text or a decimal that float64 does not hold, and so would take for its neighbor."""
+    bounds = pc.min_max(numbers).as_py().values()
+    if all(bound is None or abs(bound) < MAX_EXACT_FLOAT64 for bound in bounds):
+        return
+    large = pc.indices_nonzero(pc.fill_null(pc.greater_equal(pc.abs(numbers), MAX_EXACT_FLOAT64), False))
+    for index in large.to_pylist():
+        exact, number = Decimal(str(originals[index].as_py())), numbers[index].as_py()
+        is_written_out = exact.as_tuple().exponent == 0
+        if is_written_out and math.isfinite(number) and exact != int(number):
+            raise location.value_error(index, column.name, describe_lost_digits(exact, number))
 
 
 def _parse_strings(column: Column, values: Any, location: SourceLocation) -> Any:
     if not is_text_type(values.type) and not (column.kind == "label" and is_numeric_type(values.type)):
         raise location.value_error(0, column.name, f"type {values.type} is not text, the type in the first file")
     if is_numeric_type(values.type):
-        return _write_numbers(values)
+        return write_numbers(values)
     return _cast(column, values, pa.string(), location, "is not UTF-8")
 
 
-def _write_numbers(values: Any) -> Any:
-    """Numbers as text; null for NaN."""
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), None, values)
-    return pc.cast(values, pa.string())
+def write_numbers(values: Any) -> Any:
+    """Numbers as text, spelled as serving spells them; null for NaN."""
+    if not pa.types.is_floating(values.type):
+        return pc.cast(values, pa.string())
+    encoded = values.dictionary_encode()
+    # numpy writes a float32 with the digits that it has: 0.1, not 0.10000000149011612.
+    texts = [spell_category(float(str(number))) for number in encoded.dictionary.to_numpy(zero_copy_only=False)]
+    return pa.array(texts, pa.string()).take(encoded.indices)
 
 
 def _check_splits(column: Column, texts: Any, location: SourceLocation) -> None:

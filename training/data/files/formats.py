@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 from pyarrow import json as jsonl
@@ -19,6 +20,7 @@ from pyarrow import json as jsonl
 from training.data import images
 from training.data.files.row_location import SourceLocation
 from training.data.image_parts import TooManyParts
+from training.data.rounding import MAX_EXACT_FLOAT64, describe_lost_digits
 from training.errors import UserError
 
 # Decoded bytes of a file in memory at a time.
@@ -89,6 +91,7 @@ def read_jsonl(stream: Any, schema: pa.Schema, location: SourceLocation) -> Iter
         except pa.ArrowInvalid as error:
             _raise_for_invalid_line(lines, schema, location)
             raise location.row_error(0, f"this line or a later one cannot be read: {error}") from error
+        _refuse_lost_digits(lines, table, location)
         yield from table.combine_chunks().to_batches()
         location = location.advance(len(table))
 
@@ -121,7 +124,7 @@ def decode_image(content: bytes, file: str, height: int, width: int, mode: str) 
 
 def _raise_for_invalid_line(lines: bytes, schema: pa.Schema, location: SourceLocation) -> None:
     """Raise for the first line that is not an object of the schema's types."""
-    for index, line in enumerate(line for line in lines.splitlines() if line.strip()):
+    for index, line in enumerate(_non_blank(lines)):
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -136,6 +139,24 @@ def _raise_for_invalid_line(lines: bytes, schema: pa.Schema, location: SourceLoc
                 raise location.value_error(
                     index, field.name, f"{value!r:.80} is not a {name}, the column's type in the first file"
                 )
+
+
+def _refuse_lost_digits(lines: bytes, table: pa.Table, location: SourceLocation) -> None:
+    """Refuse a whole number that float64, as which Arrow reads it, does not hold."""
+    for field in table.schema:
+        if not pa.types.is_floating(field.type):
+            continue
+        bounds = pc.min_max(table[field.name]).as_py().values()
+        if all(bound is None or abs(bound) < MAX_EXACT_FLOAT64 for bound in bounds):
+            continue
+        for index, line in enumerate(_non_blank(lines)):
+            value = json.loads(line).get(field.name)
+            if isinstance(value, int) and abs(value) < 1e300 and int(float(value)) != value:
+                raise location.value_error(index, field.name, describe_lost_digits(value, float(value)))
+
+
+def _non_blank(lines: bytes) -> Iterator[bytes]:
+    return (line for line in lines.split(b"\n") if line.strip())
 
 
 def _json_type(arrow_type: pa.DataType) -> tuple[Any, str]:

@@ -157,7 +157,7 @@ class RowReader(StrictModel):
         return column is not self.target and column.kind in ("number", "category")
 
     def _missing_error(self, column: Column, value: Any, index: int, location: SourceLocation) -> UserError:
-        problem = "the value is missing" if value in (None, b"") else f"{format_value(value)} is missing or not finite"
+        problem = "the value is missing" if value in (None, b"") else f"{format_value(value)} is missing"
         remedy = "correct it, or set clean.missing to drop (the row)"
         if self._is_imputable(column):
             remedy += " or mean (of the training rows)"

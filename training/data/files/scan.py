@@ -267,6 +267,8 @@ def build_scan(files: Files, reader: RowReader, units: list[ReadUnit], statistic
             value = next(iter(categories), None)
             rows = "row" if name == reader.target.name else "training row"
             raise UserError(f"column {name!r} is constant, {value!r} in every {rows}; leave it out or correct it")
+        if categories & {"true", "false"} and categories & {"0", "1"}:
+            raise UserError(f"column {name!r} has true or false in some rows and 0 or 1 in others; write one of both")
     for column in reader.inputs:
         if column.kind == "number" and column.name not in statistics.known_numbers:
             raise UserError(f"column {column.name!r} has no value in any row; name it in data.exclude")

@@ -24,8 +24,18 @@ from training.recipe.spec import Files, Recipe
 INVALID_FILES: dict[str, tuple[str, str, str]] = {
     "text in a number column": ("csv", "n,c,y\n1,a,p\nx,a,p\n", "b.csv, row 2, column 'n': 'x' is not a number"),
     "a missing number": ("csv", "n,c,y\n,a,p\n", "b.csv, row 1, column 'n': the value is missing; correct it, or"),
-    "NA": ("csv", "n,c,y\n1,a,p\nNA,a,p\n", "b.csv, row 2, column 'n': 'NA' is missing or not finite; correct it"),
-    "infinity": ("csv", "n,c,y\n1e999,a,p\n", "b.csv, row 1, column 'n': '1e999' is missing or not finite"),
+    "NA": ("csv", "n,c,y\n1,a,p\nNA,a,p\n", "b.csv, row 2, column 'n': 'NA' is missing; correct it"),
+    "infinity": (
+        "csv",
+        "n,c,y\n1e999,a,p\n",
+        "b.csv, row 1, column 'n': inf is not finite, and no missing value",
+    ),
+    "a number beyond float32": ("csv", "n,c,y\n1e39,a,p\n", "b.csv, row 1, column 'n': 1e+39 is out of the range"),
+    "a code": (
+        "csv",
+        "n,c,y\n7,a,p\n01234,a,p\n",
+        "b.csv, row 2, column 'n': '01234' in a column of numbers would lose",
+    ),
     "a missing class": ("csv", "n,c,y\n1,a,\n", "b.csv, row 1, column 'y': the value is missing"),
     "a short row": ("csv", "n,c,y\n1,a,p\n1,a\n", "b.csv, row 2: 2 values, but the header has 3: '1,a'"),
     "a missing column": ("csv", "n,y\n1,p\n", "b.csv has no column 'c'; it has n, y"),
@@ -40,7 +50,7 @@ INVALID_FILES: dict[str, tuple[str, str, str]] = {
         '{"c": 3}\n',
         "b.jsonl, row 1, column 'c': 3 is not a string, the column's type in the first file",
     ),
-    "NaN": ("jsonl", '{"n": NaN}\n', "b.jsonl, row 1, column 'n': nan is missing or not finite"),
+    "NaN": ("jsonl", '{"n": NaN}\n', "b.jsonl, row 1, column 'n': nan is missing"),
 }
 
 

@@ -40,8 +40,25 @@ def list_categories(result: FileScan, feature: str) -> tuple[str, ...] | None:
         lambda count: -(2**53) - 1 - np.arange(count),
         lambda count: (1_700_000_001 + 2 * np.arange(count)).astype(float),
         lambda count: 1_700_000_000.5 + np.arange(count),
+        lambda count: 2_460_000.5 + np.arange(count) / 86400,
+        lambda count: 490_000 + np.arange(count) / 3600,
+        lambda count: 1 + np.arange(count) * 1e-9,
+        lambda count: 1e7 + np.arange(count) / 100,
+        lambda count: np.where(np.arange(count) == 7, 0.25, 2_460_000.5 + np.arange(count) / 86400),
     ],
-    ids=["seconds", "milliseconds", "just above 2**24", "beyond 2**53", "seconds as floats", "half seconds"],
+    ids=[
+        "seconds",
+        "milliseconds",
+        "just above 2**24",
+        "beyond 2**53",
+        "seconds as floats",
+        "half seconds",
+        "Julian dates",
+        "hours since 1970",
+        "billionths",
+        "cents",
+        "Julian dates and an outlier",
+    ],
 )
 def test_numbers_that_float32_would_make_equal_are_refused(
     tmp_path: Path, format_: str, make: Callable[[int], Any]
@@ -49,7 +66,7 @@ def test_numbers_that_float32_would_make_equal_are_refused(
     frame = make_animals(400)
     frame["time"] = make(400)
 
-    with pytest.raises(UserError, match=r"part-\d\.\w+, row \d+, column 'time': -?\d+.* would become .* in float32"):
+    with pytest.raises(UserError, match=r"part-\d\.\w+, row \d+, column 'time': -?\d+.* would become .* in float"):
         scan(frame, tmp_path, format_)
 
 
@@ -61,8 +78,46 @@ def test_numbers_that_rounding_hardly_changes_are_taken(tmp_path: Path, format_:
     frame["latitude"] = (52.5 + rng.normal(0, 0.1, 400)).round(7)
     frame["count"] = rng.integers(0, 2**24, 400)
     frame["even"] = rng.integers(0, 2**24, 400) * 1024
+    frame["probability"] = rng.uniform(size=400)
+    frame["constant"] = 0.1
+    frame["noise"] = 0.1 + 1e-17 * rng.integers(0, 9, 400)
+    frame["kelvin"] = (293.15 + rng.normal(0, 0.01, 400)).round(4)
 
     assert scan(frame, tmp_path, format_).row_counts["train"] > 200
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_regression_target_is_held_to_the_same_rule(tmp_path: Path, format_: str) -> None:
+    frame = make_animals(400)
+    frame["kind"] = 2_460_000.5 + np.arange(400) / 86400
+    path = write_files(frame, tmp_path / "rows", format_, num_files=2)
+    recipe = make_recipe(Files(path=path, format=format_, target="kind"), task="tabular-regression")
+
+    with pytest.raises(UserError, match=r"column 'kind': 2460000\.\d+ would become 2460000\.5 in float32"):
+        scan_locally(recipe)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_whole_numbers_that_float64_would_make_equal_are_refused(tmp_path: Path, format_: str) -> None:
+    frame = make_animals(400)
+    frame["code"] = 2**53 + np.arange(400) % 2
+
+    with pytest.raises(UserError, match=r"column 'code': 9007199254740993 would become 9007199254740992"):
+        scan(frame, tmp_path, format_)
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop", "mean"])
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(np.inf, "inf is not finite"), (-np.inf, "-inf is not finite"), (1e39, "1e.39 is out of the range of float32")],
+)
+def test_infinity_is_no_missing_value(tmp_path: Path, format_: str, missing: str, value: float, problem: str) -> None:
+    frame = make_animals(400)
+    frame.loc[3, "weight"] = value
+
+    with pytest.raises(UserError, match=rf"part-1\.\w+, row 2, column 'weight': {problem}"):
+        scan(frame, tmp_path, format_, missing=missing)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5], ids=["whole numbers", "fractions"])
@@ -222,3 +277,52 @@ def test_a_file_whose_column_is_another_kind_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"z\.parquet, row 1, column 'legs': '\w+' is not a number"):
         scan_locally(make_recipe(Files(path=folder, format="parquet", target="kind")))
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+@pytest.mark.parametrize("column", ["flag", "kind"])
+def test_truth_values_are_the_same_as_text_and_as_bool(tmp_path: Path, text_first: bool, column: str) -> None:
+    frame = make_animals(400)
+    frame[column] = frame.legs > 4
+    as_text = frame.assign(**{column: np.where(frame[column], "True", "FALSE")})
+    as_text.to_parquet(tmp_path / ("a.parquet" if text_first else "b.parquet"))
+    frame.to_parquet(tmp_path / ("b.parquet" if text_first else "a.parquet"))
+
+    result = scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+    spelled = result.dataset_attributes["labels"] if column == "kind" else list_categories(result, "flag")
+    assert spelled == ("false", "true")
+
+
+def test_truth_values_and_numbers_in_one_column_are_refused(tmp_path: Path) -> None:
+    frame = make_animals(400)
+    frame["kind"] = (frame.legs > 4).astype(int)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.astype({"kind": bool}).to_parquet(tmp_path / "b.parquet")
+
+    with pytest.raises(UserError, match="column 'kind' has true or false in some rows and 0 or 1 in others"):
+        scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fractions_as_categories_are_spelled_as_serving_spells_them(tmp_path: Path, dtype: type) -> None:
+    frame = make_animals(400)
+    frame["dose"] = pd.Categorical(np.resize(np.array([1e-7, 0.1, 2], dtype), 400))
+    frame.to_parquet(tmp_path / "a.parquet")
+
+    result = scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+    assert list_categories(result, "dose") == ("0.1", "1e-07", "2")
+
+
+def test_large_binary_texts_are_texts(tmp_path: Path) -> None:
+    frame = make_animals(400)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    colors = pa.array([color.encode() for color in frame.color], pa.large_binary())
+    parquet.write_table(
+        table.set_column(table.schema.get_field_index("color"), "color", colors), tmp_path / "a.parquet"
+    )
+
+    result = scan_locally(make_recipe(Files(path=tmp_path, format="parquet", target="kind")))
+
+    assert list_categories(result, "color") == ("blue", "green", "red")

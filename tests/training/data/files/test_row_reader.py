@@ -26,7 +26,7 @@ def check_rows(reader: RowReader, numbers: Any, texts: Any) -> pa.Table:
     return reader._check_batch(batch.append_column("y", pa.array(["p"] * len(batch))), SourceLocation(file="rows"))[0]
 
 
-ROW = st.tuples(st.floats(width=32), st.sampled_from(["a", "b", None]))
+ROW = st.tuples(st.floats(width=32, allow_nan=True, allow_infinity=False), st.sampled_from(["a", "b", None]))
 
 
 @given(st.lists(ROW, min_size=1, max_size=30), st.randoms(use_true_random=False))
