@@ -70,9 +70,7 @@ async def gateway(anyio_backend: str) -> AsyncIterator[tuple[Gateway, Member]]:
 
 
 @pytest.fixture(scope="module")
-async def edge(
-    tmp_path_factory: pytest.TempPathFactory, gateway: tuple[Gateway, Member]
-) -> AsyncIterator[LocalEdge]:
+async def edge(tmp_path_factory: pytest.TempPathFactory, gateway: tuple[Gateway, Member]) -> AsyncIterator[LocalEdge]:
     async with run_edge(tmp_path_factory.mktemp("grpc"), names=(CONTROL,)) as edge:
         await edge.directory.tell(members=(*edge.directory.state.members, gateway[1]))
         yield edge

@@ -14,7 +14,16 @@ from tests.deployments.server.raw_http import open_raw
 pytestmark = pytest.mark.anyio
 
 MODEL_PATHS = ["/predict", "/infer", "/ready", "", "/nothing"]
-OTHER_PATHS = ["/", "/api/v1/models", "/metrics", "/v2", "/v2/models/unknown/infer", "/-/routes", "/-/healthz", "/nothing"]
+OTHER_PATHS = [
+    "/",
+    "/api/v1/models",
+    "/metrics",
+    "/v2",
+    "/v2/models/unknown/infer",
+    "/-/routes",
+    "/-/healthz",
+    "/nothing",
+]
 PATHS = [f"/v2/models/flowers{path}" for path in MODEL_PATHS] + OTHER_PATHS
 PAGES = ["/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"]
 NO_PAGES = ["/docs/", "/docs/x", "//docs", "/openapi.json/", "/v2/models/docs", "/static-offline-docs", "/DOCS"]
@@ -113,7 +122,10 @@ async def test_health_needs_no_key(edge: LocalEdge) -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(None, "no API key; send the header Authorization: Bearer KEY"), ("Bearer x", "unknown API key; send a valid one")],
+    [
+        (None, "no API key; send the header Authorization: Bearer KEY"),
+        ("Bearer x", "unknown API key; send a valid one"),
+    ],
 )
 async def test_a_refusal_has_the_form_of_its_path(edge: LocalEdge, value: str | None, message: str) -> None:
     headers = {"x-request-id": "r1"} | ({} if value is None else {"authorization": value})

@@ -16,7 +16,9 @@ async def test_a_request_is_a_line_of_json_where_that_is_wanted(folder: Path) ->
     settings = ServingSettings(home=folder, edge=EdgeSettings(access_log=True))
     async with run_edge(folder, settings=settings) as edge:
         async with edge.open_http() as http:
-            await http.post("/v2/models/flowers/infer?secret=query", content=b"the body", headers={"x-request-id": "r1"})
+            await http.post(
+                "/v2/models/flowers/infer?secret=query", content=b"the body", headers={"x-request-id": "r1"}
+            )
             await http.get("/v2/models/roses", headers={"authorization": "Bearer a wrong key"})
             await http.get('/odd"%22path%0a')
         async with open_raw(edge.http_port) as connection:

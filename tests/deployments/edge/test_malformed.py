@@ -94,9 +94,7 @@ async def test_a_long_path_is_refused(edge: LocalEdge) -> None:
         b"\x00" * 100,
     ],
 )
-async def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
-    edge: LocalEdge, request_: bytes
-) -> None:
+async def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(edge: LocalEdge, request_: bytes) -> None:
     async with open_raw(edge.http_port) as connection:
         await connection.send(request_)
         rest = await connection.read_rest_or_reset()
@@ -110,7 +108,12 @@ async def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
 
 @pytest.mark.parametrize(
     "encoding",
-    [b"transfer-encoding: chunked", b"Transfer-Encoding: CHUNKED", b"transfer-encoding:\tchunked", b"transfer-encoding: chunked "],
+    [
+        b"transfer-encoding: chunked",
+        b"Transfer-Encoding: CHUNKED",
+        b"transfer-encoding:\tchunked",
+        b"transfer-encoding: chunked ",
+    ],
 )
 async def test_a_length_beside_chunks_smuggles_no_request(edge: LocalEdge, encoding: bytes) -> None:
     """RFC 9112, 6.1: chunks count and the connection is closed, or the request is refused; never both are passed on."""

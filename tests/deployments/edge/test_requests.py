@@ -157,9 +157,7 @@ async def test_pages_of_named_origins_may_call_and_no_others(folder: Path) -> No
                 assert "x-request-id" in each.headers["access-control-expose-headers"]
                 assert each.headers["vary"] == "origin"
         for origin in ("https://app.example.evil", "http://app.example", "https://app.example:8443", "null", "*"):
-            preflight = await http.options(
-                "/v2", headers={"origin": origin, "access-control-request-method": "POST"}
-            )
+            preflight = await http.options("/v2", headers={"origin": origin, "access-control-request-method": "POST"})
             response = await http.get("/v2", headers=AUTHORIZATION | {"origin": origin})
             for each in (preflight, response):
                 assert "access-control-allow-origin" not in each.headers
