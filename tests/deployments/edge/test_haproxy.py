@@ -178,7 +178,7 @@ async def test_a_refused_configuration_says_why_and_what_ran_goes_on(node: Node)
     await haproxy.start(config)
     (pid,) = node.find_pids()
 
-    with pytest.raises(ServiceError, match="HAProxy ended at its start: .*unknown keyword 'nonsense'"):
+    with pytest.raises(ServiceError, match=r"HAProxy ended at its start: .*unknown keyword 'nonsense'"):
         await haproxy.start(config + "\n    nonsense\n")
 
     assert haproxy.is_alive()
