@@ -40,7 +40,10 @@ def run(settings: Settings, console: Console) -> None:
 def _walk(shoal: Shoal, console: Console) -> None:
     start_s = time.monotonic()
     console.rule(f"1/3  train {RECIPE} with Ray Train", align="left")
-    with console.status("starting a Ray cluster on this machine"), exclusive_lock(shoal.settings):
+    with (
+        exclusive_lock(shoal.settings, lambda status: console.print(status, highlight=False)),
+        console.status("starting a Ray cluster on this machine"),
+    ):
         cluster = start_cluster(shoal.settings)
     result = shoal.train(RECIPE, console=console)
     accuracy = result.metrics["test_accuracy"]

@@ -4,6 +4,7 @@ Predict walk: cluster.cli.predict -> [prediction_files.py] -> shoal.py -> deploy
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ def read_source(source: str, describe_model: DescribeModel) -> InputBatch:
         if path.is_dir():
             return _read_folder(path)
         if suffix in TABLE_SUFFIXES:
+            path.open("rb").close()  # before the model is asked for its columns
             return _read_table(path, describe_model)
         if suffix in (".jsonl", ".ndjson"):
             lines = [line for line in path.read_text().splitlines() if line.strip()]
@@ -192,9 +194,13 @@ def _read_table(path: Path, describe_model: DescribeModel) -> InputBatch:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if schema.get("kind") == "text":
         name = "text" if "text" in table.column_names else table.column_names[0]
-        return InputBatch(table[name].to_pylist(), columns=table, ignored_columns=_others(table, [name]))
+        texts = [_to_input(value, path, row, name) for row, value in enumerate(table[name].to_pylist())]
+        return InputBatch(texts, columns=table, ignored_columns=_others(table, [name]))
     chosen = [name for name in table.column_names if name in features] if features else table.column_names
-    rows = [{name: _to_input(value) for name, value in row.items()} for row in table.select(chosen).to_pylist()]
+    rows = [
+        {name: _to_input(value, path, row, name) for name, value in record.items()}
+        for row, record in enumerate(table.select(chosen).to_pylist())
+    ]
     return InputBatch(rows, columns=table, ignored_columns=_others(table, chosen))
 
 
@@ -202,9 +208,19 @@ def _others(table: "pa.Table", chosen: list[str]) -> tuple[str, ...]:
     return tuple(name for name in table.column_names if name not in chosen)
 
 
-def _to_input(value: Any) -> Any:
-    """A cell as JSON has it; NaN is a missing value."""
+def _to_input(value: Any, path: Path, row: int, column: str) -> Any:
+    """A cell as JSON has it: NaN is a missing value, and bytes are a text, as in training."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{path}, row {row}, column {column!r}: {value!r:.80} is not UTF-8; correct it") from None
     return None if is_missing(value) else value
+
+
+def renumber_row(message: str, first_row: int) -> str:
+    """Replace the row's number in an error about a part of the rows by that among all of them."""
+    return re.sub(r"^row (\d+)", lambda match: f"row {first_row + int(match[1])}", message)
 
 
 def _own_columns(batch: InputBatch, index: int) -> dict[str, Any]:

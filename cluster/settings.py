@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from cluster.local.processes import CLUSTER_ID_VARIABLE
 from deployments.edge.state import EDGE_DIR_VARIABLE
 from deployments.settings import ServingSettings
-from training.errors import UserError, summarize_validation_error
+from training.errors import Location, UserError, suggest_key, summarize_validation_error
 
 PREFIX = "SHOAL_"
 
@@ -113,16 +113,24 @@ def load_settings(file: Path | None = None) -> Settings:
     Raises:
         UserError: an unknown variable or key, or a value that its rule refuses.
     """
-    known = {variable_name(key) for key in list_fields()} | INTERNAL_VARIABLES
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    variables = [variable_name(key) for key in list_fields()]
+    allowed = {*variables, *INTERNAL_VARIABLES}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in allowed)
     if unknown:
-        raise UserError(f"{', '.join(unknown)} is no setting of Shoal; `shoal settings` lists them all")
+        from difflib import get_close_matches
+
+        # Without what all have in common, which would make any two similar.
+        names = {variable.removeprefix(PREFIX): variable for variable in variables}
+        similar = get_close_matches(unknown[0].removeprefix(PREFIX), names, n=1)
+        hint = f"did you mean {names[similar[0]]}? " if similar else ""
+        raise UserError(f"{', '.join(unknown)} is no setting of Shoal; {hint}`shoal settings` lists them all")
     Settings.from_file = _read(file) if file else {}
     try:
         return Settings()
-    except (ValidationError, SettingsError) as error:
-        said = summarize_validation_error(error) if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"settings: {said}") from error
+    except ValidationError as error:
+        raise UserError(f"settings: {summarize_validation_error(error, _list_valid_keys)}") from error
+    except SettingsError as error:
+        raise UserError(f"settings: {error}") from error
 
 
 INTERNAL_VARIABLES = {CLUSTER_ID_VARIABLE, EDGE_DIR_VARIABLE}
@@ -136,7 +144,22 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"settings file {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"settings file {file} holds a {type(content).__name__}; write key: value lines")
+    for key, value in content.items():
+        if "." in str(key):
+            if key not in list_fields():
+                raise UserError(f"settings file {file}: no key {key!r}; {suggest_key(key, list_fields())}")
+            outer, inner = key.split(".")
+            raise UserError(
+                f"settings file {file}: {key!r} is a key inside of another; write `{outer}: {{{inner}: {value}}}`"
+            )
     return content
+
+
+def _list_valid_keys(location: Location) -> list[str]:
+    """The keys at a location of the file: names of settings, and of what holds some."""
+    prefix = "".join(f"{part}." for part in location)
+    keys = [key.removeprefix(prefix).partition(".")[0] for key in list_fields() if key.startswith(prefix)]
+    return list(dict.fromkeys(keys))
 
 
 def check_home(settings: Settings) -> None:

@@ -108,7 +108,10 @@ def _run_on_cluster(
     settings: Settings, recipe: "Recipe", origin: str, console: Console, drive: Callable[[], Result]
 ) -> Result:
     """Drive a run on the running cluster, or on one started for it."""
+    from training.run.preflight import check_sources
+
     interrupt_on_termination()
+    check_sources(recipe)
     code = collect_code(recipe, origin)
     if code:
         console.print(code.describe(), highlight=False, markup=False, soft_wrap=True)
@@ -118,7 +121,7 @@ def _run_on_cluster(
         return _run_connected(settings, cluster, code, drive)
     try:
         with (
-            exclusive_lock(settings),
+            exclusive_lock(settings, lambda status: console.print(status, highlight=False)),
             console.status("starting Ray for this run; `shoal up` keeps a cluster running"),
         ):
             cluster = start_cluster(settings, for_run=True)

@@ -295,7 +295,7 @@ def parse_error(status: int | None, body: bytes, request_id: str | None = None) 
     content: object
     try:
         content = msgspec.json.decode(body)["error"]
-    except (msgspec.DecodeError, TypeError, KeyError, UnicodeDecodeError):
+    except (msgspec.DecodeError, TypeError, KeyError, UnicodeDecodeError, RecursionError):
         # Not from Shoal: a proxy's error page, for example.
         content = f"status {status}: {body[:200].decode(errors='replace')}"
     fields = content if isinstance(content, dict) else {"message": str(content)}

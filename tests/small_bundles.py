@@ -1,11 +1,12 @@
-"""Small real bundles: a table model, an image model, a text generator."""
+"""Small real bundles: a table model, an image model, a text generator; and manifests changed as by a hostile author."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from training.bundle.manifest import Manifest, ModelInfo
+from training.bundle.manifest import MANIFEST_FILE, Manifest, ModelInfo, sha256
 from training.bundle.save import save_bundle
 from training.data.tokenizer import Tokenizer
 from training.recipe.spec import TokenizerConfig
@@ -58,6 +59,17 @@ def save_text_generator(folder: Path, name: str) -> Manifest:
         name=name, task="text-generation", input_schema=TextInput(max_tokens=64), output_schema=TextOutput()
     )
     return save_bundle(folder, net, inputs=rows, info=info, tokenizer=tokenizer, example="To be, or not")
+
+
+def rewrite_manifest(folder: Path, **changes: Any) -> Manifest:
+    """Change keys of a bundle's manifest, and make its checksums and its digest match, as a hostile author can."""
+    manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    present = {path.name for path in folder.iterdir()}
+    files = {name: sha256(folder / name) if name in present else digest for name, digest in manifest.files.items()}
+    manifest = manifest.model_copy(update={"files": files, **changes})
+    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
+    return manifest
 
 
 class _Scale(nn.Module):

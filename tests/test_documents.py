@@ -70,10 +70,15 @@ def test_every_command_is_in_the_table_of_commands() -> None:
 @pytest.mark.parametrize("block", SCRIPTS, ids=str)
 def test_a_scripts_imports_exist(block: Block) -> None:
     printed_modules = {str(file.title).partition(".")[0] for file in FILES}
-    tree = ast.parse(block.text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) not in printed_modules:
-            exec(ast.unparse(node), {})
+    imports = [node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = [node for node in imports if getattr(node, "module", None) not in printed_modules]
+    assert imports, "a script without imports uses nothing of Shoal's"
+    namespace: dict[str, Any] = {}
+    for node in imports:
+        exec(ast.unparse(node), namespace)
+
+    names = {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+    assert names <= namespace.keys()
 
 
 def test_the_readme_is_short() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.completion import complete_models
 from cluster.cli.terminal import (
     Json,
     console,
@@ -17,7 +18,7 @@ from cluster.cli.terminal import (
     print_warning,
     show_status,
 )
-from cluster.settings import list_fields, load_settings
+from cluster.settings import list_fields, load_settings, variable_name
 from training.settings import mask_passwords
 
 
@@ -111,7 +112,12 @@ def status(as_json: Json = False) -> None:
 
 def logs(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model or pipeline, a job, or edge, control, controller.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model or pipeline, a job, or edge, control, controller.",
+            autocompletion=complete_models,
+        ),
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines of each log.")] = 100,
@@ -128,12 +134,13 @@ def logs(
 
 
 def settings(as_json: Json = False) -> None:
-    """List every setting: type, default, value, and its origin."""
+    """List every setting: variable, type, default, value, origin."""
     current: Any = getattr(context, "settings", None) or load_settings()
     values = current.flatten()
     rows = [
         {
             "setting": key,
+            "variable": variable_name(key),
             "type": getattr(field.annotation, "__name__", str(field.annotation)),
             "default": mask_passwords(field.default),
             "value": mask_passwords(values[key]),
@@ -145,7 +152,8 @@ def settings(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = make_table("setting", "type", "default", "value", "from", "description", wrapped=("description",))
+    columns = ("setting", "variable", "type", "default", "value", "from", "description")
+    table = make_table(*columns, wrapped=("description",))
     for row in rows:
         table.add_row(*row.values())
     print_table(table)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.completion import complete_models
 from cluster.cli.terminal import (
     Json,
     Reference,
@@ -83,7 +84,9 @@ def show(reference: Reference, as_json: Json = False) -> None:
 
 @app.command()
 def promote(
-    name: str, version: int, alias: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias.")]
+    name: Annotated[str, typer.Argument(autocompletion=complete_models)],
+    version: int,
+    alias: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias.")],
 ) -> None:
     """Point an alias at a version."""
     print_line(f"{open_registry().promote(name, version, alias)} is now {alias}")
@@ -111,7 +114,9 @@ def export(reference: Reference, folder: Path) -> None:
 
 @app.command()
 def delete(
-    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="NAME:VERSION", help="The version.", autocompletion=complete_models)
+    ],
 ) -> None:
     """Delete a version that is neither deployed nor has an alias."""
     from cluster.cli.terminal import context

@@ -1,11 +1,14 @@
 """`shoal predict`: a model called with JSON, images, or rows in files."""
 
 import sys
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.completion import complete_models
 from cluster.cli.terminal import console, context, print_json, print_line, print_note
 
 
@@ -15,7 +18,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def predict(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A deployed model or pipeline.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A deployed model or pipeline.", autocompletion=complete_models)
+    ],
     source: Annotated[
         str,
         typer.Argument(
@@ -42,10 +47,12 @@ def predict(
         from cluster.prediction_files import check_output
 
         check_output(out)
-    shoal = Shoal(context.settings)
-    with shoal.client() as client:
+    with ExitStack() as stack:
+        # Opened by what needs it first: a wrong file is refused whether a cluster runs or not.
+        open_client = cache(lambda: stack.enter_context(Shoal(context.settings).client()))
         try:
-            batch = read_source(source, lambda: client.model(name))
+            batch = read_source(source, lambda: open_client().model(name))
+            client = open_client()
             if batch.stream:
                 with client.stream(name, batch.inputs, **batch.options) as chunks:
                     _print_stream(chunks)
@@ -68,12 +75,21 @@ def _predict_in_parts(client: Any, name: str, batch: Any) -> list[Any]:
     """Call the model with so many inputs at a time that no request is too large, and show how far it is."""
     from rich.progress import track
 
+    from cluster.prediction_files import renumber_row
+    from deployments.errors import ClientError
+    from training.errors import UserError
+
     parts = batch.split()
     if len(parts) > 1 and not context.quiet and console.is_terminal:
         parts = track(parts, "predicting", console=console, transient=True)
     predictions: list[Any] = []
     for part in parts:
-        predictions += client.predict(name, part, **batch.options)
+        try:
+            predictions += client.predict(name, part, **batch.options)
+        except ClientError as error:
+            raise UserError(renumber_row(error.message, len(predictions))) from error
+        except (TypeError, ValueError) as error:  # the client's own, for what JSON does not have
+            raise UserError(renumber_row(str(error), len(predictions))) from error
     return predictions
 
 

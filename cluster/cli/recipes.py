@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.completion import complete_recipes
 from cluster.cli.terminal import Json, make_table, print_json, print_line, print_table
 
 app = typer.Typer(
@@ -37,7 +38,9 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A ready recipe, or the path of a .py file.")],
+    name: Annotated[
+        str, typer.Argument(help="A ready recipe, or the path of a .py file.", autocompletion=complete_recipes)
+    ],
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cluster.cli.completion import complete_models
 from cluster.cli.terminal import Reference, context, print_line, print_note, show_status
 
 
@@ -77,7 +78,7 @@ def apply(
     print_line(f"applied {deployment.name}:{version} at {cluster.url}/v2/models/{deployment.name}")
 
 
-def undeploy(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def undeploy(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_models)]) -> None:
     """Stop serving a model or pipeline."""
     from cluster.shoal import Shoal
 

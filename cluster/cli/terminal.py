@@ -13,15 +13,21 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from cluster.cli.completion import complete_models
 from cluster.settings import Settings
 
 console = Console(soft_wrap=True)
 
+# How a status begins that tells what keeps a command waiting.
+WAITING = "waiting for "
 # Of a table in a pipe; and of prose in a narrow terminal.
 MAX_WIDTH, MIN_PROSE_WIDTH = 100_000, 24
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Reference = Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.")]
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.", autocompletion=complete_models),
+]
 
 
 class _Context:
@@ -58,10 +64,23 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def show_status(action: str) -> Iterator[Callable[[str], None]]:
-    """Show that a command is at work; yields a function that takes its status."""
+    """Show that a command is at work; yields a function that takes its status.
+
+    Where no terminal shows it, what the command waits for is printed to standard error, once each.
+    """
+    printed: set[str] = set()
+
+    def show(status: str) -> None:
+        line = ": ".join(filter(None, (action, status)))
+        if spinner is not None:
+            spinner.update(line)
+        if not console.is_terminal and status.startswith(WAITING) and status not in printed and not context.quiet:
+            printed.add(status)
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
     with nullcontext() if context.quiet else console.status(action) as spinner:
         try:
-            yield lambda status: None if spinner is None else spinner.update(": ".join(filter(None, (action, status))))
+            yield show
         except KeyboardInterrupt as error:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway
             context.left_by_interrupt = str(error)

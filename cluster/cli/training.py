@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.completion import complete_recipes
 from cluster.cli.terminal import (
     Json,
     Reference,
@@ -25,7 +26,12 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A ready recipe, or the path of a .py file that binds `recipe`.")] = "",
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A ready recipe, or the path of a .py file that binds `recipe`.", autocompletion=complete_recipes
+        ),
+    ] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key; `shoal recipes show NAME` lists them."),

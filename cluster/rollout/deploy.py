@@ -15,7 +15,7 @@ import httpx
 from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.local.signals import Interrupted, delay_interrupts
-from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
+from cluster.rollout.serve_api import Applications, ClusterEnded, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
 from deployments.edge.state import CONTROL, EDGE, GRPC
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
@@ -198,6 +198,8 @@ def _replace(settings: Settings, cluster: Cluster, deployment: DeploymentRecord,
         except BaseException as error:
             with delay_interrupts():
                 store.end_rollout(undo=True)
+                if isinstance(error, ClusterEnded):
+                    raise
                 serve.put_config(store.list_records())
             if isinstance(error, ServiceError):
                 _wait_for_rollback(serve, {record.name for record in records} & changed.keys(), on_status)

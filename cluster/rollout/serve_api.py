@@ -14,6 +14,7 @@ from deployments.applications import ListenOn, build_serve_config
 from deployments.client.local import build_verification
 from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
+from training.registry.process_identity import ProcessIdentity
 
 # Each answer costs the dashboard CPU time, which a replica that starts needs.
 POLL_INTERVAL_S = 0.3
@@ -27,6 +28,10 @@ OnStatus = Callable[[str], None]
 
 Applications = dict[str, Any]
 """Serve's status of each application, by name."""
+
+
+class ClusterEnded(ServiceError):
+    """The cluster ended meanwhile: another command stopped it, or it crashed."""
 
 
 class ServeApi:
@@ -54,6 +59,7 @@ class ServeApi:
 
         Raises:
             ServiceError: Serve refuses the configuration.
+            ClusterEnded: there is no Serve any more.
         """
         settings, cluster = self._settings, self._cluster
         listen = ListenOn(settings.host, cluster.http_port, cluster.grpc_port, cluster.url)
@@ -61,6 +67,7 @@ class ServeApi:
         try:
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:
+            self._require_running()
             raise ServiceError(
                 f"Ray Serve does not answer: {error or type(error).__name__}; see `shoal logs`"
             ) from error
@@ -82,6 +89,7 @@ class ServeApi:
 
         Raises:
             ServiceError: not done within the time, by default deploy_timeout_s; also what `is_done` raises.
+            ClusterEnded: nothing goes on any more.
         """
         timeout_s = self._settings.deploy_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
@@ -90,6 +98,7 @@ class ServeApi:
             try:
                 applications = self.fetch_applications()
             except (httpx.HTTPError, ValueError, KeyError) as error:
+                self._require_running()
                 # What was asked for goes on; only the view of it is lost for a while.
                 failure = f"; Ray Serve's status cannot be fetched: {error or type(error).__name__}"
                 on_status(f"waiting for Ray Serve's status: {type(error).__name__}")
@@ -101,6 +110,14 @@ class ServeApi:
                 return
             time.sleep(POLL_INTERVAL_S)
         raise ServiceError(f"not done within {timeout_s:g} s{failure}; `shoal status` shows the state")
+
+    def _require_running(self) -> None:
+        """Raise ClusterEnded if the cluster's head process, which all others end with, has ended."""
+        if ProcessIdentity.parse(self._cluster.head).has_ended():
+            raise ClusterEnded(
+                f"the cluster of {self._settings.home} has ended meanwhile, by `shoal down` or a crash; start it with "
+                "`shoal up`"
+            )
 
     def is_routed(self, name: str) -> bool:
         """Whether requests to a model's path still reach an application of that name."""

@@ -15,11 +15,11 @@ from deployments.client.core import (
     ClientCore,
     Effects,
     EventParser,
-    Inputs,
     Response,
     SendRequest,
     Sleep,
 )
+from deployments.client.inputs import Inputs
 from deployments.client.sync_client import LIMITS
 from deployments.errors import ProtocolError, ResponseTimeout
 from deployments.protocols.arrays import Array

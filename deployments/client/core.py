@@ -12,24 +12,22 @@ import random
 import ssl
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_origin
 from urllib.parse import quote
 
 import httpx
 import msgspec
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from deployments import errors
 from deployments.client import local, tensors
+from deployments.client.inputs import Inputs, encode_predict
 from deployments.client.tensors import Headers
 from deployments.errors import CallError, ConnectionFailed, InvalidType, ProtocolError, ResponseTimeout, UnknownTensor
 from deployments.protocols.arrays import Array
 from deployments.protocols.oip.binary import HEADER_LENGTH
 from deployments.protocols.predict import events
 from deployments.protocols.predict.events import TextChunk
-from training.data import image_types
-from training.data.values import is_missing
 from training.errors import UserError
 
 T = TypeVar("T")
@@ -37,17 +35,6 @@ T = TypeVar("T")
 INITIAL_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 RETRYABLE_STATUSES = frozenset({429, 503})
 _HEADER_LENGTH = HEADER_LENGTH.decode()
-
-
-class Frame(Protocol):
-    """A frame of pandas or polars, which this package does not import; its rows are records."""
-
-    @property
-    def columns(self) -> Any:
-        """Names of its columns."""
-
-
-Inputs = list[Any] | tuple[Any, ...] | bytes | NDArray[Any] | Frame
 
 
 class Response(NamedTuple):
@@ -73,6 +60,11 @@ class Sleep(NamedTuple):
 
 Effects = Generator[SendRequest | Sleep, Any, T]
 """A call: yields effects, is sent the Response of a SendRequest, and returns the call's result."""
+
+
+class _Chunk(msgspec.Struct):
+    row: int
+    text: str
 
 
 class ClientCore:
@@ -104,7 +96,7 @@ class ClientCore:
     ) -> Effects[dict[str, Array] | Array]:
         """See Client.infer."""
         if isinstance(inputs, Mapping):
-            arrays = {key: np.asarray(values) for key, values in inputs.items()}
+            arrays = {key: tensors.to_array(values, key) for key, values in inputs.items()}
             return (yield from self._infer(name, version, *tensors.encode_request(arrays, outputs, use_binary)))
         metadata = yield from self._get_metadata(name, version)
         if len(metadata["inputs"]) != 1:
@@ -114,7 +106,8 @@ class ClientCore:
         if len(output_names) != 1:
             raise UserError(f"{name} returns {output_names}; name one of them in outputs=, or send a dict to get all")
         (tensor,) = metadata["inputs"]
-        arrays = {tensor["name"]: tensors.cast_to(np.asarray(inputs), tensor["datatype"])}
+        array = tensors.to_array(inputs, tensor["name"])
+        arrays = {tensor["name"]: tensors.cast_to(array, tensor["datatype"])}
         datatypes = {tensor["name"]: tensor["datatype"]}
         request = tensors.encode_request(arrays, outputs, use_binary, datatypes)
         try:
@@ -131,31 +124,37 @@ class ClientCore:
         header_length = response.headers.get(_HEADER_LENGTH)
         try:
             return tensors.decode_response(response.body, int(header_length) if header_length else None)
-        except (errors.ClientError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        except (errors.ClientError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ProtocolError(f"{path}: the response is not an inference response: {error}") from error
 
     def _get_metadata(self, name: str, version: int | None) -> Effects[dict[str, Any]]:
         """Return a model's metadata, requested once."""
         metadata = self._metadata.get((name, version))
         if metadata is None:
-            metadata = self._metadata[name, version] = yield from self.metadata(name, version)
+            metadata = yield from self.metadata(name, version)
+            if not all(_is_tensor_list(metadata.get(key)) for key in ("inputs", "outputs")):
+                raise ProtocolError(f"{self._path(name, version, '')}: the response is no model's metadata")
+            self._metadata[name, version] = metadata
         return metadata
 
     def predict(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[list[Any]]:
         """See Client.predict."""
-        body, headers = _encode_predict(inputs, options)
-        response = yield from self._send("POST", self._path(name, version, "/predict"), body, headers)
-        return list(msgspec.json.decode(response.body)["predictions"])
+        body, headers = encode_predict(inputs, options)
+        path = self._path(name, version, "/predict")
+        response = yield from self._send("POST", path, body, headers)
+        return _decode_field(path, response.body, "predictions", list[Any])
 
     def stream(self, name: str, inputs: Inputs, version: int | None, options: Mapping[str, Any]) -> Effects[Response]:
         """Open a stream; returns once it has begun."""
-        body, headers = _encode_predict(inputs, {**options, "stream": True})
+        body, headers = encode_predict(inputs, {**options, "stream": True})
         headers = [*headers, (b"accept", b"text/event-stream")]
         return (yield from self._send("POST", self._path(name, version, "/predict"), body, headers))
 
     def models(self) -> Effects[list[Any]]:
         """See Client.models."""
-        return list((yield from self._get("/api/v1/models"))["models"])
+        path = "/api/v1/models"
+        response = yield from self._send("GET", path, b"", [])
+        return _decode_field(path, response.body, "models", list[Any])
 
     def model(self, name: str) -> Effects[dict[str, Any]]:
         """See Client.model."""
@@ -172,16 +171,17 @@ class ClientCore:
     def ready(self, name: str, version: int | None) -> Effects[bool]:
         """See Client.ready."""
         try:
-            response = yield from self._send("GET", self._path(name, version, "/ready"), b"", [], retries=0)
+            path = self._path(name, version, "/ready")
+            response = yield from self._send("GET", path, b"", [], retries=0)
         except CallError as error:
             if error.status in (404, 503):
                 return False
             raise
-        return bool(msgspec.json.decode(response.body)["ready"])
+        return _decode_field(path, response.body, "ready", bool)
 
     def _get(self, path: str) -> Effects[dict[str, Any]]:
         response = yield from self._send("GET", path, b"", [])
-        return msgspec.json.decode(response.body, type=dict[str, Any])
+        return _decode_json(path, response.body, dict[str, Any])
 
     def _path(self, name: str, version: int | None, suffix: str) -> str:
         return f"/v2/models/{quote(name, safe='')}{'' if version is None else f'/versions/{version}'}{suffix}"
@@ -230,6 +230,29 @@ class ClientCore:
         raise AssertionError("the last attempt returns or raises")
 
 
+def _is_tensor_list(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and {"name", "datatype"} <= each.keys() for each in value
+    )
+
+
+def _decode_json(source: str, body: bytes | str, json_type: type[T]) -> T:
+    """Decode a response; raises ProtocolError where it is another than Shoal's."""
+    try:
+        return msgspec.json.decode(body, type=json_type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"{source}: the response is not Shoal's: {error}; check the URL of the service") from error
+
+
+def _decode_field(source: str, body: bytes | str, name: str, json_type: type[T]) -> T:
+    """Decode one field of a response, of this type; see _decode_json."""
+    fields = _decode_json(source, body, dict[str, Any])
+    if not isinstance(fields.get(name), get_origin(json_type) or json_type):
+        raise ProtocolError(f"{source}: the response has no valid {name!r}; check the URL of the service")
+    value: T = fields[name]
+    return value
+
+
 def backoff_s(attempt: int, retry_after_s: float | None) -> float:
     """Return the seconds to wait after failed attempt 0, 1, ...: doubling, with jitter, on top of Retry-After.
 
@@ -248,45 +271,6 @@ def _parse_retry_after(retry_after: str | None) -> float | None:
         return None
 
 
-def _encode_predict(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, Headers]:
-    """Encode a `predict` request: an image file as it is, everything else as JSON."""
-    if isinstance(inputs, bytes):
-        if not options:
-            image_type = image_types.detect(inputs)
-            media_type = image_type.media_type if image_type else "application/octet-stream"
-            return inputs, [(b"content-type", media_type.encode())]
-        inputs = [inputs]
-    if isinstance(inputs, str):
-        raise TypeError("inputs is one text; send a list of texts, one for each row")
-    inputs = _frame_to_records(inputs)
-    # msgspec encodes an image's bytes in the list as base64.
-    body = msgspec.json.encode({"inputs": inputs, **options}, enc_hook=_to_json_value)
-    return body, [(b"content-type", b"application/json")]
-
-
-def _frame_to_records(inputs: Any) -> Any:
-    """Turn a frame into records and a series into values, missing ones into null; return anything else as it is."""
-    if hasattr(inputs, "to_dicts"):  # polars
-        return [{name: _null_if_nan(value) for name, value in row.items()} for row in inputs.to_dicts()]
-    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # pandas: NaN, NaT and pd.NA alike
-        return inputs.astype(object).where(inputs.notna(), None).to_dict("records")
-    if hasattr(inputs, "to_list"):
-        return inputs.to_list()
-    return inputs
-
-
-def _null_if_nan(value: Any) -> Any:
-    return None if is_missing(value) else value
-
-
-def _to_json_value(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if is_missing(value):
-        return None
-    raise TypeError(f"JSON has no {type(value).__name__}; send numbers, texts, lists, objects or arrays")
-
-
 class EventParser:
     """Parses a stream's events to chunks of text, and keeps the predictions of its last event."""
 
@@ -299,10 +283,10 @@ class EventParser:
             CallError: the event is an error.
         """
         if event == events.TOKEN:
-            fields = msgspec.json.decode(data)
-            return TextChunk(fields["row"], fields["text"])
+            chunk = _decode_json("the stream", data, _Chunk)
+            return TextChunk(chunk.row, chunk.text)
         if event == events.DONE:
-            self.predictions = msgspec.json.decode(data)["predictions"]
+            self.predictions = _decode_field("the stream", data, "predictions", list[Any])
         elif event == events.ERROR:
             raise errors.parse_error(None, data.encode())
         return None

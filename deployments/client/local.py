@@ -3,10 +3,10 @@
 The key is sent to that cluster only: not to another address, and not to what listens on its port when it has ended.
 """
 
-import ipaddress
 import json
 import os
 import re
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ def find_service(base_url: str | None, key: str | None) -> tuple[str, str]:
         base_url: of the service; None for the cluster that runs on this machine, as `shoal status` prints it.
         key: the API key; None for this machine's admin key, which only its own cluster gets.
 
+    Returns:
+        The URL and the key. Where it is the admin key, the URL has the address that the cluster listens on: another
+        process may listen on the same port of any other, and a name may have several.
+
     Raises:
         UserError: no cluster runs here, the URL is none of http or https, or there is no valid key for it. A key is
             never part of the message.
@@ -42,6 +46,7 @@ def find_service(base_url: str | None, key: str | None) -> tuple[str, str]:
                 "for the cluster that runs here"
             )
         key = read_admin_key()
+        url = find_base_url() + httpx.URL(url).path.rstrip("/")
     key = key.strip()
     if not _KEY.fullmatch(key):
         raise UserError(
@@ -131,14 +136,17 @@ def _is_own_cluster(base_url: str) -> bool:
     scheme, port = ("https", 443) if cluster.get("tls_cert") else ("http", 80)
     if url.scheme != scheme or (url.port or port) != cluster["http_port"]:
         return False
-    return url.host == cluster["client_host"] or (_is_loopback(url.host) and _is_loopback(cluster["client_host"]))
+    return url.host == cluster["client_host"] or (
+        url.host == "localhost" and cluster["client_host"] in _resolve("localhost")
+    )
 
 
-def _is_loopback(host: str) -> bool:
+def _resolve(host: str) -> set[str]:
+    """The addresses of a host name."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return {str(address[4][0]) for address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
 
 
 def _read_cluster() -> dict[str, Any] | None:

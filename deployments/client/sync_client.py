@@ -14,11 +14,11 @@ from deployments.client.core import (
     ClientCore,
     Effects,
     EventParser,
-    Inputs,
     Response,
     SendRequest,
     Sleep,
 )
+from deployments.client.inputs import Inputs
 from deployments.errors import ProtocolError, ResponseTimeout
 from deployments.protocols.arrays import Array
 from deployments.protocols.predict.events import TextChunk

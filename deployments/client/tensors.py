@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deployments.protocols.arrays import Array
+from deployments.protocols.arrays import Array, round_to_bfloat16, widen_bfloat16
 from deployments.protocols.oip import binary
 from training.bundle.datatypes import BYTES, DATATYPES, Datatype, datatype_of_numpy, numpy_dtype
-from training.data.values import is_missing
+from training.data.values import find_inexact, is_missing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -90,6 +91,25 @@ def decode_response(body: bytes, header_length: int | None) -> dict[str, Array]:
     return arrays
 
 
+def to_array(values: ArrayLike, name: str) -> Array:
+    """Convert an input to an array; what is masked in floats is NaN, which only a model of missing values takes.
+
+    Raises:
+        TypeError: what is masked is no float, so that no value of its type means that it is missing.
+    """
+    is_masked = isinstance(values, np.ma.MaskedArray)
+    if isinstance(values, list | tuple):
+        # numpy drops the masks of arrays in a list, too.
+        is_masked = any(isinstance(each, np.ma.MaskedArray) for each in values)
+    if not is_masked:
+        return np.asarray(values)
+    masked: Any = np.ma.asarray(values)
+    if masked.dtype.kind == "f" or not np.ma.getmaskarray(masked).any():
+        return np.asarray(masked.filled(np.nan) if masked.dtype.kind == "f" else masked.data)
+    index = np.argwhere(np.ma.getmaskarray(masked))[0].tolist()
+    raise TypeError(f"{name!r} is masked at {index}, and {masked.dtype} has no value for it; fill it, or leave it out")
+
+
 def cast_to(array: Array, datatype: str) -> Array:
     """Cast an array to a datatype where that loses no more than digits of fractions; else return it as it is.
 
@@ -98,17 +118,19 @@ def cast_to(array: Array, datatype: str) -> Array:
     """
     if datatype not in DATATYPES:
         return array
-    dtype = numpy_dtype(datatype)
-    if array.dtype == dtype or not np.can_cast(array.dtype, dtype, "same_kind"):
+    dtype, is_bfloat16 = numpy_dtype(datatype), datatype == "BF16"
+    if array.dtype.kind not in "biuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
+        return array
+    if array.dtype == dtype and not is_bfloat16:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(dtype)
-        whole = array if array.dtype.kind in "iu" else np.where(array == np.floor(array), array, cast)
-        changed = (cast.astype(array.dtype) != whole) & np.isfinite(array)
-    if changed.any():
-        index = tuple(int(i) for i in np.argwhere(changed)[0])
+        held = widen_bfloat16(round_to_bfloat16(cast)) if is_bfloat16 else cast
+    inexact = find_inexact(array, held)
+    if inexact is not None:
+        index = tuple(int(i) for i in np.unravel_index(inexact, array.shape))
         raise TypeError(
-            f"{array[index]} at {list(index)} would become {cast[index]} in {datatype}, which the model takes; send "
+            f"{array[index]} at {list(index)} would become {held[index]} in {datatype}, which the model takes; send "
             "numbers that it holds"
         )
     return cast

@@ -2,8 +2,7 @@
 
 Deploy walk: edge.py -> [haproxy.py] -> HAProxy
 A reload is a new process that takes the listening sockets of the last one over; that one finishes its connections.
-Every process has an admin socket of its own, which closes when the next one takes over; from then on only keys reach
-it, by watch_keys.lua.
+Every process has an admin socket of its own, which closes when the next one takes over; keys come by watch_keys.lua.
 https://docs.haproxy.org/2.8/management.html
 """
 

@@ -26,6 +26,8 @@ Forward = Callable[[Rows], Awaitable[Outputs]]
 MAX_QUEUED_CHUNKS = 64
 # Rows of one request that are continued at a time; a pass has 64.
 MAX_CONCURRENT_ROWS = 32
+# Images of one request that are decoded at a time, since a net's inner layers take many times their size.
+MAX_CONCURRENT_SAMPLES = 8
 # What a tokenizer decodes bytes to that are not, or not yet, a complete character.
 REPLACEMENT_CHARACTER = "\ufffd"
 
@@ -134,8 +136,11 @@ def _sample_token(y_V: Tensor, temperature: float, random: torch.Generator) -> i
 
 
 def sample_images(decoder: nn.Module, latent_size: int, request: ImageRequest, device: str) -> list[dict[str, Any]]:
-    """Decode request.samples images from latent codes drawn from N(0, 1)."""
+    """Decode request.samples images from latent codes drawn from N(0, 1); takes long, so it belongs into a thread."""
     z = torch.randn(request.samples, latent_size, generator=_make_random_generator(request.seed))
-    with torch.inference_mode():
-        images = decoder(z.to(device)).cpu()
-    return [{"sample": encode_base64_png(image)} for image in images]
+    samples: list[dict[str, Any]] = []
+    for part in z.split(MAX_CONCURRENT_SAMPLES):
+        with torch.inference_mode():
+            images = decoder(part.to(device)).cpu()
+        samples += [{"sample": encode_base64_png(image)} for image in images]
+    return samples

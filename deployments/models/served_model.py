@@ -21,7 +21,9 @@ from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.oip.codec import OipCodec, encode_metadata
 from deployments.protocols.predict import events
 from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
+from deployments.protocols.predict.images import TooLargeInline, run_in_image_thread
 from deployments.protocols.predict.inputs import InputPreprocessor
+from deployments.protocols.predict.requests import ImageRequest
 from deployments.server.sse import Event
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
@@ -31,7 +33,7 @@ from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput
 Result = TypeVar("Result")
 
 # About a millisecond's work. What is larger is decoded or encoded in a thread, since it would stall the event loop.
-MAX_INLINE_TEXT_BYTES = 2048  # and of images
+MAX_INLINE_TEXT_BYTES = 2048  # and of images, whose pixels count too; see MAX_INLINE_PIXELS
 MAX_INLINE_ROWS_BYTES = 4096
 MAX_INLINE_JSON_TENSOR_BYTES = 2**15
 MAX_INLINE_TENSOR_BYTES = 2**20
@@ -64,6 +66,7 @@ class ServedModel:
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
         is_text = isinstance(bundle.manifest.input_schema, TextInput)
         is_image = isinstance(bundle.manifest.input_schema, ImageInput)
+        self._run_in_thread = run_in_image_thread if is_image else asyncio.to_thread
         self._inline_bytes = MAX_INLINE_TEXT_BYTES if is_text or is_image else MAX_INLINE_ROWS_BYTES
         # Texts may come as an input's bytes, too.
         self._inline_json_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_JSON_TENSOR_BYTES
@@ -113,17 +116,23 @@ class ServedModel:
             texts = await self._generator.generate(_get_prompts(request), request.options)
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
-            assert self._decoder is not None
-            assert isinstance(self.manifest.output_schema, ImageOutput)
-            images = sample_images(self._decoder, self.manifest.output_schema.latent_size, request.options, self.device)
-            return self.predict_codec.encode_predictions(images)
+            return await run_in_image_thread(self._sample_images, request.options)
         outputs = await self._batcher.forward(request.rows)
-        is_small = len(request.rows) <= MAX_INLINE_ROWS and sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS
-        return await _run(is_small, self.predict_codec.encode_response, outputs, request)
+        if len(request.rows) <= MAX_INLINE_ROWS and sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS:
+            return self.predict_codec.encode_response(outputs, request)
+        return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
 
     async def _decode_predict(self, body: bytes, content_type: str) -> PredictRequest:
-        is_small = len(body) <= self._inline_bytes
-        return await _run(is_small, self.predict_codec.decode_request, body, content_type)
+        if len(body) <= self._inline_bytes:
+            with contextlib.suppress(TooLargeInline):
+                return self.predict_codec.decode_request(body, content_type, inline=True)
+        return await self._run_in_thread(self.predict_codec.decode_request, body, content_type)
+
+    def _sample_images(self, options: ImageRequest) -> bytes:
+        assert self._decoder is not None
+        assert isinstance(self.manifest.output_schema, ImageOutput)
+        images = sample_images(self._decoder, self.manifest.output_schema.latent_size, options, self.device)
+        return self.predict_codec.encode_predictions(images)
 
     async def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
         """Run a `predict` request and stream its response; closing the generator stops the work.

@@ -13,20 +13,15 @@
 The last two make several rows of one: each box or span gets what the following nodes return for it, as `output`.
 """
 
-import asyncio
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from deployments.protocols.predict.images import SERVED_FORMATS
+from deployments.pipelines.crops import crop_boxes
+from deployments.pipelines.request_context import RequestContext
+from deployments.protocols.predict.images import run_in_image_thread
 from deployments.specs.pipeline import AdapterName
 from deployments.specs.signature import describe_input, describe_output, reduce_to_model_output
-from training.data import images
 from training.errors import UserError
 from training.schema import (
     BoxOutput,
@@ -48,19 +43,20 @@ class Adapter:
     """A checked conversion.
 
     Attributes:
-        convert: a row as sent and its prediction to rows of the next node: one, or any number where `items_key` is set.
+        convert: a row as sent and its prediction to rows of the next node: one, or any number where `items_key` is set;
+            of boxes, within the request's budget of crops, its third argument.
         items_key: key of the prediction's boxes or spans, each of which gets an output of its own; None: one to one.
         items_output: output schema of those boxes or spans.
     """
 
-    convert: Callable[[Any, Any], list[Any]]
+    convert: Callable[..., list[Any]]
     items_key: str | None = None
     items_output: BoxOutput | SpanOutput | None = None
 
-    async def convert_rows(self, row: Any, prediction: Any) -> list[Any]:
+    async def convert_rows(self, row: Any, prediction: Any, context: RequestContext) -> list[Any]:
         """Convert one row; images are cropped in a thread."""
         if self.items_key == "boxes":
-            return await asyncio.to_thread(self.convert, row, prediction)
+            return await run_in_image_thread(self.convert, row, prediction, context.crop_budget)
         return self.convert(row, prediction)
 
 
@@ -196,7 +192,11 @@ def _build_crops(connection: _Connection) -> Adapter:
     connection.require(isinstance(connection.target_input, ImageInput), "images")
     schema = connection.source_input
     assert isinstance(schema, ImageInput)
-    return Adapter(lambda row, prediction: crop_boxes(row, prediction["boxes"], schema), "boxes", connection.output)
+    return Adapter(
+        lambda row, prediction, budget: crop_boxes(row, prediction["boxes"], schema, budget),
+        "boxes",
+        connection.output,
+    )
 
 
 _ADAPTERS: dict[AdapterName, tuple[tuple[type, ...], Callable[[_Connection], Adapter]]] = {
@@ -220,39 +220,3 @@ def _get_categories(schema: InputSchema) -> dict[str, tuple[str, ...] | None]:
 def _accepts(target: tuple[str, ...] | None, source: tuple[str, ...] | None) -> bool:
     """Whether a feature of these categories takes every value of one of those."""
     return (target is None) == (source is None) and set(source or ()) <= set(target or ())
-
-
-def crop_boxes(row: Any, boxes: list[Any], schema: ImageInput) -> list[str]:
-    """Crop each box from an image.
-
-    Args:
-        row: the image as it was sent, in base64 or as lists of pixels.
-        boxes: in its pixels; they are clipped to the image, and at least one pixel is kept.
-        schema: of the node that found the boxes.
-
-    Returns:
-        PNG files in base64.
-    """
-    if not boxes:
-        return []
-    image = _decode_image(row, schema)
-    crops = []
-    for box in boxes:
-        x1, y1, x2, y2 = box["box"]
-        left = min(max(int(x1), 0), image.width - 1)
-        top = min(max(int(y1), 0), image.height - 1)
-        right = min(max(round(x2), left + 1), image.width)
-        bottom = min(max(round(y2), top + 1), image.height)
-        out = io.BytesIO()
-        image.crop((left, top, right, bottom)).save(out, "PNG")
-        crops.append(base64.b64encode(out.getvalue()).decode())
-    return crops
-
-
-def _decode_image(row: Any, schema: ImageInput) -> Image.Image:
-    """Decode an image without limits of its own: the node before has already decoded it within its limits."""
-    if isinstance(row, str):
-        content = base64.b64decode(row.partition(",")[2] if row.startswith("data:") else row)
-        return images.orient_and_convert(Image.open(io.BytesIO(content), formats=SERVED_FORMATS), schema.mode)
-    pixels = np.array(row, dtype=np.uint8).reshape(schema.channels, schema.height, schema.width)
-    return Image.fromarray(pixels[0] if schema.mode == "L" else pixels.transpose(1, 2, 0))

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from deployments.errors import EmptyRequest, InvalidType, NotStreamable, PayloadTooLarge, TensorsNotSupported
+from deployments.pipelines.crops import CropBudget
 from deployments.pipelines.pipeline_plan import build_plan
 from deployments.pipelines.request_context import ALL_LABELS, ModelCall, Raw, RequestContext, RowBatch
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
@@ -65,7 +66,7 @@ class PipelineExecutor:
         request = self._parse_request(body, content_type)
         predictions = await self._plan.run(
             RowBatch(request.inputs, list(range(len(request.inputs)))),
-            RequestContext(self._call_model, deadline_s, request_id),
+            RequestContext(self._call_model, deadline_s, CropBudget(self.endpoint.limits), request_id),
             getattr(request, "top_k", ALL_LABELS),
         )
         response = {"model": self.endpoint.name, "version": str(self.endpoint.version), "predictions": predictions}

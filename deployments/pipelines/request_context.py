@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from deployments.errors import ClientError, MalformedBody
+from deployments.pipelines.crops import CropBudget
 from deployments.protocols.arrays import describe_json_error
 
 Raw = msgspec.Raw
@@ -45,11 +46,13 @@ class RequestContext:
     Attributes:
         call_model: calls a deployed model.
         deadline_s: end of the request's time limit, on the event loop's clock.
+        crop_budget: what may be cropped from the request's images.
         request_id: as the caller sent it, for the log of each node's model.
     """
 
     call_model: ModelCall
     deadline_s: float
+    crop_budget: CropBudget
     request_id: str | None = None
 
     def remaining_s(self) -> float:

@@ -52,7 +52,7 @@ class SequencePlan:
         adapter = self._adapters[index]
         predictions = [decode_json(each) for each in await self._nodes[index].run(batch, context, ALL_LABELS)]
         converted = await run_concurrently(
-            adapter.convert_rows(decode_json(row), prediction)
+            adapter.convert_rows(decode_json(row), prediction, context)
             for row, prediction in zip(batch.rows, predictions, strict=True)
         )
         next_rows = [encode_json(row) for rows in converted for row in rows]

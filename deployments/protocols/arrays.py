@@ -5,6 +5,7 @@ Ray Serve pickles what a deployment's class refers to, and msgspec's decoders ca
 """
 # Shapes: B rows of one request, T_i time steps of row i.
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import InvalidShape, InvalidType, MalformedBody, NotFinite
-from training.bundle.datatypes import Datatype, numpy_dtype
+from training.bundle.datatypes import DATATYPES, Datatype, numpy_dtype
 
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = Array | list[Array]
@@ -60,21 +61,21 @@ def parse_json_array(data: bytes | msgspec.Raw, datatype: Datatype, shape: tuple
     except msgspec.DecodeError as error:
         raise MalformedBody(f"data is not JSON: {describe_json_error(error, data)}") from None
     array = to_array(values, datatype)
-    if _may_be_inexact(array):
+    if _may_be_inexact(array, datatype):
         # Decoded once more, since the decoder has made floats of integers.
         check_exact(_flatten(msgspec.json.decode(data)), datatype)
     return reshape_array(array, shape)
 
 
 def to_exact_array(values: list[Any], datatype: Datatype) -> Array:
-    """Convert as `to_array`, and check that every integer stays what it is."""
+    """Convert as `to_array`, and check that every whole number stays what it is."""
     array = to_array(values, datatype)
-    if _may_be_inexact(array):
+    if _may_be_inexact(array, datatype):
         check_exact(_flatten(values), datatype)
     return array
 
 
-def to_array(values: list[Any], datatype: Datatype) -> Array:
+def to_array(values: list[Any], datatype: Datatype, *, allow_nan: bool = False) -> Array:
     """Convert lists of numbers to an array of one datatype; checks lengths, range and finiteness."""
     try:
         # The overflow of a float to infinity is refused below, with the other values that are not finite.
@@ -85,35 +86,52 @@ def to_array(values: list[Any], datatype: Datatype) -> Array:
     except ValueError:
         raise InvalidShape("rows have unequal lengths; make them equal") from None
     # bfloat16 is held as float32, which has the same range but rounds its largest values to other numbers.
-    check_finite(widen_bfloat16(round_to_bfloat16(array)) if datatype == "BF16" else array, datatype)
+    rounded = widen_bfloat16(round_to_bfloat16(array)) if datatype == "BF16" else array
+    check_finite(rounded, datatype, allow_nan=allow_nan)
     return array
 
 
 def check_exact(values: Iterable[Any], datatype: Datatype) -> None:
-    """Raise InvalidType for an integer that a float type does not hold: two different ones would become the same.
+    """Raise InvalidType for a whole number that a float type does not hold: two different ones would become the same.
 
+    It may be spelled 16777217 or 16777217.0, as tools write a column of whole numbers of which one is missing.
     Fractions are measured values, and are rounded as always.
     """
-    dtype = numpy_dtype(datatype)
+    limit = max_exact_integer(datatype)
+    if limit is None:
+        return
     for value in values:
-        if type(value) is not int:
+        if -limit <= value <= limit or (type(value) is float and not value.is_integer()):
             continue
         try:
-            rounded = dtype.type(value)
+            rounded = round_number(value, datatype)
         except OverflowError:
             raise InvalidType(f"a value is out of the range of {datatype}") from None
-        if np.isfinite(rounded) and int(rounded) != value:
+        if math.isfinite(rounded) and int(rounded) != value:
             raise InvalidType(
-                f"{value} would become {int(rounded)} in {datatype}, in which this model computes; send a number that "
-                "it holds"
+                f"{int(value)} would become {int(rounded)} in {datatype}, in which this model computes; send a number "
+                "that it holds"
             )
 
 
-def _may_be_inexact(array: Array) -> bool:
-    """Whether there are floats so large that their type does not hold every integer up to them."""
-    if array.dtype.kind != "f" or array.dtype == np.float64:
-        return False
-    return bool((np.abs(array) >= 2 ** (np.finfo(array.dtype).nmant + 1)).any())
+@cache
+def max_exact_integer(datatype: Datatype) -> int | None:
+    """A float type holds every whole number up to this one; None for the types that hold whole numbers only."""
+    exact_bits = DATATYPES[datatype].exact_bits
+    return None if exact_bits is None else 2**exact_bits
+
+
+def round_number(value: float, datatype: Datatype) -> float:
+    """What a number becomes in a float type; raises OverflowError for an integer beyond its range."""
+    with np.errstate(over="ignore"):
+        rounded = np.array([value], numpy_dtype(datatype))
+    return float((widen_bfloat16(round_to_bfloat16(rounded)) if datatype == "BF16" else rounded)[0])
+
+
+def _may_be_inexact(array: Array, datatype: Datatype) -> bool:
+    """Whether there are floats so large that their type does not hold every whole number up to them."""
+    limit = max_exact_integer(datatype)
+    return limit is not None and bool((np.abs(array) >= limit).any())
 
 
 def _flatten(values: list[Any]) -> Iterator[Any]:

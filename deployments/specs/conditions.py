@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from deployments.specs.signature import describe_input, describe_output
+from training.data.values import is_missing_feature, match_category
 from training.errors import UserError
 from training.schema import (
     BoxOutput,
@@ -79,8 +80,8 @@ class FeatureCondition(_RangeCondition):
     def check(self, path: str, schema: InputSchema) -> None:
         """See _Condition."""
         table = _require_feature(path, schema, self.feature)
-        categories = table.features[table.feature_names.index(self.feature)].categories
-        unknown = [value for value in self.values or () if categories and value not in categories]
+        categories = _get_categories(table, self.feature)
+        unknown = [value for value in self.values or () if categories and match_category(value, categories) is None]
         if unknown:
             raise UserError(
                 f"{path}: {self.feature!r} is never {unknown[0]!r}; it is one of {', '.join(categories or ())}"
@@ -97,6 +98,10 @@ class FeatureCondition(_RangeCondition):
         feature_value = _get_feature(value, schema, self.feature)
         if self.values is None:
             return self._contains(feature_value)
+        categories = _get_categories(schema, self.feature)
+        if categories:
+            category = match_category(feature_value, categories)
+            return category is not None and any(match_category(each, categories) == category for each in self.values)
         # True == 1 in Python, but not in JSON.
         return not isinstance(feature_value, bool) and feature_value in self.values
 
@@ -115,7 +120,7 @@ class PresenceCondition(_Condition):
 
     def holds(self, value: Any, schema: TableInput) -> bool:
         """See _Condition."""
-        return _get_feature(value, schema, self.feature) is not None
+        return not is_missing_feature(_get_feature(value, schema, self.feature))
 
 
 class LengthCondition(_RangeCondition):
@@ -275,6 +280,11 @@ def _get_feature(row: Any, schema: TableInput, feature: str) -> Any:
         return row.get(feature)
     index = schema.feature_names.index(feature)
     return row[index] if isinstance(row, list) and index < len(row) else None
+
+
+def _get_categories(schema: TableInput, feature: str) -> tuple[str, ...] | None:
+    """A feature's categories; None for a number."""
+    return schema.features[schema.feature_names.index(feature)].categories
 
 
 def _get_text(row: Any) -> Any:

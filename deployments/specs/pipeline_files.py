@@ -5,6 +5,7 @@ Deploy walk: cluster.cli.serving -> [pipeline_files.py] -> pipeline.py
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from deployments.specs.pipeline import Pipeline
 from training.errors import UserError, summarize_validation_error
+from training.recipe.fields import list_valid_keys
+from training.source_location import describe_error, locate_error
 
 
 def load_pipeline(file: Path) -> Pipeline:
@@ -27,7 +30,9 @@ def load_pipeline(file: Path) -> Pipeline:
     try:
         return _load_python(file) if file.suffix == ".py" else _load_yaml(file)
     except ValidationError as error:
-        raise UserError(f"{file}: {summarize_validation_error(error)}") from error
+        list_keys = partial(list_valid_keys, Pipeline) if error.title == Pipeline.__name__ else None
+        location = locate_error(error) if file.suffix == ".py" else ""
+        raise UserError(f"{location or file}: {summarize_validation_error(error, list_keys)}") from error
 
 
 def _load_yaml(file: Path) -> Pipeline:
@@ -35,6 +40,8 @@ def _load_yaml(file: Path) -> Pipeline:
         content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; make it readable") from error
     return Pipeline.model_validate(content)
 
 
@@ -50,7 +57,7 @@ def _load_python(file: Path) -> Pipeline:
     except ValidationError:
         raise
     except Exception as error:
-        raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UserError(f"{file} cannot be imported: {describe_error(error)}") from error
     finally:
         sys.path.pop(0)
     pipeline = getattr(module, "pipeline", None)

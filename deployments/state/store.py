@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment
-from training.registry.opening import lock_store
+from training.registry.opening import check_database, lock_store
 
 _METADATA = MetaData()
 _DEPLOYMENTS = Table(
@@ -74,7 +74,11 @@ class DeploymentStore:
 
         Args:
             uri: SQLAlchemy's.
+
+        Raises:
+            UserError: the database cannot be opened.
         """
+        check_database(uri, "SHOAL_PLATFORM_URI")
         with lock_store(uri, "tables"):
             self._engine = create_engine(uri)
             _METADATA.create_all(self._engine)

@@ -32,8 +32,10 @@ def test_a_variable_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("http_prot: 1", "http_prot"),
-        ("limits: {max_row: 1}", "limits.max_row"),
+        ("http_prot: 1", r"http_prot: no such key; did you mean 'http_port'\? valid keys: home, .*, limits, .*drain_s"),
+        ("limits: {max_row: 1}", r"limits.max_row: no such key; did you mean 'max_rows'\? valid keys: max_body_bytes,"),
+        ("limits.max_rows: 7", r"'limits.max_rows' is a key inside of another; write `limits: \{max_rows: 7\}`$"),
+        ("limits.max_row: 7", r"no key 'limits.max_row'; did you mean 'limits.max_rows'\? valid keys: home"),
         ("http_port: 99999", "http_port.*65535.*99999"),
         ("http_port: many", "http_port.*many"),
         ("- a list", "holds a list"),
@@ -58,7 +60,7 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.Monkey
 def test_a_misspelled_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_HTTP_PROT", "1")
 
-    with pytest.raises(UserError, match="SHOAL_HTTP_PROT is no setting"):
+    with pytest.raises(UserError, match=r"SHOAL_HTTP_PROT is no setting of Shoal; did you mean SHOAL_HTTP_PORT\?"):
         load_settings()
 
 

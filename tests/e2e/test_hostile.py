@@ -62,6 +62,21 @@ def make_png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+def make_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG that decodes all of its pixels in each of so many scans."""
+    file = io.BytesIO()
+    Image.new("L", (side, side)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * scans + content[-2:]
+
+
+def make_webp(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
 def predict(model: str, body: bytes | dict[str, Any], **headers: str) -> Callable[[httpx.Client], Reply]:
     def send(http: httpx.Client) -> Reply:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -106,6 +121,14 @@ CASES: dict[str, tuple[Callable[[httpx.Client], Reply], int]] = {
         413,
     ),
     "one picture of 20,000 by 20,000 pixels, 50 kB": (predict("pictures", {"inputs": [BOMB]}), 413),
+    "one picture of 16 million pixels in 1,000 scans, 0.1 MB": (
+        predict("pictures", make_scans(4000, 1000), **{"Content-Type": "image/jpeg"}),
+        422,
+    ),
+    "one picture of 16 million pixels, 1 kB": (
+        predict("pictures", make_webp(4000), **{"Content-Type": "image/webp"}),
+        200,
+    ),
     "30 MB of empty lists": (predict("flowers", b'{"inputs":[' + b",".join([b"[]"] * 10**7) + b"]}"), 413),
     "a JSON nested 100,000 deep": (predict("flowers", b'{"inputs":' + b"[" * 10**5), 400),
     "a body of 33 MB": (predict("flowers", b" " * (33 * 2**20)), 413),
@@ -126,6 +149,8 @@ CASES: dict[str, tuple[Callable[[httpx.Client], Reply], int]] = {
     "2 MB of spaces": (predict("scribe", {"inputs": [" " * 2_000_000], "max_tokens": 1}), 200),
     "an integer of 4,000 digits": (predict("flowers", b'{"inputs": [[1, 2, 3, ' + b"9" * 4000 + b"]]}"), 422),
     "a whole number that float32 does not hold": (predict("flowers", {"inputs": [[1, 2, 3, 16_777_217]]}), 422),
+    "the same with a decimal point": (predict("flowers", b'{"inputs": [[1, 2, 3, 16777217.0]]}'), 422),
+    "1e400": (predict("flowers", b'{"inputs": [[1, 2, 3, 1e400]]}'), 400),
     "NaN": (predict("flowers", b'{"inputs": [[1, 2, 3, NaN]]}'), 400),
     "null where nothing may be missing": (predict("flowers", {"inputs": [[1, 2, 3, None]]}), 422),
     "no key": (without_key, 401),

@@ -1,4 +1,4 @@
-"""Nodes that join and leave while a run trains; here they are several raylets of one machine."""
+"""Nodes that join and leave while a run trains or requests come; here they are several raylets of one machine."""
 
 import os
 import re
@@ -16,8 +16,14 @@ from cluster.local.ports import Ports
 from cluster.local.ray_environment import ray_environment
 from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
 from cluster.local.start import start_cluster, stop_cluster
+from cluster.rollout.deploy import reconcile
 from cluster.settings import Settings
+from deployments.edge.state import EDGE_DIR_VARIABLE
+from deployments.settings import EdgeSettings
+from tests.conftest import publish_and_deploy
+from tests.e2e.load import Load
 from tests.e2e.slow_run import EPOCHS, STEPS_PER_EPOCH, SlowRun, are_identical, load_weights
+from tests.small_bundles import save_table
 from training.registry.model_registry import Registry
 
 pytestmark = pytest.mark.soak
@@ -43,14 +49,15 @@ Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
 class Nodes:
     """A cluster whose head has a CPU for one worker, and nodes with one CPU each."""
 
-    def __init__(self, home: Path) -> None:
-        self.settings = Settings(home=home, http_port=0, grpc_port=0, dashboard_port=0, cpus=1)
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.cluster: Cluster = start_cluster(self.settings)
 
-    def add(self) -> psutil.Process:
-        """Start a node; returns its raylet."""
+    def add(self, **environment: str) -> psutil.Process:
+        """Start a node with some variables of its own; returns its raylet."""
         before = self._list_raylets()
-        self._run(sys.executable, "-c", START_NODE, self.cluster.ray_address, str(Ports().pick_free()))
+        port = str(Ports().pick_free())
+        self._run(sys.executable, "-c", START_NODE, self.cluster.ray_address, port, **environment)
         (raylet,) = [process for process in self._list_raylets() if process not in before]
         return raylet
 
@@ -68,8 +75,8 @@ class Nodes:
         self._run(*command, f"--deadline-remaining-seconds={PREEMPTION_NOTICE_S}")
         return time.time() + PREEMPTION_NOTICE_S
 
-    def _run(self, *command: str) -> None:
-        environment = os.environ | ray_environment(self.settings)
+    def _run(self, *command: str, **variables: str) -> None:
+        environment = os.environ | ray_environment(self.settings) | self.settings.as_environment() | variables
         environment[processes.CLUSTER_ID_VARIABLE] = cluster_id(self.settings.home)
         subprocess.run(command, env=environment, check=True, timeout=120)
 
@@ -80,11 +87,11 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    home = tmp_path_factory.mktemp("nodes")
+    settings = Settings(home=tmp_path_factory.mktemp("nodes"), http_port=0, grpc_port=0, dashboard_port=0, cpus=1)
     try:
-        yield Nodes(home)
+        yield Nodes(settings)
     finally:
-        stop_cluster(Settings(home=home))
+        stop_cluster(settings)
 
 
 @pytest.fixture
@@ -145,3 +152,31 @@ def test_a_run_scales_up_with_the_cluster_and_saves_a_checkpoint_before_a_node_i
     # The global batch size does not depend on the number of workers.
     assert manifest.training["steps"] == EPOCHS * STEPS_PER_EPOCH
     assert manifest.training["workers"] == 1
+
+
+def test_edges_on_two_nodes_take_requests_and_one_does_without_the_other(tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path / "home", http_port=0, grpc_port=0, dashboard_port=0, cpus=2, edge=EdgeSettings(nodes=2)
+    )
+    try:
+        nodes = Nodes(settings)
+        # On one machine both listen on one port, and the kernel deals connections out; each has its own files.
+        nodes.add(**{EDGE_DIR_VARIABLE: str(temp_dir(settings.home) / "edge-2")})
+        reconcile(settings, nodes.cluster, lambda status: None)
+        save_table(tmp_path / "table")
+        publish_and_deploy(settings, nodes.cluster, tmp_path / "table")
+        owned = processes.find_owned(cluster_id(settings.home), temp_dir(settings.home))
+        first, second = sorted(
+            (process for process in owned if process.name() == "haproxy"), key=lambda each: each.cmdline()[-1]
+        )
+        assert "edge-2" in " ".join(second.cmdline())
+        (edge,) = [process for process in owned if process.cmdline()[:1] == ["ray::ServeReplica:shoal.edge:edge"]]
+
+        edge.suspend()  # it would start the first one again
+        first.kill()
+        with Load(settings, nodes.cluster, "flowers") as load:
+            load.wait_for_answers(100)
+        assert load.failures == []
+        edge.resume()
+    finally:
+        stop_cluster(settings)

@@ -284,7 +284,10 @@ def test_a_model_that_a_pipeline_calls_is_neither_undeployed_nor_replaced_by_an_
         ("name: q\nroot: roses", "no model 'roses' is deployed"),
         ("name: flowers\nroot: images", "'flowers' is a model's name"),
         ("name: triage\nroot: nested", "triage would call itself: triage -> nested -> triage"),
-        ("name: q\nroot: {kind: sequence, stages: []}", "root.sequence.stages: Extra inputs"),
+        (
+            "name: q\nroot: {kind: sequence, stages: []}",
+            "root.sequence.stages: no such key; valid keys: input_from, kind, nodes",
+        ),
         ("name: [", "is not YAML"),
     ],
 )

@@ -1,6 +1,5 @@
 """From recipe to prediction on a real cluster: train with two DDP workers, publish, deploy, predict; jobs, errors."""
 
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from tests.conftest import ShoalCli, parse_published
-from tests.small_bundles import save_table
+from tests.small_bundles import rewrite_manifest, save_table
 from training.bundle.load import load_bundle
 from training.data.preprocessing import prepare_dataset
 from training.recipe.load import load_recipe
@@ -286,14 +285,11 @@ def test_a_version_that_cannot_load_leaves_the_old_one_serving(
     http: httpx.Client,
     tmp_path: Path,
 ) -> None:
-    manifest = save_table(tmp_path / "second", name="flowers")
+    save_table(tmp_path / "second", name="flowers")
     # All checksums match, but the bundle's own example is an invalid request, so that the warm-up fails.
     example = tmp_path / "second" / "example.json"
     example.write_text('{"inputs": [[1, 2, 3]]}')
-    files = manifest.files | {example.name: hashlib.sha256(example.read_bytes()).hexdigest()}
-    manifest = manifest.model_copy(update={"files": files})
-    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
-    (tmp_path / "second" / "bundle.json").write_text(manifest.model_dump_json())
+    rewrite_manifest(tmp_path / "second")
     assert shoal("models", "import", str(tmp_path / "second")).returncode == 0
 
     result = shoal("deploy", str(registry.list_versions("flowers")[0]))
@@ -324,11 +320,9 @@ def test_an_altered_bundle_is_not_deployed_and_its_file_is_named(
 def test_bf16_predicts_as_fp32_and_a_version_whose_error_exceeds_its_tolerance_is_refused(
     shoal: ShoalCli, serving_cluster: Cluster, http: httpx.Client, tmp_path: Path
 ) -> None:
-    first = save_table(tmp_path / "first", name="rounded")
-    strict = first.model_copy(update={"tolerance": 1e-7})
+    save_table(tmp_path / "first", name="rounded")
     shutil.copytree(tmp_path / "first", tmp_path / "strict")
-    strict = strict.model_copy(update={"digest": strict.computed_digest()})
-    (tmp_path / "strict" / "bundle.json").write_text(strict.model_dump_json())
+    rewrite_manifest(tmp_path / "strict", tolerance=1e-7)
     for folder in ("first", "strict"):
         assert shoal("models", "import", str(tmp_path / folder)).returncode == 0
     request = {"inputs": [[5.1, 3.5, 1.4, 0.2]]}

@@ -34,6 +34,7 @@ class TensorDatatype:
         grpc_field: field of the protocol's InferTensorContents; None where it has none, so that elements are sent as
             raw bytes.
         itemsize: bytes of one element in a tensor and in the binary form of the protocol.
+        exact_bits: the type holds every whole number up to 2**exact_bits; None for one that holds whole numbers only.
     """
 
     name: Datatype
@@ -41,6 +42,7 @@ class TensorDatatype:
     torch: str
     grpc_field: str | None
     itemsize: int
+    exact_bits: int | None = None
 
 
 DATATYPES: dict[Datatype, TensorDatatype] = {
@@ -55,10 +57,10 @@ DATATYPES: dict[Datatype, TensorDatatype] = {
         TensorDatatype("INT16", "<i2", "int16", "int_contents", 2),
         TensorDatatype("INT32", "<i4", "int32", "int_contents", 4),
         TensorDatatype("INT64", "<i8", "int64", "int64_contents", 8),
-        TensorDatatype("FP16", "<f2", "float16", None, 2),
-        TensorDatatype("BF16", "<f4", "bfloat16", None, 2),
-        TensorDatatype("FP32", "<f4", "float32", "fp32_contents", 4),
-        TensorDatatype("FP64", "<f8", "float64", "fp64_contents", 8),
+        TensorDatatype("FP16", "<f2", "float16", None, 2, exact_bits=11),
+        TensorDatatype("BF16", "<f4", "bfloat16", None, 2, exact_bits=8),
+        TensorDatatype("FP32", "<f4", "float32", "fp32_contents", 4, exact_bits=24),
+        TensorDatatype("FP64", "<f8", "float64", "fp64_contents", 8, exact_bits=53),
     )
 }
 

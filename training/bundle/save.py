@@ -124,6 +124,21 @@ def _check_net_and_rows(net: Any, inputs: Any, info: ModelInfo) -> None:
             f"the rows have shape {tuple(inputs.shape)}, but the input schema has {len(schema.features)} features; "
             "give one number for each"
         )
+    if isinstance(schema, TableInput):
+        _check_table_dtype(schema, inputs.dtype)
+
+
+def _check_table_dtype(schema: TableInput, dtype: torch.dtype) -> None:
+    """Raise UserError where rows of this dtype cannot hold what is missing, or each category's index."""
+    if schema.allow_missing and not dtype.is_floating_point:
+        raise UserError(f"the rows are {dtype}, which has no NaN for a missing value; give rows of a float type")
+    for feature in schema.features:
+        last = len(feature.categories or ()) - 1
+        if last > 0 and int(torch.tensor(last).to(dtype)) != last:
+            raise UserError(
+                f"{feature.name!r} has {last + 1} categories, whose indexes {dtype} does not hold; give rows of "
+                "torch.float32"
+            )
 
 
 def _pad_to_two_steps(info: ModelInfo, inputs: Tensor) -> Tensor:

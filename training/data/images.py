@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
+from training.data import image_parts
 from training.errors import UserError
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -22,6 +23,23 @@ _GAMMA_TOLERANCE = 0.02
 
 class UnsupportedPixels(UserError):
     """An image whose values have no meaning of their own: which of them is white is not known."""
+
+
+def open_image(content: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Open an image file, whose pixels are not decoded yet.
+
+    Args:
+        content: the file.
+        formats: Pillow's names of the formats that are tried; None for all.
+
+    Raises:
+        TooManyParts: it would take far longer to decode than its pixels suggest.
+        Exception: Pillow's, of any type, for what is no image.
+    """
+    image_parts.check_parts(content)
+    image = Image.open(io.BytesIO(content), formats=formats)
+    image_parts.check_tiles(image)
+    return image
 
 
 def orient_and_convert(image: Image.Image, mode: str) -> Image.Image:

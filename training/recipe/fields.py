@@ -11,6 +11,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from training.errors import Location
 from training.recipe.spec import Data, Files, Recipe
 from training.schema import StrictModel
 
@@ -49,6 +50,38 @@ def list_keys(recipe: Recipe) -> list[RecipeKey]:
     return keys
 
 
+def list_valid_keys(model: type[BaseModel], location: Location) -> list[str]:
+    """List the keys of the model at a location of another, as Pydantic's errors give it; none if it is not found."""
+    models = [model]
+    for part in location:
+        fields = [each.model_fields[part] for each in models if part in each.model_fields]
+        if fields:
+            models = [each for field in fields for each in _list_models(field.annotation)]
+        else:  # an index or a key, or the tag of one member of a union
+            models = [each for each in models if part in _list_tags(each)] or models
+    return list(dict.fromkeys(key for each in models for key in each.model_fields))
+
+
+_TAGS: dict[type[BaseModel], str] = {Data: "rows", Files: "files"}
+"""Tags of the union that Recipe.data is."""
+
+
+def _list_tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return (_TAGS.get(model), kind.default if kind else None)
+
+
+def _list_models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value may be of, or the items of a list or a mapping."""
+    models = []
+    for member in _flatten(annotation):
+        if get_origin(member) in (list, tuple, dict):
+            models += [model for item in get_args(member) for model in _list_models(item)]
+        elif isinstance(member, type) and issubclass(member, BaseModel):
+            models.append(member)
+    return models
+
+
 def _walk(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Iterator[RecipeKey]:
     for name, field in model.model_fields.items():
         value = values.get(name)
@@ -68,8 +101,7 @@ def _walk(model: type[BaseModel], values: dict[str, Any], prefix: str) -> Iterat
 
 def _inner_model(field: FieldInfo, value: Any) -> type[BaseModel] | None:
     """The model of a field's value, where it is one; of a union the model that has the value's keys."""
-    types_ = _flatten(field.annotation)
-    models = [type_ for type_ in types_ if isinstance(type_, type) and issubclass(type_, BaseModel)]
+    models = [each for each in _flatten(field.annotation) if isinstance(each, type) and issubclass(each, BaseModel)]
     if len(models) > 1 and isinstance(value, dict):
         return next((model for model in models if value.keys() <= model.model_fields.keys()), models[0])
     return models[0] if models else None

@@ -8,15 +8,20 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from training.errors import UserError, summarize_validation_error
+from training import schema
+from training.errors import ShoalError, UserError, suggest_key, summarize_validation_error
+from training.recipe import spec
+from training.recipe.fields import list_valid_keys
 from training.recipe.renamed import renamed_hint
 from training.recipe.spec import Recipe
 from training.schema import StrictModel
+from training.source_location import describe_error, locate_error
 
 
 def import_path(path: str) -> Callable[..., Any]:
@@ -30,7 +35,9 @@ def import_path(path: str) -> Callable[..., Any]:
         target: Any = importlib.import_module(module)
         for attribute in qualname.split("."):
             target = getattr(target, attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
+        if locate_error(error) or not isinstance(error, ImportError | AttributeError):
+            raise UserError(f"{path!r} cannot be imported: {describe_error(error)}{renamed_hint(error)}") from error
         raise UserError(
             f"{path!r} names nothing that can be imported ({error}); write it as module:name{renamed_hint(error)}"
         ) from error
@@ -65,10 +72,12 @@ def load_recipe(name: str) -> Recipe:
     try:
         module = importlib.import_module(module_name)
     except ValidationError as error:
-        raise UserError(f"{name}: {summarize_validation_error(error)}") from error
+        raise UserError(f"{locate_error(error) or name}: {_summarize_problems(error)}") from error
+    except ShoalError as error:
+        location = locate_error(error)
+        raise UserError(f"{name}: {error}{location and f' ({location})'}") from error
     except Exception as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"{name} cannot be imported: {type(error).__name__}: {message}{renamed_hint(error)}") from error
+        raise UserError(f"{name} cannot be imported: {describe_error(error)}{renamed_hint(error)}") from error
     recipe = getattr(module, "recipe", None)
     if recipe is None:
         raise UserError(f"{name} binds no `recipe`; add `recipe = Recipe(...)`")
@@ -107,7 +116,7 @@ def override_recipe(recipe: Recipe, overrides: list[str]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"--set: {summarize_validation_error(error)}") from error
+        raise UserError(f"--set: {summarize_validation_error(error, partial(list_valid_keys, Recipe))}") from error
 
 
 def _set_key(recipe: Recipe, values: dict[str, Any], path: str, value: Any) -> None:
@@ -134,8 +143,16 @@ def _key_hint(model: Any, mapping: dict[str, Any], key: str) -> str:
     new_key = model.renamed_keys.get(key) if isinstance(model, StrictModel) else None
     if new_key:
         return f"{key!r} is called {new_key!r} now"
-    valid_keys = [name + ("." if isinstance(value, dict) else "") for name, value in mapping.items()]
-    return f"valid keys: {', '.join(valid_keys)}"
+    return suggest_key(key, [name + ("." if isinstance(value, dict) else "") for name, value in mapping.items()])
+
+
+def _summarize_problems(error: ValidationError) -> str:
+    """Summarize why a part of a recipe is refused, as the same mistake in `--set` is."""
+    classes = (*vars(spec).values(), *vars(schema).values())
+    models = {each.__name__: each for each in classes if isinstance(each, type) and issubclass(each, StrictModel)}
+    model = models.get(error.title)
+    summary = summarize_validation_error(error, partial(list_valid_keys, model) if model else None)
+    return summary if model in (None, Recipe) else f"{error.title}: {summary}"
 
 
 def _parse_value(text: str) -> Any:

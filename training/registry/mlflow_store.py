@@ -34,13 +34,14 @@ from training.registry.entities import (
     Version,
     make_run,
 )
-from training.registry.opening import lock_store, new_sqlite_file
+from training.registry.opening import DATABASE_URIS, check_database, lock_store, new_sqlite_file
 from training.registry.process_identity import ProcessIdentity
 from training.settings import TrainingSettings, mask_passwords
 
 Item = TypeVar("Item")
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
+REGISTRY_VARIABLE = "SHOAL_REGISTRY_URI"
 # MLflow's limit is 6000 characters.
 MAX_PARAM_LENGTH = 6000
 
@@ -56,8 +57,11 @@ class MlflowStore:
         """Open the store; a new SQLite file and Shoal's experiment are created.
 
         Raises:
-            UserError: the store does not answer, or its database driver is not installed.
+            UserError: the store cannot be opened.
         """
+        is_server = settings.registry.startswith(("http://", "https://"))
+        if not is_server:
+            check_database(settings.registry, REGISTRY_VARIABLE)
         artifacts = settings.artifacts if "://" in settings.artifacts else Path(settings.artifacts).as_uri()
         try:
             with lock_store(settings.registry, "tables"):
@@ -67,11 +71,10 @@ class MlflowStore:
                 self.client = MlflowClient(settings.registry, settings.registry)
                 self._experiment_id = self._ensure_experiment(artifacts)
         except MlflowException as error:
-            raise UserError(
-                mask_passwords(f"the registry at {settings.registry} does not answer: {error.message}")
-            ) from error
-        except ImportError as error:
-            raise UserError(f"the registry's database needs a driver that is not installed: {error}") from error
+            registry = f"the registry {settings.registry} ({REGISTRY_VARIABLE})"
+            remedy = f"start its server, or correct {REGISTRY_VARIABLE}" if is_server else f"use {DATABASE_URIS}"
+            reason = " ".join(error.message.split())
+            raise UserError(mask_passwords(f"{registry} cannot be opened: {reason}; {remedy}")) from error
 
     def _ensure_experiment(self, artifacts: str) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)

@@ -22,7 +22,7 @@ from training.errors import BundleError, UserError
 from training.registry import storage
 from training.registry.entities import CHAMPION, IMPORTED_PARAM, RegistryReader, Version
 from training.registry.opening import lock_store
-from training.registry.sqlite_reader import SqliteReader
+from training.registry.sqlite_reader import open_reader
 from training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ class Registry:
     @property
     def reader(self) -> RegistryReader:
         """The fastest reader of this store: SQLite's own where it knows the file, otherwise MLflow."""
-        uri = self._settings.registry
-        if uri.startswith("sqlite:///") and "?" not in uri:
-            sqlite_reader = SqliteReader(Path(uri.removeprefix("sqlite:///")))
-            if sqlite_reader.is_supported():
-                return sqlite_reader
-        return self._store
+        return open_reader(self._settings.registry) or self._store
 
     def start_run(
         self, name: str, params: Mapping[str, object], *, recipe: Mapping[str, object] | None = None, origin: str = ""
@@ -109,6 +104,7 @@ class Registry:
             AlreadyPublished: the model has a version with this digest.
         """
         manifest = verify_bundle(folder)
+        _ = self._store  # opened before it is locked: of a wrong URI it says what to do
         with lock_store(self._settings.registry, "publish"):
             return self._publish(manifest, folder, run_id)
 

@@ -50,6 +50,14 @@ _RUN = "SELECT run_uuid, name, status, start_time, end_time FROM runs WHERE run_
 _METRIC = "CASE WHEN is_nan THEN NULL ELSE value END"
 
 
+def open_reader(uri: str) -> "SqliteReader | None":
+    """Return the reader of a registry's URI; None if it is not a SQLite file of the schema that is known here."""
+    if not uri.startswith("sqlite:///") or "?" in uri:
+        return None
+    reader = SqliteReader(Path(uri.removeprefix("sqlite:///")))
+    return reader if reader.is_supported() else None
+
+
 class SqliteReader:
     """Reads versions and runs from one SQLite file; a file that does not exist yet holds none."""
 

@@ -1,6 +1,7 @@
 """Preflight: one small step and an export on the driver, so that an error in a recipe shows before any worker starts.
 
 Train walk: driver.py -> [preflight.py] -> training.worker.build
+What is quick to see is looked at by cluster.train, before it starts a cluster.
 """
 # Shapes: B rows of a batch.
 
@@ -13,12 +14,14 @@ from training import tasks
 from training.bundle.exported_program import export_program
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import describe_tensors
-from training.data.files.scan import FileScan
+from training.data.files.scan import FileScan, plan_reader
 from training.data.preprocessing import EncodedRows, prepare_dataset
 from training.errors import ShoalError, UserError
+from training.recipe.load import import_path
 from training.recipe.renamed import renamed_hint
-from training.recipe.spec import Recipe
+from training.recipe.spec import Augmentation, Data, Files, Loss, Net, Recipe
 from training.schema import InputSchema, SeriesInput, TextInput, max_sequence_length
+from training.source_location import describe_error
 from training.worker import build
 
 # Rows that the net is built from, and rows of the one step.
@@ -26,6 +29,22 @@ SAMPLE_ROWS = 64
 STEP_ROWS = 8
 # Parameters that a message names at most.
 MAX_NAMED = 5
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Find the code, the files and the columns that a recipe names: so quickly that it is done before a cluster starts.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    named: list[Net | Loss | Augmentation | Data | None] = [recipe.net, recipe.loss, recipe.augmentation]
+    if isinstance(recipe.data, Files):
+        plan_reader(recipe, recipe.data)
+    else:
+        named.append(recipe.data)
+    for each in named:
+        if each is not None:
+            import_path(each.source)
 
 
 def run_preflight(recipe: Recipe, scan: FileScan | None = None, workers: int = 1) -> InputSchema:
@@ -56,10 +75,8 @@ def run_preflight(recipe: Recipe, scan: FileScan | None = None, workers: int = 1
     except ShoalError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        message = ", ".join([" ".join(str(error).split()), *getattr(error, "__notes__", ())])
-        raise UserError(
-            f"{recipe.name} fails at its first step: {type(error).__name__}: {message}{renamed_hint(error)}"
-        ) from error
+        message = ", ".join([describe_error(error), *getattr(error, "__notes__", ())])
+        raise UserError(f"{recipe.name} fails at its first step: {message}{renamed_hint(error)}") from error
 
 
 def _train_one_step(recipe: Recipe, task: tasks.Task, net: torch.nn.Module, rows: EncodedRows, workers: int) -> None:

@@ -6,15 +6,13 @@ again ends the run at once, in one line: what Shoal raised, or an error in the r
 connection, a file, whatever torch calls a RuntimeError) is retried, but not if it comes twice at the same step.
 """
 
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 
 from training.errors import ServiceError, ShoalError
+from training.source_location import locate_error
 
 # Errors that may be transient; torch raises RuntimeError where a worker's death broke a connection.
 RETRYABLE_ERRORS = (OSError, RuntimeError, MemoryError, ray.exceptions.RayError)
@@ -32,8 +30,6 @@ MISTAKE_SIGNS = (
     "expected scalar type",
     "to have the same dtype",
 )
-# Code outside of these folders is the recipe's.
-LIBRARY_FOLDERS = [str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
 
 
 class TransientError(Exception):
@@ -112,7 +108,5 @@ def first_line(error: BaseException) -> str:
 
 def _describe_error(error: BaseException) -> str:
     """Describe an error with the last line of the recipe's code that it passed through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(Path(f.filename).is_relative_to(folder) for folder in LIBRARY_FOLDERS)]
-    location = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {first_line(error)}{location}"
+    location = locate_error(error)
+    return f"{type(error).__name__}: {first_line(error)}{location and f' ({location})'}"

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import torch
 
-from training.worker.error_classification import LIBRARY_FOLDERS
+from training.source_location import select_own_frames
 from training.worker.progress_channel import ProgressSender
 
 STALL_S = 30.0
@@ -66,7 +66,7 @@ def find_location(thread_id: int) -> str | None:
         return None
     stack = traceback.extract_stack(frame)
     innermost = stack[-1]
-    own = [f for f in stack if not any(Path(f.filename).is_relative_to(folder) for folder in LIBRARY_FOLDERS)]
+    own = select_own_frames(stack)
     # In a backward pass nobody's code is on the stack, and it is there that gradients of the others are waited for.
     is_waiting = any(f.filename.startswith(_COLLECTIVES) for f in stack[-8:]) or (
         not own and Path(innermost.filename).is_relative_to(_TORCH)

@@ -25,6 +25,7 @@ from deployments.errors import (
 from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, describe_json_error, parse_json_array
 from deployments.protocols.decoded_size import check_json_size, check_tensor_size
 from deployments.protocols.oip import binary
+from deployments.protocols.oip.input_checks import build_input_check
 from deployments.settings import Limits
 from training.bundle.datatypes import BYTES, Datatype, numpy_dtype
 from training.bundle.manifest import Manifest, TensorSpec
@@ -140,7 +141,7 @@ class OipCodec:
         self._input, self._outputs = manifest.inputs[0], manifest.outputs
         schema, output_schema = manifest.input_schema, manifest.output_schema
         self._max_sequence_length = max_sequence_length(schema) or 0
-        self._vocab_size, self._tokenize = vocab_size, tokenize
+        self._tokenize, self._check_values = tokenize, build_input_check(self._input.name, schema, vocab_size)
         self._name, self._version = manifest.name, version
         self._max_rows, self._max_decoded_bytes = limits.max_rows, limits.max_decoded_bytes
         self._labels = output_schema.labels if isinstance(output_schema, ClassOutput) else ()
@@ -272,8 +273,8 @@ class OipCodec:
         else:
             x = binary.decode_tensor(data, spec.datatype, shape)
             check_finite(x, spec.datatype, allow_nan=self._allow_nan)
-        if self._vocab_size is not None and (x.min() < 0 or x.max() >= self._vocab_size):
-            raise InvalidType(f"input {spec.name!r} has a token outside 0 to {self._vocab_size - 1}")
+        if self._check_values is not None:
+            self._check_values(x)
         return x
 
     def _decode_texts(self, tensor: _Input, shape: tuple[int, ...], data: memoryview | None) -> list[str]:

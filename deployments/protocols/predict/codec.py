@@ -12,7 +12,7 @@ import torch
 
 from deployments.errors import EmptyRequest, InvalidType, PayloadTooLarge
 from deployments.protocols.arrays import Outputs, Rows
-from deployments.protocols.decoded_size import check_json_size
+from deployments.protocols.decoded_size import check_json_size, check_tensor_size
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.protocols.predict.outputs import format_predictions
@@ -27,6 +27,9 @@ from deployments.settings import Limits
 from training.bundle.manifest import Manifest
 from training.data.tokenizer import Tokenizer
 from training.schema import ImageInput
+
+# Of a pixel of a generated image, before it is encoded as a PNG file.
+FLOAT_BYTES = 4
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -60,15 +63,16 @@ class PredictCodec:
         self._request_type = REQUEST_TYPES[manifest.output_schema.kind]
         self._accepts_images = isinstance(manifest.input_schema, ImageInput)
 
-    def decode_request(self, body: bytes, content_type: str) -> PredictRequest:
-        """Decode a request.
+    def decode_request(self, body: bytes, content_type: str, *, inline: bool = False) -> PredictRequest:
+        """Decode a request; `inline` where it is done on the event loop.
 
         Raises:
             ClientError: one of many; see deployments.errors.
+            TooLargeInline: its pixels are too many for the event loop.
         """
         media_type = parse_media_type(content_type)
         if self._accepts_images and media_type in SERVED_MEDIA_TYPES:
-            rows, row_contexts = self._preprocessor.preprocess_image(body)
+            rows, row_contexts = self._preprocessor.preprocess_image(body, inline=inline)
             return PredictRequest(rows, row_contexts, self._request_type([]))
         check_json_size(body, self._limits.max_decoded_bytes)
         options = parse_json_request(body, media_type, self._request_type, self._accepts_images)
@@ -77,6 +81,7 @@ class PredictCodec:
             # An image generator samples without inputs.
             if not getattr(options, "samples", 0):
                 raise EmptyRequest("inputs is empty; send at least one row")
+            self._check_samples(options.samples)
             return PredictRequest(None, [], options)
         if len(options.inputs) > self._limits.max_rows:
             raise PayloadTooLarge(
@@ -85,8 +90,21 @@ class PredictCodec:
             )
         if isinstance(options, TextRequest):
             self._check_generated_tokens(options)
-        rows, row_contexts = self._preprocessor.preprocess_items(options.inputs)
+        rows, row_contexts = self._preprocessor.preprocess_items(options.inputs, inline=inline)
         return PredictRequest(rows, row_contexts, options)
+
+    def _check_samples(self, samples: int) -> None:
+        """Raise PayloadTooLarge for more pixels than a request may have decoded, or than fit into its memory."""
+        schema, limit = self._manifest.input_schema, self._limits.max_image_pixels
+        assert isinstance(schema, ImageInput)
+        pixels = samples * schema.width * schema.height
+        if pixels > limit:
+            raise PayloadTooLarge(
+                f"{samples} samples of {schema.width}x{schema.height} are {pixels} pixels; the limit is {limit}; ask "
+                "for fewer samples"
+            )
+        shape = (samples, schema.channels, schema.height, schema.width)
+        check_tensor_size(shape, FLOAT_BYTES, self._limits.max_decoded_bytes)
 
     def _check_generated_tokens(self, options: TextRequest) -> None:
         rows, limit = len(options.inputs), self._limits.max_generated_tokens

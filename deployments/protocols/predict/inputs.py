@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, PayloadTooLarge
-from deployments.protocols.arrays import Array, Rows, check_exact, to_array, to_exact_array
+from deployments.errors import InvalidFeatures, InvalidShape, InvalidType, NotFinite, PayloadTooLarge
+from deployments.protocols.arrays import Array, Rows, check_exact, max_exact_integer, to_array, to_exact_array
 from deployments.protocols.decoded_size import check_decoded_size, check_tensor_size
 from deployments.protocols.predict import images
 from deployments.settings import Limits
@@ -18,11 +18,9 @@ from training.bundle.datatypes import Datatype, numpy_dtype
 from training.bundle.manifest import Manifest
 from training.data.preprocessing import MAX_TOKEN_CHARACTERS, tokenize_beginning, tokenize_end, truncate_tokens
 from training.data.tokenizer import Encoding, Tokenizer
-from training.data.values import spell_category
+from training.data.values import is_missing_feature, match_category
 from training.schema import Feature, ImageInput, SeriesInput, TableInput, TextInput
 
-# The smallest of the float types, FP16, holds every integer up to this one.
-_EXACT_INTEGERS = 2**11
 # A token's id and offsets as Python objects, and its place in the padded tensor.
 _TOKEN_BYTES = 160
 _PREDICATE_HINT = 'send {"text": "...", "predicate": [start, end]}, in characters'
@@ -34,10 +32,12 @@ class InputPreprocessor:
     def __init__(self, manifest: Manifest, limits: Limits, tokenizer: Tokenizer | None) -> None:
         self._schema, self._limits, self._tokenizer = manifest.input_schema, limits, tokenizer
         self._datatype: Datatype = manifest.inputs[0].datatype
+        # None where the net takes whole numbers only.
+        self._max_exact = max_exact_integer(self._datatype)
         self._output_kind = manifest.output_schema.kind
 
-    def preprocess_items(self, items: list[Any]) -> tuple[Rows, list[Any]]:
-        """Encode B items.
+    def preprocess_items(self, items: list[Any], *, inline: bool = False) -> tuple[Rows, list[Any]]:
+        """Encode B items; `inline` where it is done on the event loop.
 
         Returns:
             B rows of the net's input; and for each what its prediction needs besides the net's output: the item and its
@@ -45,6 +45,7 @@ class InputPreprocessor:
 
         Raises:
             ClientError: the model does not take an item.
+            TooLargeInline: its pixels are too many for the event loop.
         """
         schema = self._schema
         self._check_size(items)
@@ -58,7 +59,7 @@ class InputPreprocessor:
         if isinstance(schema, SeriesInput):
             return [self._encode_series(item, index, schema) for index, item in enumerate(items)], [None] * len(items)
         if isinstance(schema, ImageInput):
-            budget = images.PixelBudget(self._limits.max_image_pixels)
+            budget = images.PixelBudget(self._limits.max_image_pixels, inline=inline)
             decoded = [self._decode_image(item, index, budget, schema) for index, item in enumerate(items)]
             return np.stack([pixels for pixels, _ in decoded]), [size for _, size in decoded]
         records = [self._encode_record(item, index, schema) for index, item in enumerate(items)]
@@ -82,10 +83,11 @@ class InputPreprocessor:
         """Encode B items; returns the rows only."""
         return self.preprocess_items(items)[0]
 
-    def preprocess_image(self, content: bytes) -> tuple[Rows, list[Any]]:
+    def preprocess_image(self, content: bytes, *, inline: bool = False) -> tuple[Rows, list[Any]]:
         """Encode an image file as a request of one row; see preprocess_items."""
         assert isinstance(self._schema, ImageInput)
-        pixels, size = images.decode_image(content, self._schema, images.PixelBudget(self._limits.max_image_pixels))
+        budget = images.PixelBudget(self._limits.max_image_pixels, inline=inline)
+        pixels, size = images.decode_image(content, self._schema, budget)
         return np.ascontiguousarray(pixels[None]), [size]
 
     def _encode_record(self, item: Any, index: int, schema: TableInput) -> Array:
@@ -110,46 +112,58 @@ class InputPreprocessor:
             self._encode_feature(feature, value, index, schema.allow_missing)
             for feature, value in zip(schema.features, item, strict=True)
         ]
-        return np.array(row, dtype=np.float32)
+        return self._to_row(row, names, index, allow_nan=True)
+
+    def _to_row(self, values: list[Any], names: tuple[str, ...], index: int, *, allow_nan: bool = False) -> Array:
+        """Convert a row's checked values; a number out of the type's range is refused by its name."""
+        try:
+            return to_array(values, self._datatype, allow_nan=allow_nan)
+        except (InvalidType, NotFinite):
+            for name, value in zip(names, values, strict=True):
+                try:
+                    to_array([value], self._datatype, allow_nan=allow_nan)
+                except (InvalidType, NotFinite) as error:
+                    raise type(error)(f"row {index}: {name!r}: {error}") from None
+            raise
 
     def _encode_numbers(self, item: list[Any], names: tuple[str, ...], index: int) -> Array:
-        # numpy would truncate a fraction silently.
-        takes_fractions = self._datatype in ("FP16", "BF16", "FP32", "FP64")
         for name, value in zip(names, item, strict=True):
-            if type(value) is not int and not (takes_fractions and type(value) is float):
-                needed = "a number" if takes_fractions else "an integer"
-                raise InvalidType(f"row {index}: {name!r} is {_describe_type(value)}; send {needed}")
-            if takes_fractions:
-                self._check_exact(value, name, index)
-        return to_array(item, self._datatype)
+            self._check_number(value, name, index)
+        return self._to_row(item, names, index)
 
     def _encode_feature(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
         """Encode one feature: a number, a category's index, or NaN where it is missing."""
-        if value is None and allow_missing:
-            return math.nan
-        if feature.categories:
-            return self._encode_category(feature, value, index, allow_missing)
-        if type(value) not in (int, float):
-            raise InvalidType(f"row {index}: {feature.name!r} is {_describe_type(value)}; send a number")
-        self._check_exact(value, feature.name, index)
-        return float(to_array([value], self._datatype)[0])
+        encoded = math.nan
+        if feature.categories and not (value is None and allow_missing):
+            encoded = self._encode_category(feature, value, index, allow_missing)
+        elif value is not None or not allow_missing:
+            self._check_number(value, feature.name, index)
+            encoded = value
+        if encoded != encoded and self._max_exact is None:
+            raise InvalidType(
+                f"row {index}: {feature.name!r} is missing, which {self._datatype} cannot express; send a value"
+            )
+        return encoded
 
     def _encode_category(self, feature: Feature, value: Any, index: int, allow_missing: bool) -> float:
         """Encode a category as its index, spelled as training spells it; or NaN where it is missing."""
         categories = feature.categories or ()
-        spelled = value if value in categories else spell_category(value)
-        if spelled is None and isinstance(value, str) and allow_missing:
+        category = match_category(value, categories)
+        if category is not None:
+            return categories.index(category)
+        if allow_missing and is_missing_feature(value):
             return math.nan
-        if spelled not in categories and spelled is not None and spelled.lower() in categories:
-            # Truth values, which tools write in any case.
-            spelled = spelled.lower() if set(categories) == {"true", "false"} else spelled
-        if spelled not in categories:
-            raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
-        return float(categories.index(spelled))
+        raise InvalidType(f"row {index}: {feature.name!r} is {value!r:.80}; send one of {list(categories)}")
 
-    def _check_exact(self, value: float, name: str, index: int) -> None:
-        """Refuse an integer that the net's input does not hold."""
-        if type(value) is int and not -_EXACT_INTEGERS <= value <= _EXACT_INTEGERS:
+    def _check_number(self, value: Any, name: str, index: int) -> None:
+        """Refuse what is no number, and a number that the net's input does not hold."""
+        limit = self._max_exact
+        if type(value) is int and (limit is None or -limit <= value <= limit):
+            return
+        if limit is None or type(value) not in (int, float):
+            needed = "a number" if limit else "an integer"
+            raise InvalidType(f"row {index}: {name!r} is {_describe_type(value)}; send {needed}")
+        if not -limit <= value <= limit:
             try:
                 check_exact([value], self._datatype)
             except InvalidType as error:
@@ -197,18 +211,22 @@ class InputPreprocessor:
             raise InvalidType(f"row {index} is {problem}; send an array of time steps")
         has_one_feature = len(schema.features) == 1
         time_steps = [[value] if has_one_feature and not isinstance(value, list) else value for value in item]
+        number_types = (int,) if self._max_exact is None else (int, float)
         for step_index, values in enumerate(time_steps):
-            if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            if not isinstance(values, list) or any(type(value) not in number_types for value in values):
                 raise InvalidType(
-                    f"row {index}: time step {step_index} is not an array of numbers; "
-                    f"send one for each of {schema.features}"
+                    f"row {index}: time step {step_index} is not an array of "
+                    f"{'integers' if self._max_exact is None else 'numbers'}; send one for each of {schema.features}"
                 )
         if len(time_steps) > schema.max_time_steps:
             raise PayloadTooLarge(
                 f"row {index} has {len(time_steps)} time steps; the limit is {schema.max_time_steps}; "
                 "send the last ones"
             )
-        series = to_exact_array(time_steps, self._datatype)
+        try:
+            series = to_exact_array(time_steps, self._datatype)
+        except (InvalidType, NotFinite, InvalidShape) as error:
+            raise type(error)(f"row {index}: {error}") from None
         if series.shape != (len(time_steps), len(schema.features)):
             raise InvalidShape(
                 f"row {index} has time steps of {series.shape[1]} numbers; this model takes {schema.features}"

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,12 @@ USER_ERRORS = {
     "no bundle": (["models", "import", "."], "holds no bundle.json"),
     "no cluster, deploy": (["deploy", "iris"], "start one with `shoal up`"),
     "no cluster, predict": (["predict", "iris", "{}"], "start one with `shoal up`"),
+    "a missing file to predict": (
+        ["predict", "iris", "nowhere.csv"],
+        "'nowhere.csv' is neither a file nor JSON; give a",
+    ),
+    "a file to predict that is no JSON": (["predict", "iris", __file__], "is not JSON"),
+    "a missing pipeline file": (["apply", "nowhere.yaml"], "no file 'nowhere.yaml'; give a .yaml file"),
     "no cluster, undeploy": (["undeploy", "iris"], "'iris' is not deployed; deployed: none"),
     "no cluster, submit": (["train", "iris", "--submit"], "start one with `shoal up`"),
     "a missing settings file": (["--settings", "nowhere.yaml", "status"], "nowhere.yaml cannot be read"),
@@ -54,6 +62,35 @@ def test_a_user_error_is_one_line_and_exit_code_2(shoal: ShoalCli, tmp_path: Pat
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_table_that_cannot_be_read_is_refused_before_a_cluster_is_looked_for(shoal: ShoalCli, tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(table))  # which not even root can read as a file
+
+        unreadable = shoal("predict", "iris", str(table))
+    table.unlink()
+    table.write_text("a\n1\n")
+    readable = shoal("predict", "iris", str(table))
+
+    assert f"{table} cannot be read: " in unreadable.stderr
+    assert "start one with `shoal up`" in readable.stderr
+    assert (unreadable.returncode, readable.returncode) == (2, 2)
+
+
+def test_rows_that_are_missing_are_named_before_a_cluster_is_started(tmp_path: Path) -> None:
+    (tmp_path / "flowers_of_nowhere.py").write_text(
+        "from training import Files, Net, Recipe\n"
+        "recipe = Recipe(name='x', task='tabular-classification', net=Net(source='training.zoo.nets.mlp:mlp'),\n"
+        "                data=Files(path='nowhere.csv', format='csv', target='species'))\n"
+    )
+
+    result = make_shoal_cli(tmp_path / "home")("train", "flowers_of_nowhere.py", cwd=tmp_path)
+
+    assert result.returncode == 2
+    assert f"error: data.path '{tmp_path}/nowhere.csv' cannot be read: " in result.stderr
+    assert not (tmp_path / "home" / "secrets").exists()  # which a cluster's start makes
 
 
 def test_an_unknown_variable_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -99,7 +136,8 @@ def test_settings_lists_every_key_with_its_origin_and_no_password(shoal: ShoalCl
 
     for key in ("home", "registry_uri", "limits.max_rows", "http_port", "drain_s"):
         assert key in output
-    assert "SHOAL_PLATFORM_URI" in output
+    assert re.search(r"^limits\.max_rows +SHOAL_LIMITS__MAX_ROWS +int ", output, re.MULTILINE)
+    assert re.search(r"^platform_uri +SHOAL_PLATFORM_URI +str .* SHOAL_PLATFORM_URI ", output, re.MULTILINE)
     assert "hunter2" not in output
 
 

@@ -186,6 +186,24 @@ def test_no_other_status_is_retried(status: int) -> None:
     assert len(times_s) == 1
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"models": 1, "predictions": {}}', b"\xff", b"[" * 99999]
+)
+def test_a_response_that_is_not_shoals_is_said_to_be_none(body: bytes) -> None:
+    app = make_app(lambda path, request, scope: (200, body, []))
+    with run_server(app) as url, Client(url, "k") as client:
+        calls: list[Callable[[], Any]] = [
+            client.models,
+            lambda: client.predict("m", [1]),
+            lambda: client.ready("m"),
+            lambda: client.infer("m", [1.0]),
+            lambda: client.infer("m", {"x": [1.0]}),
+        ]
+        for call in calls:
+            with pytest.raises(errors.ProtocolError, match="response"):
+                call()
+
+
 def test_backoff_doubles_with_jitter() -> None:
     for attempt, retry_after_s in itertools.product(range(12), (None, 1.0)):
         waits_s = [backoff_s(attempt, retry_after_s) - (retry_after_s or 0) for _ in range(100)]

@@ -47,8 +47,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def record_cluster(home: Path, port: int, head: ProcessIdentity | None = None) -> None:
-    write_record(home, Cluster(1, port, 2, 3, "127.0.0.1", {}, head=str(head or ProcessIdentity.current())))
+def record_cluster(home: Path, port: int, head: ProcessIdentity | None = None, host: str = "127.0.0.1") -> None:
+    write_record(home, Cluster(1, port, 2, 3, host, {}, head=str(head or ProcessIdentity.current())))
 
 
 def test_without_arguments_it_calls_this_machines_cluster_with_its_admin_key(home: Path, service: Service) -> None:
@@ -76,6 +76,30 @@ def test_nobody_but_this_machines_cluster_gets_its_admin_key(home: Path, service
                 kind(url)
 
     assert service.credentials == []
+
+
+def test_what_listens_on_the_same_port_of_another_address_gets_no_key(home: Path, service: Service) -> None:
+    ensure_secret(home, ADMIN_KEY)
+    record_cluster(home, service.port)
+    for host in ("127.0.0.2", "[::1]", "0.0.0.0", "127.1.0.1"):
+        with pytest.raises(UserError, match="no API key was given for"):
+            Client(f"http://{host}:{service.port}")
+    # As where it listens on all addresses, of which it has recorded one.
+    record_cluster(home, service.port, host="192.0.2.1")
+    for host in ("127.0.0.1", "localhost"):
+        with pytest.raises(UserError, match="no API key was given for"):
+            Client(f"http://{host}:{service.port}")
+
+
+def test_a_name_of_several_addresses_is_called_at_the_clusters(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_secret(home, ADMIN_KEY)
+    record_cluster(home, 8000)
+
+    assert Client("http://localhost:8000/base/")._core.base_url == "http://127.0.0.1:8000/base"
+    assert Client("http://localhost:8000", "k")._core.base_url == "http://localhost:8000"
+    monkeypatch.setattr("deployments.client.local._resolve", lambda host: {"::1"})
+    with pytest.raises(UserError, match="no API key was given for"):
+        Client("http://localhost:8000")
 
 
 def test_what_listens_on_the_port_of_a_cluster_that_ended_gets_no_key(home: Path, service: Service) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.client.tensors import cast_to, decode_response, encode_request
+from deployments.client.tensors import cast_to, decode_response, encode_request, to_array
 from deployments.errors import InvalidShape
 from deployments.protocols.arrays import Array
 from training.bundle.datatypes import DATATYPES, Datatype, numpy_dtype
@@ -71,6 +71,10 @@ def test_a_cast_loses_no_more_than_digits() -> None:
     assert cast_to(np.ones(1, np.int64), "FP32").dtype == np.float32
     assert cast_to(np.ones(1, np.float32), "INT64").dtype == np.float32
     assert cast_to(np.array(["a"]), "BYTES").dtype.kind == "U"
+    # Neither a date nor a duration is a number.
+    assert cast_to(np.array([5], "m8[s]"), "INT64").dtype.kind == "m"
+    assert cast_to(np.array([256, 257.5], np.float32), "BF16").tolist() == [256, 257.5]
+    assert cast_to(np.array([2**62], np.uint64), "INT64").tolist() == [2**62]
 
 
 def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
@@ -86,6 +90,12 @@ def test_an_array_without_a_datatype_is_refused_before_it_is_sent() -> None:
         (np.array([2**40]), "INT32"),
         (np.array([300], np.int16), "INT8"),
         (np.array([2049.0], np.float32), "FP16"),
+        (np.array([257]), "BF16"),
+        (np.array([257.0], np.float32), "BF16"),
+        (np.array([2**63 - 1]), "FP32"),
+        (np.array([1, 2**63], np.uint64), "INT64"),
+        (np.array([1, 2**64 - 1], np.uint64), "FP64"),
+        (np.array([-(2**31)], np.int32), "FP16"),
     ],
 )
 def test_a_cast_that_would_change_a_whole_number_is_refused_by_its_place(array: Array, datatype: str) -> None:
@@ -98,6 +108,17 @@ def test_a_cast_rounds_fractions_and_keeps_what_is_missing() -> None:
 
     assert cast.dtype == np.float32
     assert np.array_equal(cast, np.array([0.1, 1e8, np.nan, np.inf, 2.0**30], np.float32), equal_nan=True)
+
+
+def test_what_is_masked_is_not_sent_as_a_number() -> None:
+    masked = np.ma.array([[1.0, 2.0]], mask=[[0, 1]])
+
+    for values in (masked, [masked[0]]):
+        assert np.array_equal(to_array(values, "x"), [[1.0, np.nan]], equal_nan=True)
+    with pytest.raises(TypeError, match=r"'x' is masked at \[1\], and int64 has no value for it"):
+        to_array(np.ma.array([1, 2], mask=[0, 1]), "x")
+    assert to_array(np.ma.array([1, 2]), "x").tolist() == [1, 2]
+    assert type(to_array(np.ma.array([1.0]), "x")) is np.ndarray
 
 
 @pytest.mark.parametrize("use_binary", [True, False])

@@ -124,7 +124,7 @@ async def test_health_needs_no_key(edge: LocalEdge) -> None:
     ("value", "message"),
     [
         (None, "no API key; send the header Authorization: Bearer KEY"),
-        ("Bearer x", "unknown API key; send a"),
+        ("Bearer x", "unknown API key; send a valid one"),
     ],
 )
 async def test_a_refusal_has_the_form_of_its_path(edge: LocalEdge, value: str | None, message: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class SumPresent(nn.Module):
 
 
 class Service:
-    """Every model behind its layers, without a socket; keeps what the routes raise besides ClientErrors."""
+    """Every model behind its layers, without a socket; keeps statuses, and what is raised besides ClientErrors."""
 
     def __init__(self, folders: list[Path], cache: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -113,6 +114,7 @@ class Service:
             routes = self._record_faults(ModelRoutes(model))
             self._apps[folder.name] = compose_http(routes, LIMITS, SECRET)
         self.faults: list[BaseException] = []
+        self.statuses: Counter[tuple[str, int]] = Counter()
 
     def _record_faults(self, app: App) -> App:
         async def recording_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,6 +147,7 @@ class Service:
             responses.append(message)
 
         self.loop.run_until_complete(self._apps[request.model](scope, receive, send))
+        self.statuses[request.model, responses[0]["status"]] += 1
         return responses[0]["status"], b"".join(message.get("body", b"") for message in responses[1:])
 
 
@@ -227,7 +230,17 @@ def send_requests(service: Service, count: int, seed_: int) -> None:
 
 
 def test_hostile_requests_get_a_response_or_a_reason(service: Service) -> None:
+    service.statuses.clear()
+    for name, model in service.models.items():
+        for body in valid_predict_requests(model):
+            headers = (("content-type", "application/json"),)
+            status, response = service.post(HostileRequest(name, hostile.PREDICT, headers, json.dumps(body).encode()))
+            assert status == 200, (name, response[:300])
+
     send_requests(service, 400, 0)
+
+    # Requests that are all refused by the same check would show nothing.
+    assert len({status for _, status in service.statuses if status >= 400}) >= 3
 
 
 @pytest.mark.soak

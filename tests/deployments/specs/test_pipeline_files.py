@@ -33,8 +33,15 @@ def write_pipeline(folder: Path, root: Any) -> Path:
         ({"kind": "ensemble", "members": ["a", "b"], "weights": [0, 0]}, "all weights are 0"),
         ({"kind": "branch", "cases": [], "default": "a"}, "give at least 1"),
         ({"kind": "fan-out", "nodes": {}}, "give at least 1"),
-        ({"kind": "fan-out", "nodes": {"a": "a"}, "form": "x"}, "form: Extra inputs"),
+        (
+            {"kind": "fan-out", "nodes": {"a": "a"}, "form": "x"},
+            "form: no such key; valid keys: input_from, kind, nodes",
+        ),
         ({"kind": "loop", "nodes": ["a"]}, "'sequence', 'ensemble', 'branch'"),
+        (
+            {"kind": "branch", "cases": [{"name": "n", "whn": {}, "then": "a"}], "default": "a"},
+            "root.branch.cases.0.whn: no such key; did you mean 'when'? valid keys: name, when, then",
+        ),
         (branch({"kind": "label", "labels": ["x"]}), "`label` reads a model's output; set `router`"),
         (branch({"kind": "feature", "feature": "x", "below": 1}, router="b"), "`feature` reads the row; remove"),
         (branch({"kind": "length"}), "give `at_least`, `below` or both"),
@@ -104,12 +111,25 @@ pipeline = Pipeline(name="p", root=Branch(router="topics", cases=(case,), defaul
     assert load_pipeline(tmp_path / "p.py").list_models() == ("topics", "mood", "other-mood")
 
 
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").symlink_to("/proc/self/mem")  # no address 0 to read
+
+    with pytest.raises(UserError, match=r"p\.yaml cannot be read: Input/output error; make it readable"):
+        load_pipeline(tmp_path / "p.yaml")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("p.txt", "", "neither YAML nor Python"),
         ("p.yaml", "name: [", "is not YAML"),
-        ("p.py", "1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("p.py", "x = 1\n1 / 0", r"cannot be imported: ZeroDivisionError: division by zero \(p.py, line 2\)"),
+        ("p.py", "def f(:", r"cannot be imported: SyntaxError: invalid syntax \(p.py, line 1\)"),
+        (
+            "p.py",
+            "from deployments.pipelines import Pipeline\n\nPipeline(name='p', rot='a')",
+            r"p.py, line 3: .*rot: no such key; did you mean 'root'\? valid keys: name, summary",
+        ),
         ("p.py", "x = 1", "binds no `pipeline`"),
     ],
 )

@@ -10,6 +10,7 @@ from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
 from deployments.specs.signature import Signature
 from deployments.state.store import _DEPLOYMENTS, DeploymentStore
+from training.errors import UserError
 from training.schema import NumberOutput, TableInput
 
 MODEL = ModelDeployment(
@@ -33,6 +34,11 @@ PIPELINE = PipelineDeployment(
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'new' / 'platform.db'}"
+
+
+def test_a_database_that_cannot_be_opened_is_refused_with_the_setting_that_names_it() -> None:
+    with pytest.raises(UserError, match=r"Connection refused.*; start its server, or correct SHOAL_PLATFORM_URI"):
+        DeploymentStore("postgresql://u@127.0.0.1:9/x")
 
 
 def test_records_come_back_by_name_from_another_connection(uri: str) -> None:

@@ -1,4 +1,3 @@
-import hashlib
 import io
 import json
 import os
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.small_bundles import TWO_FEATURES as INFO
+from tests.small_bundles import rewrite_manifest
 from training.bundle.load import load_bundle
 from training.bundle.manifest import Manifest
 from training.bundle.save import save_bundle
@@ -75,9 +75,8 @@ def test_what_is_no_plain_file_is_refused(table_bundle: Path, name: str) -> None
         manifest.symlink_to(table_bundle.parent / "elsewhere.json")
     else:
         os.mkfifo(table_bundle / name)
-        content = Manifest.model_validate_json(manifest.read_text())
-        content = content.model_copy(update={"files": content.files | {name: "0" * 64}})
-        manifest.write_text(content.model_copy(update={"digest": content.computed_digest()}).model_dump_json())
+        files = Manifest.model_validate_json(manifest.read_text()).files
+        rewrite_manifest(table_bundle, files=files | {name: "0" * 64})
 
     with pytest.raises(BundleError, match=r"holds no bundle\.json|extra was altered"):
         verify_bundle(table_bundle)
@@ -103,15 +102,6 @@ def test_an_unknown_key_in_the_manifest_is_an_error(table_bundle: Path) -> None:
 
     with pytest.raises(BundleError, match="surprise"):
         verify_bundle(table_bundle)
-
-
-def rewrite_checksums(folder: Path, file: str) -> None:
-    """Do what a hostile author can: make the manifest match an altered file."""
-    manifest = Manifest.model_validate_json((folder / "bundle.json").read_bytes())
-    files = manifest.files | {file: hashlib.sha256((folder / file).read_bytes()).hexdigest()}
-    manifest = manifest.model_copy(update={"files": files})
-    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
-    (folder / "bundle.json").write_text(manifest.model_dump_json())
 
 
 class TouchesFile:
@@ -145,7 +135,7 @@ def test_a_pickle_inside_the_program_is_refused_before_it_runs(table_bundle: Pat
         if member == "a custom object":
             target.writestr(f"{root}/data/constants/custom_obj_0", buffer.getvalue())
     hostile_program.replace(program)
-    rewrite_checksums(table_bundle, "model.pt2")
+    rewrite_manifest(table_bundle)
 
     with pytest.raises(BundleError, match=r"model\.pt2 .*holds .* pickle"):
         load_bundle(table_bundle)
@@ -153,12 +143,9 @@ def test_a_pickle_inside_the_program_is_refused_before_it_runs(table_bundle: Pat
 
 
 def test_a_manifest_that_lists_no_files_is_refused(table_bundle: Path) -> None:
-    manifest = Manifest.model_validate_json((table_bundle / "bundle.json").read_bytes())
-    manifest = manifest.model_copy(update={"files": {}})
-    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
     for file in ("model.pt2", "example.json", "README.md"):
         (table_bundle / file).unlink()
-    (table_bundle / "bundle.json").write_text(manifest.model_dump_json())
+    rewrite_manifest(table_bundle, files={})
 
     with pytest.raises(BundleError, match="is not listed"):
         verify_bundle(table_bundle)

@@ -1,5 +1,6 @@
 """One spelling of a value, the same for one value as for a whole column of a file."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from training.data.files.columns import Column, parse_column
 from training.data.files.row_location import SourceLocation
-from training.data.values import NULL_TEXTS, is_missing, spell_category
+from training.data.values import NULL_TEXTS, find_inexact, is_missing, spell_category
 
 SPELLINGS: list[tuple[Any, str | None]] = [
     ("red", "red"),
@@ -61,3 +62,27 @@ def test_the_words_for_missing_are_those_of_pyarrow() -> None:
     from pyarrow import csv
 
     assert set(csv.ConvertOptions().null_values) == NULL_TEXTS
+
+
+NUMERIC_TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [pair for pair in itertools.permutations(NUMERIC_TYPES, 2) if np.can_cast(*pair, "same_kind")],
+)
+def test_a_cast_is_inexact_where_pythons_integers_differ(source: str, target: str) -> None:
+    powers = [sign * 2**bits + offset for bits in range(65) for offset in (-1, 0, 1) for sign in (1, -1)]
+    with np.errstate(all="ignore"):
+        if source.startswith("f"):
+            candidates = np.array([*powers, 0.5, -2.25, 1e300, math.nan, math.inf], source)
+        else:
+            bounds = np.iinfo(source)
+            candidates = np.array([number for number in powers if bounds.min <= number <= bounds.max], source)
+        casts = candidates.astype(target)
+
+    for number, cast in zip(candidates, casts, strict=True):
+        is_whole = math.isfinite(number) and float(number).is_integer()
+        expected = is_whole and not (math.isfinite(cast) and int(cast) == int(number))
+        inexact = find_inexact(np.array([0, number], source), np.array([0, cast], target))
+        assert inexact == (1 if expected else None), (number, cast)

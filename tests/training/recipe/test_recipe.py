@@ -10,6 +10,11 @@ from training.errors import UserError
 from training.recipe.load import import_path, list_builtin_recipes, load_recipe, override_recipe
 from training.recipe.spec import OPTIMIZERS, PRIMARY_METRICS, Data, Net, Recipe, TaskName
 
+RECIPE = """
+from training import Recipe
+recipe = Recipe(name='x', task='tabular-regression', net={{'source': 'a:b'}}, {})
+"""
+
 
 def test_every_builtin_recipe_loads_and_has_the_name_of_its_file() -> None:
     assert {"digits-cnn", "iris"} <= set(list_builtin_recipes())
@@ -38,6 +43,16 @@ def test_a_path_that_names_no_callable_is_refused_by_name(path: str) -> None:
         import_path(path)
 
 
+def test_an_error_in_the_module_of_a_net_says_its_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_net_module.py").write_text("sizes = {}\nsizes['width']\n")
+
+    with pytest.raises(UserError, match=r"cannot be imported: KeyError: 'width' \(broken_net_module.py, line 2\)$"):
+        import_path("broken_net_module:net")
+
+
 def test_an_unknown_key_is_an_error() -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         Recipe(name="x", task="tabular-classification", data=Data(source="a:b"), net=Net(source="a:b"), epochs=3)  # type: ignore[call-arg]
@@ -61,7 +76,8 @@ def test_overrides_reach_inner_keys_and_keep_their_type() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("optimizer.lrr=1", "valid keys: name, lr, args."),
+        ("optimizer.lrr=1", r"no key 'lrr'; did you mean 'lr'\? valid keys: name, lr, args\.$"),
+        ('stop={"epoch": 3}', r"stop.epoch: no such key; did you mean 'epochs'\? valid keys: epochs, steps"),
         ("optimzer.lr=1", "valid keys: name, task"),
         ("seed.x=1", "'seed' holds one value"),
         ("seed", "has no value"),
@@ -79,8 +95,39 @@ def test_a_wrong_override_is_refused_with_the_remedy(setting: str, message: str)
     [
         ("x = 1", "binds no `recipe`"),
         ("recipe = 1", "is a int"),
-        ("import nothing_like_this", "cannot be imported"),
-        ("from training import StopRule\nrecipe = StopRule(epochs=0)", "epochs"),
+        ("\nimport nothing_like_this", r"cannot be imported: ModuleNotFoundError: .* \(FILE, line 2\)"),
+        ("x = {}\n\nx['price']", r"cannot be imported: KeyError: 'price' \(FILE, line 3\)"),
+        ("x = 1\ndef f(:\n    pass", r"cannot be imported: SyntaxError: invalid syntax \(FILE, line 2\)"),
+        (
+            "from training import StopRule\n\nrecipe = StopRule(epochs=0)",
+            r"^FILE, line 3: StopRule: epochs: .* greater than or equal to 1 \(got 0\)",
+        ),
+        (
+            "from training import Optimizer\n\ndef f():\n    return Optimizer(lrr=1)\n\nf()",
+            r"^FILE, line 4: Optimizer: lrr: no such key; did you mean 'lr'\? valid keys: name, lr, args$",
+        ),
+        (
+            RECIPE.format("data={'source': 'a:b'}, batchsize=3"),
+            r"^FILE, line 3: batchsize: no such key; did you mean 'batch_size'\? valid keys: name, task, summary, ",
+        ),
+        (
+            RECIPE.format("data={'path': 'x', 'format': 'csv', 'target': 'y', 'txt': 'z'}"),
+            r"^FILE, line 3: data.files.txt: no such key; did you mean 'text'\? valid keys: path, format, target, ",
+        ),
+        (
+            RECIPE.format("data={'source': 'a:b', 'sed': 1}"),
+            r"^FILE, line 3: data.rows.sed: no such key; did you mean 'seed'\? valid keys: source, args, "
+            r"test_fraction, validation_fraction, seed$",
+        ),
+        (
+            "from training import TableInput\nTableInput(featurs=('a',))",
+            r"^FILE, line 2: TableInput: .*featurs: no such key; did you mean 'features'\?",
+        ),
+        (
+            "from training.zoo.nets.bag_of_ngrams import bag_of_ngrams\n"
+            "bag_of_ngrams(vocab_size=10, num_classes=2, combiner='max')",
+            r"FILE: combiner='max'; use 'mean' or 'sqrtn' \(bag_of_ngrams.py, line \d+\)$",
+        ),
     ],
 )
 def test_a_wrong_recipe_file_is_one_clear_line(
@@ -88,6 +135,7 @@ def test_a_wrong_recipe_file_is_one_clear_line(
 ) -> None:
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     file = tmp_path / f"recipe_{abs(hash(content))}.py"
+    message = message.replace("FILE", file.name)
     file.write_text(content)
 
     with pytest.raises(UserError, match=message) as caught:

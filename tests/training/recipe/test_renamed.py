@@ -124,7 +124,7 @@ def test_a_recipe_file_with_an_old_python_name_is_one_line_that_ends_with_the_ne
 def test_a_recipe_file_with_an_old_key_is_one_line_with_the_new_one(write_recipe: Callable[[str], str]) -> None:
     content = "from training import Recipe\nrecipe = Recipe(name='x', task='tabular-regression', optimiser=None)"
 
-    with pytest.raises(UserError, match=r"old_recipe_file.py: 'optimiser' is called 'optimizer' now$"):
+    with pytest.raises(UserError, match=r"old_recipe_file.py, line 2: 'optimiser' is called 'optimizer' now$"):
         load_recipe(write_recipe(content))
 
 

@@ -1,4 +1,4 @@
-"""Several processes open a new store, or publish in an old one, at the same time; nothing is lost."""
+"""Several processes open a new store, or publish in an old one, and nothing is lost; wrong URIs are refused."""
 
 import sqlite3
 import subprocess
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from training.errors import UserError
 from training.registry.mlflow_store import MlflowStore
 from training.registry.model_registry import Registry
+from training.registry.opening import check_database
 from training.settings import TrainingSettings
 
 PUBLISH = """
@@ -23,24 +25,15 @@ print(Registry(TrainingSettings(home=Path(sys.argv[1]))).publish(Path(sys.argv[2
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Path]:
     """Two different bundles of one model."""
-    from tests.small_bundles import save_table
+    from tests.small_bundles import rewrite_manifest, save_table
 
     folders = [tmp_path / f"bundle{i}" for i in range(2)]
     for i, folder in enumerate(folders):
         save_table(folder, "same")
         # Seconds of their creation may be the same.
         (folder / "README.md").write_text(f"card {i}")
-        rewrite_checksums(folder)
+        rewrite_manifest(folder)
     return folders
-
-
-def rewrite_checksums(folder: Path) -> None:
-    from training.bundle.manifest import Manifest, sha256
-
-    file = folder / "bundle.json"
-    manifest = Manifest.model_validate_json(file.read_text())
-    manifest = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in manifest.files}})
-    file.write_text(manifest.model_copy(update={"digest": manifest.computed_digest()}).model_dump_json())
 
 
 def test_what_is_published_at_once_in_a_new_store_is_all_there_and_once(tmp_path: Path, bundles: list[Path]) -> None:
@@ -75,3 +68,59 @@ def test_a_store_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
 
     assert not (settings.home / "registry.db.new").exists()
     assert Registry(settings).list_models() == []
+
+
+WRONG_URIS = {
+    "a driver that is not installed": (
+        "mysql+pymysql://u:hunter2@127.0.0.1/x",
+        "needs the driver pymysql, which is not installed; install pymysql",
+    ),
+    "PostgreSQL's driver that is not Shoal's": (
+        "postgresql+pg8000://u:hunter2@127.0.0.1/x",
+        r"needs the driver pg8000, which .*; run `pip install 'psycopg\[binary\]'`, and let the URI begin with postgresql://",
+    ),
+    "a server that does not run": (
+        "postgresql://u:hunter2@127.0.0.1:9/x",
+        "Connection refused.*; start its server, or correct SHOAL_REGISTRY_URI",
+    ),
+    "a folder": ("sqlite:////tmp/", "unable to open database file; name another file in SHOAL_REGISTRY_URI"),
+    "a file of another kind": (f"sqlite:///{__file__}", "not a database; name another file in SHOAL_REGISTRY_URI"),
+    "a folder that cannot be made": (f"sqlite:///{__file__}/x/registry.db", "Not a directory.*; name another file"),
+    "MLflow's store of files": ("file:///tmp/mlruns", "is no database's URI; write sqlite:///.* or postgresql://"),
+    "no URI": ("nonsense", "is no database's URI; write sqlite:///"),
+    "a port that is no number": ("postgresql://u:hunter2@:x/y", "is no database's URI; write sqlite:///"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_URIS)
+def test_a_registry_that_cannot_be_opened_is_one_line_with_the_remedy(
+    tmp_path: Path, table_bundle: Path, case: str
+) -> None:
+    uri, message = WRONG_URIS[case]
+    registry = Registry(TrainingSettings(home=tmp_path, registry_uri=uri))
+
+    with pytest.raises(UserError, match=message) as caught:
+        registry.publish(table_bundle)
+
+    assert "(SHOAL_REGISTRY_URI)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_without_its_driver_a_postgresql_uri_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
+
+    with pytest.raises(UserError, match=r"needs the driver psycopg, .* run `pip install 'psycopg\[binary\]'`"):
+        check_database("postgresql://u@127.0.0.1:9/x", "SHOAL_REGISTRY_URI")
+
+
+def test_a_server_of_mlflow_that_does_not_answer_is_one_line_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    registry = Registry(TrainingSettings(home=tmp_path, registry_uri="http://127.0.0.1:9"))
+
+    with pytest.raises(UserError, match=r"cannot be opened: .*refused.*; start its server, or correct SHOAL_REGISTRY"):
+        registry.list_models()

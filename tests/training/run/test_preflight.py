@@ -1,7 +1,9 @@
 """Errors in a recipe that the preflight finds, before any worker starts."""
 
+import json
+from pathlib import Path
+
 import pytest
-import torch
 from torch import Tensor, nn
 
 from tests.training.worker.local_workers import Tower, rings
@@ -9,7 +11,7 @@ from training.data.dataset import Dataset
 from training.errors import UserError
 from training.recipe.load import override_recipe
 from training.recipe.spec import Data, Loss, Net, Recipe
-from training.run.preflight import run_preflight
+from training.run.preflight import check_sources, run_preflight
 
 MODULE = "tests.training.run.test_preflight"
 
@@ -37,7 +39,10 @@ def loss_per_row(y: Tensor, target: Tensor) -> Tensor:
 
 
 INVALID: dict[str, tuple[str, str]] = {
-    "a net that raises": (f"net.source={MODULE}:Raising", "rings fails at its first step: ZeroDivisionError"),
+    "a net that raises": (
+        f"net.source={MODULE}:Raising",
+        r"rings fails at its first step: ZeroDivisionError: .* \(test_preflight.py, line \d+\), in 1 ",
+    ),
     "a net of too many columns": (f'net={{"source": "{MODULE}:TooManyColumns"}}', r"must return \(2, 2\)"),
     "a loss that cannot be imported": (f"loss.source={MODULE}:nothing", "names nothing"),
     "a loss per row": (f"loss.source={MODULE}:loss_per_row", "return the mean over rows"),
@@ -61,9 +66,32 @@ def recipe() -> Recipe:
     )
 
 
-def test_a_valid_recipe_passes() -> None:
-    torch.manual_seed(0)
-    run_preflight(recipe())
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"net.source={MODULE}:Nothing", f"'{MODULE}:Nothing' names nothing that can be imported"),
+        ("data.source=nowhere:rows", "'nowhere:rows' names nothing that can be imported"),
+        ("loss.source=torch:nothing", "'torch:nothing' names nothing that can be imported"),
+        ('data={"path": "nowhere.csv", "format": "csv", "target": "y"}', r"data.path '.*/nowhere.csv' cannot be read"),
+    ],
+)
+def test_what_a_recipe_names_and_is_not_there_is_found_without_a_step(override: str, message: str) -> None:
+    check_sources(recipe())
+
+    with pytest.raises(UserError, match=message):
+        check_sources(override_recipe(recipe(), [override]))
+
+
+def test_a_column_that_a_file_lacks_is_found_without_a_step(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("length,kind\n1.5,a\n")
+    files = {"path": str(tmp_path / "rows.csv"), "format": "csv", "target": "species"}
+
+    with pytest.raises(UserError, match=r"rows.csv has no column 'species'; it has length, kind$"):
+        check_sources(override_recipe(recipe(), [f"data={json.dumps(files)}"]))
+
+
+def test_a_valid_recipe_passes_and_its_models_input_schema_is_known() -> None:
+    assert run_preflight(recipe()) == rings().input_schema
 
 
 @pytest.mark.parametrize("case", INVALID)

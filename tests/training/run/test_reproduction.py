@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.bundle.manifest import Manifest
+from tests.small_bundles import rewrite_manifest
 from training.errors import UserError
 from training.registry.model_registry import Registry
 from training.run.reproduction import load_training_recipe
@@ -15,11 +15,9 @@ def test_the_recipe_of_an_imported_bundle_is_not_run(
     registry_settings: TrainingSettings, table_bundle: Path, tmp_path: Path
 ) -> None:
     marker = tmp_path / "ran"
-    file = table_bundle / "bundle.json"
     source = {"source": "os:system", "args": {"command": f"touch {marker}"}}
     recipe = {"name": "flowers", "task": "tabular-classification", "data": source, "net": source}
-    manifest = Manifest.model_validate_json(file.read_text()).model_copy(update={"recipe": recipe})
-    file.write_text(manifest.model_copy(update={"digest": manifest.computed_digest()}).model_dump_json())
+    rewrite_manifest(table_bundle, recipe=recipe)
     registry = Registry(registry_settings)
     version = registry.publish(table_bundle)
 

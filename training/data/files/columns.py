@@ -6,6 +6,7 @@ One value has one spelling: text is NFC without surrounding whitespace, 1.0 is "
 """
 # Shapes: N rows of a batch.
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from training.data.files.row_location import SourceLocation
-from training.data.values import NULL_TEXTS, WHOLE_NUMBER
+from training.data.values import NULL_TEXTS, WHOLE_NUMBER, find_inexact
 from training.errors import UserError
 from training.schema import SPLITS, StrictModel
 
@@ -180,7 +181,8 @@ def _parse_numbers(column: Column, values: Any, location: SourceLocation) -> NDA
         return rounded
     if pa.types.is_integer(values.type):
         # float64 holds integers up to 2**53 only.
-        _refuse_inexact(column, pc.fill_null(values, 0).to_numpy(zero_copy_only=False), location)
+        integers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        _refuse_inexact(column, integers, integers.astype(np.float32), location)
     return _round_numbers(column, pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), location)
 
 
@@ -197,31 +199,38 @@ def _round_numbers(column: Column, numbers: NDArray[np.float64], location: Sourc
         if not known.size:
             return rounded
         if (known == np.floor(known)).all():
-            _refuse_inexact(column, numbers, location)
+            _refuse_inexact(column, numbers, rounded, location)
         errors = np.where(finite, np.abs(rounded.astype(np.float64) - numbers), 0)
-        if errors.max() > _MAX_ROUNDING * np.std(known):
+        # Beyond float32's range an error is infinite, as the deviation may be.
+        if errors.max() == np.inf or errors.max() > _MAX_ROUNDING * np.std(known):
             raise _rounding_error(column, numbers, int(errors.argmax()), location)
     return rounded
 
 
-def _refuse_inexact(column: Column, numbers: NDArray[Any], location: SourceLocation) -> None:
+def _refuse_inexact(
+    column: Column, numbers: NDArray[Any], rounded: NDArray[np.float32], location: SourceLocation
+) -> None:
     """Raise UserError for the first whole number that float32 does not hold."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        suspects = (np.abs(numbers.astype(np.float64)) > _MAX_EXACT_INTEGER).nonzero()[0]
-    for index in suspects.tolist():
-        if np.isfinite(numbers[index]) and int(numbers[index]) != int(np.float32(numbers[index])):
-            raise _rounding_error(column, numbers, index, location)
+    index = find_inexact(numbers, rounded)
+    if index is not None:
+        raise _rounding_error(column, numbers, index, location)
 
 
 def _rounding_error(column: Column, numbers: NDArray[Any], index: int, location: SourceLocation) -> UserError:
-    value = float(numbers[index])
-    text = str(int(value)) if value.is_integer() else repr(value)
-    near = int(np.float32(value)) if value.is_integer() else float(np.float32(value))
+    value = numbers[index].item()
+    with np.errstate(over="ignore"):
+        near = float(np.float32(value))
+    if math.isinf(near):
+        problem = f"{value!r} is out of the range of float32, in which nets compute"
+    else:
+        is_whole = float(value).is_integer()
+        text, near_text = (str(int(value)), str(int(near))) if is_whole else (repr(value), repr(near))
+        problem = f"{text} would become {near_text} in float32, in which nets compute, and so would numbers beside it"
     return location.value_error(
         index,
         column.name,
-        f"{text} would become {near} in float32, in which nets compute, and so would numbers beside it; subtract a "
-        "constant (the smallest value, for times), use a larger unit, or name the column in data.exclude",
+        f"{problem}; subtract a constant (the smallest value, for times), use a larger unit, or name the column in "
+        "data.exclude",
     )
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 from pyarrow import csv, parquet
 from pyarrow import json as jsonl
 
 from training.data import images
 from training.data.files.row_location import SourceLocation
+from training.data.image_parts import TooManyParts
 from training.errors import UserError
 
 # Decoded bytes of a file in memory at a time.
@@ -111,9 +111,9 @@ def decode_image(content: bytes, file: str, height: int, width: int, mode: str) 
         UserError: it is not an image, or a broken one.
     """
     try:
-        image = images.orient_and_convert(Image.open(io.BytesIO(content)), mode)
+        image = images.orient_and_convert(images.open_image(content), mode)
         return images.resize_to_pixels(image, height, width)
-    except images.UnsupportedPixels as error:
+    except (images.UnsupportedPixels, TooManyParts) as error:
         raise UserError(f"{file}: {error}") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
         raise UserError(f"{file}: not an image that can be decoded ({error}); repair or remove it") from error

@@ -168,13 +168,23 @@ def plan_scan(recipe: Recipe, files: Files) -> tuple[RowReader, list[ReadUnit], 
     Raises:
         UserError: there are no such files or columns.
     """
+    reader = plan_reader(recipe, files)
+    return reader, *reader.source.plan_units(files.seed)
+
+
+def plan_reader(recipe: Recipe, files: Files) -> RowReader:
+    """Find the columns in the first file; reads no rows.
+
+    Raises:
+        UserError: there are no such files or columns.
+    """
     source = FileSource(
         path=files.path, format=files.format, height=files.height or 0, width=files.width or 0, mode=files.mode
     )
     inputs, target = _plan_columns(recipe, files, source)
     if not inputs:
         raise UserError(f"{files.path} has no column but the target {files.target!r}; a model needs a feature")
-    reader = RowReader(
+    return RowReader(
         source=source,
         inputs=inputs,
         target=target,
@@ -184,7 +194,6 @@ def plan_scan(recipe: Recipe, files: Files) -> tuple[RowReader, list[ReadUnit], 
         validation_fraction=files.validation_fraction,
         seed=files.seed,
     )
-    return reader, *source.plan_units(files.seed)
 
 
 def _plan_columns(recipe: Recipe, files: Files, source: FileSource) -> tuple[tuple[Column, ...], Column]:

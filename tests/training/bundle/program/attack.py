@@ -3,8 +3,8 @@
 Run by test_attacks.py in a process of its own, since an audit hook cannot be removed. Prints a JSON report.
 """
 
+import contextlib
 import encodings.cp437  # noqa: F401  (zipfile decodes names by it, once)
-import hashlib
 import json
 import os
 import random
@@ -21,8 +21,8 @@ from PIL import Image
 
 from deployments.protocols.predict.codec import PredictCodec, encode_json
 from deployments.settings import Limits
+from tests.small_bundles import rewrite_manifest
 from training.bundle.load import load_bundle
-from training.bundle.manifest import Manifest
 from training.errors import ShoalError
 
 Change = tuple[str, bytes]
@@ -164,19 +164,6 @@ def list_changes(folder: Path, payloads: list[Any], rng: random.Random) -> Itera
             yield file.name, change
 
 
-def rewrite_checksums(folder: Path) -> None:
-    """Do what a hostile author can: make the manifest match the files."""
-    try:
-        manifest = Manifest.model_validate_json((folder / "bundle.json").read_bytes())
-    except ValueError:
-        return
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in os.listdir(folder)}  # noqa: PTH208
-    known = {name: files.get(name, digest) for name, digest in manifest.files.items()}
-    manifest = manifest.model_copy(update={"files": known})
-    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
-    (folder / "bundle.json").write_text(manifest.model_dump_json())
-
-
 def use(folder: Path) -> None:
     """Verify and load a bundle, and run its example."""
     bundle = load_bundle(folder)
@@ -233,7 +220,8 @@ def main(marker: Path, folders: list[Path]) -> None:
         shutil.copytree(folder, attempt)
         for file, (label, content) in list_changes(folder, payloads, rng):
             (attempt / file).write_bytes(content)
-            rewrite_checksums(attempt)
+            with contextlib.suppress(ValueError):  # it is no manifest any more
+                rewrite_manifest(attempt)
             recorder.folder, recorder.events, recorder.is_on = str(attempt), set(), True
             try:
                 use(attempt)

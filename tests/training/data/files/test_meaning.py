@@ -65,6 +65,15 @@ def test_numbers_that_rounding_hardly_changes_are_taken(tmp_path: Path, format_:
     assert scan(frame, tmp_path, format_).row_counts["train"] > 200
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.5], ids=["whole numbers", "fractions"])
+def test_a_number_out_of_the_range_of_float32_is_refused_and_not_missing(tmp_path: Path, factor: float) -> None:
+    frame = make_animals(400)
+    frame["size"] = [1e300 if row == 3 else factor * row for row in range(400)]
+
+    with pytest.raises(UserError, match=r"column 'size': 1e\+300 is out of the range of float32.*; subtract"):
+        scan(frame, tmp_path, "parquet", missing="mean")
+
+
 def test_whole_numbers_with_some_missing_are_refused_as_the_others(tmp_path: Path) -> None:
     frame = make_animals(400)
     frame["time"] = pd.array([None if i == 3 else 1_700_000_001 + 2 * i for i in range(400)], dtype="Int64")
