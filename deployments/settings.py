@@ -16,8 +16,8 @@ class Limits(StrictModel):
     max_image_pixels: int = Field(
         16_000_000,
         ge=1,
-        description="Maximum decoded pixels of all images in a request, read from their headers, of its samples, and of "
-        "what a pipeline crops; more gets 413.",
+        description="Maximum decoded pixels of all images in a request, read from their headers, of its samples, and "
+        "of what a pipeline crops; more gets 413.",
     )
     max_decoded_bytes: int = Field(
         256 * 1024**2,

@@ -117,7 +117,7 @@ async def test_reloads_under_load_lose_no_request(node: Node) -> None:
         is_over.set()
         await asyncio.gather(*callers)
         assert set(statuses) == {200}
-        assert len(statuses) > 50
+        assert len(statuses) >= 20
         # Those before have ended with their connections.
         await wait_for_pids(node, 1)
     finally:
