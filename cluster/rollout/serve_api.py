@@ -11,7 +11,6 @@ from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from deployments.applications import ListenOn, build_serve_config
-from deployments.client.local import build_verification
 from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
 from training.registry.process_identity import ProcessIdentity
@@ -121,6 +120,9 @@ class ServeApi:
 
     def is_routed(self, name: str) -> bool:
         """Whether requests to a model's path still reach an application of that name."""
+        # Not above: the client imports numpy, which hardly any command needs.
+        from deployments.client.local import build_verification
+
         key = secrets.read_secret(self._settings.home, secrets.ADMIN_KEY)
         headers = {"Authorization": f"Bearer {key}"}
         url = f"{self._cluster.url}/v2/models/{name}/ready"
