@@ -32,7 +32,7 @@ def test_a_variable_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("http_prot: 1", r"http_prot: no such key; did you mean 'http_port'\? valid keys: home, .*, limits, .*drain_s"),
+        ("http_prot: 1", r"http_prot: no such key; did you mean 'http_port'\? valid keys: home, .*, limits, .*deploy_timeout_s"),
         ("limits: {max_row: 1}", r"limits.max_row: no such key; did you mean 'max_rows'\? valid keys: max_body_bytes,"),
         ("limits.max_rows: 7", r"'limits.max_rows' is a key inside of another; write `limits: \{max_rows: 7\}`$"),
         ("limits.max_row: 7", r"no key 'limits.max_row'; did you mean 'limits.max_rows'\? valid keys: home"),
@@ -79,7 +79,7 @@ def test_every_setting_is_documented() -> None:
 def test_settings_survive_the_environment_that_the_cluster_gets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settings = Settings(home=tmp_path, http_port=0, cpus=3, drain_s=0.5)
+    settings = Settings(home=tmp_path, http_port=0, cpus=3, deploy_timeout_s=0.5)
     for name, value in settings.as_environment().items():
         monkeypatch.setenv(name, value)
 

@@ -134,7 +134,7 @@ def test_settings_lists_every_key_with_its_origin_and_no_password(shoal: ShoalCl
 
     output = shoal("settings", env=environment).stdout
 
-    for key in ("home", "registry_uri", "limits.max_rows", "http_port", "drain_s"):
+    for key in ("home", "registry_uri", "limits.max_rows", "http_port", "deploy_timeout_s"):
         assert key in output
     assert re.search(r"^limits\.max_rows +SHOAL_LIMITS__MAX_ROWS +int ", output, re.MULTILINE)
     assert re.search(r"^platform_uri +SHOAL_PLATFORM_URI +str .* SHOAL_PLATFORM_URI ", output, re.MULTILINE)
