@@ -32,7 +32,14 @@ from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
 # What HAProxy says of a command that it has carried out; mostly it says nothing.
-SUCCESS_ANSWERS = ("New server registered", "Server deleted", "Transaction created", "Transaction updated")
+SUCCESS_ANSWERS = (
+    "New server registered",
+    "Server deleted",
+    "Transaction created",
+    "Transaction updated",
+    # watch_keys.lua has deleted it first.
+    "Key not found",
+)
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.1
 logger = logging.getLogger("ray.serve")

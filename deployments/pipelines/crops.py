@@ -1,7 +1,7 @@
 """Crops: an image for each box that a detector found, within a budget of the whole request.
 
-Request walk: sequence.py -> adapters.py -> [crops.py]
-Runs in a thread. Large boxes have many times their image's pixels, so they are counted before the first is cropped.
+Request walk: sequence.py -> adapters.py -> [crops.py: in a thread]
+Many large boxes of one image have many times its pixels, so they are counted before the first is cropped.
 """
 
 import base64

@@ -158,6 +158,7 @@ async def run_edge(
     names: Iterable[str] = (CONTROL, "flowers", "roses"),
     *,
     settings: ServingSettings | None = None,
+    ports: tuple[int, int] | None = None,
     **fields: Any,
 ) -> AsyncIterator[LocalEdge]:
     """Run an edge in front of one replica of each name.
@@ -166,6 +167,7 @@ async def run_edge(
         folder: of HAProxy's files.
         names: of applications.
         settings: of the service.
+        ports: of HTTP and gRPC; free ones by default.
         fields: of the first EdgeState.
     """
     replicas = [await start_replica(name, number) for number, name in enumerate(names)]
@@ -173,7 +175,7 @@ async def run_edge(
     routes = tuple(each.route for each in members if each.route.name != CONTROL)
     values = {"routes": routes, "members": members, "keys": {hash_key(KEY): "tester"}, "certificate": ""} | fields
     directory = FakeDirectory(EdgeState(revision=1, is_complete=True, secret=SECRET, **values))
-    ports = find_port(), find_port()
+    ports = ports or (find_port(), find_port())
     with pytest.MonkeyPatch.context() as patch:
         # Tasks see the value that is set when they are created, so that each edge has its own.
         _directory.set(directory)

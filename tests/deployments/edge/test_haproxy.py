@@ -117,7 +117,7 @@ async def test_reloads_under_load_lose_no_request(node: Node) -> None:
         is_over.set()
         await asyncio.gather(*callers)
         assert set(statuses) == {200}
-        assert len(statuses) > 50
+        assert len(statuses) >= 20
         # Those before have ended with their connections.
         await wait_for_pids(node, 1)
     finally:
@@ -178,7 +178,7 @@ async def test_a_refused_configuration_says_why_and_what_ran_goes_on(node: Node)
     await haproxy.start(config)
     (pid,) = node.find_pids()
 
-    with pytest.raises(ServiceError, match="HAProxy ended at its start: .*unknown keyword 'nonsense'"):
+    with pytest.raises(ServiceError, match=r"HAProxy ended at its start: .*unknown keyword 'nonsense'"):
         await haproxy.start(config + "\n    nonsense\n")
 
     assert haproxy.is_alive()

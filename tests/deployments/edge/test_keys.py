@@ -208,6 +208,18 @@ async def test_keys_come_and_go_without_a_reload(folder: Path) -> None:
         assert edge.pids == pids
 
 
+async def test_a_key_that_is_deleted_already_needs_no_reload(folder: Path) -> None:
+    async with run_edge(folder) as edge:
+        pids = edge.pids
+        # As watch_keys.lua does where it reads the file before the edge's command comes.
+        await edge.haproxy.run_commands([f"del map {folder}/edge/keys.map {hash_key(KEY)}"])
+
+        await edge.directory.tell(keys={})
+
+        assert edge.pids == pids
+        assert await get_status(edge, KEY) == 401
+
+
 async def test_a_key_is_revoked_in_the_process_before_a_reload_too(folder: Path) -> None:
     async with (
         run_edge(folder) as edge,

@@ -78,7 +78,7 @@ async def test_tls_1_3_is_chosen_and_1_2_is_the_oldest(edge: LocalEdge, certific
     assert cipher
     assert cipher[0].startswith("ECDHE-")
     assert cipher[0].endswith(("GCM-SHA256", "GCM-SHA384", "CHACHA20-POLY1305"))
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
         context = certificates.build_context(
             minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1
         )
