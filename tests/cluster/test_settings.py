@@ -32,7 +32,7 @@ def test_a_variable_sets_a_nested_setting(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("http_prot: 1", r"http_prot: no such key; did you mean 'http_port'\? valid keys: home, .*, limits, .*allow_plaintext"),
+        ("http_prot: 1", r"http_prot: no such key; did you mean 'http_port'\? valid keys: home, .*, limits, .*"),
         ("limits: {max_row: 1}", r"limits.max_row: no such key; did you mean 'max_rows'\? valid keys: max_body_bytes,"),
         ("limits.max_rows: 7", r"'limits.max_rows' is a key inside of another; write `limits: \{max_rows: 7\}`$"),
         ("limits.max_row: 7", r"no key 'limits.max_row'; did you mean 'limits.max_rows'\? valid keys: home"),
