@@ -293,6 +293,11 @@ class Batcher:
             return [y_N]
         outputs: list[Outputs | Exception] = []
         start = 0
+        if len(y_N) == 1 and not self._has_time_axis[0]:
+            (y,) = y_N
+            for chunk in batch:
+                outputs.append((y[start : (start := start + len(chunk.x))],))
+            return outputs
         for chunk in batch:
             rows = slice(start, start := start + len(chunk.x))
             outputs.append(

@@ -7,7 +7,7 @@ Knows nothing of HTTP.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,14 +89,18 @@ class ServedModel:
 
     async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
-        limit = self._inline_json_bytes if header_length is None else self._inline_binary_bytes
-        request = await _run(len(body) <= limit, self.oip_codec.decode_request, body, header_length)
+        codec = self.oip_codec
+        if len(body) <= (self._inline_json_bytes if header_length is None else self._inline_binary_bytes):
+            request = codec.decode_request(body, header_length)
+        else:
+            request = await asyncio.to_thread(codec.decode_request, body, header_length)
         if request.timeout_s is None:
             outputs = await self._batcher.forward(request.rows)
         else:
             outputs = await self._forward_in_time(request.rows, request.timeout_s)
-        is_small = sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS
-        return await _run(is_small, self.oip_codec.encode_response, outputs, request)
+        if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
+            return codec.encode_response(outputs, request)
+        return await asyncio.to_thread(codec.encode_response, outputs, request)
 
     async def _forward_in_time(self, rows: Rows, timeout_s: float) -> Outputs:
         try:
@@ -118,7 +122,7 @@ class ServedModel:
         if request.rows is None:
             return await run_in_image_thread(self._sample_images, request.options)
         outputs = await self._batcher.forward(request.rows)
-        if len(request.rows) <= MAX_INLINE_ROWS and sum(y.size for y in outputs) <= MAX_INLINE_ELEMENTS:
+        if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
             return self.predict_codec.encode_response(outputs, request)
         return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
 
@@ -153,11 +157,6 @@ class ServedModel:
                 texts[chunk.row].append(chunk.text)
                 yield events.TOKEN, encode_json(chunk._asdict())
         yield events.DONE, self.predict_codec.encode_predictions([{"text": "".join(parts)} for parts in texts])
-
-
-async def _run(is_small: bool, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function: at once if its work is small, else in a thread."""
-    return function(*arguments) if is_small else await asyncio.to_thread(function, *arguments)
 
 
 def _get_prompts(request: PredictRequest) -> list[Any]:

@@ -23,7 +23,9 @@ def check_decoded_size(size: int, limit: int, what: str) -> None:
 
 def check_tensor_size(shape: Sequence[int], itemsize: int, limit: int) -> None:
     """Raise PayloadTooLarge for a tensor that is larger than the limit."""
-    check_decoded_size(math.prod(shape) * itemsize, limit, f"a tensor of shape {list(shape)}")
+    size = math.prod(shape) * itemsize
+    if size > limit:
+        check_decoded_size(size, limit, f"a tensor of shape {list(shape)}")
 
 
 def check_json_size(body: bytes | memoryview, limit: int) -> None:

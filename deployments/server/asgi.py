@@ -15,6 +15,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 JSON = b"application/json"
 Headers = Iterable[tuple[bytes, bytes]]
 
+RESPONSE_STARTED = "shoal.response_started"
+"""Key of a scope: whether its response has begun. A server that keeps it saves the error layer a wrapper."""
+
 _HEADER_MAP = "shoal.header_map"
 
 

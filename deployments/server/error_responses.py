@@ -3,7 +3,17 @@
 import logging
 
 from deployments import errors
-from deployments.server.asgi import App, Message, Receive, Scope, Send, get_header, reject_non_http, send_response
+from deployments.server.asgi import (
+    RESPONSE_STARTED,
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    get_header,
+    reject_non_http,
+    send_response,
+)
 
 logger = logging.getLogger("ray.serve")
 
@@ -22,17 +32,10 @@ class ErrorResponses:
         if scope["type"] != "http":
             await reject_non_http(scope, receive, send)
             return
-        response_started = False
-
-        async def tracked_send(message: Message) -> None:
-            nonlocal response_started
-            response_started = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, tracked_send)
+            await self._app(scope, receive, send if RESPONSE_STARTED in scope else _track_start(scope, send))
         except errors.ClientError as error:
-            if response_started:
+            if scope[RESPONSE_STARTED]:
                 if isinstance(error, errors.ClientDisconnected):
                     return
                 raise
@@ -40,10 +43,21 @@ class ErrorResponses:
             await send_response(send, error.status, body, headers=error.headers)
         except Exception:
             logger.exception("request failed: %s %s", scope["method"], scope["path"])
-            if response_started:
+            if scope[RESPONSE_STARTED]:
                 raise
             body = encode_error_for(scope, errors.CallError.code, INTERNAL_ERROR_MESSAGE)
             await send_response(send, errors.CallError.status, body)
+
+
+def _track_start(scope: Scope, send: Send) -> Send:
+    """Keep RESPONSE_STARTED where the server does not."""
+    scope[RESPONSE_STARTED] = False
+
+    async def tracked_send(message: Message) -> None:
+        scope[RESPONSE_STARTED] = True
+        await send(message)
+
+    return tracked_send
 
 
 def encode_error_for(scope: Scope, code: str, message: str) -> bytes:

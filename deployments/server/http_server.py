@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from deployments.server.asgi import App, Message, Scope
+from deployments.server.asgi import RESPONSE_STARTED, App, Message, Scope
 
 # Received bytes of a body that wait for the application, before the connection is no longer read.
 MAX_WAITING_BODY = 256 * 1024
@@ -102,7 +102,8 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
-        self._drained: asyncio.Event | None = None
+        # Set where the peer has read most of what was written; None where it has.
+        self.drained: asyncio.Event | None = None
         self._is_read_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,17 +131,12 @@ class _Connection(asyncio.Protocol):
             self.pause_reading()
 
     def pause_writing(self) -> None:
-        self._drained = asyncio.Event()
+        self.drained = asyncio.Event()
 
     def resume_writing(self) -> None:
-        if self._drained:
-            self._drained.set()
-            self._drained = None
-
-    async def wait_for_drain(self) -> None:
-        """Wait until the peer has read most of what was written."""
-        if self._drained:
-            await self._drained.wait()
+        if self.drained:
+            self.drained.set()
+            self.drained = None
 
     def pause_reading(self) -> None:
         """Stop reading, until resume_reading."""
@@ -196,6 +192,7 @@ class _Connection(asyncio.Protocol):
             "headers": self._headers,
             "client": None,
             "server": None,
+            RESPONSE_STARTED: False,
         }
         exchange = _Exchange(self, scope, parser.should_keep_alive(), self._expects_continue, method == b"HEAD")
         self._receiving = exchange
@@ -293,7 +290,7 @@ class _Exchange:
         if self._is_sent:
             return  # nobody reads it any more
         self._body.append(body)
-        if sum(map(len, self._body)) > MAX_WAITING_BODY:
+        if len(self._body) > 1 and sum(map(len, self._body)) > MAX_WAITING_BODY:
             self._connection.pause_reading()
         self._wake()
 
@@ -338,6 +335,7 @@ class _Exchange:
         if self._is_disconnected:
             return
         if message["type"] == "http.response.start":
+            self._scope[RESPONSE_STARTED] = True
             self._status = message["status"]
             self._head = self._encode_head(self._status, message.get("headers", ()))
             return
@@ -351,7 +349,9 @@ class _Exchange:
         if body or self._head or self._is_sent:
             self._connection.transport.write(self._head + body)
             self._head = b""
-        await self._connection.wait_for_drain()
+        drained = self._connection.drained
+        if drained:
+            await drained.wait()
 
     def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]

@@ -34,6 +34,9 @@ from training.schema import ClassOutput, SeriesInput, TableInput, max_sequence_l
 EXTENSIONS = ("binary_tensor_data", "classification")
 """The extensions in the server's metadata."""
 
+# So many shapes of inputs that were found right are remembered.
+MAX_ACCEPTED_SHAPES = 1024
+
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _NO_DATA = msgspec.Raw()
 
@@ -144,6 +147,7 @@ class OipCodec:
         self._tokenize, self._check_values = tokenize, build_input_check(self._input.name, schema, vocab_size)
         self._name, self._version = manifest.name, version
         self._max_rows, self._max_decoded_bytes = limits.max_rows, limits.max_decoded_bytes
+        self._accepted_shapes: set[tuple[int, ...]] = set()
         self._labels = output_schema.labels if isinstance(output_schema, ClassOutput) else ()
         # Missing values and a series' padding are NaN; JSON cannot write it, bytes can.
         self._allow_nan = isinstance(schema, SeriesInput) or (isinstance(schema, TableInput) and schema.allow_missing)
@@ -257,6 +261,21 @@ class OipCodec:
         if tensor.datatype != spec.datatype:
             texts = "" if self._tokenize is None else ", or texts as BYTES"
             raise InvalidType(f"input {spec.name!r} is {tensor.datatype}; this model takes {spec.datatype}{texts}")
+        if shape not in self._accepted_shapes:
+            self._check_shape(shape)
+        if data is None:
+            check_json_size(tensor.data, self._max_decoded_bytes)
+            x = parse_json_array(tensor.data, spec.datatype, shape)
+        else:
+            x = binary.decode_tensor(data, spec.datatype, shape)
+            check_finite(x, spec.datatype, allow_nan=self._allow_nan)
+        if self._check_values is not None:
+            self._check_values(x)
+        return x
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        """Check a shape, once: callers send few."""
+        spec = self._input
         if len(shape) != len(spec.shape) or any(
             size not in (length, -1) for length, size in zip(shape, spec.shape, strict=True)
         ):
@@ -267,15 +286,8 @@ class OipCodec:
             raise InvalidShape(
                 f"input {spec.name!r} has sequence length {shape[1]}; this model takes 1 to {self._max_sequence_length}"
             )
-        if data is None:
-            check_json_size(tensor.data, self._max_decoded_bytes)
-            x = parse_json_array(tensor.data, spec.datatype, shape)
-        else:
-            x = binary.decode_tensor(data, spec.datatype, shape)
-            check_finite(x, spec.datatype, allow_nan=self._allow_nan)
-        if self._check_values is not None:
-            self._check_values(x)
-        return x
+        if len(self._accepted_shapes) < MAX_ACCEPTED_SHAPES:
+            self._accepted_shapes.add(shape)
 
     def _decode_texts(self, tensor: _Input, shape: tuple[int, ...], data: memoryview | None) -> list[str]:
         if shape not in {shape[:1], (*shape[:1], 1)} or not shape:
