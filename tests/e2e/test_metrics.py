@@ -1,4 +1,4 @@
-"""Requests that enter a replica over Shoal's fast path are counted as on Ray's own path."""
+"""Metrics: each request is counted, timed and, while it is inside, shown; the edge has statistics of its own."""
 
 import json
 import re
@@ -36,30 +36,44 @@ def scrape(serving_cluster: Cluster, settings: Settings) -> Iterator[Callable[..
 
 def test_every_request_is_counted_with_its_status(http: httpx.Client, scrape: Callable[..., float]) -> None:
     def count(method: str, status: str) -> float:
-        labels = {"application": "flowers", "method": method, "status_code": status}
-        return scrape("ray_serve_num_http_requests_total", **labels)
+        return scrape("ray_shoal_http_requests_total", application="flowers", method=method, status=status)
 
-    # Requests of other tests may not be in the metrics yet; only this test sends PATCH, whose count is exact.
-    before = count("POST", "200")
+    def count_within(bound: str) -> float:
+        return scrape("ray_shoal_http_request_latency_seconds_bucket_total", application="flowers", le=bound)
+
+    # Requests of other tests may not be in the metrics yet; only this test sends DELETE, whose count is exact.
+    before, timed_before = count("POST", "200"), count_within("+Inf")
     for _ in range(20):
         assert http.post(PATH, json={"inputs": [[1, 2, 3, 4]]}).status_code == 200
     for _ in range(3):
-        assert http.patch(PATH).status_code == 405
+        assert http.delete(PATH).status_code == 405
 
-    assert wait_until(lambda: count("PATCH", "405") == 3, 30)
+    assert wait_until(lambda: count("DELETE", "405") == 3, 30)
     assert wait_until(lambda: count("POST", "200") >= before + 20, 30)
+    assert wait_until(lambda: count_within("+Inf") >= timed_before + 23, 30)
+    assert 0 < count_within("0.1") <= count_within("60") <= count_within("+Inf")
 
 
 def test_a_request_counts_as_ongoing_until_its_caller_disconnects(
     http: httpx.Client, serving_cluster: Cluster, scrape: Callable[..., float]
 ) -> None:
     def count_ongoing() -> float:
-        return scrape("ray_serve_replica_processing_queries", application="flowers")
+        return scrape("ray_shoal_ongoing_requests", application="flowers")
 
     assert wait_until(lambda: count_ongoing() == 0, 30)
     with socket.create_connection(("127.0.0.1", serving_cluster.http_port)) as caller:
         key = http.headers["Authorization"]
         caller.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n".encode())
-        caller.sendall(b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\nincomplete")
+        # More than the edge waits for before it sends a request on.
+        head = b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+        caller.sendall(head + b"[" + b" " * 50_000)
         assert wait_until(lambda: count_ongoing() == 1, 30)
     assert wait_until(lambda: count_ongoing() == 0, 30)
+
+
+def test_the_edge_has_statistics_for_whoever_has_a_key(http: httpx.Client, serving_cluster: Cluster) -> None:
+    assert httpx.get(f"{serving_cluster.url}/metrics", trust_env=False).status_code == 401
+
+    text = http.get("/metrics").text
+
+    assert 'haproxy_backend_http_responses_total{proxy="model.flowers",code="2xx"}' in text
