@@ -41,7 +41,7 @@ SUCCESS_ANSWERS = (
     "Key not found",
 )
 RETRY_INTERVAL_S = 0.3
-SUPERVISE_INTERVAL_S = 0.1
+SUPERVISE_INTERVAL_S = 0.2
 logger = logging.getLogger("ray.serve")
 
 
