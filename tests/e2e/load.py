@@ -11,13 +11,13 @@ from cluster.settings import Settings
 from tests.conftest import open_http
 
 PATH = "/v2/models/{name}/predict"
-BODY = {"inputs": [[1, 2, 3, 4]]}
 
 
 class Load:
     """Calls a model from several connections, without retries; use as a context manager."""
 
-    def __init__(self, settings: Settings, cluster: Cluster, name: str, callers: int = 4) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, name: str, callers: int = 4, rows: int = 1) -> None:
+        self._body = {"inputs": [[1, 2, 3, 4]] * rows}
         self._settings, self._cluster, self._path = settings, cluster, PATH.format(name=name)
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
@@ -53,7 +53,7 @@ class Load:
         with open_http(self._settings, self._cluster) as http:
             while not self._end.is_set():
                 try:
-                    outcome = str(http.post(self._path, json=BODY).status_code)
+                    outcome = str(http.post(self._path, json=self._body).status_code)
                 except httpx.HTTPError as error:
                     outcome = type(error).__name__
                 self.outcomes.append((time.monotonic(), outcome))

@@ -190,7 +190,7 @@ def test_replicas_follow_the_load_between_their_bounds(
         return count_running_replicas(fetch_applications(settings, serving_cluster)["elastic"])
 
     save_table(tmp_path / "elastic", name="elastic")
-    scale = Scale(min_replicas=1, max_replicas=2, cpus=0.1, target_ongoing_requests=0.2)
+    scale = Scale(min_replicas=1, max_replicas=2, cpus=0.1, target_ongoing_requests=1)
     deploy(
         settings,
         serving_cluster,
@@ -198,7 +198,8 @@ def test_replicas_follow_the_load_between_their_bounds(
         lambda status: None,
         scale=scale,
     )
-    with Load(settings, serving_cluster, "elastic", callers=8) as load:
+    # Requests that take long enough to be inside a replica when it counts.
+    with Load(settings, serving_cluster, "elastic", callers=8, rows=5000) as load:
         # Serve's delays: 30 s of load before a replica is added, 600 s without before one is removed.
         assert wait_until(lambda: count_replicas() == 2, 90)
     assert load.failures == []
