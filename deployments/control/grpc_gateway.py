@@ -26,6 +26,7 @@ from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
 from deployments.scaling import Load, report_load
+from deployments.server.edge_check import CALLER_HEADER
 from deployments.server.grpc_edge_check import GrpcEdgeCheck
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import GrpcMethod, compose_grpc, describe_grpc_error
@@ -146,7 +147,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._status, self._client = status, client
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        """Whether the server, or a model, takes calls."""
+        """Whether the server, or for a caller with a key a model, takes calls."""
+        if request.service not in ("", messages.SERVICE_NAME) and not _get_caller(context):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the health of a model is told to callers with a key")
         state = await self._fetch_state(request.service)
         if state == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
@@ -173,6 +176,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         except CallError:
             return states.NOT_SERVING
         return states.SERVING
+
+
+def _get_caller(context: Any) -> str:
+    """The caller that the edge has found by its key; empty for none."""
+    metadata = dict(context.invocation_metadata() or ())
+    return str(metadata.get(CALLER_HEADER.decode(), ""))
 
 
 def build_server(service: GrpcService, health: Health, limits: Limits, secret: str) -> Any:

@@ -146,9 +146,10 @@ class HAProxy:
 
     def _delete_old_files(self) -> None:
         numbers = {process.number for process in self._processes}
-        for file in (*self._folder.glob("haproxy-*.cfg"), *self._folder.glob("haproxy-*.pid")):
-            if int(file.stem.split("-")[1]) not in numbers:
-                file.unlink(missing_ok=True)
+        for pattern in ("haproxy-*.cfg", "haproxy-*.pid", "admin-*.sock"):
+            for file in self._folder.glob(pattern):
+                if int(file.stem.split("-")[1]) not in numbers:
+                    file.unlink(missing_ok=True)
 
 
 def _find_processes(folder: Path) -> list[Process]:

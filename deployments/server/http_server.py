@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from deployments.errors import encode_error
 from deployments.server.asgi import RESPONSE_STARTED, App, Message, Scope
 
 # Received bytes of a body that wait for the application, before the connection is no longer read.
@@ -33,7 +34,11 @@ CLIENT_DISCONNECTED = 499
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_MALFORMED = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_MALFORMED_BODY = encode_error("bad_request", "the request is not valid HTTP", None)
+_MALFORMED = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+    % (len(_MALFORMED_BODY), _MALFORMED_BODY)
+)
 _BODILESS = (204, 304)
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 logger = logging.getLogger("ray.serve")

@@ -48,6 +48,16 @@ async def test_a_model_without_a_replica_is_not_serving(
     assert await check(channel, "") == STATES.NOT_SERVING
 
 
+@pytest.mark.parametrize("service", ["flowers", "roses"])
+async def test_which_models_there_are_is_told_to_callers_with_a_key(channel: Any, service: str) -> None:
+    request = health_pb2.HealthCheckRequest(service=service)
+    without_caller = tuple(each for each in METADATA if each[0] != "x-shoal-caller")
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await health_pb2_grpc.HealthStub(channel).Check(request, metadata=without_caller)
+
+    assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_an_unknown_service_is_not_found(channel: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await check(channel, "roses")

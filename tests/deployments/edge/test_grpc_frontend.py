@@ -28,6 +28,8 @@ PRIVATE = [
     f"{SERVICE}/serverlive",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.health.v1.HealthX/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.health.v1.Health/../ServerLive",
     "/nothing",
 ]
 
@@ -229,3 +231,15 @@ async def test_http_1_is_not_spoken_on_the_grpc_port(edge: LocalEdge) -> None:
     async with open_raw(edge.grpc_port) as connection:
         await connection.send(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
         assert b"HTTP/1.1 2" not in await connection.read_rest_or_reset()
+
+
+@pytest.mark.parametrize("method", PUBLIC)
+async def test_a_public_method_takes_no_large_message(
+    channel: Any, gateway: tuple[Gateway, Member], method: str
+) -> None:
+    before = len(gateway[0].calls)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await channel.unary_unary(method)(bytes(50_000), timeout=10)
+
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(gateway[0].calls) == before

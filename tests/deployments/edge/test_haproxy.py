@@ -132,6 +132,7 @@ async def test_old_files_are_deleted(node: Node) -> None:
     await haproxy.start(node.render(haproxy))
     try:
         assert len(list(node.folder.glob("haproxy-*.cfg"))) <= 2
+        assert len(list(node.folder.glob("admin-*.sock"))) <= 2
     finally:
         await haproxy.stop()
 
