@@ -108,8 +108,9 @@ class Edge:
             try:
                 async with self._lock:
                     await self._restart()
-            except ServiceError as error:
-                logger.error("HAProxy cannot be started: %s", error)
+            except Exception:
+                # Whatever it is, the next attempt may succeed; nobody else makes one.
+                logger.exception("HAProxy cannot be started")
                 await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def _apply(self, state: EdgeState) -> None:

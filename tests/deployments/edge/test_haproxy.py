@@ -239,3 +239,36 @@ async def test_haproxy_outlives_the_process_that_started_it(node: Node) -> None:
     assert await node.get_status() == 200
     await HAProxy(node.folder).stop()
     assert node.find_pids() == []
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["the same edge", "its successor"])
+async def test_a_killed_process_is_started_again_while_one_before_it_finishes_a_request(
+    node: Node, forgets: bool
+) -> None:
+    haproxy = HAProxy(node.folder)
+    await haproxy.start(node.render(haproxy))
+    (old_pid,) = node.find_pids()
+    # Half of a request's body: the process does not end before the rest has come.
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    lines = ["POST /v2/models/flowers/infer HTTP/1.1", "host: t", "content-length: 50000"]
+    lines += [f"{name}: {value}" for name, value in AUTHORIZATION.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + b"x" * 40_000)
+    await writer.drain()
+    await asyncio.sleep(0.2)
+    await haproxy.start(node.render(haproxy))
+    (new_pid,) = set(node.find_pids()) - {old_pid}
+    os.kill(new_pid, signal.SIGKILL)
+    async with asyncio.timeout(2):
+        while haproxy.is_alive():
+            await asyncio.sleep(0.02)
+
+    if forgets:
+        haproxy = HAProxy(node.folder)
+        assert not haproxy.is_alive()
+    await haproxy.start(node.render(haproxy))
+
+    assert await node.get_status() == 200
+    writer.write(b"x" * 10_000)
+    assert (await reader.read(12)) == b"HTTP/1.1 200"
+    writer.close()
+    await haproxy.stop()
