@@ -7,10 +7,9 @@ Serve imports the `bind_` functions by path on the cluster, and calls them with 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL
+from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment, Scale
@@ -25,16 +24,6 @@ MAX_ONGOING_REQUESTS = 100_000
 STOP_MARGIN_S = 10.0
 # Calls that one gRPC gateway has at a time before another one starts.
 TARGET_GRPC_CALLS = 64
-
-
-@dataclass(frozen=True)
-class ListenOn:
-    """Where the service listens: the address of every port, and the ports of HTTP and gRPC."""
-
-    host: str
-    http_port: int
-    grpc_port: int
-    url: str
 
 
 def bind_model(args: dict[str, Any]) -> "Application":
@@ -73,7 +62,7 @@ def bind_edge(args: dict[str, Any]) -> "Application":
 
 
 def build_serve_config(
-    deployments: Iterable[DeploymentRecord], settings: ServingSettings, listen: ListenOn
+    deployments: Iterable[DeploymentRecord], settings: ServingSettings, listen: Listen, url: str
 ) -> dict[str, Any]:
     """Build Serve's complete configuration (Ray's ServeDeploySchema); Serve deletes the applications not in it.
 
@@ -81,6 +70,7 @@ def build_serve_config(
         deployments: the desired state.
         settings: of this service.
         listen: where it listens.
+        url: of its HTTP endpoint, for the documentation.
     """
     return {
         # Requests come from the edge, straight to the replicas.
@@ -88,7 +78,7 @@ def build_serve_config(
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "applications": [
             *_build_edge_configs(settings, listen),
-            _build_control_config(listen),
+            _build_control_config(listen.host, url),
             _build_grpc_config(settings, listen),
             *(
                 _build_pipeline_config(deployment, listen.host)
@@ -100,7 +90,7 @@ def build_serve_config(
     }
 
 
-def _build_edge_configs(settings: ServingSettings, listen: ListenOn) -> Iterator[dict[str, Any]]:
+def _build_edge_configs(settings: ServingSettings, listen: Listen) -> Iterator[dict[str, Any]]:
     args = {"host": listen.host, "http_port": listen.http_port, "grpc_port": listen.grpc_port}
     # One that dies is replaced after the first missed check.
     options = {"health_check_period_s": 1.0, "graceful_shutdown_timeout_s": STOP_MARGIN_S}
@@ -115,14 +105,14 @@ def _build_edge_configs(settings: ServingSettings, listen: ListenOn) -> Iterator
         yield _build_config(f"{EDGE}.nodes", bind_edge, args, elsewhere | options)
 
 
-def _build_control_config(listen: ListenOn) -> dict[str, Any]:
-    args = {"host": listen.host, "url": listen.url}
+def _build_control_config(host: str, url: str) -> dict[str, Any]:
+    args = {"host": host, "url": url}
     return _build_config(
         CONTROL, bind_control, args, {"name": "control", "ray_actor_options": ON_HEAD} | _DEPLOYMENT_OPTIONS
     )
 
 
-def _build_grpc_config(settings: ServingSettings, listen: ListenOn) -> dict[str, Any]:
+def _build_grpc_config(settings: ServingSettings, listen: Listen) -> dict[str, Any]:
     scale = Scale(
         min_replicas=1, max_replicas=settings.edge.grpc_gateways, target_ongoing_requests=TARGET_GRPC_CALLS, cpus=0
     )

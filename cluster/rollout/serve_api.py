@@ -10,7 +10,8 @@ import httpx
 from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
-from deployments.applications import ListenOn, build_serve_config
+from deployments.applications import build_serve_config
+from deployments.edge.state import Listen
 from deployments.specs.deployment import DeploymentRecord
 from training.errors import ServiceError
 from training.registry.process_identity import ProcessIdentity
@@ -64,8 +65,8 @@ class ServeApi:
             ClusterEnded: there is no Serve any more.
         """
         settings, cluster = self._settings, self._cluster
-        listen = ListenOn(settings.host, cluster.http_port, cluster.grpc_port, cluster.url)
-        config = build_serve_config(records, settings, listen)
+        listen = Listen(settings.host, cluster.http_port, cluster.grpc_port)
+        config = build_serve_config(records, settings, listen, cluster.url)
         try:
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:

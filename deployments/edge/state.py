@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from deployments.specs.model_deployment import Endpoint
 
 CONTROL, GRPC, EDGE = "shoal.control", "shoal.grpc", "shoal.edge"
 """Applications of Shoal's own; a model's name has no dot."""
@@ -12,6 +15,19 @@ EDGE_DIR_VARIABLE = "SHOAL_EDGE_DIR"
 
 HEAD_LABEL = "shoal.head"
 """Ray's label of the head's node; its value is `true`."""
+
+
+MIN_SILENCE_S, SILENCE_MARGIN_S = 60, 15
+"""An edge waits longer for a replica's next byte than the replica itself lets a caller wait."""
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where edges listen: the address, and the ports of HTTP and gRPC."""
+
+    host: str
+    http_port: int
+    grpc_port: int
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,16 @@ class Route:
     name: str
     response_timeout_s: float
     max_body_bytes: int
+
+    @classmethod
+    def of(cls, endpoint: "Endpoint") -> "Route":
+        """The route of a model or pipeline."""
+        return cls(endpoint.name, endpoint.limits.request_timeout_s, endpoint.limits.max_body_bytes)
+
+    @property
+    def max_silence_s(self) -> int:
+        """Seconds without a byte after which an edge gives a replica up."""
+        return max(MIN_SILENCE_S, round(self.response_timeout_s + SILENCE_MARGIN_S))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from deployments.edge.haproxy import write_private
 from deployments.edge.node_tls import get_tls_options, read_client_certificate
-from deployments.edge.state import CONTROL, GRPC, EdgeState, Member, Route
+from deployments.edge.state import CONTROL, GRPC, MIN_SILENCE_S, EdgeState, Listen, Member, Route
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
@@ -41,15 +41,6 @@ DESCRIPTORS_PER_CONNECTION, RESERVED_DESCRIPTORS = 2, 400
 
 
 @dataclass(frozen=True)
-class Listen:
-    """Where an edge listens."""
-
-    host: str
-    http_port: int
-    grpc_port: int
-
-
-@dataclass(frozen=True)
 class Files:
     """The files that a configuration names: of all processes in a folder, but for each one's admin socket."""
 
@@ -72,7 +63,7 @@ class Files:
         return self.folder / "node_certificate.pem"
 
 
-def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files, log_target: str) -> str:
+def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files) -> str:
     """Render the configuration of HAProxy."""
     # Callers never see what is rendered; there is no HTML in it.
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -89,10 +80,9 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
-        log_target=log_target,
         access_log=edge.access_log,
         header_timeout_s=round(edge.request_header_timeout_s),
-        client_timeout_s=max([60, *(round(route.response_timeout_s + 15) for route in state.routes)]),
+        client_timeout_s=max([MIN_SILENCE_S, *(route.max_silence_s for route in state.routes)]),
         hard_stop_s=round(settings.limits.stream_timeout_s + settings.limits.request_timeout_s),
         host=listen.host,
         http_port=listen.http_port,

@@ -39,7 +39,7 @@ class ModelReplica(HandleApi):
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
             host,
-            Route(specification.name, limits.request_timeout_s, limits.max_body_bytes),
+            Route.of(specification),
             version=specification.version,
             variant=specification.variant,
         )

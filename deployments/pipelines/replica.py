@@ -55,7 +55,7 @@ class PipelineReplica(HandleApi):
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(PipelineRoutes(executor, readiness.list_unready), limits, secret),
             host,
-            Route(specification.name, limits.request_timeout_s, limits.max_body_bytes),
+            Route.of(specification),
             version=specification.version,
             variant=specification.variant,
         )

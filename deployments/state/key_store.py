@@ -7,7 +7,7 @@ Keys themselves are kept nowhere: a digest of 256 random bits tells nothing of t
 import hashlib
 import time
 
-from sqlalchemy import Column, Float, MetaData, String, Table, create_engine, delete, select
+from sqlalchemy import Column, Connection, Float, MetaData, String, Table, create_engine, delete, select
 
 from training.registry.opening import lock_store
 
@@ -42,22 +42,25 @@ class KeyStore:
 
     def add_key(self, key: str, caller: str) -> None:
         """Let a key in; within a second, on every edge."""
-        digest = hash_key(key)
         with self._engine.begin() as connection:
-            connection.execute(delete(_KEYS).where(_KEYS.c.digest == digest))
-            connection.execute(_KEYS.insert().values(digest=digest, caller=caller, created_s=time.time()))
+            _replace_key(connection, key, caller)
 
     def set_key(self, key: str, caller: str) -> None:
         """Make a key the only one of its caller."""
-        digest = hash_key(key)
         with self._engine.begin() as connection:
-            connection.execute(delete(_KEYS).where((_KEYS.c.caller == caller) | (_KEYS.c.digest == digest)))
-            connection.execute(_KEYS.insert().values(digest=digest, caller=caller, created_s=time.time()))
+            connection.execute(delete(_KEYS).where(_KEYS.c.caller == caller))
+            _replace_key(connection, key, caller)
 
     def revoke_key(self, key: str) -> None:
         """Keep a key out; within a second, on every edge."""
         with self._engine.begin() as connection:
             connection.execute(delete(_KEYS).where(_KEYS.c.digest == hash_key(key)))
+
+
+def _replace_key(connection: Connection, key: str, caller: str) -> None:
+    digest = hash_key(key)
+    connection.execute(delete(_KEYS).where(_KEYS.c.digest == digest))
+    connection.execute(_KEYS.insert().values(digest=digest, caller=caller, created_s=time.time()))
 
 
 def hash_key(key: str) -> str:

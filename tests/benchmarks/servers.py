@@ -33,8 +33,8 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
 from deployments.edge.haproxy import HAProxy
-from deployments.edge.state import CONTROL, EdgeState, Member, Route
-from deployments.edge.template import Files, Listen, render_config, write_files
+from deployments.edge.state import CONTROL, EdgeState, Listen, Member, Route
+from deployments.edge.template import Files, render_config, write_files
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
@@ -183,7 +183,7 @@ async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) ->
     files = Files(folder, edge.next_admin_socket())
     write_files(files, state, ServingSettings())
     listen = Listen("127.0.0.1", edge_port, PORTS.pick_free())
-    await edge.start(render_config(state, ServingSettings(), listen, files, "stdout"))
+    await edge.start(render_config(state, ServingSettings(), listen, files))
 
 
 def _wait_for_port(port: int) -> None:

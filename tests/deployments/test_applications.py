@@ -8,7 +8,6 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.applications import (
-    ListenOn,
     bind_control,
     bind_edge,
     bind_grpc,
@@ -16,14 +15,15 @@ from deployments.applications import (
     bind_pipeline,
     build_serve_config,
 )
-from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL
+from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
 from deployments.pipelines import ModelNode, Pipeline
 from deployments.scaling import scale_by_ongoing_requests
 from deployments.settings import EdgeSettings, ServingSettings
 from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
 
-LISTEN = ListenOn("127.0.0.1", 8000, 8001, "http://127.0.0.1:8000")
+LISTEN = Listen("127.0.0.1", 8000, 8001)
+URL = "http://127.0.0.1:8000"
 MODEL = ModelDeployment(
     endpoint=ModelEndpoint(name="flowers", version=1, digest="d", uri="file:///b"),
     scale=Scale(max_replicas=3, gpus=0.5),
@@ -37,7 +37,7 @@ PIPELINE = PipelineDeployment(
 
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:
-    return build_serve_config([MODEL, PIPELINE], ServingSettings(home=tmp_path), LISTEN)
+    return build_serve_config([MODEL, PIPELINE], ServingSettings(home=tmp_path), LISTEN, URL)
 
 
 def find_application(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_a_replica_has_more_time_to_stop_than_a_request_may_take(config: dict[st
 def test_the_head_has_an_edge_and_each_other_node_one_at_most(tmp_path: Path) -> None:
     settings = ServingSettings(home=tmp_path, edge=EdgeSettings(nodes=3))
 
-    config = build_serve_config([], settings, LISTEN)
+    config = build_serve_config([], settings, LISTEN, URL)
 
     ServeDeploySchema.model_validate(config)
     (head,) = find_application(config, EDGE)["deployments"]
@@ -112,7 +112,7 @@ def test_the_head_has_an_edge_and_each_other_node_one_at_most(tmp_path: Path) ->
 def test_there_are_as_many_grpc_gateways_as_the_setting_allows(tmp_path: Path) -> None:
     settings = ServingSettings(home=tmp_path, edge=EdgeSettings(grpc_gateways=7))
 
-    (deployment,) = find_application(build_serve_config([], settings, LISTEN), GRPC)["deployments"]
+    (deployment,) = find_application(build_serve_config([], settings, LISTEN, URL), GRPC)["deployments"]
 
     assert deployment["autoscaling_config"]["max_replicas"] == 7
 

@@ -188,6 +188,16 @@ def test_a_body_of_a_byte_a_second_is_ended(connect: Callable[[], socket.socket]
     assert status == 408
 
 
+def is_live(channel: grpc.Channel) -> bool:
+    """Call ServerLive, for 5 s at most."""
+    call = channel.unary_unary(
+        f"/{messages.SERVICE_NAME}/ServerLive",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=messages.ServerLiveResponse.FromString,
+    )
+    return bool(call(messages.ServerLiveRequest(), timeout=5).live)
+
+
 def test_silent_grpc_calls_without_a_key_take_no_ones_place(serving_cluster: Cluster, http: httpx.Client) -> None:
     def keep_silent(_: object) -> bytes:
         raise AssertionError("not called")
@@ -202,13 +212,8 @@ def test_silent_grpc_calls_without_a_key_take_no_ones_place(serving_cluster: Clu
             calls += [stream.future(iter(lambda: time.sleep(3600), None)) for _ in range(260)]
         time.sleep(1)
         with grpc.insecure_channel(serving_cluster.grpc_address, options) as channel:
-            live = channel.unary_unary(
-                f"/{messages.SERVICE_NAME}/ServerLive",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=messages.ServerLiveResponse.FromString,
-            )
             for _ in range(20):
-                assert live(messages.ServerLiveRequest(), timeout=5).live
+                assert is_live(channel)
         for call in calls:
             call.cancel()
 
@@ -216,13 +221,8 @@ def test_silent_grpc_calls_without_a_key_take_no_ones_place(serving_cluster: Clu
 def test_pings_every_ten_seconds_lose_no_call(serving_cluster: Cluster) -> None:
     options = [("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_permit_without_calls", 1)]
     with grpc.insecure_channel(serving_cluster.grpc_address, options) as channel:
-        live = channel.unary_unary(
-            f"/{messages.SERVICE_NAME}/ServerLive",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=messages.ServerLiveResponse.FromString,
-        )
         for _ in range(4):
-            assert live(messages.ServerLiveRequest(), timeout=5).live
+            assert is_live(channel)
             time.sleep(1.1)
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from deployments.edge import haproxy as haproxy_module
 from deployments.edge.haproxy import HAProxy
-from deployments.edge.state import EdgeState
-from deployments.edge.template import Files, Listen, render_config, write_files
+from deployments.edge.state import EdgeState, Listen
+from deployments.edge.template import Files, render_config, write_files
 from deployments.settings import ServingSettings
 from deployments.state.key_store import hash_key
 from tests.deployments.edge.local_edge import AUTHORIZATION, KEY, SECRET, Replica, find_port, start_replica
@@ -36,7 +36,7 @@ class Node:
         state = EdgeState(1, True, (member.route,), (member,), {hash_key(KEY): "tester"}, "", SECRET)
         files = Files(self.folder, haproxy.next_admin_socket())
         write_files(files, state, self.settings)
-        return render_config(state, self.settings, Listen("127.0.0.1", self.port, find_port()), files, "stdout")
+        return render_config(state, self.settings, Listen("127.0.0.1", self.port, find_port()), files)
 
     async def get_status(self) -> int:
         async with httpx.AsyncClient(trust_env=False) as http:
