@@ -47,7 +47,7 @@ class Control:
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(api, limits, secret),
             host,
-            Route(CONTROL, limits.request_timeout_s, limits.max_body_bytes),
+            Route(CONTROL, limits.request_timeout_s),
         )
 
     async def __del__(self) -> None:

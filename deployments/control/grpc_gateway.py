@@ -220,7 +220,7 @@ class Gateway:
         address = get_listen_host(host)
         port = add_grpc_port(self._server, address, settings.edge)
         await self._server.start()
-        route = Route(GRPC, limits.stream_timeout_s, limits.max_body_bytes)
+        route = Route(GRPC, limits.stream_timeout_s)
         member_id = serve.get_replica_context().replica_id.unique_id
         self._membership = Membership(Member(member_id, route, f"{address}:{port}", protocol="grpc"))
         await self._membership.join()

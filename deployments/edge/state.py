@@ -37,17 +37,15 @@ class Route:
     Attributes:
         name: of its Serve application.
         response_timeout_s: how long a replica may say nothing before the edge gives a request up.
-        max_body_bytes: of a request; more is refused by the edge where it is known before the body.
     """
 
     name: str
     response_timeout_s: float
-    max_body_bytes: int
 
     @classmethod
     def of(cls, endpoint: "Endpoint") -> "Route":
         """The route of a model or pipeline."""
-        return cls(endpoint.name, endpoint.limits.request_timeout_s, endpoint.limits.max_body_bytes)
+        return cls(endpoint.name, endpoint.limits.request_timeout_s)
 
     @property
     def max_silence_s(self) -> int:

@@ -177,7 +177,7 @@ async def _serve_granian(name: str, app: App, model: ServedModel, port: int) -> 
 
 async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) -> None:
     # HAProxy watches the process that a real edge's Ray would be.
-    route, control = Route("mlp", 30.0, 1 << 25), Route(CONTROL, 30.0, 1 << 25)
+    route, control = Route("mlp", 30.0), Route(CONTROL, 30.0)
     members = (Member("replica", route, f"127.0.0.1:{port}"), Member("control", control, f"127.0.0.1:{port}"))
     state = EdgeState(1, True, (route,), members, {hash_key(KEY): "bench"}, "", SECRET)
     files = Files(folder, edge.next_admin_socket())

@@ -18,7 +18,9 @@ from deployments.edge.edge import Edge
 from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, EdgeState, Member, Route
 from deployments.server.asgi import App, Receive, Scope, Send, send_response
+from deployments.server.error_responses import ErrorResponses
 from deployments.server.http_server import HttpServer
+from deployments.server.request_limits import read_body
 from deployments.settings import ServingSettings
 from deployments.state.key_store import hash_key
 
@@ -126,23 +128,20 @@ async def start_replica(name: str, number: int, app: App | None = None, **fields
 
 
 def build_route(name: str) -> Route:
-    return Route(name, 20.0, MAX_BODY_BYTES)
+    return Route(name, 20.0)
 
 
 def build_describing_app(replica: str) -> App:
     """An application that answers with the request as it came."""
 
     async def describe(scope: Scope, receive: Receive, send: Send) -> None:
-        body, more_body = b"", True
-        while more_body:
-            message = await receive()
-            body, more_body = body + message.get("body", b""), message.get("more_body", False)
+        body = await read_body(scope, receive, MAX_BODY_BYTES)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         content = {"replica": replica, "method": scope["method"], "path": scope["raw_path"].decode("latin-1")}
         content |= {"headers": headers, "bytes": len(body)}
         await send_response(send, 200, json.dumps(content).encode())
 
-    return describe
+    return ErrorResponses(describe)
 
 
 def find_port() -> int:

@@ -18,7 +18,7 @@ from deployments.state.key_store import KeyStore, hash_key
 from deployments.state.store import DeploymentStore
 
 pytestmark = pytest.mark.anyio
-ROUTE = Route("flowers", 30.0, 1000)
+ROUTE = Route("flowers", 30.0)
 FIRST, SECOND = (Member(f"replica-{number}", ROUTE, f"127.0.0.1:{number}") for number in (1, 2))
 
 
@@ -244,7 +244,7 @@ async def test_deployments_are_routes_with_their_own_limits(directory: Directory
     async with run_edges(directory, 0.0) as (edge,):
         store.put_record(ModelDeployment(endpoint=endpoint))
         state = await wait_for_state(edge, lambda state: state.routes)
-        assert state.routes == (Route("flowers", 7.0, 2000),)
+        assert state.routes == (Route("flowers", 7.0),)
 
         store.delete_record("flowers")
         await wait_for_state(edge, lambda state: not state.routes)

@@ -13,7 +13,7 @@ from deployments.edge.membership import Membership, fetch_edge_secret
 from deployments.edge.state import Member, Route
 
 pytestmark = pytest.mark.anyio
-MEMBER = Member("replica-1", Route("flowers", 30.0, 1000), "127.0.0.1:1")
+MEMBER = Member("replica-1", Route("flowers", 30.0), "127.0.0.1:1")
 
 
 class FakeDirectory:
