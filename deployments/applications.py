@@ -144,7 +144,7 @@ def _build_scaled_config(
             "min_replicas": scale.min_replicas,
             "max_replicas": scale.max_replicas,
             "target_ongoing_requests": scale.target_ongoing_requests,
-            "policy": {"policy_function": "deployments.scaling:scale_by_ongoing_requests"},
+            "policy": {"policy_function": "deployments.scaling.policy:scale_by_ongoing_requests"},
         },
     }
     return _build_config(name, bind, args, deployment | _DEPLOYMENT_OPTIONS)

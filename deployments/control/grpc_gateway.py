@@ -25,7 +25,7 @@ from deployments.errors import CallError, DeadlineExceeded, Unavailable
 from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling import Load, report_load
+from deployments.scaling.policy import Load, report_load
 from deployments.server.edge_check import CALLER_HEADER
 from deployments.server.grpc_edge_check import GrpcEdgeCheck
 from deployments.server.handle_client import HandleClient

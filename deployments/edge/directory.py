@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from deployments.edge.state import EdgeState, Member, Route
+from deployments.scaling.report import ReplicaReport
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
 from deployments.state.store import DeploymentStore
@@ -47,6 +48,7 @@ class Directory:
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
+        self._reports: dict[str, ReplicaReport] = {}
         self._started_s = time.monotonic()
         self._certificate, self._certificate_written = "", (0, 0)
         # Of the edges: the last revision that each has applied, and when it last asked.
@@ -69,9 +71,11 @@ class Directory:
         self._members[member.id] = member
         await self._wait_until_applied(await self._notify())
 
-    async def renew(self, member: Member) -> None:
-        """Keep a member; one that is not known joins, as after a restart of this actor."""
+    async def renew(self, member: Member, report: ReplicaReport | None = None) -> None:
+        """Keep a member and its last report; one that is not known joins, as after a restart of this actor."""
         self._renewed_s[member.id] = time.monotonic()
+        if report:
+            self._reports[member.id] = report
         if self._members.get(member.id) != member:
             self._members[member.id] = member
             await self._notify()
@@ -80,6 +84,7 @@ class Directory:
         """Remove a member; returns when no edge sends requests to it any more, or after MAX_APPLY_S."""
         if self._members.pop(member_id, None):
             self._renewed_s.pop(member_id, None)
+            self._reports.pop(member_id, None)
             await self._wait_until_applied(await self._notify())
 
     async def watch(self, edge: str, applied: int) -> EdgeState:
@@ -103,6 +108,10 @@ class Directory:
         """List the members."""
         return list(self._state.members)
 
+    async def list_reports(self) -> list[tuple[Member, ReplicaReport]]:
+        """List the members that have reported, each with its last report, of a second ago at most."""
+        return [(member, self._reports[member.id]) for member in self._state.members if member.id in self._reports]
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(READ_INTERVAL_S)
@@ -111,6 +120,7 @@ class Directory:
                 for member_id in [each for each, renewed_s in self._renewed_s.items() if now - renewed_s > LEASE_S]:
                     logger.warning("%s has not renewed for %s s", self._members.pop(member_id), LEASE_S)
                     del self._renewed_s[member_id]
+                    self._reports.pop(member_id, None)
                 for edge in [each for each, asked_s in self._asked_s.items() if now - asked_s > EDGE_LEASE_S]:
                     del self._asked_s[edge]
                     self._applied.pop(edge, None)

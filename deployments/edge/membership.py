@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from deployments.edge.directory import RENEW_INTERVAL_S, get_directory
 from deployments.edge.state import Member
+from deployments.scaling.report import ReplicaReport
 
 LEAVE_TIMEOUT_S = 6.0
 RETRY_INTERVAL_S = 0.2
@@ -23,8 +24,14 @@ logger = logging.getLogger("ray.serve")
 class Membership:
     """One member of the directory."""
 
-    def __init__(self, member: Member) -> None:
-        self._member = member
+    def __init__(self, member: Member, report: Callable[[], ReplicaReport] | None = None) -> None:
+        """Make a membership; it joins after `join`.
+
+        Args:
+            member: what the edges send requests to.
+            report: what it has done; goes to the directory each second.
+        """
+        self._member, self._report = member, report
         self._task: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
@@ -44,7 +51,7 @@ class Membership:
         while True:
             await asyncio.sleep(RENEW_INTERVAL_S)
             try:
-                await get_directory().renew.remote(self._member)
+                await get_directory().renew.remote(self._member, self._report() if self._report else None)
             except (RayError, ValueError) as error:
                 logger.warning("the directory does not answer: %s", error)
 

@@ -4,6 +4,7 @@ Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from ray import serve
@@ -11,6 +12,7 @@ from ray import serve
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import Member, Route
+from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
@@ -28,7 +30,15 @@ class ReplicaServer:
 
     @classmethod
     async def start(
-        cls, build_app: Callable[[str], App], host: str, route: Route, *, version: int = 0, variant: str = ""
+        cls,
+        build_app: Callable[[str], App],
+        host: str,
+        route: Route,
+        *,
+        version: int = 0,
+        variant: str = "",
+        report_passes: Callable[[], PassReport] = PassReport,
+        count_calls: Callable[[], int] = int,
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
@@ -38,13 +48,30 @@ class ReplicaServer:
             route: where requests come from.
             version: of what is served.
             variant: of what is served.
+            report_passes: what the replica's batcher has done and has to do.
+            count_calls: how many requests by handles are inside.
         """
-        metrics = RequestMetrics()
-        server = HttpServer(build_app(await fetch_edge_secret()), metrics.record)
+        metrics, statistics = RequestMetrics(), RequestStatistics()
+
+        def record(method: str, status: int, duration_s: float) -> None:
+            metrics.record(method, status, duration_s)
+            statistics.record(status, duration_s)
+
+        def report() -> ReplicaReport:
+            return ReplicaReport(
+                uptime_s=time.monotonic() - started_s,
+                ongoing=server.ongoing + count_calls(),
+                responses=dict(statistics.responses),
+                latencies=tuple(statistics.latencies.counts),
+                passes=report_passes(),
+            )
+
+        server = HttpServer(build_app(await fetch_edge_secret()), record)
+        started_s = time.monotonic()
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
-        membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant))
+        membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant), report)
         await membership.join()
         return cls(server, metrics, membership, route.response_timeout_s)
 

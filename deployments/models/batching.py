@@ -27,6 +27,7 @@ from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.chunks import Chunk, PendingRequest, resolve_futures
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.protocols.arrays import Array, Outputs, Rows
+from deployments.scaling.report import PassReport
 from training.bundle.program.interpreter import ProgramModule
 
 # A full pass shorter than this runs on the event loop: a thread switch there and back costs about as much (measured
@@ -49,12 +50,13 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 @dataclass
 class BatchStatistics:
-    """Totals since the start: passes, rows, time steps with padding, and how many of those are padding."""
+    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds."""
 
     passes: int = 0
     rows: int = 0
     time_steps: int = 0
     padding: int = 0
+    busy_s: float = 0.0
 
 
 class Batcher:
@@ -151,6 +153,13 @@ class Batcher:
         else:
             self._enqueue([Chunk(request, rows, slice(0, len(rows)))])
         return await request.future
+
+    def report_passes(self) -> PassReport:
+        """What it has done, and has to do."""
+        with self._lock:
+            queued_rows = sum(len(chunk.x) for chunk in self._queue)
+        statistics = self.statistics
+        return PassReport(queued_rows, statistics.passes, statistics.rows, statistics.busy_s)
 
     async def check_health(self, max_pass_s: float) -> None:
         """Check that passes succeed: one has since the last check, or the example's does now, before all that waits.
@@ -267,6 +276,13 @@ class Batcher:
             loop.call_soon_threadsafe(resolve_futures, batch, self._run_batch(batch))
 
     def _run_batch(self, batch: list[Chunk]) -> list[Outputs | Exception]:
+        """Run a batch, and count the time that it takes. Never raises."""
+        started_s = perf_counter()
+        outputs = self._try_batch(batch)
+        self.statistics.busy_s += perf_counter() - started_s
+        return outputs
+
+    def _try_batch(self, batch: list[Chunk]) -> list[Outputs | Exception]:
         """Run a batch, and split the outputs by chunk; where that fails, run each chunk by itself. Never raises."""
         self._pass_started_s = perf_counter()
         try:
@@ -275,7 +291,7 @@ class Batcher:
             return outputs
         except BaseException as error:  # a net may even raise SystemExit
             if len(batch) > 1 and not is_device_error(error):
-                return [self._run_batch([chunk])[0] for chunk in batch]
+                return [self._try_batch([chunk])[0] for chunk in batch]
             failure = describe_failure(error, self._run_example)
             if isinstance(failure, DeviceFailed):
                 # The process cannot use the device again, says CUDA's documentation of its sticky errors.

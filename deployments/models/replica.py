@@ -12,7 +12,7 @@ from ray import serve
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling import Load, report_load
+from deployments.scaling.policy import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
@@ -42,6 +42,8 @@ class ModelReplica(HandleApi):
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
+            report_passes=self._model.report_passes,
+            count_calls=lambda: self.ongoing_calls,
         )
 
     async def check_health(self) -> None:

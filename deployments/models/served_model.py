@@ -24,6 +24,7 @@ from deployments.protocols.predict.codec import PredictCodec, PredictRequest, en
 from deployments.protocols.predict.images import TooLargeInline, run_in_image_thread
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.protocols.predict.requests import ImageRequest
+from deployments.scaling.report import PassReport
 from deployments.server.sse import Event
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
@@ -81,6 +82,10 @@ class ServedModel:
     async def check_health(self) -> None:
         """Check that forward passes succeed; see Batcher.check_health."""
         await self._batcher.check_health(self.endpoint.limits.request_timeout_s)
+
+    def report_passes(self) -> PassReport:
+        """What its batcher has done, and has to do."""
+        return self._batcher.report_passes()
 
     def _decode_example(self) -> Rows:
         rows = self.predict_codec.decode_request(encode_json(self.example), "application/json").rows

@@ -15,7 +15,7 @@ from deployments.edge.state import Route
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling import Load, report_load
+from deployments.scaling.policy import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
@@ -58,6 +58,7 @@ class PipelineReplica(HandleApi):
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
+            count_calls=lambda: self.ongoing_calls,
         )
 
     def record_autoscaling_stats(self) -> Load:

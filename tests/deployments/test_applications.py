@@ -17,7 +17,7 @@ from deployments.applications import (
 )
 from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
 from deployments.pipelines import ModelNode, Pipeline
-from deployments.scaling import scale_by_ongoing_requests
+from deployments.scaling.policy import scale_by_ongoing_requests
 from deployments.settings import EdgeSettings, ServingSettings
 from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale

@@ -12,6 +12,7 @@ import trustme
 from deployments.edge import directory as directory_module
 from deployments.edge.directory import Directory
 from deployments.edge.state import EdgeState, Member, Route
+from deployments.scaling.report import ReplicaReport
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.key_store import KeyStore, hash_key
@@ -175,6 +176,20 @@ async def test_a_member_that_does_not_renew_is_removed(directory: Directory, mon
             await asyncio.sleep(0.1)
 
         assert edge.members == (SECOND,)
+
+
+async def test_the_last_report_of_each_member_is_listed_and_goes_with_it(directory: Directory) -> None:
+    reports = [ReplicaReport(float(count), count, {200: count}, ()) for count in range(3)]
+    async with run_edges(directory, 0.0):
+        for member in (FIRST, SECOND):
+            await directory.join(member)
+        assert await directory.list_reports() == []
+        await directory.renew(FIRST, reports[0])
+        await directory.renew(SECOND, reports[1])
+        await directory.renew(FIRST, reports[2])
+        assert await directory.list_reports() == [(FIRST, reports[2]), (SECOND, reports[1])]
+        await directory.leave(SECOND.id)
+        assert await directory.list_reports() == [(FIRST, reports[2])]
 
 
 async def test_a_member_that_is_not_known_joins_when_it_renews(directory: Directory) -> None:

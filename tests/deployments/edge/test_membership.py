@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from deployments.edge import membership as membership_module
 from deployments.edge.membership import Membership, fetch_edge_secret
 from deployments.edge.state import Member, Route
+from deployments.scaling.report import ReplicaReport
 
 pytestmark = pytest.mark.anyio
 MEMBER = Member("replica-1", Route("flowers", 30.0), "127.0.0.1:1")
@@ -59,7 +60,7 @@ async def test_a_member_joins_renews_and_leaves(directory: FakeDirectory) -> Non
     assert names[:2] == ["join", "renew"]
     assert names[-1] == "leave"
     assert names == directory.list_names()
-    assert {args for _, *args in map(tuple, directory.calls[:-1]) for args in args} == {MEMBER}  # type: ignore[misc]
+    assert {args for _, *args in map(tuple, directory.calls[:-1]) for args in args} == {MEMBER, None}  # type: ignore[misc]
     assert directory.calls[-1] == ("leave", MEMBER.id)
 
 
@@ -104,3 +105,14 @@ async def test_leaving_ends_in_time_whatever_the_directory_does(directory: FakeD
     await membership.leave()
 
     assert time.monotonic() - started_s < 1
+
+
+async def test_each_renewal_brings_the_last_report(directory: FakeDirectory) -> None:
+    reports = [ReplicaReport(float(count), count, {200: count}, ()) for count in range(1, 100)]
+    membership = Membership(MEMBER, iter(reports).__next__)
+    await membership.join()
+    await asyncio.sleep(0.2)
+    await membership.leave()
+    renewals = [args for name, *args in directory.calls if name == "renew"]
+    assert len(renewals) >= 2
+    assert renewals == [[MEMBER, report] for report in reports[: len(renewals)]]

@@ -1,4 +1,4 @@
-"""Scaling: how many replicas Serve runs, by the requests that replicas report to be inside them.
+"""Policy: how many replicas Serve runs, by the requests that replicas report to be inside them.
 
 Serve does not see the requests that come from the edge, so its own policy would count none.
 """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from deployments.scaling import ONGOING, report_load, scale_by_ongoing_requests
+from deployments.scaling.policy import ONGOING, report_load, scale_by_ongoing_requests
 
 TARGET = 16
 

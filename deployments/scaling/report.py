@@ -1,0 +1,105 @@
+"""Replica report: what a replica has done since it started, and what is in it now.
+
+It goes to the directory with each renewal of the replica's membership, for whoever compares versions, shows status or
+scales. Counts are totals: a reader takes the difference of two reports, so that one that is lost takes nothing with it.
+"""
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
+BUCKETS_PER_OCTAVE = 8
+"""Two bounds next to each other differ by 2**(1/8), 9%: fine enough to compare two latencies, or one with its goal."""
+_FACTOR = BUCKETS_PER_OCTAVE / math.log(2)
+_LOG_MIN = math.log(MIN_LATENCY_S)
+BUCKETS = math.ceil((math.log(MAX_LATENCY_S) - _LOG_MIN) * _FACTOR) + 1
+BOUNDS_S = tuple(MIN_LATENCY_S * 2 ** (index / BUCKETS_PER_OCTAVE) for index in range(BUCKETS - 1))
+"""Upper bounds of all buckets but the last one, which has none."""
+
+
+class LatencyHistogram:
+    """Counts of latencies in buckets whose bounds grow by a constant factor.
+
+    Like HdrHistogram's, its relative error is bounded: https://hdrhistogram.org.
+    """
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self, counts: tuple[int, ...] = (), sum_s: float = 0.0) -> None:
+        self.counts = list(counts) or [0] * BUCKETS
+        self.sum_s = sum_s
+
+    def record(self, latency_s: float) -> None:
+        """Count one latency."""
+        self.sum_s += latency_s
+        if latency_s <= MIN_LATENCY_S:
+            self.counts[0] += 1
+        else:
+            self.counts[min(BUCKETS - 1, math.ceil((math.log(latency_s) - _LOG_MIN) * _FACTOR))] += 1
+
+    def compute_quantile(self, q: float) -> float:
+        """Compute a quantile in seconds, as the upper bound of its bucket; NaN where nothing was counted."""
+        return compute_quantile(self.counts, q)
+
+
+def compute_quantile(counts: Sequence[int], q: float) -> float:
+    """Compute a quantile of a histogram's counts in seconds, as the upper bound of its bucket; NaN where all are 0."""
+    total = sum(counts)
+    if not total:
+        return math.nan
+    index = bisect_left(list(accumulate(counts)), max(1, math.ceil(q * total)))
+    return BOUNDS_S[index] if index < len(BOUNDS_S) else MAX_LATENCY_S
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What a batcher has done, and has to do.
+
+    Attributes:
+        queued_rows: rows that wait for a pass, now.
+        passes: forward passes.
+        rows: through them.
+        busy_s: seconds that they took together.
+    """
+
+    queued_rows: int = 0
+    passes: int = 0
+    rows: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReplicaReport:
+    """What a replica has done since its start.
+
+    Attributes:
+        uptime_s: since it takes requests.
+        ongoing: requests inside it now, from the edge and by handles.
+        responses: number of requests from the edge by the status of their response; 499: the caller left before.
+        latencies: counts of the histogram of those that were answered with a status below 500, by BOUNDS_S.
+        passes: of its batcher; all zero for a pipeline.
+    """
+
+    uptime_s: float
+    ongoing: int
+    responses: dict[int, int]
+    latencies: tuple[int, ...]
+    passes: PassReport = PassReport()
+
+
+class RequestStatistics:
+    """Counts the requests of one replica."""
+
+    def __init__(self) -> None:
+        self.responses: Counter[int] = Counter()
+        self.latencies = LatencyHistogram()
+
+    def record(self, status: int, latency_s: float) -> None:
+        """Count one request."""
+        self.responses[status] += 1
+        if status < 499:
+            self.latencies.record(latency_s)
