@@ -2,7 +2,7 @@
 
 A walk is the path of a request, or of a deployment, through the files, in the order in which they act.
 
-Request walk: server.http_server -> server.asgi -> server.middleware -> server.routes -> models.served_model
+Request walk: server.http_server -> server.http_exchange -> server.request -> server.middleware -> server.routes -> models.served_model
     -> protocols -> models.batching
 Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching
 

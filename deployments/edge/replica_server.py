@@ -13,9 +13,9 @@ from deployments.edge.membership import Membership, fetch_edge_secret, get_liste
 from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import Member, Route
 from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
-from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
+from deployments.server.request import App
 from deployments.settings import ServingSettings
 
 
