@@ -26,24 +26,16 @@ _BODILESS = (204, 304)
 class Exchange(Request):
     """One request and its response."""
 
-    __slots__ = (
-        "_cancellation",
-        "_closed",
-        "_connection",
-        "_has_begun",
-        "_is_chunked",
-        "_is_disconnected",
-        "_is_head_request",
-        "_is_refused",
-        "_is_sent",
-        "_parts",
-        "_size",
-        "_started_s",
-        "_status",
-        "_task",
-        "is_received",
-        "keep_alive",
-    )
+    # Defaults in the class, as in Request.
+    is_received = _has_begun = _is_disconnected = False
+    _is_refused = _is_chunked = _is_sent = _is_head_request = False
+    _size = 0
+    _started_s = 0.0
+    _status = CLIENT_DISCONNECTED
+    _parts: list[bytes] | None = None
+    _task: asyncio.Task[None] | None = None
+    _cancellation: ClientError | None = None
+    _closed: asyncio.Future[None] | None = None
 
     def __init__(
         self,
@@ -53,20 +45,11 @@ class Exchange(Request):
         headers: dict[bytes, bytes],
         duplicates: list[tuple[bytes, bytes]],
     ) -> None:
-        method = parser.get_method()
-        self._is_head_request = method == b"HEAD"
-        super().__init__(
-            "GET" if self._is_head_request else method.decode(), target, headers, duplicates, parser.get_http_version()
-        )
+        method = parser.get_method().decode()
+        if method == "HEAD":
+            self._is_head_request, method = True, "GET"
+        super().__init__(method, target, headers, duplicates, parser.get_http_version())
         self._connection, self.keep_alive = connection, parser.should_keep_alive()
-        self._parts: list[bytes] | None = None
-        self._size = 0
-        self.is_received = self._has_begun = self._is_disconnected = False
-        self._is_refused = self._is_chunked = self._is_sent = False
-        self._status = CLIENT_DISCONNECTED
-        self._task: asyncio.Task[None] | None = None
-        self._cancellation: ClientError | None = None
-        self._closed: asyncio.Future[None] | None = None
 
     def begin(self) -> None:
         """Pass the layers; the handler runs once the body is here."""

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -27,6 +28,7 @@ FIRST_REQUEST_TIMEOUT_S = 10.0
 # sender might lose the response.
 LINGER_S = 2.0
 POLL_INTERVAL_S = 0.02
+BACKLOG = 4096
 
 _MALFORMED_BODY = encode_error("bad_request", "the request is not valid HTTP", None)
 _MALFORMED = (
@@ -44,7 +46,7 @@ def _ignore(method: str, status: int, duration_s: float) -> None:
 
 
 class HttpServer:
-    """Serves one application on one port."""
+    """Serves one application, on a port and a Unix socket."""
 
     def __init__(self, app: App, on_finished: OnFinished = _ignore) -> None:
         """Make a server; it listens after `start`.
@@ -57,14 +59,21 @@ class HttpServer:
         self.ongoing = 0
         self.connections: set[Connection] = set()
         self.is_draining = False
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._date = (0, b"")
 
     async def start(self, host: str, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Listen on a port of an address, or on any free one; returns the port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self, loop), host, port, backlog=4096, ssl=tls)
-        return int(self._server.sockets[0].getsockname()[1])
+        server = await loop.create_server(lambda: Connection(self, loop), host, port, backlog=BACKLOG, ssl=tls)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def start_local(self, path: str) -> None:
+        """Listen on a Unix socket as well, of this user alone."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_unix_server(lambda: Connection(self, loop), path, backlog=BACKLOG))
+        Path(path).chmod(0o600)
 
     async def drain(self, timeout_s: float) -> None:
         """Finish the requests that are inside, for timeout_s at most; then close the port and every connection."""
@@ -72,8 +81,8 @@ class HttpServer:
         self.is_draining = True
         while self.ongoing and time.monotonic() < deadline:
             await asyncio.sleep(POLL_INTERVAL_S)
-        if self._server:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self.connections):
             connection.close()
 

@@ -54,18 +54,12 @@ class Request(ABC):
         is_started: whether the response has begun.
     """
 
-    __slots__ = (
-        "_path",
-        "body",
-        "caller",
-        "duplicates",
-        "headers",
-        "http_version",
-        "is_started",
-        "limits",
-        "method",
-        "target",
-    )
+    # Defaults in the class: a request sets only what is its own.
+    body: bytes = b""
+    caller: str = ""
+    limits: "RequestLimits | None" = None
+    is_started: bool = False
+    _path: str = ""
 
     def __init__(
         self,
@@ -74,13 +68,9 @@ class Request(ABC):
         headers: dict[bytes, bytes],
         duplicates: list[tuple[bytes, bytes]],
         http_version: str = "1.1",
-        body: bytes = b"",
     ) -> None:
         self.method, self.target, self.headers, self.duplicates = method, target, headers, duplicates
-        self.http_version, self.body, self.caller = http_version, body, ""
-        self.limits: RequestLimits | None = None
-        self.is_started = False
-        self._path = ""
+        self.http_version = http_version
 
     @property
     def raw_path(self) -> bytes:

@@ -3,7 +3,7 @@
 Request walk: middleware.py -> [routes.py] -> deployments.models.served_model or deployments.pipelines.executor
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Protocol
 
 import msgspec
@@ -61,7 +61,7 @@ class ModelRoutes:
                 path: ("GET", self._metadata),
             }
 
-    async def __call__(self, request: Request) -> Response | None:
+    def __call__(self, request: Request) -> Awaitable[Response | None]:
         """Answer a request."""
         route = self._routes.get(request.target) or self._routes.get(request.path.encode())
         if route is None:
@@ -69,7 +69,7 @@ class ModelRoutes:
         method, handler = route
         if request.method != method:
             raise MethodNotAllowed(request.method, method)
-        return await handler(request)
+        return handler(request)
 
     def _not_found(self, path: str) -> NotFound:
         version = path.removeprefix(self._versions_prefix).partition("/")[0]

@@ -143,7 +143,8 @@ def build_asgi_app(app: HttpApp) -> AsgiApp:
         while more_body:
             message = await receive()
             body, more_body = body + message.get("body", b""), message.get("more_body", False)
-        request = _WholeRequest(scope["method"], scope["raw_path"], dict(scope["headers"]), [], body=body)
+        request = _WholeRequest(scope["method"], scope["raw_path"], dict(scope["headers"]), [])
+        request.body = body
         response: Response | None
         try:
             for layer in app.layers:

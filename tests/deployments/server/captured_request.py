@@ -12,7 +12,8 @@ class CapturedRequest(Request):
 
     def __init__(self, path: str, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         # As the server: the first field of a name counts.
-        super().__init__("POST", path.encode(), dict(reversed(list(headers))), [], body=body)
+        super().__init__("POST", path.encode(), dict(reversed(list(headers))), [])
+        self.body = body
         self.status, self.parts = 0, list[bytes]()
 
     async def answer(self, app: HttpApp) -> tuple[int, bytes]:
