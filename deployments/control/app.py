@@ -30,8 +30,9 @@ from deployments.server.middleware import compose_http
 from deployments.server.request import Request as ServerRequest
 from deployments.server.request_limits import reject_encoding
 from deployments.server.routes import reject_content_type
+from deployments.server.scheduling import Scheduling
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
-from deployments.settings import ServingSettings
+from deployments.settings import Limits, ServingSettings
 from training.errors import UserError
 
 
@@ -113,7 +114,7 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
     async def predict(name: str, request: Request) -> Response:
         """The model's own `predict`, at an address that stays the same however the model is served."""
-        return await _predict(client, name, request, settings.limits.request_timeout_s)
+        return await _predict(client, name, request, _get_scheduling(request, settings.limits))
 
 
 def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
@@ -121,19 +122,23 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
     limits = settings.limits
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
+        scheduling = _get_scheduling(request, limits)
         reject_content_type(get_server_request(request))
         body = _read_body(request)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
-        response, length = await client.infer(name, version, body, header_length, limits.request_timeout_s)
+        response, length = await client.infer(
+            name, version, body, header_length, scheduling.remaining_s(), scheduling.priority
+        )
         if length is None:
             return Response(response, media_type="application/json")
         headers = {HEADER_LENGTH.decode(): str(length)}
         return Response(response, headers=headers, media_type="application/octet-stream")
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
+        scheduling = _get_scheduling(request, limits)
         if version:
-            await client.metadata(name, version, limits.request_timeout_s)
-        return await _predict(client, name, request, limits.request_timeout_s)
+            await client.metadata(name, version, scheduling.remaining_s())
+        return await _predict(client, name, request, scheduling)
 
     async def metadata(name: str, version: str = "") -> Response:
         response = await client.metadata(name, version, limits.request_timeout_s)
@@ -181,12 +186,21 @@ def _read_body(request: Request) -> bytes:
     return server_request.body
 
 
-async def _predict(client: HandleClient, name: str, request: Request, timeout_s: float) -> Response:
+def _get_scheduling(request: Request, limits: Limits) -> Scheduling:
+    timeout_s = limits.request_timeout_s
+    scheduling = get_server_request(request).scheduling or Scheduling()
+    return Scheduling.after(min(scheduling.remaining_s(), timeout_s), scheduling.priority)
+
+
+async def _predict(client: HandleClient, name: str, request: Request, scheduling: Scheduling) -> Response:
     body = _read_body(request)
     content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
     if wants_stream(get_server_request(request)):
-        return EventStreamResponse(client.stream(name, body, request_id, content_type))
-    response = await client.predict(name, body, request_id, timeout_s, content_type)
+        return EventStreamResponse(
+            client.stream(name, body, request_id, scheduling.remaining_s(), scheduling.priority, content_type)
+        )
+    timeout_s, priority = scheduling.remaining_s(), scheduling.priority
+    response = await client.predict(name, body, request_id, timeout_s, priority, content_type)
     return Response(response, media_type="application/json")
 
 

@@ -18,6 +18,7 @@ from deployments.errors import ClientError
 
 if TYPE_CHECKING:
     from deployments.server.request_limits import RequestLimits
+    from deployments.server.scheduling import Scheduling
 
 JSON = b"application/json"
 Headers = Iterable[tuple[bytes, bytes]]
@@ -51,6 +52,7 @@ class Request(ABC):
         body: all of it, once the handler runs.
         caller: name of the caller's key; empty for public paths.
         limits: set by the layer of that name; None without it.
+        scheduling: deadline and priority that the caller has chosen; None where it says nothing.
         is_started: whether the response has begun.
     """
 
@@ -58,6 +60,7 @@ class Request(ABC):
     body: bytes = b""
     caller: str = ""
     limits: "RequestLimits | None" = None
+    scheduling: "Scheduling | None" = None
     is_started: bool = False
     _path: str = ""
 

@@ -5,6 +5,7 @@ import math
 
 from deployments.errors import DeadlineExceeded, QueueFull, UnsupportedMediaType
 from deployments.server.request import Request
+from deployments.server.scheduling import BATCH, read_scheduling
 from deployments.settings import Limits
 
 # How often deadlines are checked, unless they are shorter.
@@ -20,6 +21,8 @@ class RequestLimits:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        # Batch requests leave half of the places to interactive ones.
+        self._max_batch_requests = max(1, limits.max_queue // 2)
         self._check_interval_s = min(CHECK_INTERVAL_S, limits.request_timeout_s / 20)
         # When each is canceled, in the event loop's time.
         self._deadlines_s: dict[Request, float] = {}
@@ -27,9 +30,19 @@ class RequestLimits:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def admit(self, request: Request) -> None:
-        """Raise QueueFull where too many are inside."""
-        if len(self._deadlines_s) >= self._limits.max_queue:
-            raise QueueFull(f"this replica has {len(self._deadlines_s)} requests, its limit; try again shortly")
+        """Read a request's deadline and priority, and refuse it where its priority has no place left.
+
+        Raises:
+            ClientError: a header is not valid.
+            QueueFull: too many requests are inside.
+        """
+        scheduling = request.scheduling = read_scheduling(request.headers, self._limits.request_timeout_s)
+        ongoing = len(self._deadlines_s)
+        if ongoing >= self._max_batch_requests:
+            if ongoing >= self._limits.max_queue:
+                raise QueueFull(f"this replica has {ongoing} requests, its limit; try again shortly")
+            if scheduling is not None and scheduling.priority == BATCH:
+                raise QueueFull(f"this replica has {ongoing} requests, its limit for batch requests; try again shortly")
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()

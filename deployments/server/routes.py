@@ -12,6 +12,7 @@ from deployments.errors import MethodNotAllowed, NotFound, UnsupportedMediaType
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.server.request import JSON, Handler, Request, Response
 from deployments.server.request_limits import reject_encoding
+from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event, send_events, wants_stream
 from deployments.specs.model_deployment import Endpoint
 
@@ -30,15 +31,17 @@ class Servable(Protocol):
     def endpoint(self) -> Endpoint:
         """What is served: name, version, limits."""
 
-    async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+    async def infer(
+        self, body: bytes, header_length: int | None = None, scheduling: Scheduling | None = None
+    ) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request; the second values are the lengths of the JSON parts."""
 
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
+        self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
     ) -> bytes:
-        """Run a request in the task's JSON form; a pipeline passes the request's id and remaining time on."""
+        """Run a request in the task's JSON form; a pipeline passes the request's id and scheduling on."""
 
-    def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
+    def stream(self, body: bytes, content_type: str, scheduling: Scheduling | None = None) -> AsyncGenerator[Event]:
         """Run the same request and yield its output while it grows."""
 
 
@@ -82,11 +85,8 @@ class ModelRoutes:
         reject_encoding(request)
         body = request.body
         header_length = request.headers.get(HEADER_LENGTH)
-        if header_length is not None:
-            length = parse_header_length(header_length, len(body))
-            response, length = await self._model.infer(body, length)
-        else:
-            response, length = await self._model.infer(body)
+        length = None if header_length is None else parse_header_length(header_length, len(body))
+        response, length = await self._model.infer(body, length, request.scheduling)
         if length is None:
             return Response(200, response)
         return Response(200, response, OCTET_STREAM, ((HEADER_LENGTH, b"%d" % length),))
@@ -95,9 +95,10 @@ class ModelRoutes:
         reject_encoding(request)
         content_type = request.get_header(b"content-type").decode("latin-1")
         if wants_stream(request):
-            await send_events(request, self._model.stream(request.body, content_type))
+            await send_events(request, self._model.stream(request.body, content_type, request.scheduling))
             return None
-        return Response(200, await self._model.predict(request.body, content_type, request.request_id))
+        body = await self._model.predict(request.body, content_type, request.request_id, request.scheduling)
+        return Response(200, body)
 
     async def _example(self, request: Request) -> Response:
         return Response(200, msgspec.json.encode(self._model.example))
