@@ -30,7 +30,7 @@ def bind_model(args: dict[str, Any]) -> "Application":
     """Bind the application of a model."""
     from deployments.models.replica import ModelReplica
 
-    return ModelReplica.bind(args["endpoint"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
+    return ModelReplica.bind(args["endpoint"], args["cache"], args["host"], args.get("slo_p99_s"))  # type: ignore[attr-defined, no-any-return]
 
 
 def bind_pipeline(args: dict[str, Any]) -> "Application":
@@ -121,7 +121,14 @@ def _build_grpc_config(settings: ServingSettings, listen: Listen) -> dict[str, A
 
 def _build_model_config(deployment: ModelDeployment, settings: ServingSettings, host: str) -> dict[str, Any]:
     endpoint = deployment.endpoint
-    args = {"endpoint": endpoint.model_dump(mode="json"), "cache": str(settings.home / "cache"), "host": host}
+    args: dict[str, Any] = {
+        "endpoint": endpoint.model_dump(mode="json"),
+        "cache": str(settings.home / "cache"),
+        "host": host,
+    }
+    if deployment.scale.slo_p99_s is not None:
+        # Another goal is another number of rows per pass: new replicas.
+        args["slo_p99_s"] = deployment.scale.slo_p99_s
     timeout_s = endpoint.limits.request_timeout_s
     return _build_scaled_config(deployment.name, bind_model, args, deployment.scale, timeout_s)
 

@@ -20,6 +20,13 @@ def deploy(
     min_replicas: Annotated[int | None, typer.Option(help="Replicas that always run.")] = None,
     max_replicas: Annotated[int | None, typer.Option(help="Replicas at most; Serve scales between the two.")] = None,
     target: Annotated[float | None, typer.Option(help="Requests in one replica that scaling aims at.")] = None,
+    slo_p99: Annotated[
+        float | None,
+        typer.Option(
+            help="Goal: seconds within which 99% of the requests are answered; passes and scaling then follow from the "
+            "model's profile. 0: none."
+        ),
+    ] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs of one replica.")] = None,
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of one replica, or a share of one; 1 where the cluster has any.")
@@ -45,7 +52,9 @@ def deploy(
         "cpus": cpus,
         "gpus": gpus,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if slo_p99 is not None:
+        changes["slo_p99_s"] = slo_p99 or None
     change_scale(Scale(), changes)  # a value that no scale can have is refused before anything else
     require_cluster(context.settings)
     interrupt_on_termination()

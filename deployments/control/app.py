@@ -107,6 +107,11 @@ def _add_catalog_routes(api: FastAPI, catalog: Catalog) -> None:
         except UserError as error:
             raise UnknownModel(str(error)) from None
 
+    @api.get("/api/v1/models/{name}/profiles", tags=[openapi.CATALOG_TAG], summary="Get a model's profiles")
+    def get_profiles(name: str) -> dict[str, Any]:
+        """A deployed model's latency goal, and how long forward passes of each number of rows last, by processor."""
+        return catalog.describe_profiles(name)
+
 
 def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deployments.control.status import DeploymentStatus
+from deployments.errors import UnknownModel
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
+from deployments.scaling.profile import PROFILES, ProfileCache
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment
@@ -67,6 +69,29 @@ class Catalog:
             {"version": v.version, "aliases": v.aliases, "digest": v.digest, "run_id": v.run_id} for v in versions
         ]
         return summary | content | {"versions": version_list}
+
+    def describe_profiles(self, name: str) -> dict[str, Any]:
+        """Describe how fast a deployed model is: its goal, and the profiles of its version, newest first.
+
+        Raises:
+            UnknownModel: no model of this name is deployed.
+        """
+        deployment = self.status.list_deployed().get(name)
+        if not isinstance(deployment, ModelDeployment):
+            raise UnknownModel(
+                f"no model {name!r} is deployed, and pipelines have no profile; `shoal status` lists both"
+            )
+        endpoint = deployment.endpoint
+        manifest, _ = self._load_content(endpoint.uri, endpoint.digest)
+        profiles = ProfileCache(self._cache / PROFILES).list_profiles(endpoint.digest)
+        return {
+            "name": name,
+            "version": endpoint.version,
+            "variant": endpoint.variant,
+            "task": manifest.task,
+            "slo_p99_s": deployment.scale.slo_p99_s,
+            "profiles": [profile.model_dump(mode="json") for profile in profiles],
+        }
 
     def list_deployed_models(self) -> list[DeployedModel]:
         """List each deployed model with the content of its version."""

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from deployments.edge.membership import send_profile
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.ray_internals import bind_replica_port
@@ -23,18 +24,23 @@ from deployments.specs.model_deployment import ModelEndpoint
 class ModelReplica(HandleApi):
     """One replica; it joins the edge once its net is loaded and warm."""
 
-    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str) -> None:  # type: ignore[misc]
+    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str, slo_p99_s: float | None) -> None:  # type: ignore[misc]
         bind_replica_port(host)
         # Here, not above: Serve imports this module in a process that only binds the application, too.
         import torch
 
         from deployments.models.served_model import ServedModel
+        from deployments.scaling.measure import measure_request_cost
+        from deployments.scaling.plan import choose_targets
 
         # torch would otherwise use every core in each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
         specification = ModelEndpoint.model_validate(endpoint)
-        self.servable = self._model = ServedModel(specification, Path(cache))
+        self.servable = self._model = ServedModel(specification, Path(cache), slo_p99_s=slo_p99_s)
+        profile = await measure_request_cost(self._model)
+        send_profile(profile)
+        self._targets = choose_targets(profile, slo_p99_s) if slo_p99_s else None
         limits = specification.limits
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
@@ -52,7 +58,9 @@ class ModelReplica(HandleApi):
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return report_load(self._server.ongoing + self.ongoing_calls)
+        return report_load(
+            self._server.ongoing + self.ongoing_calls, self._targets.ongoing_requests if self._targets else None
+        )
 
     async def __del__(self) -> None:
         await self._server.stop()

@@ -8,18 +8,19 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-ONGOING = "ongoing_requests"
+ONGOING, TARGET = "ongoing_requests", "target_ongoing_requests"
 Load = dict[str, float]
 """What a replica reports."""
 
 
-def report_load(ongoing: int) -> Load:
+def report_load(ongoing: int, target: float | None = None) -> Load:
     """What a replica's `record_autoscaling_stats` returns.
 
     Args:
         ongoing: requests inside it, from the edge and from handles.
+        target: how many it should have by its own profile, where the deployment has a goal for its latency.
     """
-    return {ONGOING: float(ongoing)}
+    return {ONGOING: float(ongoing)} | ({} if target is None else {TARGET: target})
 
 
 def scale_by_ongoing_requests(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -30,4 +31,6 @@ def scale_by_ongoing_requests(context: AutoscalingContext) -> tuple[int, dict[st
     by_replica = (context.aggregated_metrics or {}).get(ONGOING, {})
     if not by_replica or context.config is None:
         return context.target_num_replicas, {}
-    return math.ceil(sum(by_replica.values()) / context.config.target_ongoing_requests), {}
+    targets = (context.aggregated_metrics or {}).get(TARGET, {})
+    target = sum(targets.values()) / len(targets) if targets else context.config.target_ongoing_requests
+    return math.ceil(sum(by_replica.values()) / target), {}

@@ -18,6 +18,12 @@ class Scale(StrictModel):
     min_replicas: int = Field(1, ge=1, description="Minimum number of replicas.")
     max_replicas: int = Field(1, ge=1, description="Maximum number of replicas; Serve scales between the two by load.")
     target_ongoing_requests: float = Field(16, gt=0, description="Ongoing requests per replica that Serve aims at.")
+    slo_p99_s: float | None = Field(
+        None,
+        gt=0,
+        description="Goal for the 99th percentile of a request's latency, in seconds; rows per pass and "
+        "target_ongoing_requests then follow from the replica's profile.",
+    )
     cpus: float = Field(1, ge=0, description="CPUs of one replica.")
     gpus: float = Field(0, ge=0, description="GPUs of one replica; a fraction shares one.")
 
