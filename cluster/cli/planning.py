@@ -46,9 +46,10 @@ def profile(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the curve to a PNG file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show how long passes of a model last, by their rows, and how many requests a replica answers.
+    """Show how fast a model is: passes by their rows.
 
-    Of a deployed model it is what its replicas measured when they started; any other version is measured here.
+    Of a deployed model it is what its replicas measured when they started; any other version is measured here. With a
+    goal, how many requests a replica answers within it.
     """
     from cluster.model_profiles import MeasureOptions, find_profiles
 
@@ -87,9 +88,10 @@ def plan(
     ] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Say how many replicas of which variant answer a rate of requests within a goal, and why.
+    """Say how many replicas a rate and a goal need.
 
-    The replicas are simulated with the model's profile; variants are compared that `shoal profile` has measured.
+    Replicas are simulated with the profile of each variant that was deployed or that `shoal profile` has measured; the
+    one that needs the fewest processors is chosen.
     """
     from cluster.model_profiles import find_profiles
     from training.errors import UserError

@@ -23,7 +23,7 @@ TARGET_SHARE = 0.8
 IDLE_SHARE = 0.01
 BISECTIONS = 10
 # Beyond, replicas are simulated as if the edge chose among them at random, which needs a few more of them.
-MAX_SIMULATED_REPLICAS = 32
+MAX_SIMULATED_REPLICAS = 16
 TARGET_REQUESTS = 5_000
 
 
@@ -173,14 +173,13 @@ def _count_replicas(service: Service, max_rate: float, rate: float, slo_p99_s: f
     fewest = min(most, math.ceil(rate / service.compute_capacity(rows)))
     if most > MAX_SIMULATED_REPLICAS:
         return most
-    return next(
-        (
-            replicas
-            for replicas in range(fewest, most)
-            if _simulate_many(service, rate, replicas, rows, cv).p99_s <= slo_p99_s
-        ),
-        most,
-    )
+    while fewest < most:
+        replicas = (fewest + most) // 2
+        if _simulate_many(service, rate, replicas, rows, cv).p99_s <= slo_p99_s:
+            most = replicas
+        else:
+            fewest = replicas + 1
+    return most
 
 
 def _simulate_many(service: Service, rate: float, replicas: int, rows: int, cv: float) -> Simulated:
