@@ -112,6 +112,11 @@ class Directory:
         """List the members that have reported, each with its last report, of a second ago at most."""
         return [(member, self._reports[member.id]) for member in self._state.members if member.id in self._reports]
 
+    async def may_sleep(self, name: str) -> bool:
+        """Whether a model or pipeline has no replica while nobody calls it."""
+        record = await asyncio.to_thread(self._deployments.get_record, name)
+        return record is not None and record.scale.min_replicas == 0
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(READ_INTERVAL_S)

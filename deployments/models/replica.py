@@ -12,7 +12,7 @@ from ray import serve
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling.policy import Load, report_load
+from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
@@ -43,7 +43,7 @@ class ModelReplica(HandleApi):
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
-            count_calls=lambda: self.ongoing_calls,
+            count_calls=lambda: (self.ongoing_calls, self.total_calls),
         )
 
     async def check_health(self) -> None:
@@ -52,7 +52,7 @@ class ModelReplica(HandleApi):
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return report_load(self._server.ongoing + self.ongoing_calls)
+        return self._server.measure_load()
 
     async def __del__(self) -> None:
         await self._server.stop()
