@@ -2,11 +2,13 @@
 
 Request walk: deployments.server.middleware -> [app.py] -> deployments.server.handle_client
 Not on the hot path: requests to /v2/models/NAME come here only where no such model is deployed, or none of its replicas
-is up; then they wait for one, and reach it by a handle.
+is up; then they wait for one, and reach it by a handle. That wakes a model that sleeps: Serve starts a replica where
+calls wait at a handle.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -17,6 +19,7 @@ from starlette.exceptions import HTTPException
 from deployments.control import openapi
 from deployments.control.catalog import Catalog
 from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
+from deployments.control.sleeping import SleepingModels
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import CONTROL, Route
 from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
@@ -42,7 +45,8 @@ class Control:
         bind_replica_port(host)
         settings = ServingSettings()
         catalog = Catalog(settings)
-        api = build_api(catalog, HandleClient(catalog.status.list_deployed), settings, url)
+        client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep)
+        api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(api, limits, secret),
@@ -71,7 +75,7 @@ def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings,
     _add_server_routes(api, catalog)
     _add_catalog_routes(api, catalog)
     _add_predict_route(api, client, settings)
-    _add_model_routes(api, client, settings)
+    _add_model_routes(api, client, SleepingModels(catalog.status, catalog.load_content), settings)
     return api
 
 
@@ -121,8 +125,11 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
         return await _predict(client, name, request, body, settings.limits.request_timeout_s)
 
 
-def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
-    """Add the paths of a model, for requests that find none of its replicas up."""
+def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingModels, settings: ServingSettings) -> None:
+    """Add the paths of a model, for requests that find none of its replicas up.
+
+    What sleeps is woken by a request that computes something, not by one that asks what it is.
+    """
     limits = settings.limits
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
@@ -137,19 +144,24 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
         body = await _read_request(request, limits)
-        if version:
+        if version and not await asyncio.to_thread(sleeping.describe, name, version):
             await client.metadata(name, version, limits.request_timeout_s)
         return await _predict(client, name, request, body, limits.request_timeout_s)
 
     async def metadata(name: str, version: str = "") -> Response:
-        response = await client.metadata(name, version, limits.request_timeout_s)
+        asleep = await asyncio.to_thread(sleeping.describe, name, version)
+        response = asleep.metadata if asleep else await client.metadata(name, version, limits.request_timeout_s)
         return Response(response, media_type="application/json")
 
     async def ready(name: str, version: str = "") -> Response:
-        await client.metadata(name, version, limits.request_timeout_s)
+        # What sleeps is ready: it may be called.
+        if not await asyncio.to_thread(sleeping.describe, name, version):
+            await client.metadata(name, version, limits.request_timeout_s)
         return JSONResponse({"name": name, "ready": True})
 
-    async def example(name: str, version: str = "") -> NoReturn:
+    async def example(name: str, version: str = "") -> Response:
+        if asleep := await asyncio.to_thread(sleeping.describe, name, version):
+            return JSONResponse(asleep.example)
         await client.metadata(name, version, limits.request_timeout_s)
         raise Unavailable(f"no replica of {name} was up; try again")
 
@@ -183,7 +195,7 @@ async def _read_request(request: Request, limits: Limits) -> bytes:
 async def _predict(client: HandleClient, name: str, request: Request, body: bytes, timeout_s: float) -> Response:
     content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
     if wants_stream(request.scope, body):
-        return EventStreamResponse(client.stream(name, body, request_id, content_type))
+        return EventStreamResponse(client.stream(name, body, request_id, content_type, timeout_s))
     response = await client.predict(name, body, request_id, timeout_s, content_type)
     return Response(response, media_type="application/json")
 

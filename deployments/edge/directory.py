@@ -117,6 +117,11 @@ class Directory:
         """Keep a replica's profile on the head, where commands read it: the replica may be on another node."""
         await asyncio.to_thread(ProfileCache(self._settings.home / "cache" / PROFILES).save, profile)
 
+    async def may_sleep(self, name: str) -> bool:
+        """Whether a model or pipeline has no replica while nobody calls it."""
+        record = await asyncio.to_thread(self._deployments.get_record, name)
+        return record is not None and record.scale.min_replicas == 0
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(READ_INTERVAL_S)

@@ -13,7 +13,7 @@ from deployments.edge.membership import send_profile
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling.policy import Load, report_load
+from deployments.scaling.load import CAPACITY, TARGET_ONGOING, Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
@@ -31,7 +31,7 @@ class ModelReplica(HandleApi):
 
         from deployments.models.served_model import ServedModel
         from deployments.scaling.measure import measure_request_cost
-        from deployments.scaling.plan import choose_targets
+        from deployments.scaling.plan import TARGET_SHARE, choose_targets
 
         # torch would otherwise use every core in each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
@@ -40,7 +40,13 @@ class ModelReplica(HandleApi):
         self.servable = self._model = ServedModel(specification, Path(cache), slo_p99_s=slo_p99_s)
         profile = await measure_request_cost(self._model)
         send_profile(profile)
-        self._targets = choose_targets(profile, slo_p99_s) if slo_p99_s else None
+        targets = choose_targets(profile, slo_p99_s) if slo_p99_s else None
+        # The same for as long as it lives; Serve's policy has no other way to know it.
+        self._goal_load = (
+            {TARGET_ONGOING: targets.ongoing_requests, CAPACITY: TARGET_SHARE * targets.max_rows_per_s}
+            if targets
+            else {}
+        )
         limits = specification.limits
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
@@ -49,7 +55,7 @@ class ModelReplica(HandleApi):
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
-            count_calls=lambda: self.ongoing_calls,
+            count_calls=lambda: (self.ongoing_calls, self.total_calls),
         )
 
     async def check_health(self) -> None:
@@ -58,9 +64,7 @@ class ModelReplica(HandleApi):
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return report_load(
-            self._server.ongoing + self.ongoing_calls, self._targets.ongoing_requests if self._targets else None
-        )
+        return self._server.measure_load() | self._goal_load
 
     async def __del__(self) -> None:
         await self._server.stop()

@@ -82,6 +82,8 @@ class ReplicaReport:
         responses: number of requests from the edge by the status of their response; 499: the caller left before.
         latencies: counts of the histogram of those that were answered with a status below 500, by BOUNDS_S.
         passes: of its batcher; all zero for a pipeline.
+        calls: number of requests that compute something, POSTs from the edge and calls by handles: a monitor that asks
+            whether a model is ready does not use it.
     """
 
     uptime_s: float
@@ -89,6 +91,7 @@ class ReplicaReport:
     responses: dict[int, int]
     latencies: tuple[int, ...]
     passes: PassReport = PassReport()
+    calls: int = 0
 
 
 class RequestStatistics:
@@ -97,9 +100,11 @@ class RequestStatistics:
     def __init__(self) -> None:
         self.responses: Counter[int] = Counter()
         self.latencies = LatencyHistogram()
+        self.calls = 0
 
-    def record(self, status: int, latency_s: float) -> None:
-        """Count one request."""
+    def record(self, status: int, latency_s: float, *, is_call: bool = True) -> None:
+        """Count one request; `is_call`: whether it asks to compute something."""
         self.responses[status] += 1
+        self.calls += is_call
         if status < 499:
             self.latencies.record(latency_s)

@@ -17,7 +17,7 @@ class HandleApi:
     """The methods of a replica that Serve handles call; they delegate to `servable`."""
 
     servable: Servable
-    ongoing_calls = 0
+    ongoing_calls = total_calls = 0
 
     async def infer(self, version: str, body: bytes, header_length: int | None) -> tuple[int, bytes, int | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
@@ -67,6 +67,7 @@ class HandleApi:
     @contextlib.contextmanager
     def _count_call(self) -> Iterator[None]:
         self.ongoing_calls += 1
+        self.total_calls += 1
         try:
             yield
         finally:

@@ -52,7 +52,12 @@ class LocalClient:
         return self._get(model).metadata
 
     async def stream(
-        self, model: str, body: bytes, request_id: str | None, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        content_type: str = "application/json",
+        timeout_s: float = 1.0,
     ) -> AsyncGenerator[Event]:
         async for event in self._get(model).stream(body, content_type):
             yield event

@@ -143,7 +143,9 @@ class EndlessClient:
 
     is_closed = False
 
-    async def stream(self, model: str, body: bytes, request_id: str | None) -> AsyncGenerator[Event]:
+    async def stream(
+        self, model: str, body: bytes, request_id: str | None, *, timeout_s: float
+    ) -> AsyncGenerator[Event]:
         try:
             while True:
                 yield "token", b'{"row": 0, "text": "a"}'
