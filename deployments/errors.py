@@ -203,11 +203,16 @@ class DeviceFailed(ClientError):
 
 
 class QueueFull(ClientError):
-    """The replica has as many requests as its queue may hold."""
+    """The replica has as many requests as its queue may hold, or more rows than it can answer this request after."""
 
-    status = 503
+    status = 429
     code = "queue_full"
     headers = ((b"retry-after", b"1"),)
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.args = (message, retry_after_s)
+        self.headers = ((b"retry-after", b"%d" % retry_after_s),)
 
 
 class Unavailable(ClientError):
@@ -276,6 +281,12 @@ def encode_error(code: str, message: str, request_id: str | None) -> bytes:
     return msgspec.json.encode({"error": {"code": code, "message": message, "request_id": request_id}})
 
 
+def encode_call_error(error: CallError, request_id: str | None) -> bytes:
+    """Encode an error for a caller by a handle, who gets no headers: `Retry-After` is in the body."""
+    fields = {"code": error.code, "message": error.message, "request_id": request_id}
+    return msgspec.json.encode({"error": fields | {name.decode(): value.decode() for name, value in error.headers}})
+
+
 def encode_oip_error(message: str) -> bytes:
     """Encode the Open Inference Protocol's error body."""
     return msgspec.json.encode({"error": message})
@@ -308,4 +319,6 @@ def parse_error(status: int | None, body: bytes, request_id: str | None = None) 
     CallError.__init__(error, str(fields.get("message")))
     error.status, error.code = status or error_class.status, code or error_class.code
     error.request_id = fields.get("request_id") or request_id
+    if isinstance(retry_after := fields.get("retry-after"), str):
+        error.headers = ((b"retry-after", retry_after.encode()),)
     return error

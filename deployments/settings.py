@@ -30,7 +30,11 @@ class Limits(StrictModel):
     )
     max_rows: int = Field(65_536, ge=1, description="Maximum rows of a request; more gets 413.")
     max_batch_rows: int = Field(64, ge=1, description="Maximum rows of a forward pass.")
-    max_queue: int = Field(512, ge=1, description="Maximum concurrent requests in one replica; more get 503.")
+    max_queue: int = Field(
+        512,
+        ge=1,
+        description="Maximum concurrent requests in one replica; more get 429. Batch requests have half of it.",
+    )
     request_timeout_s: float = Field(
         30.0, gt=0, description="Seconds until a request is canceled with 504; of a stream, until its first event."
     )

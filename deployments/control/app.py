@@ -26,12 +26,13 @@ from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailabl
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.server.asgi import Receive, Scope, Send
+from deployments.server.asgi import Receive, Scope, Send, get_headers
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
 from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.routes import reject_content_type
+from deployments.server.scheduling import Scheduling, read_scheduling
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
 from deployments.settings import Limits, ServingSettings
 from training.errors import UserError
@@ -121,8 +122,9 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
     async def predict(name: str, request: Request) -> Response:
         """The model's own `predict`, at an address that stays the same however the model is served."""
+        scheduling = _read_scheduling(request, settings.limits)
         body = await _read_request(request, settings.limits)
-        return await _predict(client, name, request, body, settings.limits.request_timeout_s)
+        return await _predict(client, name, request, body, scheduling)
 
 
 def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingModels, settings: ServingSettings) -> None:
@@ -133,20 +135,24 @@ def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingMode
     limits = settings.limits
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
+        scheduling = _read_scheduling(request, limits)
         reject_content_type(request.scope)
         body = await _read_request(request, limits)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
-        response, length = await client.infer(name, version, body, header_length, limits.request_timeout_s)
+        response, length = await client.infer(
+            name, version, body, header_length, scheduling.remaining_s(), scheduling.priority
+        )
         if length is None:
             return Response(response, media_type="application/json")
         headers = {HEADER_LENGTH.decode(): str(length)}
         return Response(response, headers=headers, media_type="application/octet-stream")
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
+        scheduling = _read_scheduling(request, limits)
         body = await _read_request(request, limits)
         if version and not await asyncio.to_thread(sleeping.describe, name, version):
-            await client.metadata(name, version, limits.request_timeout_s)
-        return await _predict(client, name, request, body, limits.request_timeout_s)
+            await client.metadata(name, version, scheduling.remaining_s())
+        return await _predict(client, name, request, body, scheduling)
 
     async def metadata(name: str, version: str = "") -> Response:
         asleep = await asyncio.to_thread(sleeping.describe, name, version)
@@ -192,11 +198,20 @@ async def _read_request(request: Request, limits: Limits) -> bytes:
     return await read_body(request.scope, request.receive, limits.max_body_bytes)
 
 
-async def _predict(client: HandleClient, name: str, request: Request, body: bytes, timeout_s: float) -> Response:
+def _read_scheduling(request: Request, limits: Limits) -> Scheduling:
+    timeout_s = limits.request_timeout_s
+    scheduling = read_scheduling(get_headers(request.scope), timeout_s) or Scheduling()
+    return Scheduling.after(min(scheduling.timeout_s, timeout_s), scheduling.priority)
+
+
+async def _predict(client: HandleClient, name: str, request: Request, body: bytes, scheduling: Scheduling) -> Response:
     content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
     if wants_stream(request.scope, body):
-        return EventStreamResponse(client.stream(name, body, request_id, content_type, timeout_s))
-    response = await client.predict(name, body, request_id, timeout_s, content_type)
+        return EventStreamResponse(
+            client.stream(name, body, request_id, scheduling.remaining_s(), scheduling.priority, content_type)
+        )
+    timeout_s, priority = scheduling.remaining_s(), scheduling.priority
+    response = await client.predict(name, body, request_id, timeout_s, priority, content_type)
     return Response(response, media_type="application/json")
 
 

@@ -32,6 +32,7 @@ from deployments.server.edge_check import CALLER_HEADER
 from deployments.server.grpc_edge_check import GrpcEdgeCheck
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import GrpcMethod, compose_grpc, describe_grpc_error
+from deployments.server.scheduling import INTERACTIVE, PRIORITY_HEADER, parse_priority
 from deployments.settings import Limits, ServingSettings
 
 DRAIN_S = 30.0
@@ -107,7 +108,12 @@ class GrpcService:
     async def _model_infer(self, request: Any, context: Any) -> Any:
         body, header_length = translate.request_to_rest(request)
         response, response_header_length = await self._client.infer(
-            request.model_name, request.model_version, body, header_length, self._get_timeout_s(context)
+            request.model_name,
+            request.model_version,
+            body,
+            header_length,
+            self._get_timeout_s(context),
+            _get_priority(context),
         )
         assert response_header_length is not None, "a binary request gets a binary response"
         return translate.response_from_rest(
@@ -138,8 +144,8 @@ class GrpcService:
         if version and not await asyncio.to_thread(self._sleeping.describe, name, version):
             await self._client.metadata(request.model_name, request.model_version, self._get_timeout_s(context))
         body = generate.encode_predict_body(request)
-        timeout_s = self._get_timeout_s(context)
-        stream = self._client.stream(request.model_name, body, request.id or None, timeout_s=timeout_s)
+        timeout_s, priority = self._get_timeout_s(context), _get_priority(context)
+        stream = self._client.stream(request.model_name, body, request.id or None, timeout_s, priority)
         async with contextlib.aclosing(stream) as events:
             async for event, data in events:
                 yield generate.build_response(request, request.model_version, event, data)
@@ -187,6 +193,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         except CallError:
             return states.NOT_SERVING
         return states.SERVING
+
+
+def _get_priority(context: Any) -> int:
+    """The priority of a call's metadata; its deadline is gRPC's own."""
+    value = dict(context.invocation_metadata() or ()).get(PRIORITY_HEADER.decode())
+    return INTERACTIVE if value is None else parse_priority(str(value).encode())
 
 
 def _get_caller(context: Any) -> str:

@@ -171,7 +171,8 @@ def build_error_responses(error: str) -> JsonSchema:
     body = wrap_json({"$ref": f"#/components/schemas/{error}"})
     return {
         "4XX": {"description": "Refused; the message gives the value, the rule and the remedy."} | body,
-        "503": {"description": "Too many requests at once, or no replica is available; try again."} | body,
+        "429": {"description": "Too many requests to answer this one in time; try again after Retry-After."} | body,
+        "503": {"description": "No replica is available; try again."} | body,
         "504": {"description": "No response within the time limit."} | body,
     }
 

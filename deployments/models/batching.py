@@ -1,8 +1,10 @@
 """Batching: rows that arrived during one forward pass go through the net together in the next.
 
-Request walk: served_model.py -> [batching.py: queue, stack, forward pass, split]
+Request walk: served_model.py -> [batching.py] -> admission.py, chunk_queue.py
+    -> [batching.py: stack, forward pass, split] -> chunks.py
 There is no batch window: an idle model runs a request at once, a busy one fills its passes. A pass is limited in rows;
-a larger request is split, and one whose rows the net cannot take fails by itself.
+a larger request is split, and one whose rows the net cannot take fails by itself. A request that cannot be answered in
+time is refused at once, and what nobody waits for any more is not computed.
 
 Ray Serve's queue (`serve.batch`) does not split requests: with a `batch_size_fn` it refuses one that is larger than a
 pass, recounts the whole batch at each arrival, and puts what does not fit behind later requests. It does not know
@@ -11,9 +13,9 @@ sequence lengths, and takes a fifth of a small model's time per request.
 # Shapes: B rows of one request, N rows of a pass, T time steps (or tokens) of the longest row.
 
 import asyncio
+import math
 import threading
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,11 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from deployments.errors import DeviceFailed, ModelFailed
-from deployments.models.chunks import Chunk, PendingRequest, resolve_futures
+from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
+from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
+from deployments.models.chunks import Chunk, PendingRequest, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.protocols.arrays import Array, Outputs, Rows
 from deployments.scaling.profile import MIN_PASS_S, PassTiming, choose_pass_rows
 from deployments.scaling.report import PassReport
+from deployments.server.scheduling import Scheduling
 from training.bundle.program.interpreter import ProgramModule
 
 # A full pass shorter than this runs on the event loop: a thread switch there and back costs about as much (measured
@@ -37,9 +42,6 @@ MAX_INLINE_PASS_S = 0.5e-3
 
 # Rounds of timing passes of every size, after the first.
 MIN_ROUNDS, MAX_ROUNDS = 2, 200
-
-# Maximum share of padding in a pass; a row that would bring more waits for rows of its length.
-MAX_PADDING_SHARE = 0.2
 
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -71,6 +73,7 @@ class Batcher:
         padding_value: float | None,
         has_time_axis: tuple[bool, ...],
         dtype: torch.dtype | None = None,
+        request_timeout_s: float = math.inf,
     ) -> None:
         """Make a batcher.
 
@@ -81,17 +84,24 @@ class Batcher:
             padding_value: of the padding; None where rows have no time axis.
             has_time_axis: whether each output has one.
             dtype: of the net's input where numpy has no such type (bfloat16); None for that of the rows.
+            request_timeout_s: what a request without a deadline of its own has.
         """
         self._net, self._device, self._max_rows, self._pass_rows = net, device, max_rows, max_rows
         self._padding_value, self._has_time_axis, self._dtype = padding_value, has_time_axis, dtype
         if isinstance(net, ProgramModule):
             net.disable_input_checks()
         self.statistics = BatchStatistics()
-        self._queue: deque[Chunk] = deque()
+        self._queue = ChunkQueue(padding_value is not None)
+        self._request_timeout_s = request_timeout_s
+        # Made by the warm-up, whose own passes are not those of requests.
+        self._admission: Admission | None = None
         self._is_running = False
         self._inline = False
         self._example: Array | None = None
         self._pass_started_s: float | None = None
+        # Of the pass that runs or ran last; and when it ended, where another follows it.
+        self._running_rows = 0
+        self._last_end_s: float | None = None
         # Of passes that succeeded: in all, and at the last health check.
         self._succeeded = self._succeeded_at_check = 0
         self._device_error: DeviceFailed | None = None
@@ -124,11 +134,14 @@ class Batcher:
         x = self._example = self._pad_time_axis(x[:1])
         passes = tuple(known) or self._time_passes(x, budget_s)
         self._pass_rows = choose_pass_rows(passes, slo_p99_s)
-        self._inline = next(each.min_s for each in passes if each.rows == self._pass_rows) < MAX_INLINE_PASS_S
+        durations_s = {each.rows: each.min_s for each in passes}
+        self._inline = durations_s[self._pass_rows] < MAX_INLINE_PASS_S
         if known:
             # A device's first pass of a size takes longer.
             for size in {1, self._pass_rows}:
                 self._forward(np.repeat(x, size, axis=0))
+        estimator = PassEstimator(durations_s, self._pass_rows)
+        self._admission = Admission(estimator, self._queue, self._request_timeout_s, slo_p99_s)
         return passes
 
     def _time_passes(self, x: Array, budget_s: float) -> tuple[PassTiming, ...]:
@@ -156,11 +169,32 @@ class Batcher:
         self._forward(batch)
         return perf_counter() - start
 
-    async def forward(self, rows: Rows) -> Outputs:
+    def check_admission(self, scheduling: Scheduling | None, rows: int = 1) -> None:
+        """Check that a request can be answered in time, before it costs anything.
+
+        Args:
+            scheduling: of the request; None without a deadline or a priority.
+            rows: of the request; 1 where they are not decoded yet.
+
+        Raises:
+            QueueFull: it cannot, after those that wait.
+            DeadlineExceeded: it cannot, although nothing waits; or its deadline is past.
+        """
+        admission = self._admission
+        if admission is None or (scheduling is None and self._queue.rows + rows <= admission.max_rows):
+            return
+        running_s = None
+        if self._is_running:
+            elapsed_s = perf_counter() - (self._pass_started_s or perf_counter())
+            running_s = max(0.0, admission.estimator.estimate_pass_s(self._running_rows) - elapsed_s)
+        admission.check(rows, scheduling, running_s)
+
+    async def forward(self, rows: Rows, scheduling: Scheduling | None = None) -> Outputs:
         """Run rows through the net, together with those of other requests.
 
         Args:
             rows: of one request, B of them.
+            scheduling: its deadline and priority, if it has one.
 
         Returns:
             The net's outputs, each of shape (B, ...), or (B, T, ...) with T the length of the request's longest row.
@@ -170,20 +204,35 @@ class Batcher:
             Unavailable: they do not fit into the device's memory now.
             ModelFailed: the net fails for all rows.
             DeviceFailed: its device does.
+            QueueFull: the rows that wait take longer than it may.
+            DeadlineExceeded: its deadline is past, or would be if it were alone.
         """
-        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows))
+        self.check_admission(scheduling, len(rows))
+        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), scheduling)
         if isinstance(rows, list):
-            self._enqueue(self._split_by_length(request, rows))
+            self._enqueue(request, self._split_by_length(request, rows))
         else:
-            self._enqueue([Chunk(request, rows, slice(0, len(rows)))])
-        return await request.future
+            self._enqueue(request, [Chunk(request, rows, slice(0, len(rows)))])
+        if scheduling is None or request.deadline_s == math.inf:
+            return await request.future
+        timer = asyncio.get_running_loop().call_later(scheduling.remaining_s(), fail_late, request)
+        try:
+            return await request.future
+        finally:
+            timer.cancel()
 
     def report_passes(self) -> PassReport:
         """What it has done, and has to do."""
-        with self._lock:
-            queued_rows = sum(len(chunk.x) for chunk in self._queue)
-        statistics = self.statistics
-        return PassReport(queued_rows, statistics.passes, statistics.rows, statistics.busy_s)
+        queue, statistics = self._queue, self.statistics
+        return PassReport(
+            queue.rows,
+            statistics.passes,
+            statistics.rows,
+            statistics.busy_s,
+            refused=self._admission.refused if self._admission else 0,
+            late_rows=queue.late_rows,
+            abandoned_rows=queue.abandoned_rows,
+        )
 
     async def check_health(self, max_pass_s: float) -> None:
         """Check that passes succeed: one has since the last check, or the example's does now, before all that waits.
@@ -205,15 +254,15 @@ class Batcher:
         if has_progressed or self._example is None:
             return
         request = PendingRequest(asyncio.get_running_loop().create_future(), 1)
-        self._enqueue([Chunk(request, self._example, slice(0, 1))], first=True)
+        self._enqueue(request, [Chunk(request, self._example, slice(0, 1))], first=True)
         await request.future
         self._succeeded_at_check = self._succeeded
 
-    def _enqueue(self, chunks: Iterable[Chunk], *, first: bool = False) -> None:
-        """Queue chunks, and start passes where none run."""
+    def _enqueue(self, request: PendingRequest, chunks: Iterable[Chunk], *, first: bool = False) -> None:
+        """Queue a request's chunks, and start passes where none run."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            (self._queue.extendleft if first else self._queue.extend)(chunks)
+            self._queue.extend(chunks, request, first=first)
             is_idle, self._is_running = not self._is_running, True
         if is_idle:
             if self._inline:
@@ -229,7 +278,7 @@ class Batcher:
         start = time_steps = 0
         for end, row in enumerate(order):
             longest, count = lengths[order[start]], end - start + 1
-            if count > self._pass_rows or _exceeds_padding_share(time_steps + lengths[row], count * longest):
+            if count > self._pass_rows or exceeds_padding_share(time_steps + lengths[row], count * longest):
                 yield self._make_chunk(request, rows, order[start:end], lengths)
                 start, time_steps = end, 0
             time_steps += lengths[row]
@@ -248,69 +297,63 @@ class Batcher:
             padded[: len(row)] = row
         return x
 
-    def _take_batch(self) -> list[Chunk]:
-        """Take the oldest chunk, and later ones that fit: into the pass, and beside rows of its length."""
-        batch: list[Chunk] = []
-        skipped: list[Chunk] = []
-        rows = time_steps = longest = 0
-        while self._queue and rows < self._pass_rows:
-            chunk = self._queue.popleft()
-            if chunk.request.future.done():
-                continue  # its caller has left, or another chunk of it failed
-            rest = None
-            if len(chunk.x) > self._pass_rows - rows:
-                chunk, rest = chunk.split(self._pass_rows - rows)
-            if self._padding_value is not None:
-                new_longest = max(longest, chunk.x.shape[1])
-                padded = (rows + len(chunk.x)) * new_longest
-                if batch and _exceeds_padding_share(time_steps + chunk.time_steps, padded):
-                    skipped += [chunk] if rest is None else [chunk, rest]
-                    continue
-                time_steps, longest = time_steps + chunk.time_steps, new_longest
-            if rest is not None:
-                # Behind later chunks: a large request does not hold up small ones.
-                self._queue.append(rest)
-            rows += len(chunk.x)
-            batch.append(chunk)
-        self._queue.extendleft(reversed(skipped))
-        if batch:
-            self.statistics.passes += 1
-            self.statistics.rows += rows
-            self.statistics.time_steps += rows * longest
-            self.statistics.padding += rows * longest - time_steps
-        else:
-            self._is_running = False
+    def _take_batch(self, loop: asyncio.AbstractEventLoop) -> Batch:
+        """Take the chunks of the next pass; without any, passes stop."""
+        now_s = perf_counter()
+        end_s = now_s
+        estimator = self._admission.estimator if self._admission else None
+        if estimator is not None and self._last_end_s is not None:
+            end_s += estimator.estimate_pass_s(min(self._queue.rows, self._pass_rows))
+        with self._lock:
+            batch = self._queue.take(self._pass_rows, end_s)
+            if batch.chunks:
+                self._running_rows = batch.rows
+                self._pass_started_s = now_s
+            else:
+                self._is_running, self._last_end_s = False, None
+        if batch.late:
+            wait_s = 0.0 if estimator is None else estimator.estimate_wait_s(self._queue.rows + batch.rows)
+            loop.call_soon_threadsafe(refuse_late, batch.late, wait_s)
+        statistics = self.statistics
+        if batch.chunks:
+            statistics.passes += 1
+            statistics.rows += batch.rows
+            statistics.time_steps += batch.rows * batch.longest
+            statistics.padding += batch.rows * batch.longest - batch.time_steps
         return batch
 
     def _run_inline_pass(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the event loop: one pass, and the next one later, so that other tasks run between them."""
-        with self._lock:
-            batch = self._take_batch()
-        if batch:
-            resolve_futures(batch, self._run_batch(batch))
+        batch = self._take_batch(loop)
+        if batch.chunks:
+            resolve_futures(batch.chunks, self._run_batch(batch))
             loop.call_soon(self._run_inline_pass, loop)
 
     def _run_passes(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: pass after pass while the queue has rows; the net does not wait for encoding."""
         while True:
-            with self._lock:
-                batch = self._take_batch()
-            if not batch:
+            batch = self._take_batch(loop)
+            if not batch.chunks:
                 return
-            loop.call_soon_threadsafe(resolve_futures, batch, self._run_batch(batch))
+            loop.call_soon_threadsafe(resolve_futures, batch.chunks, self._run_batch(batch))
 
-    def _run_batch(self, batch: list[Chunk]) -> list[Outputs | Exception]:
+    def _run_batch(self, batch: Batch) -> list[Outputs | Exception]:
         """Run a batch, and count the time that it takes. Never raises."""
         started_s = perf_counter()
-        outputs = self._try_batch(batch)
-        self.statistics.busy_s += perf_counter() - started_s
+        outputs = self._try_batch(batch.chunks)
+        end_s = perf_counter()
+        self.statistics.busy_s += end_s - started_s
+        if self._admission is not None:
+            # From the end of the pass before, where one was: what comes between two passes takes its time, too.
+            self._admission.record_pass(batch.rows, end_s - (self._last_end_s or started_s), end_s)
+        self._last_end_s = end_s
         return outputs
 
     def _try_batch(self, batch: list[Chunk]) -> list[Outputs | Exception]:
         """Run a batch, and split the outputs by chunk; where that fails, run each chunk by itself. Never raises."""
         self._pass_started_s = perf_counter()
         try:
-            outputs = self._split_outputs(batch, self._forward(self._stack(batch)))
+            outputs = split_outputs(batch, self._forward(self._stack(batch)), self._has_time_axis)
             self._succeeded += 1
             return outputs
         except BaseException as error:  # a net may even raise SystemExit
@@ -327,26 +370,6 @@ class Batcher:
     def _run_example(self) -> None:
         if self._example is not None:
             self._forward(self._example)
-
-    def _split_outputs(self, batch: list[Chunk], y_N: Outputs) -> list[Outputs | Exception]:
-        if len(batch) == 1 and not any(self._has_time_axis):
-            return [y_N]
-        outputs: list[Outputs | Exception] = []
-        start = 0
-        if len(y_N) == 1 and not self._has_time_axis[0]:
-            (y,) = y_N
-            for chunk in batch:
-                outputs.append((y[start : (start := start + len(chunk.x))],))
-            return outputs
-        for chunk in batch:
-            rows = slice(start, start := start + len(chunk.x))
-            outputs.append(
-                tuple(
-                    y[rows, : chunk.x.shape[1]] if has_time_axis else y[rows]
-                    for y, has_time_axis in zip(y_N, self._has_time_axis, strict=True)
-                )
-            )
-        return outputs
 
     def _stack(self, batch: list[Chunk]) -> Array:
         if len(batch) == 1:
@@ -372,7 +395,3 @@ class Batcher:
 def _to_numpy(y: Tensor) -> Array:
     array: Array = (y.float() if y.dtype == torch.bfloat16 else y).numpy()
     return array
-
-
-def _exceeds_padding_share(time_steps: int, padded: int) -> bool:
-    return time_steps < (1 - MAX_PADDING_SHARE) * padded

@@ -2,7 +2,7 @@
 
 Request walk: batching.py -> [chunks.py]
 """
-# Shapes: B rows of one request, T time steps (or tokens) of the longest row.
+# Shapes: B rows of one request, N rows of a pass, T time steps (or tokens) of the longest row.
 
 import asyncio
 from dataclasses import dataclass
@@ -10,15 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployments.protocols.arrays import Array, Outputs
+from deployments.server.scheduling import Scheduling
+
+_UNSCHEDULED = Scheduling()
 
 
 class PendingRequest:
     """A request on its way: its number of rows, and the outputs of those that are through."""
 
-    __slots__ = ("future", "parts", "remaining_rows", "rows")
+    __slots__ = ("deadline_s", "future", "parts", "priority", "remaining_rows", "rows", "timeout_s")
 
-    def __init__(self, future: "asyncio.Future[Outputs]", rows: int) -> None:
+    def __init__(self, future: "asyncio.Future[Outputs]", rows: int, scheduling: Scheduling | None = None) -> None:
         self.future, self.rows, self.remaining_rows = future, rows, rows
+        self.deadline_s, self.priority, self.timeout_s = scheduling or _UNSCHEDULED
         self.parts: list[tuple[slice | Array, Outputs]] = []
 
 
@@ -55,6 +59,27 @@ class Chunk:
         first = Chunk(self.request, self.x[:rows], first_index, None if lengths is None else lengths[:rows])
         rest = Chunk(self.request, self.x[rows:], rest_index, None if lengths is None else lengths[rows:])
         return first, rest
+
+
+def split_outputs(batch: list[Chunk], y_N: Outputs, has_time_axis: tuple[bool, ...]) -> list[Outputs | Exception]:
+    """Split the outputs of a pass by its chunks; those with a time axis are cut to the chunk's own."""
+    if len(batch) == 1 and not any(has_time_axis):
+        return [y_N]
+    outputs: list[Outputs | Exception] = []
+    start = 0
+    if len(y_N) == 1 and not has_time_axis[0]:
+        (y,) = y_N
+        for chunk in batch:
+            outputs.append((y[start : (start := start + len(chunk.x))],))
+        return outputs
+    for chunk in batch:
+        rows = slice(start, start := start + len(chunk.x))
+        outputs.append(
+            tuple(
+                y[rows, : chunk.x.shape[1]] if is_cut else y[rows] for y, is_cut in zip(y_N, has_time_axis, strict=True)
+            )
+        )
+    return outputs
 
 
 def resolve_futures(batch: list[Chunk], outputs: list[Outputs | Exception]) -> None:

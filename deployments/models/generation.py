@@ -18,9 +18,10 @@ from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.predict.events import TextChunk
 from deployments.protocols.predict.outputs import encode_base64_png
 from deployments.protocols.predict.requests import ImageRequest, TextRequest
+from deployments.server.scheduling import Scheduling
 from training.data.tokenizer import NUM_SPECIAL_TOKENS, Encoding, Tokenizer
 
-Forward = Callable[[Rows], Awaitable[Outputs]]
+Forward = Callable[[Rows, Scheduling | None], Awaitable[Outputs]]
 
 # Chunks that a reader has not read yet; then its rows wait.
 MAX_QUEUED_CHUNKS = 64
@@ -45,15 +46,19 @@ class TextGenerator:
         """
         self._forward, self._tokenizer, self._context_length = forward, tokenizer, context_length
 
-    async def generate(self, prompts: list[Encoding], request: TextRequest) -> list[dict[str, Any]]:
+    async def generate(
+        self, prompts: list[Encoding], request: TextRequest, scheduling: Scheduling | None = None
+    ) -> list[dict[str, Any]]:
         """Continue each prompt by request.max_tokens tokens; the same seed gives the same texts."""
         texts: list[list[str]] = [[] for _ in prompts]
-        async with contextlib.aclosing(self.stream(prompts, request)) as chunks:
+        async with contextlib.aclosing(self.stream(prompts, request, scheduling)) as chunks:
             async for row, text in chunks:
                 texts[row].append(text)
         return [{"text": "".join(parts)} for parts in texts]
 
-    async def stream(self, prompts: list[Encoding], request: TextRequest) -> AsyncGenerator[TextChunk]:
+    async def stream(
+        self, prompts: list[Encoding], request: TextRequest, scheduling: Scheduling | None = None
+    ) -> AsyncGenerator[TextChunk]:
         """Yield each continuation in chunks, as its tokens are computed; closing the generator stops the work."""
         # A slow reader stops its own rows, whose next tokens are not asked for, and nobody else's.
         chunks: asyncio.Queue[TextChunk | None] = asyncio.Queue(MAX_QUEUED_CHUNKS)
@@ -62,7 +67,7 @@ class TextGenerator:
 
         async def continue_row(row: int, prompt: Encoding) -> None:
             async with slots:
-                async for text in self._continue(prompt.ids, request, row):
+                async for text in self._continue(prompt.ids, request, row, scheduling):
                     await chunks.put(TextChunk(row, text))
 
         async def continue_rows() -> None:
@@ -87,11 +92,13 @@ class TextGenerator:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _continue(self, prompt: list[int], request: TextRequest, row: int) -> AsyncGenerator[str]:
+    async def _continue(
+        self, prompt: list[int], request: TextRequest, row: int, scheduling: Scheduling | None
+    ) -> AsyncGenerator[str]:
         random = _make_random_generator(None if request.seed is None else (request.seed + row) % 2**63)
         ids, detokenizer = list(prompt), IncrementalDetokenizer(self._tokenizer, prompt)
         for remaining in range(request.max_tokens - 1, -1, -1):
-            (y_1TV,) = await self._forward(np.array([ids[-self._context_length :]]))
+            (y_1TV,) = await self._forward(np.array([ids[-self._context_length :]]), scheduling)
             ids.append(_sample_token(torch.from_numpy(y_1TV[0, -1]), request.temperature, random))
             if text := detokenizer.add(ids[-1], is_last=remaining == 0):
                 yield text

@@ -7,6 +7,7 @@ Knows nothing of HTTP.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -18,15 +19,17 @@ from deployments.errors import DeadlineExceeded, NotStreamable
 from deployments.models.batching import Batcher
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
-from deployments.protocols.arrays import Outputs, Rows
-from deployments.protocols.oip.codec import OipCodec, encode_metadata
+from deployments.protocols.arrays import Rows
+from deployments.protocols.oip.codec import InferRequest, OipCodec, encode_metadata
 from deployments.protocols.predict import events
 from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
+from deployments.protocols.predict.events import TextChunk
 from deployments.protocols.predict.images import TooLargeInline, run_in_image_thread
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.protocols.predict.requests import ImageRequest
 from deployments.scaling.profile import PROFILES, ProfileCache, build_key
 from deployments.scaling.report import PassReport
+from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
@@ -133,41 +136,36 @@ class ServedModel:
         assert rows is not None, "a bundle's example has rows"
         return rows
 
-    async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+    async def infer(
+        self, body: bytes, header_length: int | None = None, scheduling: Scheduling | None = None
+    ) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
+        # Before it is decoded: to refuse must cost less than to answer.
+        self._batcher.check_admission(scheduling)
         codec = self.oip_codec
         if len(body) <= (self._inline_json_bytes if header_length is None else self._inline_binary_bytes):
             request = codec.decode_request(body, header_length)
         else:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
-        if request.timeout_s is None:
-            outputs = await self._batcher.forward(request.rows)
-        else:
-            outputs = await self._forward_in_time(request.rows, request.timeout_s)
+        if request.timeout_s is not None or request.priority:
+            scheduling = _combine(scheduling, request)
+        outputs = await self._batcher.forward(request.rows, scheduling)
         if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
             return codec.encode_response(outputs, request)
         return await asyncio.to_thread(codec.encode_response, outputs, request)
 
-    async def _forward_in_time(self, rows: Rows, timeout_s: float) -> Outputs:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._batcher.forward(rows)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"no response within the request's timeout of {timeout_s:g} s; set a longer one"
-            ) from None
-
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
+        self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
     ) -> bytes:
         """Run a `predict` request."""
+        self._batcher.check_admission(scheduling)
         request = await self._decode_predict(body, content_type)
         if self._generator:
-            texts = await self._generator.generate(_get_prompts(request), request.options)
+            texts = await self._generator.generate(_get_prompts(request), request.options, scheduling)
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
             return await run_in_image_thread(self._sample_images, request.options)
-        outputs = await self._batcher.forward(request.rows)
+        outputs = await self._batcher.forward(request.rows, scheduling)
         if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
             return self.predict_codec.encode_response(outputs, request)
         return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
@@ -184,8 +182,12 @@ class ServedModel:
         images = sample_images(self._decoder, self.manifest.output_schema.latent_size, options, self.device)
         return self.predict_codec.encode_predictions(images)
 
-    async def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
+    async def stream(
+        self, body: bytes, content_type: str, scheduling: Scheduling | None = None
+    ) -> AsyncGenerator[Event]:
         """Run a `predict` request and stream its response; closing the generator stops the work.
+
+        A deadline is one for the first event, as the service's own limit is.
 
         Yields:
             (TOKEN, {"row", "text"}) for each chunk of each row, then (DONE, the response of `predict`).
@@ -195,14 +197,40 @@ class ServedModel:
         """
         if self._generator is None:
             raise NotStreamable(f"{self.manifest.name} does not generate text; send the request without stream")
+        self._batcher.check_admission(scheduling)
         request = await self._decode_predict(body, content_type)
         prompts = _get_prompts(request)
         texts: list[list[str]] = [[] for _ in prompts]
-        async with contextlib.aclosing(self._generator.stream(prompts, request.options)) as chunks:
-            async for chunk in chunks:
+        # Only the first event is due.
+        later = None if scheduling is None else scheduling.without_deadline()
+        async with contextlib.aclosing(self._generator.stream(prompts, request.options, later)) as chunks:
+            chunk = await _await_first(chunks, scheduling)
+            while chunk is not None:
                 texts[chunk.row].append(chunk.text)
                 yield events.TOKEN, encode_json(chunk._asdict())
+                chunk = await anext(chunks, None)
         yield events.DONE, self.predict_codec.encode_predictions([{"text": "".join(parts)} for parts in texts])
+
+
+async def _await_first(chunks: AsyncGenerator[TextChunk], scheduling: Scheduling | None) -> TextChunk | None:
+    """Await the first chunk, until the deadline."""
+    if scheduling is None or scheduling.deadline_s == math.inf:
+        return await anext(chunks, None)
+    try:
+        async with asyncio.timeout(scheduling.remaining_s()):
+            return await anext(chunks, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"no first event within the request's timeout of {scheduling.timeout_s:g} s; set a longer one"
+        ) from None
+
+
+def _combine(scheduling: Scheduling | None, request: InferRequest) -> Scheduling:
+    """Combine the headers with the parameters of Triton: the earlier deadline and the lower priority hold."""
+    headers, timeout_s = scheduling or Scheduling(), request.timeout_s
+    priority = max(headers.priority, request.priority)
+    parameters = Scheduling(priority=priority) if timeout_s is None else Scheduling.after(timeout_s, priority)
+    return min(headers._replace(priority=priority), parameters)
 
 
 def _get_prompts(request: PredictRequest) -> list[Any]:
@@ -228,6 +256,7 @@ def _build_batcher(net: torch.nn.Module, bundle: Bundle, endpoint: ModelEndpoint
         has_time_axis=tuple(len(spec.shape) > 1 and spec.shape[1] < 0 for spec in bundle.manifest.outputs),
         # numpy has no bfloat16.
         dtype=torch.bfloat16 if bundle.manifest.inputs[0].datatype == "BF16" else None,
+        request_timeout_s=endpoint.limits.request_timeout_s,
     )
 
 

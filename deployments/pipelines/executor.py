@@ -16,6 +16,7 @@ from deployments.pipelines.pipeline_plan import build_plan
 from deployments.pipelines.request_context import ALL_LABELS, ModelCall, Raw, RequestContext, RowBatch
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.protocols.predict.requests import parse_json_request
+from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event
 from deployments.specs.deployment import PipelineEndpoint
 from deployments.specs.signature import has_class_output
@@ -45,28 +46,34 @@ class PipelineExecutor:
         self._request_type: Any = _LabelsRequest if has_class_output(self._plan.output) else _RowsRequest
         self._accepts_images = isinstance(self._plan.inputs[0], ImageInput)
 
-    async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+    async def infer(
+        self, body: bytes, header_length: int | None = None, scheduling: Scheduling | None = None
+    ) -> tuple[bytes, int | None]:
         """Refuse an Open Inference Protocol request: nodes exchange rows as JSON, not tensors."""
         name = self.endpoint.name
         raise TensorsNotSupported(f"{name} is a pipeline, which takes no tensors; POST /v2/models/{name}/predict")
 
-    async def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
+    async def stream(
+        self, body: bytes, content_type: str, scheduling: Scheduling | None = None
+    ) -> AsyncGenerator[Event]:
         """Refuse to stream: a pipeline's response is complete only when its last node's is."""
         raise NotStreamable(f"{self.endpoint.name} is a pipeline, which cannot stream; send the request without stream")
         yield  # makes it a generator, as the interface requires
 
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
+        self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
     ) -> bytes:
-        """Run a `predict` request, for timeout_s at most and never longer than the pipeline's own limit."""
-        limit_s = self.endpoint.limits.request_timeout_s
-        limit_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
+        """Run a `predict` request, until its deadline at most and never longer than the pipeline's own limit."""
+        scheduling = scheduling or Scheduling()
+        limit_s = min(self.endpoint.limits.request_timeout_s, scheduling.remaining_s())
         # Set before the body is parsed: parsing counts too.
         deadline_s = asyncio.get_running_loop().time() + NODE_TIME_SHARE * limit_s
         request = self._parse_request(body, content_type)
         predictions = await self._plan.run(
             RowBatch(request.inputs, list(range(len(request.inputs)))),
-            RequestContext(self._call_model, deadline_s, CropBudget(self.endpoint.limits), request_id),
+            RequestContext(
+                self._call_model, deadline_s, CropBudget(self.endpoint.limits), request_id, scheduling.priority
+            ),
             getattr(request, "top_k", ALL_LABELS),
         )
         response = {"model": self.endpoint.name, "version": str(self.endpoint.version), "predictions": predictions}

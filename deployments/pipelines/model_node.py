@@ -44,13 +44,14 @@ class ModelNodePlan:
         try:
             async with asyncio.timeout(timeout_s):
                 body = await context.call_model(
-                    self._model, msgspec.json.encode(request), context.request_id, timeout_s
+                    self._model, msgspec.json.encode(request), context.request_id, timeout_s, context.priority
                 )
         except TimeoutError:
             message = f"no response within its {max(timeout_s, 0):.3g} s; try again, or send less"
             raise NodeError(self.path, DeadlineExceeded.status, DeadlineExceeded.code, message) from None
         except CallError as error:
-            raise NodeError(self.path, error.status, error.code, batch.renumber(error.message)) from None
+            message = batch.renumber(error.message)
+            raise NodeError(self.path, error.status, error.code, message, error.headers) from None
         predictions = msgspec.json.decode(body, type=_PredictResponse).predictions
         if len(predictions) != len(batch.rows):
             message = f"{len(predictions)} predictions for {len(batch.rows)} rows"

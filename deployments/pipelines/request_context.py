@@ -14,11 +14,13 @@ import msgspec
 from deployments.errors import ClientError, MalformedBody
 from deployments.pipelines.crops import CropBudget
 from deployments.protocols.arrays import describe_json_error
+from deployments.server.scheduling import INTERACTIVE
 
 Raw = msgspec.Raw
 
-ModelCall = Callable[[str, bytes, str | None, float], Awaitable[bytes]]
-"""Calls a deployed model: name, body of a `predict` request, request id, time limit in seconds to body of the response.
+ModelCall = Callable[[str, bytes, str | None, float, int], Awaitable[bytes]]
+"""Calls a deployed model: name, body of a `predict` request, request id, time limit in seconds, priority to body of the
+response.
 
 Raises:
     TimeoutError: no response in that time.
@@ -30,13 +32,15 @@ ALL_LABELS = 2**31
 
 
 class NodeError(ClientError):
-    """A node's error as the pipeline's: status and code of the node's, and the node's path in the message."""
+    """A node's error as the pipeline's: status, code and headers of the node's, and its path in the message."""
 
-    def __init__(self, path: str, status: int, code: str, message: str) -> None:
+    def __init__(
+        self, path: str, status: int, code: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         super().__init__(message)
-        self.args = (path, status, code, message)
+        self.args = (path, status, code, message, headers)
         self.status, self.code, self.message = status, code, f"{path}: {message}"
-        self.headers = ((b"retry-after", b"1"),) if status == 503 else ()
+        self.headers = headers
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class RequestContext:
         deadline_s: end of the request's time limit, on the event loop's clock.
         crop_budget: what may be cropped from the request's images.
         request_id: as the caller sent it, for the log of each node's model.
+        priority: of the request; see Scheduling.
     """
 
     call_model: ModelCall
     deadline_s: float
     crop_budget: CropBudget
     request_id: str | None = None
+    priority: int = INTERACTIVE
 
     def remaining_s(self) -> float:
         """Seconds until the deadline."""

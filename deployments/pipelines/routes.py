@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from deployments.pipelines.executor import PipelineExecutor
-from deployments.server.asgi import Receive, Scope, Send, get_header, send_response
+from deployments.server.asgi import Receive, Scope, Send, get_header, get_headers, send_response
 from deployments.server.request_limits import read_body, reject_encoding
 from deployments.server.routes import ModelRoutes
+from deployments.server.scheduling import read_scheduling
 from deployments.server.sse import send_events, wants_stream
 
 ListUnready = Callable[[], Awaitable[list[str]]]
@@ -25,6 +26,7 @@ class PipelineRoutes(ModelRoutes):
         self._executor, self._list_unready = executor, list_unready
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scheduling = read_scheduling(get_headers(scope), self._timeout_s)
         reject_encoding(scope)
         content_type = get_header(scope, b"content-type").decode("latin-1")
         body = await read_body(scope, receive, self._max_bytes)
@@ -32,7 +34,7 @@ class PipelineRoutes(ModelRoutes):
         if wants_stream(scope, body):
             await send_events(scope, send, self._executor.stream(body, content_type))
         else:
-            await send_response(send, 200, await self._executor.predict(body, content_type, request_id))
+            await send_response(send, 200, await self._executor.predict(body, content_type, request_id, scheduling))
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         unready = await self._list_unready()

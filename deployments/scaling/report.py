@@ -64,12 +64,18 @@ class PassReport:
         passes: forward passes.
         rows: through them.
         busy_s: seconds that they took together.
+        refused: requests that could not have been answered in time, and were not admitted.
+        late_rows: rows that were not computed, since the deadlines of their requests came too early.
+        abandoned_rows: rows that were not computed, since their callers had left.
     """
 
     queued_rows: int = 0
     passes: int = 0
     rows: int = 0
     busy_s: float = 0.0
+    refused: int = 0
+    late_rows: int = 0
+    abandoned_rows: int = 0
 
 
 @dataclass(frozen=True)

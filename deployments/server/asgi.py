@@ -21,13 +21,18 @@ RESPONSE_STARTED = "shoal.response_started"
 _HEADER_MAP = "shoal.header_map"
 
 
-def get_header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header of this (lower case) name, or b""."""
+def get_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers by (lower case) name; of several, the first."""
     headers: dict[bytes, bytes] | None = scope.get(_HEADER_MAP)
     if headers is None:
         # Made once a request: the layers look some ten names up.
         headers = scope[_HEADER_MAP] = dict(reversed(scope["headers"]))
-    return headers.get(name, b"")
+    return headers
+
+
+def get_header(scope: Scope, name: bytes) -> bytes:
+    """Return the first header of this (lower case) name, or b""."""
+    return get_headers(scope).get(name, b"")
 
 
 async def send_response(

@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
-from deployments.errors import ClientError, DeadlineExceeded, encode_error
+from deployments.errors import ClientError, DeadlineExceeded, encode_call_error
 from deployments.protocols.predict.events import ERROR
 from deployments.server.routes import Servable
+from deployments.server.scheduling import INTERACTIVE, Scheduling
 
 
 class HandleApi:
@@ -19,14 +20,22 @@ class HandleApi:
     servable: Servable
     ongoing_calls = total_calls = 0
 
-    async def infer(self, version: str, body: bytes, header_length: int | None) -> tuple[int, bytes, int | None]:
+    async def infer(
+        self,
+        version: str,
+        body: bytes,
+        header_length: int | None,
+        timeout_s: float | None = None,
+        priority: int = INTERACTIVE,
+    ) -> tuple[int, bytes, int | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
+        scheduling = self._schedule(timeout_s, priority)
         try:
             with self._count_call():
                 self.servable.endpoint.check_version(version)
-                return 200, *await self.servable.infer(body, header_length)
+                return 200, *await self.servable.infer(body, header_length, scheduling)
         except ClientError as error:
-            return error.status, encode_error(error.code, error.message, None), None
+            return error.status, encode_call_error(error, None), None
 
     async def metadata(self, version: str) -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
@@ -34,35 +43,52 @@ class HandleApi:
             self.servable.endpoint.check_version(version)
             return 200, self.servable.metadata
         except ClientError as error:
-            return error.status, encode_error(error.code, error.message, None)
+            return error.status, encode_call_error(error, None)
 
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None, timeout_s: float | None = None
+        self,
+        body: bytes,
+        content_type: str,
+        request_id: str | None,
+        timeout_s: float | None = None,
+        priority: int = INTERACTIVE,
     ) -> tuple[int, bytes]:
         """Run a `predict` request, for timeout_s at most; returns status and body."""
-        limit_s = self.servable.endpoint.limits.request_timeout_s
-        limit_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
+        scheduling = self._schedule(timeout_s, priority)
         try:
             with self._count_call():
-                async with asyncio.timeout(limit_s):
-                    return 200, await self.servable.predict(body, content_type, request_id, timeout_s)
+                async with asyncio.timeout(scheduling.timeout_s):
+                    return 200, await self.servable.predict(body, content_type, request_id, scheduling)
         except ClientError as error:
-            return error.status, encode_error(error.code, error.message, request_id)
+            return error.status, encode_call_error(error, request_id)
         except TimeoutError:
-            late = DeadlineExceeded(f"no response within {limit_s:.3g} s; try again, or send less")
-            return late.status, encode_error(late.code, late.message, request_id)
+            late = DeadlineExceeded(f"no response within {scheduling.timeout_s:.3g} s; try again, or send less")
+            return late.status, encode_call_error(late, request_id)
 
     async def stream(
-        self, body: bytes, content_type: str, request_id: str | None
+        self,
+        body: bytes,
+        content_type: str,
+        request_id: str | None,
+        timeout_s: float | None = None,
+        priority: int = INTERACTIVE,
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
-        """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last."""
+        """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
+
+        The first event comes within timeout_s.
+        """
+        scheduling = self._schedule(timeout_s, priority)
         with self._count_call():
-            async with contextlib.aclosing(self.servable.stream(body, content_type)) as events:
+            async with contextlib.aclosing(self.servable.stream(body, content_type, scheduling)) as events:
                 try:
                     async for name, data in events:
                         yield 200, name, data
                 except ClientError as error:
-                    yield error.status, ERROR, encode_error(error.code, error.message, request_id)
+                    yield error.status, ERROR, encode_call_error(error, request_id)
+
+    def _schedule(self, timeout_s: float | None, priority: int) -> Scheduling:
+        limit_s = self.servable.endpoint.limits.request_timeout_s
+        return Scheduling.after(limit_s if timeout_s is None else min(timeout_s, limit_s), priority)
 
     @contextlib.contextmanager
     def _count_call(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import CallError, DeadlineExceeded, NodeFailed, Unavailable, UnknownModel, parse_error
 from deployments.ray_internals import assignment_of
+from deployments.server.scheduling import INTERACTIVE
 from deployments.server.sse import Event
 
 # Serve usually replaces a replica that died within this; a call waits so long for one, and for one of a model that may
@@ -58,14 +59,27 @@ class HandleClient:
         self._handles_lock = asyncio.Lock()
 
     async def predict(
-        self, model: str, body: bytes, request_id: str | None, timeout_s: float, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float,
+        priority: int = INTERACTIVE,
+        content_type: str = "application/json",
     ) -> bytes:
         """Run a `predict` request; returns the response's body."""
-        (response,) = await self._call(model, "predict", timeout_s, body, content_type, request_id, timeout_s)
+        arguments = body, content_type, request_id, timeout_s, priority
+        (response,) = await self._call(model, "predict", timeout_s, *arguments)
         return response  # type: ignore[no-any-return]
 
     async def infer(
-        self, model: str, version: str, body: bytes, header_length: int | None, timeout_s: float
+        self,
+        model: str,
+        version: str,
+        body: bytes,
+        header_length: int | None,
+        timeout_s: float,
+        priority: int = INTERACTIVE,
     ) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request.
 
@@ -75,11 +89,13 @@ class HandleClient:
             body: JSON, followed by raw tensors where header_length is given.
             header_length: length of the JSON part.
             timeout_s: time limit.
+            priority: see Scheduling.
 
         Returns:
             The response's body, and the length of its JSON part.
         """
-        response, response_header_length = await self._call(model, "infer", timeout_s, version, body, header_length)
+        arguments = version, body, header_length, timeout_s, priority
+        response, response_header_length = await self._call(model, "infer", timeout_s, *arguments)
         return response, response_header_length
 
     async def metadata(self, model: str, version: str, timeout_s: float) -> bytes:
@@ -92,20 +108,21 @@ class HandleClient:
         model: str,
         body: bytes,
         request_id: str | None,
+        timeout_s: float | None = None,
+        priority: int = INTERACTIVE,
         content_type: str = "application/json",
-        timeout_s: float = REPLICA_WAIT_S,
     ) -> AsyncGenerator[Event]:
         """Run a `predict` request and yield the response's events; closing the generator cancels the replica's work.
 
-        `timeout_s` bounds the wait for a replica.
+        timeout_s is until the first event; None for the replica's limit, and for a short wait where none is up.
         """
         for _ in range(MAX_ATTEMPTS):
             has_started = False
             handles = await self._get_handles(model)
-            response: Any = handles["stream"].remote(body, content_type, request_id)
+            response: Any = handles["stream"].remote(body, content_type, request_id, timeout_s, priority)
             try:
                 with _translate_errors(model):
-                    await self._wait_for_replica(model, response, timeout_s)
+                    await self._wait_for_replica(model, response, REPLICA_WAIT_S if timeout_s is None else timeout_s)
                     while (item := await _await_result(anext(response, None))) is not None:
                         status, name, data = item
                         if status != 200:

@@ -16,6 +16,7 @@ from deployments.errors import (
     UnsupportedMediaType,
 )
 from deployments.server.asgi import App, Receive, Scope, Send, get_header
+from deployments.server.scheduling import BATCH, PRIORITIES, PRIORITY_HEADER
 from deployments.settings import Limits
 
 # Requests older than this are checked: has the caller disconnected, has the deadline passed? To watch every caller from
@@ -53,14 +54,16 @@ class RequestLimits:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits = app, limits
+        # Batch requests leave half of the places to interactive ones.
+        self._max_batch_requests = max(1, limits.max_queue // 2)
         self._check_interval_s = min(CHECK_INTERVAL_S, limits.request_timeout_s / 20)
         self._ongoing: dict[asyncio.Task[None], _OngoingRequest] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if len(self._ongoing) >= self._limits.max_queue:
-            raise QueueFull(f"this replica has {len(self._ongoing)} requests, its limit; try again shortly")
+        if len(self._ongoing) >= self._max_batch_requests:
+            self._reject_excess(scope)
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
@@ -80,6 +83,14 @@ class RequestLimits:
             del self._ongoing[task]
             if request.disconnect_watcher:
                 request.disconnect_watcher.cancel()
+
+    def _reject_excess(self, scope: Scope) -> None:
+        """Raise QueueFull where a request's priority has no place left."""
+        ongoing = len(self._ongoing)
+        if ongoing >= self._limits.max_queue:
+            raise QueueFull(f"this replica has {ongoing} requests, its limit; try again shortly")
+        if PRIORITIES.get(get_header(scope, PRIORITY_HEADER).lower()) == BATCH:
+            raise QueueFull(f"this replica has {ongoing} requests, its limit for batch requests; try again shortly")
 
     @property
     def stall_timeout_s(self) -> float:

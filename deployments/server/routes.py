@@ -10,8 +10,9 @@ import msgspec
 
 from deployments.errors import MethodNotAllowed, NotFound, UnsupportedMediaType
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
-from deployments.server.asgi import JSON, Receive, Scope, Send, get_header, send_response
+from deployments.server.asgi import JSON, Receive, Scope, Send, get_header, get_headers, send_response
 from deployments.server.request_limits import read_body, reject_encoding
+from deployments.server.scheduling import Scheduling, read_scheduling
 from deployments.server.sse import Event, send_events, wants_stream
 from deployments.specs.model_deployment import Endpoint
 
@@ -32,15 +33,17 @@ class Servable(Protocol):
     def endpoint(self) -> Endpoint:
         """What is served: name, version, limits."""
 
-    async def infer(self, body: bytes, header_length: int | None = None) -> tuple[bytes, int | None]:
+    async def infer(
+        self, body: bytes, header_length: int | None = None, scheduling: Scheduling | None = None
+    ) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request; the second values are the lengths of the JSON parts."""
 
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None = None, timeout_s: float | None = None
+        self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
     ) -> bytes:
-        """Run a request in the task's JSON form; a pipeline passes the request's id and remaining time on."""
+        """Run a request in the task's JSON form; a pipeline passes the request's id and scheduling on."""
 
-    def stream(self, body: bytes, content_type: str) -> AsyncGenerator[Event]:
+    def stream(self, body: bytes, content_type: str, scheduling: Scheduling | None = None) -> AsyncGenerator[Event]:
         """Run the same request and yield its output while it grows."""
 
 
@@ -50,6 +53,7 @@ class ModelRoutes:
     def __init__(self, model: Servable) -> None:
         self._model = model
         self._max_bytes = model.endpoint.limits.max_body_bytes
+        self._timeout_s = model.endpoint.limits.request_timeout_s
         name, version = model.endpoint.name, model.endpoint.version
         base, versioned = f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"
         self._versions_prefix = f"{base}/versions/"
@@ -81,24 +85,26 @@ class ModelRoutes:
         return NotFound(f"no path {path!r}; this model has {', '.join(self._routes)}")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scheduling = read_scheduling(get_headers(scope), self._timeout_s)
         reject_content_type(scope)
         reject_encoding(scope)
         body = await read_body(scope, receive, self._max_bytes)
         header_length = parse_header_length(get_header(scope, HEADER_LENGTH), len(body))
-        response, header_length = await self._model.infer(body, header_length)
+        response, header_length = await self._model.infer(body, header_length, scheduling)
         if header_length is None:
             await send_response(send, 200, response)
         else:
             await send_response(send, 200, response, OCTET_STREAM, ((HEADER_LENGTH, b"%d" % header_length),))
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scheduling = read_scheduling(get_headers(scope), self._timeout_s)
         reject_encoding(scope)
         content_type = get_header(scope, b"content-type").decode("latin-1")
         body = await read_body(scope, receive, self._max_bytes)
         if wants_stream(scope, body):
-            await send_events(scope, send, self._model.stream(body, content_type))
+            await send_events(scope, send, self._model.stream(body, content_type, scheduling))
         else:
-            await send_response(send, 200, await self._model.predict(body, content_type))
+            await send_response(send, 200, await self._model.predict(body, content_type, None, scheduling))
 
     async def _example(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_response(send, 200, msgspec.json.encode(self._model.example))

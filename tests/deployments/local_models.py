@@ -32,6 +32,7 @@ class LocalModels:
         self.signatures: dict[str, Signature] = {}
         self.calls: list[tuple[str, dict[str, Any], float]] = []
         self.canceled: list[str] = []
+        self.priorities: list[int] = []
         self._delays: dict[str, Callable[[], Any]] = {}
 
     def add(
@@ -61,14 +62,16 @@ class LocalModels:
         """Clear the calls and the delays."""
         self.calls.clear()
         self.canceled.clear()
+        self.priorities.clear()
         self._delays.clear()
 
     def remove(self, name: str) -> None:
         """Make a model unavailable."""
         self._models.pop(name)
 
-    async def call(self, name: str, body: bytes, request_id: str | None, timeout_s: float) -> bytes:
+    async def call(self, name: str, body: bytes, request_id: str | None, timeout_s: float, priority: int = 0) -> bytes:
         """Call a model; a request_context.ModelCall."""
+        self.priorities.append(priority)
         self.calls.append((name, json.loads(body), timeout_s))
         if name not in self._models:
             raise Unavailable(f"no replica of {name} is available")

@@ -26,6 +26,7 @@ from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, des
 from deployments.protocols.decoded_size import check_json_size, check_tensor_size
 from deployments.protocols.oip import binary
 from deployments.protocols.oip.input_checks import build_input_check
+from deployments.server.scheduling import BATCH, INTERACTIVE
 from deployments.settings import Limits
 from training.bundle.datatypes import BYTES, Datatype, numpy_dtype
 from training.bundle.manifest import Manifest, TensorSpec
@@ -60,9 +61,9 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
     binary_data_output: bool = False
     # Microseconds; 0 is none, as in Triton.
     timeout: _Size = 0
-    # Accepted without effect, as by Triton's models without priority levels or state: all requests are equal here, and
-    # no model keeps anything from one to the next.
+    # As in Triton, 1 is the highest and 0 the default, which is the highest here; what is lower is batch.
     priority: _Size = 0
+    # Accepted without effect, as by Triton's models without state.
     sequence_id: int | str = 0
     sequence_start: bool = False
     sequence_end: bool = False
@@ -119,6 +120,7 @@ class InferRequest(msgspec.Struct):
     outputs: tuple[RequestedOutput, ...]
     id: str | None = None
     timeout_s: float | None = None
+    priority: int = INTERACTIVE
 
 
 class OipCodec:
@@ -184,8 +186,11 @@ class OipCodec:
         if request.outputs:
             outputs = self._select_outputs(request.outputs, is_binary)
         rows = self._decode_input(request.inputs[0], body, header_length)
-        timeout_s = parameters.timeout / 1e6 if parameters is not None and parameters.timeout else None
-        return InferRequest(rows, outputs, request.id, timeout_s)
+        if parameters is None:
+            return InferRequest(rows, outputs, request.id)
+        timeout_s = parameters.timeout / 1e6 if parameters.timeout else None
+        priority = BATCH if parameters.priority > 1 else INTERACTIVE
+        return InferRequest(rows, outputs, request.id, timeout_s, priority)
 
     def encode_response(self, outputs: Outputs, request: InferRequest) -> tuple[bytes, int | None]:
         """Encode the net's outputs, each of shape (B, ...).

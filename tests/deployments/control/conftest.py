@@ -12,6 +12,7 @@ from deployments.errors import UnknownModel
 from deployments.models.served_model import ServedModel
 from deployments.pipelines import FanOut, ModelNode, Pipeline
 from deployments.pipelines.compatibility import PipelineResolver
+from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.deployment import PipelineDeployment
@@ -28,6 +29,7 @@ class LocalClient:
     def __init__(self, models: dict[str, ServedModel]) -> None:
         self._models = models
         self.timeouts_s: list[float] = []
+        self.priorities: list[int] = []
 
     def _get(self, model: str) -> ServedModel:
         if model not in self._models:
@@ -35,17 +37,25 @@ class LocalClient:
         return self._models[model]
 
     async def predict(
-        self, model: str, body: bytes, request_id: str | None, timeout_s: float, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float,
+        priority: int = 0,
+        content_type: str = "application/json",
     ) -> bytes:
         self.timeouts_s.append(timeout_s)
-        return await self._get(model).predict(body, content_type, request_id, timeout_s)
+        self.priorities.append(priority)
+        return await self._get(model).predict(body, content_type, request_id, Scheduling.after(timeout_s, priority))
 
     async def infer(
-        self, model: str, version: str, body: bytes, header_length: int | None, timeout_s: float
+        self, model: str, version: str, body: bytes, header_length: int | None, timeout_s: float, priority: int = 0
     ) -> tuple[bytes, int | None]:
         self.timeouts_s.append(timeout_s)
+        self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
-        return await self._get(model).infer(body, header_length)
+        return await self._get(model).infer(body, header_length, Scheduling.after(timeout_s, priority))
 
     async def metadata(self, model: str, version: str, timeout_s: float) -> bytes:
         self._get(model).endpoint.check_version(version)
@@ -56,10 +66,12 @@ class LocalClient:
         model: str,
         body: bytes,
         request_id: str | None,
-        content_type: str = "application/json",
         timeout_s: float = 1.0,
+        priority: int = 0,
+        content_type: str = "application/json",
     ) -> AsyncGenerator[Event]:
-        async for event in self._get(model).stream(body, content_type):
+        self.priorities.append(priority)
+        async for event in self._get(model).stream(body, content_type, Scheduling.after(timeout_s, priority)):
             yield event
 
 

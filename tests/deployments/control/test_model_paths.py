@@ -49,7 +49,7 @@ async def test_a_models_paths_reach_it_by_a_handle(
 
     assert infer.json()["outputs"][0]["shape"] == [1, 3]
     assert predict.json()["predictions"][0]["label"] in ("a", "b", "c")
-    assert local_client.timeouts_s[-2:] == [7.0, 7.0]
+    assert local_client.timeouts_s[-2:] == pytest.approx([7.0, 7.0], abs=1)
     assert (ready.status_code, ready.json()) == (200, {"name": "flowers", "ready": True})
     assert (metadata.json()["name"], metadata.json()["versions"]) == ("flowers", ["1"])
     assert {each.headers["content-type"] for each in (infer, predict, metadata)} == {"application/json"}

@@ -15,6 +15,7 @@ from deployments.control.operations import build_model_paths
 from deployments.models.generation import MAX_CONCURRENT_ROWS, IncrementalDetokenizer, TextGenerator
 from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.predict.requests import TextRequest
+from deployments.server.scheduling import Scheduling
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
@@ -42,7 +43,7 @@ def make_generator(tokenizer: Tokenizer, passes: list[int]) -> TextGenerator:
     # Each token's logits depend on the token before it only.
     net = nn.Embedding(len(tokenizer), len(tokenizer))
 
-    async def forward(x: Rows) -> Outputs:
+    async def forward(x: Rows, scheduling: Scheduling | None = None) -> Outputs:
         assert isinstance(x, np.ndarray)
         passes.append(len(x))
         await asyncio.sleep(0)
@@ -115,7 +116,7 @@ async def test_a_reader_that_stops_reading_stops_its_own_rows_only() -> None:
 async def test_a_request_of_many_rows_leaves_room_for_others() -> None:
     concurrent, peak = 0, 0
 
-    async def forward(x: Rows) -> Outputs:
+    async def forward(x: Rows, scheduling: Scheduling | None = None) -> Outputs:
         nonlocal concurrent, peak
         concurrent += 1
         peak = max(peak, concurrent)
@@ -146,7 +147,7 @@ async def test_closing_the_stream_stops_the_work_within_a_token() -> None:
 async def test_a_row_that_fails_cancels_the_others() -> None:
     generator, passes = make_generator(CHARACTERS, []), []
 
-    async def forward(x: Rows) -> Outputs:
+    async def forward(x: Rows, scheduling: Scheduling | None = None) -> Outputs:
         assert isinstance(x, np.ndarray)
         passes.append(1)
         if len(passes) == 5:

@@ -13,6 +13,7 @@ from deployments import errors
 from deployments.errors import DeadlineExceeded, InvalidType, NodeFailed, Unavailable, UnknownModel
 from deployments.server import handle_client
 from deployments.server.handle_client import HandleClient
+from deployments.server.scheduling import BATCH
 
 pytestmark = pytest.mark.anyio
 
@@ -80,16 +81,19 @@ async def test_each_method_passes_its_arguments_and_returns_what_follows_the_sta
     client = HandleClient()
     handle.results = [(200, b"p"), (200, b"i", 1), (200, b"m"), [(200, "token", b"1"), (200, "done", b"2")]]
 
-    assert await client.predict("m", b"body", "r1", 2.0, "image/png") == b"p"
-    assert await client.infer("m", "1", b"body", 4, 2.0) == (b"i", 1)
+    assert await client.predict("m", b"body", "r1", 2.0, BATCH, "image/png") == b"p"
+    assert await client.infer("m", "1", b"body", 4, 2.0, BATCH) == (b"i", 1)
     assert await client.metadata("m", "", 2.0) == b"m"
-    assert [event async for event in client.stream("m", b"body", None)] == [("token", b"1"), ("done", b"2")]
+    assert [event async for event in client.stream("m", b"body", None, 3.0, BATCH)] == [
+        ("token", b"1"),
+        ("done", b"2"),
+    ]
 
     assert handle.calls == [
-        ("predict", b"body", "image/png", "r1", 2.0),
-        ("infer", "1", b"body", 4),
+        ("predict", b"body", "image/png", "r1", 2.0, BATCH),
+        ("infer", "1", b"body", 4, 2.0, BATCH),
         ("metadata", ""),
-        ("stream", b"body", "application/json", None),
+        ("stream", b"body", "application/json", None, 3.0, BATCH),
     ]
 
 

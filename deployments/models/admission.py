@@ -1,0 +1,202 @@
+"""Admission: whether a request can be answered in time, by the rows that wait and by how long passes take now.
+
+Request walk: batching.py -> [admission.py]
+What cannot is refused before it costs anything: a queue that is longer than callers wait makes every answer useless
+(Dean and Barroso, "The Tail at Scale"; Gujarati et al., "Serving DNNs like Clockwork", OSDI 2020, which decides by the
+measured durations of passes, too).
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Protocol
+
+from deployments.errors import CallError, DeadlineExceeded, QueueFull
+from deployments.models.chunk_queue import MAX_PASSES_WITHOUT_BATCH, ChunkQueue
+from deployments.models.chunks import PendingRequest
+from deployments.server.scheduling import BATCH, TIMEOUT_HEADER, Scheduling
+
+# Weight of the last pass in the moving average.
+SMOOTHING = 0.1
+# An estimate that is older may be of another time; then a request is admitted to make a new one.
+MAX_ESTIMATE_AGE_S = 1.0
+# Share of the time until a deadline that may be planned; passes vary, and an answer is still encoded and sent.
+PLANNED_SHARE = 0.8
+# A burst is answered later than its goal rather than refused; a queue of so many times the goal is more than a burst.
+MAX_WAIT_GOALS = 4
+
+
+class WaitEstimator(Protocol):
+    """Expects how long rows take."""
+
+    def estimate_wait_s(self, rows: int) -> float:
+        """Seconds until so many rows are through the net."""
+
+
+class PassEstimator:
+    """Durations of passes by their rows, as the warm-up has measured them, times what passes take now."""
+
+    def __init__(self, durations_s: Mapping[int, float], pass_rows: int) -> None:
+        """Make an estimator.
+
+        Args:
+            durations_s: of passes by their rows; one of pass_rows is among them.
+            pass_rows: of a full pass.
+        """
+        self._pass_rows = pass_rows
+        self._durations_s = [_interpolate(durations_s, rows) for rows in range(pass_rows + 1)]
+        self._slowdown = 1.0
+        self.measured_s = perf_counter()
+
+    def record(self, rows: int, duration_s: float, now_s: float) -> None:
+        """Take the duration of a pass that has ended, with what the thread did between it and the one before."""
+        slowdown = duration_s / self._durations_s[min(rows, self._pass_rows)]
+        if now_s - self.measured_s > MAX_ESTIMATE_AGE_S + duration_s:
+            self._slowdown = slowdown
+        else:
+            self._slowdown += SMOOTHING * (slowdown - self._slowdown)
+        self.measured_s = now_s
+
+    def estimate_pass_s(self, rows: int) -> float:
+        """Seconds of one pass."""
+        return self._slowdown * self._durations_s[min(rows, self._pass_rows)]
+
+    def estimate_wait_s(self, rows: int) -> float:
+        """Seconds until so many rows are through the net."""
+        passes, rest = divmod(rows, self._pass_rows)
+        return self._slowdown * (passes * self._durations_s[self._pass_rows] + self._durations_s[rest] * (rest > 0))
+
+    def estimate_rows(self, duration_s: float) -> int:
+        """Rows that full passes bring through the net in a time; at least those of one."""
+        passes = duration_s / self.estimate_pass_s(self._pass_rows)
+        return self._pass_rows * max(1, int(min(passes, 2**32)))
+
+
+class Admission:
+    """Admits requests to a queue of rows."""
+
+    def __init__(
+        self, estimator: PassEstimator, queue: ChunkQueue, request_timeout_s: float, slo_p99_s: float | None = None
+    ) -> None:
+        """Make an admission.
+
+        Args:
+            estimator: of passes.
+            queue: of the rows that wait.
+            request_timeout_s: time limit of a request that has no other.
+            slo_p99_s: latency goal; a request waits for MAX_WAIT_GOALS of it at most, unless it says itself how long.
+        """
+        self.estimator, self._queue, self._request_timeout_s = estimator, queue, request_timeout_s
+        self._max_wait_s = math.inf if slo_p99_s is None else MAX_WAIT_GOALS * slo_p99_s
+        self.refused = 0
+        # Up to so many rows there is nothing to check for a request without a deadline of its own.
+        self._limit_s = min(PLANNED_SHARE * request_timeout_s, self._max_wait_s)
+        self.max_rows = estimator.estimate_rows(self._limit_s)
+
+    def record_pass(self, rows: int, duration_s: float, now_s: float) -> None:
+        """Take the duration of a pass."""
+        self.estimator.record(rows, duration_s, now_s)
+        self.max_rows = self.estimator.estimate_rows(self._limit_s)
+
+    def check(self, rows: int, scheduling: Scheduling | None, running_s: float | None) -> None:
+        """Check that a request of so many rows can be answered in time.
+
+        Args:
+            rows: of the request; 1 where they are not decoded yet.
+            scheduling: of the request.
+            running_s: seconds that the pass which runs has left; None where none runs.
+
+        Raises:
+            DeadlineExceeded: its time is over, or too short for an idle replica.
+            QueueFull: the rows ahead of it take too long.
+        """
+        scheduling = scheduling or Scheduling()
+        timeout_s = min(scheduling.timeout_s, self._request_timeout_s)
+        remaining_s = min(scheduling.remaining_s(), self._request_timeout_s)
+        try:
+            if remaining_s <= 0:
+                raise _build_deadline_exceeded(timeout_s)
+            if running_s is None and perf_counter() - self.estimator.measured_s > MAX_ESTIMATE_AGE_S:
+                return
+            own_s = self.estimator.estimate_wait_s(rows)
+            if own_s > remaining_s:
+                raise DeadlineExceeded(
+                    f"{rows} rows take about {own_s:.3g} s, longer than the request's timeout of {timeout_s:g} s; "
+                    "set a longer one, or send fewer rows"
+                )
+            if running_s is None:
+                return
+            ahead_s = running_s + self._estimate_queue_s(scheduling.priority)
+            if ahead_s > self._max_wait_s and scheduling == Scheduling():
+                raise QueueFull(
+                    f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
+                    f"{self._max_wait_s:g} s; try again later, or send the seconds that you wait as {TIMEOUT_HEADER.decode()}",
+                    max(1, math.ceil(ahead_s - self._max_wait_s)),
+                )
+            wait_s = ahead_s + own_s
+            if wait_s > PLANNED_SHARE * remaining_s:
+                raise _build_queue_full(wait_s, timeout_s, wait_s - PLANNED_SHARE * remaining_s)
+        except CallError:
+            self.refused += 1
+            raise
+
+    def _estimate_queue_s(self, priority: int) -> float:
+        """Seconds until the rows are through that wait now, and go first."""
+        queue = self._queue
+        interactive_rows = queue.rows - queue.batch_rows
+        interactive_s = self.estimator.estimate_wait_s(interactive_rows)
+        if not queue.batch_rows and priority != BATCH:
+            return interactive_s
+        batch_s = self.estimator.estimate_wait_s(queue.batch_rows)
+        if priority != BATCH:
+            # Every so many passes, one is theirs.
+            return interactive_s + min(batch_s, interactive_s / (MAX_PASSES_WITHOUT_BATCH - 1))
+        # Where interactive rows fill the passes, they get no other.
+        is_saturated = interactive_rows > 0 and interactive_s > self.estimator.estimate_wait_s(1)
+        return interactive_s + batch_s * (MAX_PASSES_WITHOUT_BATCH if is_saturated else 1)
+
+
+def fail_late(request: PendingRequest) -> None:
+    """Fail a request at its deadline; its rows are dropped before the next pass."""
+    if not request.future.done():
+        request.future.set_exception(_build_deadline_exceeded(request.timeout_s))
+
+
+def refuse_late(requests: list[PendingRequest], wait_s: float) -> None:
+    """Refuse requests that the queue dropped, since the next pass will not end before their deadlines.
+
+    Args:
+        requests: those.
+        wait_s: how long the rows take that go first.
+    """
+    for request in requests:
+        if not request.future.done():
+            request.future.set_exception(_build_queue_full(wait_s, request.timeout_s, wait_s))
+
+
+def _build_deadline_exceeded(timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"no response within the request's timeout of {timeout_s:g} s; set a longer one")
+
+
+def _build_queue_full(wait_s: float, timeout_s: float, excess_s: float) -> QueueFull:
+    """Build the refusal of a request that would wait too long, by excess_s."""
+    retry_after_s = max(1, math.ceil(excess_s))
+    return QueueFull(
+        f"the rows ahead and this request's take about {wait_s:.3g} s, too long for its timeout of {timeout_s:g} s; "
+        f"try again in {retry_after_s} s",
+        retry_after_s,
+    )
+
+
+def _interpolate(durations_s: Mapping[int, float], rows: int) -> float:
+    """Interpolate between the sizes that were measured; a pass of fewer rows than any takes as long as the smallest."""
+    sizes = sorted(durations_s)
+    index = bisect_left(sizes, rows)
+    if index == 0 or sizes[min(index, len(sizes) - 1)] == rows:
+        return max(durations_s[sizes[index]], 1e-9)
+    if index == len(sizes):
+        return max(durations_s[sizes[-1]] * rows / sizes[-1], 1e-9)
+    low, high = sizes[index - 1], sizes[index]
+    share = (rows - low) / (high - low)
+    return max(durations_s[low] + share * (durations_s[high] - durations_s[low]), 1e-9)

@@ -1,0 +1,248 @@
+"""Admission, priorities and deadlines of a batcher: by the rows that wait, and by how long passes take."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from deployments.errors import DeadlineExceeded, QueueFull
+from deployments.models import admission
+from deployments.models.admission import Admission, PassEstimator
+from deployments.models.batching import Batcher
+from deployments.models.chunk_queue import MAX_PASSES_WITHOUT_BATCH, ChunkQueue
+from deployments.models.chunks import Chunk, PendingRequest
+from deployments.protocols.arrays import Array
+from deployments.server.scheduling import BATCH, INTERACTIVE, Scheduling
+
+PASS_S = 0.02
+
+
+class Slow(nn.Module):
+    """Takes PASS_S for a pass of any size; records the first column of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = list[list[float]]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.append(x[:, 0].tolist())
+        time.sleep(PASS_S)
+        return x
+
+
+def make_batcher(rows: int = 4, request_timeout_s: float = 30.0) -> tuple[Batcher, Slow]:
+    net = Slow()
+    batcher = Batcher(net, "cpu", rows, None, (False,), request_timeout_s=request_timeout_s)
+    batcher.warm_up(np.zeros((1, 2), np.float32))
+    batcher._inline, batcher._pass_rows = False, rows
+    batcher._admission = Admission(PassEstimator({rows: PASS_S}, rows), batcher._queue, request_timeout_s)
+    net.passes.clear()
+    return batcher, net
+
+
+def make_rows(value: float, count: int = 1) -> Array:
+    return np.full((count, 2), value, np.float32)
+
+
+def make_admission(rows: int = 4, request_timeout_s: float = 30.0, queued: int = 0, batch: int = 0) -> Admission:
+    queue = ChunkQueue(False)
+    queue.rows, queue.batch_rows = queued + batch, batch
+    return Admission(PassEstimator({rows: 0.1}, rows), queue, request_timeout_s)
+
+
+def test_the_wait_is_that_of_the_passes_ahead_at_the_durations_of_the_warm_up() -> None:
+    estimator = PassEstimator({1: 0.01, 2: 0.01, 4: 0.02, 8: 0.08}, 8)
+
+    assert [estimator.estimate_pass_s(rows) for rows in (1, 3, 4, 6)] == pytest.approx([0.01, 0.015, 0.02, 0.05])
+    assert estimator.estimate_wait_s(0) == 0
+    assert estimator.estimate_wait_s(20) == pytest.approx(2 * 0.08 + 0.02)
+    assert estimator.estimate_rows(0.5) == 6 * 8
+
+
+def test_the_estimate_follows_what_passes_take_now_and_an_old_one_is_forgotten() -> None:
+    estimator = PassEstimator({8: 0.1}, 8)
+
+    for step in range(60):
+        estimator.record(8, 0.3, estimator.measured_s + 0.3 * (step > 0))
+    assert estimator.estimate_pass_s(8) == pytest.approx(0.3, rel=0.01)
+    estimator.record(8, 0.1, estimator.measured_s + 0.2)
+    assert estimator.estimate_pass_s(8) == pytest.approx(0.28, rel=0.01)
+    estimator.record(8, 0.1, estimator.measured_s + 60)
+    assert estimator.estimate_pass_s(8) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("queued", "timeout_s", "retry_after"),
+    # 40 rows are ten passes, 1 s; with the running pass and its own 1.15 s; 0.8 of the time may be planned.
+    [(40, 1.5, None), (40, 1.4, 1), (40, 0.2, 1), (400, 3.0, 8), (400, 30.0, None), (4000, 60.0, 77)],
+)
+def test_a_request_that_rows_ahead_would_make_late_is_refused_with_the_time_to_come_back(
+    queued: int, timeout_s: float, retry_after: int | None
+) -> None:
+    gate = make_admission(queued=queued)
+
+    if retry_after is None:
+        gate.check(1, Scheduling.after(timeout_s), 0.05)
+        return
+    with pytest.raises(QueueFull, match="try again in") as refused:
+        gate.check(1, Scheduling.after(timeout_s), 0.05)
+    assert (refused.value.status, refused.value.headers) == (429, ((b"retry-after", b"%d" % retry_after),))
+    assert gate.refused == 1
+
+
+def test_a_request_that_an_idle_replica_could_not_answer_in_time_is_refused_for_good_not_for_later() -> None:
+    gate = make_admission()
+
+    with pytest.raises(DeadlineExceeded, match=r"1 rows take about 0\.1 s, longer than the request's timeout of 0\.05"):
+        gate.check(1, Scheduling.after(0.05), None)
+    with pytest.raises(DeadlineExceeded, match="send fewer rows"):
+        gate.check(2000, None, None)
+
+
+def test_an_estimate_that_is_old_does_not_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = make_admission()
+    monkeypatch.setattr(admission, "perf_counter", lambda: perf_counter() + 2)
+
+    gate.check(2000, Scheduling.after(5), None)
+
+
+def test_batch_requests_are_refused_first() -> None:
+    interactive, batch = (Scheduling.after(1.0, priority) for priority in (INTERACTIVE, BATCH))
+    gate = make_admission(queued=16, batch=8)
+
+    gate.check(1, interactive, 0.0)
+    with pytest.raises(QueueFull):
+        gate.check(1, batch, 0.0)
+    # Without interactive rows the passes are theirs.
+    make_admission(queued=0, batch=24).check(1, batch, 0.0)
+
+
+def make_chunk(value: float, priority: int = INTERACTIVE, rows: int = 1, deadline_s: float = math.inf) -> Chunk:
+    scheduling = Scheduling(deadline_s, priority)
+    request = PendingRequest(asyncio.Future(loop=asyncio.new_event_loop()), rows, scheduling)
+    return Chunk(request, make_rows(value, rows), slice(0, rows))
+
+
+def fill(queue: ChunkQueue, *chunks: Chunk) -> None:
+    for chunk in chunks:
+        queue.extend([chunk], chunk.request)
+
+
+def take(queue: ChunkQueue, rows: int, end_s: float = 0.0) -> list[float]:
+    return [float(chunk.x[0, 0]) for chunk in queue.take(rows, end_s).chunks]
+
+
+def test_batch_rows_fill_what_interactive_rows_leave() -> None:
+    queue = ChunkQueue(False)
+    fill(queue, make_chunk(1, BATCH), make_chunk(2, BATCH), make_chunk(10), make_chunk(11), make_chunk(12))
+
+    assert (queue.rows, queue.batch_rows) == (5, 2)
+    assert take(queue, 2) == [10, 11]
+    assert take(queue, 2) == [12, 1]
+    assert take(queue, 2) == [2]
+    assert (queue.rows, queue.batch_rows) == (0, 0)
+
+
+def test_batch_rows_get_one_pass_of_so_many_where_interactive_rows_fill_all() -> None:
+    queue = ChunkQueue(False)
+    fill(queue, *(make_chunk(1, BATCH) for _ in range(4)), *(make_chunk(10) for _ in range(100)))
+
+    taken = [take(queue, 2) for _ in range(3 * MAX_PASSES_WITHOUT_BATCH)]
+
+    turns = [number for number, chunks in enumerate(taken) if 1 in chunks]
+    assert turns == [MAX_PASSES_WITHOUT_BATCH - 1, 2 * MAX_PASSES_WITHOUT_BATCH - 1]
+    assert [taken[turn] for turn in turns] == [[1, 1], [1, 1]]
+
+
+def test_what_is_late_or_abandoned_is_dropped_before_the_pass_and_counted() -> None:
+    queue = ChunkQueue(False)
+    late, gone = make_chunk(1, rows=3, deadline_s=5.0), make_chunk(2, BATCH, rows=2)
+    fill(queue, late, gone, make_chunk(3, deadline_s=7.0))
+    gone.request.future.cancel()
+
+    batch = queue.take(4, 6.0)
+
+    assert [chunk.x[0, 0] for chunk in batch.chunks] == [3]
+    assert batch.late == [late.request]
+    assert (queue.late_rows, queue.abandoned_rows, queue.rows, queue.batch_rows) == (3, 2, 0, 0)
+
+
+async def gather(*calls: Awaitable[Any]) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def test_under_ten_times_the_load_what_is_admitted_is_answered_in_time_and_the_rest_at_once() -> None:
+    batcher, net = make_batcher()
+    timeout_s, times_s = 0.3, list[tuple[str, float]]()
+
+    async def call(number: int) -> None:
+        start_s = perf_counter()
+        try:
+            await batcher.forward(make_rows(number), Scheduling.after(timeout_s))
+            times_s.append(("answered", perf_counter() - start_s))
+        except QueueFull:
+            times_s.append(("refused", perf_counter() - start_s))
+
+    async def call_all() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(1000):
+                group.create_task(call(number))
+                # 200 rows/s is what it can; 2,000 come.
+                await asyncio.sleep(0.0005)
+
+    asyncio.run(call_all())
+
+    answered = [each for outcome, each in times_s if outcome == "answered"]
+    refused = [each for outcome, each in times_s if outcome == "refused"]
+    assert len(answered) + len(refused) == 1000
+    assert len(refused) > 500
+    assert np.quantile(answered, 0.99) < timeout_s
+    assert np.median(refused) < 0.01
+    # Not one pass was for nothing, and none was idle for want of admitted rows.
+    assert sum(map(len, net.passes)) == len(answered)
+    assert np.mean([len(each) for each in net.passes[1:-1]]) > 3.5
+    report = batcher.report_passes()
+    assert report.refused + report.late_rows == len(refused)
+
+
+def test_a_request_is_failed_at_its_deadline_while_the_pass_before_it_runs_and_is_not_computed() -> None:
+    batcher, net = make_batcher(rows=1)
+
+    async def call() -> list[Any]:
+        first = asyncio.create_task(batcher.forward(make_rows(1)))
+        await asyncio.sleep(0.005)
+        # The estimate of the running pass is as wrong as it can be: it takes no time.
+        assert batcher._admission is not None
+        batcher._admission.estimator._slowdown = 1e-6
+        start_s = perf_counter()
+        results = await gather(batcher.forward(make_rows(2), Scheduling.after(0.004)))
+        results.append(perf_counter() - start_s)
+        await first
+        await asyncio.sleep(PASS_S / 2)
+        await batcher.forward(make_rows(3))
+        return results
+
+    error, waited_s = asyncio.run(call())
+
+    assert isinstance(error, DeadlineExceeded)
+    assert "no response within the request's timeout of 0.004 s" in error.message
+    assert waited_s < PASS_S
+    assert net.passes == [[1], [3]]
+
+
+def test_a_request_without_a_deadline_has_the_services_own() -> None:
+    batcher, _ = make_batcher(rows=1, request_timeout_s=1.0)
+
+    async def call_all() -> list[Any]:
+        return await gather(*(batcher.forward(make_rows(number)) for number in range(100)))
+
+    results = asyncio.run(call_all())
+
+    # 1 s is 50 passes, of which 0.8 may be planned.
+    assert 35 <= sum(not isinstance(each, QueueFull) for each in results) <= 42
