@@ -131,7 +131,7 @@ class Admission:
             if ahead_s > self._max_wait_s and scheduling == Scheduling():
                 raise QueueFull(
                     f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
-                    f"{self._max_wait_s:g} s; try again later, or send the seconds that you wait as {TIMEOUT_HEADER.decode()}",
+                    f"{self._max_wait_s:g} s; try again later, or send how long you wait as {TIMEOUT_HEADER.decode()}",
                     max(1, math.ceil(ahead_s - self._max_wait_s)),
                 )
             wait_s = ahead_s + own_s
