@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
+from deployments.models import preload
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment, Scale
@@ -135,7 +136,9 @@ def _build_model_config(
 ) -> dict[str, Any]:
     endpoint = deployment.endpoint
     args = {"endpoint": endpoint.model_dump(mode="json"), "cache": str(settings.home / "cache"), "host": host}
-    return _build_scaled_config(deployment.name, bind_model, args, deployment.scale, endpoint.limits, replicas)
+    config = _build_scaled_config(deployment.name, bind_model, args, deployment.scale, endpoint.limits, replicas)
+    config["deployments"][0]["ray_actor_options"]["runtime_env"] = preload.RUNTIME_ENV
+    return config
 
 
 def _build_pipeline_config(deployment: PipelineDeployment, host: str, replicas: int) -> dict[str, Any]:

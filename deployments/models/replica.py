@@ -11,6 +11,8 @@ from ray import serve
 
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
+from deployments.models.cold_start import ColdStart
+from deployments.models.preload import leave_warm_processes
 from deployments.ray_internals import bind_replica_port
 from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
@@ -25,16 +27,19 @@ class ModelReplica(HandleApi):
 
     async def __init__(self, endpoint: dict[str, Any], cache: str, host: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
+        leave_warm_processes()
+        start = ColdStart()
         # Here, not above: Serve imports this module in a process that only binds the application, too.
         import torch
 
         from deployments.models.served_model import ServedModel
 
+        start.end_phase("imports")
         # torch would otherwise use every core in each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
         specification = ModelEndpoint.model_validate(endpoint)
-        self.servable = self._model = ServedModel(specification, Path(cache))
+        self.servable = self._model = ServedModel(specification, Path(cache), start.end_phase)
         limits = specification.limits
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
@@ -44,7 +49,10 @@ class ModelReplica(HandleApi):
             variant=specification.variant,
             report_passes=self._model.report_passes,
             count_calls=lambda: (self.ongoing_calls, self.total_calls),
+            start_phases=start.phases,
         )
+        start.end_phase("join")
+        start.log(specification.name)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; after three failures it replaces this replica."""

@@ -7,7 +7,7 @@ Knows nothing of HTTP.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,12 +44,15 @@ MAX_INLINE_ROWS, MAX_INLINE_ELEMENTS = 64, 8192
 class ServedModel:
     """A model that responds to requests."""
 
-    def __init__(self, endpoint: ModelEndpoint, cache: Path) -> None:
+    def __init__(
+        self, endpoint: ModelEndpoint, cache: Path, end_phase: Callable[[str], None] = lambda phase: None
+    ) -> None:
         """Load a model and warm it up.
 
         Args:
             endpoint: names the bundle, its variant and the limits.
             cache: folder of downloaded bundles and compiled nets.
+            end_phase: told when the phases fetch, load and warm_up end.
 
         Raises:
             BundleError: the bundle is damaged, or another one than the endpoint's.
@@ -57,11 +60,12 @@ class ServedModel:
         """
         self.endpoint = endpoint
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        bundle = storage.use_bundle(
-            endpoint.uri,
-            cache / endpoint.digest,
-            lambda folder: load_bundle(folder, endpoint.digest, self.device),
-        )
+
+        def load(folder: Path) -> Bundle:
+            end_phase("fetch")
+            return load_bundle(folder, endpoint.digest, self.device)
+
+        bundle = storage.use_bundle(endpoint.uri, cache / endpoint.digest, load)
         self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
@@ -76,7 +80,9 @@ class ServedModel:
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
+        end_phase("load")
         self._batcher.warm_up(rows)
+        end_phase("warm_up")
         self._generator = _build_generator(bundle, self._batcher)
 
     async def check_health(self) -> None:
