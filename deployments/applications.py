@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
+from deployments.models import preload
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment, Scale
@@ -142,7 +143,9 @@ def _build_model_config(
     if deployment.scale.slo_p99_s is not None:
         # Another goal is another number of rows per pass: new replicas.
         args["slo_p99_s"] = deployment.scale.slo_p99_s
-    return _build_scaled_config(deployment.name, bind_model, args, deployment.scale, endpoint.limits, replicas)
+    config = _build_scaled_config(deployment.name, bind_model, args, deployment.scale, endpoint.limits, replicas)
+    config["deployments"][0]["ray_actor_options"]["runtime_env"] = preload.RUNTIME_ENV
+    return config
 
 
 def _build_pipeline_config(deployment: PipelineDeployment, host: str, replicas: int) -> dict[str, Any]:

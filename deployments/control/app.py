@@ -178,6 +178,11 @@ def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingMode
         "/ready": ready,
         "/example": example,
     }
+    _add_versioned_routes(api, handlers)
+
+
+def _add_versioned_routes(api: FastAPI, handlers: dict[str, Callable[..., Any]]) -> None:
+    """Add a model's handlers, by the end of their paths, at its own address and at those of its versions."""
     for end, (method, summary) in VERSIONED_OPERATIONS.items():
         api.add_api_route(
             VERSIONED_PATH + end,

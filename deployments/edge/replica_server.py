@@ -5,7 +5,8 @@ Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from ray import serve
 
@@ -47,6 +48,7 @@ class ReplicaServer:
         variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
         count_calls: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        start_phases: Mapping[str, float] = MappingProxyType({}),
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
@@ -58,6 +60,7 @@ class ReplicaServer:
             variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
             count_calls: how many requests by handles are inside, and how many there were.
+            start_phases: seconds of each phase of its start; it may grow.
         """
         metrics, statistics = RequestMetrics(), RequestStatistics()
 
@@ -74,6 +77,7 @@ class ReplicaServer:
                 latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
                 calls=statistics.calls + total_calls,
+                start_phases=dict(start_phases),
             )
 
         server = HttpServer(build_app(await fetch_edge_secret()), record)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,13 +54,20 @@ class ServedModel:
     """A model that responds to requests."""
 
     def __init__(
-        self, endpoint: ModelEndpoint, cache: Path, *, slo_p99_s: float | None = None, profile_s: float | None = None
+        self,
+        endpoint: ModelEndpoint,
+        cache: Path,
+        end_phase: Callable[[str], None] = lambda phase: None,
+        *,
+        slo_p99_s: float | None = None,
+        profile_s: float | None = None,
     ) -> None:
         """Load a model and warm it up.
 
         Args:
             endpoint: names the bundle, its variant and the limits.
             cache: folder of downloaded bundles, compiled nets and profiles.
+            end_phase: told when the phases fetch, load and warm_up end.
             slo_p99_s: goal for the 99th percentile of a request's latency; None for throughput alone.
             profile_s: seconds for timing passes; None for PROFILE_S where there is a goal, else as few as the choice of
                 rows per pass needs.
@@ -71,11 +78,12 @@ class ServedModel:
         """
         self.endpoint = endpoint
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        bundle = storage.use_bundle(
-            endpoint.uri,
-            cache / endpoint.digest,
-            lambda folder: load_bundle(folder, endpoint.digest, self.device),
-        )
+
+        def load(folder: Path) -> Bundle:
+            end_phase("fetch")
+            return load_bundle(folder, endpoint.digest, self.device)
+
+        bundle = storage.use_bundle(endpoint.uri, cache / endpoint.digest, load)
         self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
@@ -91,6 +99,7 @@ class ServedModel:
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
+        end_phase("load")
         budget_s = (PROFILE_S if slo_p99_s else 0.0) if profile_s is None else profile_s
         self.profiles = ProfileCache(cache / PROFILES)
         self.profile = self.profiles.load_or_measure(
@@ -99,6 +108,7 @@ class ServedModel:
             lambda known: self._batcher.warm_up(rows, known, budget_s=budget_s, slo_p99_s=slo_p99_s),
         )
         self._check_goal(slo_p99_s)
+        end_phase("warm_up")
         self._generator = _build_generator(bundle, self._batcher)
 
     def _check_goal(self, slo_p99_s: float | None) -> None:

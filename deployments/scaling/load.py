@@ -1,6 +1,6 @@
 """Load of one replica: what it tells the scaling policy each second, from its own counts.
 
-Scaling walk: deployments.edge.replica_server -> [load.py] -> Ray Serve's controller -> policy.py
+Ray Serve collects it and hands the loads of a deployment's replicas to policy.py.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from deployments.scaling.load import CAPACITY, TARGET_ONGOING, Load
 from deployments.scaling.profile import Profile, choose_pass_rows
 from deployments.scaling.simulation import Service, Simulated, simulate
 from training.errors import UserError
@@ -114,6 +115,12 @@ def choose_targets(profile: Profile, slo_p99_s: float) -> Targets:
     if max_rate:
         ongoing = max(ongoing, simulate(service, TARGET_SHARE * max_rate, requests=TARGET_REQUESTS).ongoing)
     return Targets(slo_p99_s=slo_p99_s, pass_rows=service.pass_rows, max_rows_per_s=max_rate, ongoing_requests=ongoing)
+
+
+def describe_capacity(profile: Profile, slo_p99_s: float) -> Load:
+    """Describe what a replica with a goal reports beside its load, for Serve's policy; see choose_targets."""
+    targets = choose_targets(profile, slo_p99_s)
+    return {TARGET_ONGOING: targets.ongoing_requests, CAPACITY: TARGET_SHARE * targets.max_rows_per_s}
 
 
 def plan_replicas(

@@ -1,6 +1,6 @@
 """Policy: how many replicas Serve runs, by the load that they report themselves.
 
-Scaling walk: load.py -> Ray Serve's controller -> [policy.py] -> Ray Serve's controller
+It runs in Ray Serve's controller, several times a second; load.py says what replicas report.
 Serve does not see the requests that come from the edge, so its own policy would count none. At zero replicas nobody
 reports, and Serve itself starts the first one, when a call waits at a handle: the control application's, for whoever
 finds no replica at the edge.

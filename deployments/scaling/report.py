@@ -8,7 +8,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
@@ -90,6 +90,7 @@ class ReplicaReport:
         passes: of its batcher; all zero for a pipeline.
         calls: number of requests that compute something, POSTs from the edge and calls by handles: a monitor that asks
             whether a model is ready does not use it.
+        start_phases: seconds of each phase of its start (deployments.models.cold_start); empty for a pipeline.
     """
 
     uptime_s: float
@@ -98,6 +99,7 @@ class ReplicaReport:
     latencies: tuple[int, ...]
     passes: PassReport = PassReport()
     calls: int = 0
+    start_phases: dict[str, float] = field(default_factory=dict)
 
 
 class RequestStatistics:
