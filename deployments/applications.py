@@ -6,11 +6,13 @@ Deploy walk: cluster.rollout.serve_api
 Serve imports the `bind_` functions by path on the cluster, and calls them with the arguments in the configuration.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
-from deployments.settings import ServingSettings
+from deployments.models import preload
+from deployments.settings import Limits, ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment, Scale
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 MAX_ONGOING_REQUESTS = 100_000
 # How long Serve waits for a replica that is told to stop, beyond its requests' own time limit.
 STOP_MARGIN_S = 10.0
+# Replicas tell Serve's controller their load so often; by default every 10 s, and in Ray 2.60 only this field changes
+# that: the variables RAY_SERVE_*_AUTOSCALING_METRIC_PUSH_INTERVAL_S, which shall replace it, are read by nothing.
+METRICS_INTERVAL_S = 1.0
+# The policy gets means over this time.
+LOOK_BACK_S = 4.0
 # Calls that one gRPC gateway has at a time before another one starts.
 TARGET_GRPC_CALLS = 64
 
@@ -30,7 +37,7 @@ def bind_model(args: dict[str, Any]) -> "Application":
     """Bind the application of a model."""
     from deployments.models.replica import ModelReplica
 
-    return ModelReplica.bind(args["endpoint"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
+    return ModelReplica.bind(args["endpoint"], args["cache"], args["host"], args.get("slo_p99_s"))  # type: ignore[attr-defined, no-any-return]
 
 
 def bind_pipeline(args: dict[str, Any]) -> "Application":
@@ -62,7 +69,11 @@ def bind_edge(args: dict[str, Any]) -> "Application":
 
 
 def build_serve_config(
-    deployments: Iterable[DeploymentRecord], settings: ServingSettings, listen: Listen, url: str
+    deployments: Iterable[DeploymentRecord],
+    settings: ServingSettings,
+    listen: Listen,
+    url: str,
+    replicas: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Build Serve's complete configuration (Ray's ServeDeploySchema); Serve deletes the applications not in it.
 
@@ -71,6 +82,7 @@ def build_serve_config(
         settings: of this service.
         listen: where it listens.
         url: of its HTTP endpoint, for the documentation.
+        replicas: how many replicas there are of what may sleep; a change of it starts with as many, or one.
     """
     return {
         # Requests come from the edge, straight to the replicas.
@@ -81,9 +93,9 @@ def build_serve_config(
             _build_control_config(listen.host, url),
             _build_grpc_config(settings, listen),
             *(
-                _build_pipeline_config(deployment, listen.host)
+                _build_pipeline_config(deployment, listen.host, replicas.get(deployment.name, 1))
                 if isinstance(deployment, PipelineDeployment)
-                else _build_model_config(deployment, settings, listen.host)
+                else _build_model_config(deployment, settings, listen.host, replicas.get(deployment.name, 1))
                 for deployment in deployments
             ),
         ],
@@ -116,38 +128,73 @@ def _build_grpc_config(settings: ServingSettings, listen: Listen) -> dict[str, A
     scale = Scale(
         min_replicas=1, max_replicas=settings.edge.grpc_gateways, target_ongoing_requests=TARGET_GRPC_CALLS, cpus=0
     )
-    return _build_scaled_config(GRPC, bind_grpc, {"host": listen.host}, scale, settings.limits.request_timeout_s)
+    return _build_scaled_config(GRPC, bind_grpc, {"host": listen.host}, scale, settings.limits)
 
 
-def _build_model_config(deployment: ModelDeployment, settings: ServingSettings, host: str) -> dict[str, Any]:
+def _build_model_config(
+    deployment: ModelDeployment, settings: ServingSettings, host: str, replicas: int
+) -> dict[str, Any]:
     endpoint = deployment.endpoint
-    args = {"endpoint": endpoint.model_dump(mode="json"), "cache": str(settings.home / "cache"), "host": host}
-    timeout_s = endpoint.limits.request_timeout_s
-    return _build_scaled_config(deployment.name, bind_model, args, deployment.scale, timeout_s)
+    args: dict[str, Any] = {
+        "endpoint": endpoint.model_dump(mode="json"),
+        "cache": str(settings.home / "cache"),
+        "host": host,
+    }
+    if deployment.scale.slo_p99_s is not None:
+        # Another goal is another number of rows per pass: new replicas.
+        args["slo_p99_s"] = deployment.scale.slo_p99_s
+    config = _build_scaled_config(deployment.name, bind_model, args, deployment.scale, endpoint.limits, replicas)
+    config["deployments"][0]["ray_actor_options"]["runtime_env"] = preload.RUNTIME_ENV
+    return config
 
 
-def _build_pipeline_config(deployment: PipelineDeployment, host: str) -> dict[str, Any]:
+def _build_pipeline_config(deployment: PipelineDeployment, host: str, replicas: int) -> dict[str, Any]:
     endpoint = deployment.endpoint
     args = {"endpoint": endpoint.model_dump(mode="json"), "host": host}
-    timeout_s = endpoint.limits.request_timeout_s
-    return _build_scaled_config(deployment.name, bind_pipeline, args, deployment.scale, timeout_s)
+    return _build_scaled_config(deployment.name, bind_pipeline, args, deployment.scale, endpoint.limits, replicas)
 
 
 def _build_scaled_config(
-    name: str, bind: Callable[..., "Application"], args: dict[str, Any], scale: Scale, request_timeout_s: float
+    name: str,
+    bind: Callable[..., "Application"],
+    args: dict[str, Any],
+    scale: Scale,
+    limits: Limits,
+    replicas: int = 1,
 ) -> dict[str, Any]:
     deployment = {
         "name": "grpc" if name == GRPC else "replica",
         "ray_actor_options": {"num_cpus": scale.cpus, "num_gpus": scale.gpus},
-        "graceful_shutdown_timeout_s": request_timeout_s + STOP_MARGIN_S,
-        "autoscaling_config": {
-            "min_replicas": scale.min_replicas,
-            "max_replicas": scale.max_replicas,
-            "target_ongoing_requests": scale.target_ongoing_requests,
-            "policy": {"policy_function": "deployments.scaling.policy:scale_by_ongoing_requests"},
-        },
+        "graceful_shutdown_timeout_s": limits.request_timeout_s + STOP_MARGIN_S,
+        "autoscaling_config": _build_autoscaling_config(scale, limits, replicas),
     }
     return _build_config(name, bind, args, deployment | _DEPLOYMENT_OPTIONS)
+
+
+def _build_autoscaling_config(scale: Scale, limits: Limits, replicas: int) -> dict[str, Any]:
+    # What is to sleep starts awake: that one replica runs shows that the version works.
+    first = {} if scale.min_replicas else {"initial_replicas": min(max(1, replicas), scale.max_replicas)}
+    # The policy has the delays; Serve's own, which keep only the last of the recommendations, would come on top.
+    no_delays = {"upscale_delay_s": 0, "downscale_delay_s": 0, "downscale_to_zero_delay_s": 0}
+    return {
+        "min_replicas": scale.min_replicas,
+        "max_replicas": scale.max_replicas,
+        "target_ongoing_requests": scale.target_ongoing_requests,
+        "metrics_interval_s": METRICS_INTERVAL_S,
+        "look_back_period_s": LOOK_BACK_S,
+        "policy": {
+            "policy_function": "deployments.scaling.policy:ReplicaPolicy",
+            "policy_kwargs": {
+                "upscale_delay_s": scale.upscale_delay_s,
+                "downscale_delay_s": scale.downscale_delay_s,
+                "downscale_to_zero_delay_s": scale.downscale_to_zero_delay_s,
+                "pass_rows": limits.max_batch_rows,
+                "slo_p99_s": scale.slo_p99_s,
+            },
+        },
+        **no_delays,
+        **first,
+    }
 
 
 def _build_config(

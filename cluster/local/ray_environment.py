@@ -34,6 +34,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         # A worker that cannot start within this is placed anew; the default, 60 s, would cost a lost node a minute.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        # Does nothing but in processes of models' replicas, where it imports torch and the rest before a model comes.
+        "RAY_preload_python_modules": "deployments.models.preload",
         # Ray starts workers with nice 15; replicas must not yield to everything else.
         "RAY_worker_niceness": "0",
     }

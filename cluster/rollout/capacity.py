@@ -30,7 +30,8 @@ def reject_oversized(name: str, scale: Scale, nodes: list[dict[str, float]]) -> 
         UserError: no node can hold a replica, or all nodes together too few.
     """
     room = sum(_count_replicas(scale, node) for node in nodes)
-    if room >= scale.min_replicas:
+    # One that may sleep must have room to wake.
+    if room >= max(1, scale.min_replicas):
         return
     sizes = ", ".join(format_resources(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
     need = format_resources(scale.cpus, scale.gpus, hide_zero=True)
@@ -98,7 +99,7 @@ def _count_replicas(scale: Scale, *nodes: dict[str, float]) -> int:
     """How many replicas empty nodes hold; as many as it likes where a replica needs nothing."""
     needs = {unit: amount for unit, amount in (("CPU", scale.cpus), ("GPU", scale.gpus)) if amount}
     if not needs:
-        return scale.min_replicas
+        return max(1, scale.min_replicas)
     # Ray counts in ten-thousandths: 0.1 + 0.2 fits into 0.3.
     return sum(min(math.floor(node.get(unit, 0) / amount + 1e-4) for unit, amount in needs.items()) for node in nodes)
 

@@ -66,8 +66,8 @@ class ServeApi:
         """
         settings, cluster = self._settings, self._cluster
         listen = Listen(settings.host, cluster.http_port, cluster.grpc_port)
-        config = build_serve_config(records, settings, listen, cluster.url)
         try:
+            config = build_serve_config(records, settings, listen, cluster.url, self._count_wanted(records))
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:
             self._require_running()
@@ -77,6 +77,16 @@ class ServeApi:
         if response.is_error:
             lines = response.text.strip().splitlines() or ["no reason given"]
             raise ServiceError(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
+
+    def _count_wanted(self, records: list[DeploymentRecord]) -> dict[str, int]:
+        """Count the replicas that Serve wants of what may sleep, for a change to begin with, whatever its load."""
+        names = {record.name for record in records if record.scale.min_replicas == 0}
+        applications = self.fetch_applications() if names else {}
+        targets = {
+            name: applications.get(name, {}).get("deployments", {}).get("replica", {}).get("target_num_replicas")
+            for name in names
+        }
+        return {name: target for name, target in targets.items() if target}
 
     def fetch_applications(self) -> Applications:
         """Fetch the status of every application."""

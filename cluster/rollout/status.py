@@ -5,6 +5,7 @@ from typing import Any
 from cluster.local.running_cluster import Cluster
 from cluster.rollout.serve_api import FAILED_STATUSES, ServeApi, count_running_replicas, describe_failure
 from cluster.settings import Settings
+from deployments.specs.deployment import ASLEEP, DeploymentRecord
 from deployments.state.store import DeploymentStore
 
 
@@ -21,7 +22,7 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
             {
                 "name": record.name,
                 "version": record.endpoint.version,
-                "status": application.get("status", "NOT_STARTED"),
+                "status": _get_status(record, application),
                 "reason": _describe(application, record.name in rolling_out),
                 "replicas": count_running_replicas(application),
                 "min_replicas": record.scale.min_replicas,
@@ -30,9 +31,21 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
             }
         )
     for name, reason in deployments.unreadable.items():
-        unknown = {"version": None, "replicas": 0, "min_replicas": None, "max_replicas": None, "variant": ""}
+        unknown: dict[str, Any] = {
+            "version": None,
+            "replicas": 0,
+            "min_replicas": None,
+            "max_replicas": None,
+            "variant": "",
+        }
         statuses.append({"name": name, "status": "UNREADABLE", "reason": reason} | unknown)
     return statuses
+
+
+def _get_status(record: DeploymentRecord, application: dict[str, Any]) -> str:
+    status: str = application.get("status", "NOT_STARTED")
+    sleeps = record.scale.min_replicas == 0 and status == "RUNNING" and not count_running_replicas(application)
+    return ASLEEP if sleeps else status
 
 
 def _describe(application: dict[str, Any], is_rolling_out: bool) -> str:

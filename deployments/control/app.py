@@ -2,11 +2,13 @@
 
 Request walk: deployments.server.middleware -> [app.py] -> deployments.server.handle_client
 Not on the hot path: requests to /v2/models/NAME come here only where no such model is deployed, or none of its replicas
-is up; then they wait for one, and reach it by a handle.
+is up; then they wait for one, and reach it by a handle. That wakes a model that sleeps: Serve starts a replica where
+calls wait at a handle.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -17,6 +19,7 @@ from starlette.exceptions import HTTPException
 from deployments.control import openapi
 from deployments.control.catalog import Catalog
 from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
+from deployments.control.sleeping import SleepingModels
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import CONTROL, Route
 from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
@@ -44,7 +47,8 @@ class Control:
         bind_replica_port(host)
         settings = ServingSettings()
         catalog = Catalog(settings)
-        api = build_api(catalog, HandleClient(catalog.status.list_deployed), settings, url)
+        client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep)
+        api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(AsgiHandler(api), limits, secret),
@@ -73,7 +77,7 @@ def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings,
     _add_server_routes(api, catalog)
     _add_catalog_routes(api, catalog)
     _add_predict_route(api, client, settings)
-    _add_model_routes(api, client, settings)
+    _add_model_routes(api, client, SleepingModels(catalog.status, catalog.load_content), settings)
     return api
 
 
@@ -109,6 +113,11 @@ def _add_catalog_routes(api: FastAPI, catalog: Catalog) -> None:
         except UserError as error:
             raise UnknownModel(str(error)) from None
 
+    @api.get("/api/v1/models/{name}/profiles", tags=[openapi.CATALOG_TAG], summary="Get a model's profiles")
+    def get_profiles(name: str) -> dict[str, Any]:
+        """A deployed model's latency goal, and how long forward passes of each number of rows last, by processor."""
+        return catalog.describe_profiles(name)
+
 
 def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
@@ -117,8 +126,11 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
         return await _predict(client, name, request, _get_scheduling(request, settings.limits))
 
 
-def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
-    """Add the paths of a model, for requests that find none of its replicas up."""
+def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingModels, settings: ServingSettings) -> None:
+    """Add the paths of a model, for requests that find none of its replicas up.
+
+    What sleeps is woken by a request that computes something, not by one that asks what it is.
+    """
     limits = settings.limits
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
@@ -136,19 +148,24 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
         scheduling = _get_scheduling(request, limits)
-        if version:
+        if version and not await asyncio.to_thread(sleeping.describe, name, version):
             await client.metadata(name, version, scheduling.remaining_s())
         return await _predict(client, name, request, scheduling)
 
     async def metadata(name: str, version: str = "") -> Response:
-        response = await client.metadata(name, version, limits.request_timeout_s)
+        asleep = await asyncio.to_thread(sleeping.describe, name, version)
+        response = asleep.metadata if asleep else await client.metadata(name, version, limits.request_timeout_s)
         return Response(response, media_type="application/json")
 
     async def ready(name: str, version: str = "") -> Response:
-        await client.metadata(name, version, limits.request_timeout_s)
+        # What sleeps is ready: it may be called.
+        if not await asyncio.to_thread(sleeping.describe, name, version):
+            await client.metadata(name, version, limits.request_timeout_s)
         return JSONResponse({"name": name, "ready": True})
 
-    async def example(name: str, version: str = "") -> NoReturn:
+    async def example(name: str, version: str = "") -> Response:
+        if asleep := await asyncio.to_thread(sleeping.describe, name, version):
+            return JSONResponse(asleep.example)
         await client.metadata(name, version, limits.request_timeout_s)
         raise Unavailable(f"no replica of {name} was up; try again")
 
@@ -159,6 +176,11 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         "/ready": ready,
         "/example": example,
     }
+    _add_versioned_routes(api, handlers)
+
+
+def _add_versioned_routes(api: FastAPI, handlers: dict[str, Callable[..., Any]]) -> None:
+    """Add a model's handlers, by the end of their paths, at its own address and at those of its versions."""
     for end, (method, summary) in VERSIONED_OPERATIONS.items():
         api.add_api_route(
             VERSIONED_PATH + end,

@@ -1,19 +1,18 @@
 """Catalog: what is published and what is deployed, for the control application."""
 
 import contextlib
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from deployments.control.sleeping import load_bundle_content
 from deployments.control.status import DeploymentStatus
+from deployments.errors import UnknownModel
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
+from deployments.scaling.profile import PROFILES, ProfileCache
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment
-from training.bundle.manifest import EXAMPLE_FILE, Manifest
-from training.bundle.verify import verify_bundle
+from training.bundle.manifest import Manifest
 from training.errors import ShoalError
-from training.registry import storage
 from training.registry.model_registry import Registry
 
 NOT_DEPLOYED = "NOT_DEPLOYED"
@@ -61,12 +60,35 @@ class Catalog:
         versions = self._registry.list_versions(name)
         content: dict[str, Any] = {"manifest": None, "example": None}
         if summary["task"] is not None:
-            manifest, example = self._load_content(versions[0].uri, versions[0].digest)
+            manifest, example = self.load_content(versions[0].uri, versions[0].digest)
             content = {"manifest": manifest.model_dump(mode="json"), "example": example}
         version_list = [
             {"version": v.version, "aliases": v.aliases, "digest": v.digest, "run_id": v.run_id} for v in versions
         ]
         return summary | content | {"versions": version_list}
+
+    def describe_profiles(self, name: str) -> dict[str, Any]:
+        """Describe how fast a deployed model is: its goal, and the profiles of its version, newest first.
+
+        Raises:
+            UnknownModel: no model of this name is deployed.
+        """
+        deployment = self.status.list_deployed().get(name)
+        if not isinstance(deployment, ModelDeployment):
+            raise UnknownModel(
+                f"no model {name!r} is deployed, and pipelines have no profile; `shoal status` lists both"
+            )
+        endpoint = deployment.endpoint
+        manifest, _ = self.load_content(endpoint.uri, endpoint.digest)
+        profiles = ProfileCache(self._cache / PROFILES).list_profiles(endpoint.digest)
+        return {
+            "name": name,
+            "version": endpoint.version,
+            "variant": endpoint.variant,
+            "task": manifest.task,
+            "slo_p99_s": deployment.scale.slo_p99_s,
+            "profiles": [profile.model_dump(mode="json") for profile in profiles],
+        }
 
     def list_deployed_models(self) -> list[DeployedModel]:
         """List each deployed model with the content of its version."""
@@ -76,7 +98,7 @@ class Catalog:
                 continue
             # A replica verified its bundle when it loaded it, and still serves if that was damaged or deleted since.
             with contextlib.suppress(ShoalError, OSError):
-                content = self._load_content(deployment.endpoint.uri, deployment.endpoint.digest)
+                content = self.load_content(deployment.endpoint.uri, deployment.endpoint.digest)
                 models.append(DeployedModel(deployment, *content))
         return models
 
@@ -84,14 +106,10 @@ class Catalog:
         """List each deployed pipeline."""
         return [each for each in self.status.list_deployed().values() if isinstance(each, PipelineDeployment)]
 
-    def _load_content(self, uri: str, digest: str) -> tuple[Manifest, dict[str, Any]]:
+    def load_content(self, uri: str, digest: str) -> tuple[Manifest, dict[str, Any]]:
         """Load a bundle's manifest and example request; once, since a digest's content never changes."""
-
-        def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
-            return verify_bundle(folder, digest), json.loads((folder / EXAMPLE_FILE).read_text())
-
         if digest not in self._contents:
-            self._contents[digest] = storage.use_bundle(uri, self._cache / digest, load)
+            self._contents[digest] = load_bundle_content(self._cache, uri, digest)
         return self._contents[digest]
 
     def _summarize_model(
@@ -100,7 +118,7 @@ class Catalog:
         versions = self._registry.list_versions(name)
         deployment = deployed.get(name)
         try:
-            manifest, _ = self._load_content(versions[0].uri, versions[0].digest)
+            manifest, _ = self.load_content(versions[0].uri, versions[0].digest)
             task, summary = manifest.task, manifest.summary
         except (ShoalError, OSError) as error:
             # One damaged bundle, or model of another MLflow client, must not hide the others.

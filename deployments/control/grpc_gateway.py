@@ -7,6 +7,7 @@ Serve runs as many as their load needs; each joins the edge, which has checked t
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ray import serve
 
+from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import add_grpc_port
@@ -25,7 +27,7 @@ from deployments.errors import CallError, DeadlineExceeded, Unavailable
 from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling.policy import Load, report_load
+from deployments.scaling.load import ONGOING, Load
 from deployments.server.edge_check import CALLER_HEADER
 from deployments.server.grpc_edge_check import GrpcEdgeCheck
 from deployments.server.handle_client import HandleClient
@@ -44,8 +46,10 @@ Method = Callable[[Any, Any], Awaitable[Any]]
 class GrpcService:
     """The methods of the Open Inference Protocol, and the streaming one of Triton's extension."""
 
-    def __init__(self, status: DeploymentStatus, client: HandleClient, limits: Limits) -> None:
-        self._status, self._client, self._limits = status, client, limits
+    def __init__(
+        self, status: DeploymentStatus, client: HandleClient, limits: Limits, sleeping: SleepingModels
+    ) -> None:
+        self._status, self._client, self._limits, self._sleeping = status, client, limits, sleeping
         self.ongoing = 0
 
     def build_handler(self) -> Any:
@@ -89,12 +93,15 @@ class GrpcService:
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
         try:
-            await self._client.metadata(request.name, request.version, self._get_timeout_s(context))
+            if not await asyncio.to_thread(self._sleeping.describe, request.name, request.version):
+                await self._client.metadata(request.name, request.version, self._get_timeout_s(context))
         except (Unavailable, DeadlineExceeded):
             return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=True)
 
     async def _model_metadata(self, request: Any, context: Any) -> Any:
+        if asleep := await asyncio.to_thread(self._sleeping.describe, request.name, request.version):
+            return translate.metadata_from_rest(asleep.metadata)
         metadata = await self._client.metadata(request.name, request.version, self._get_timeout_s(context))
         return translate.metadata_from_rest(metadata)
 
@@ -133,7 +140,8 @@ class GrpcService:
         if not generate.is_generate_request(request):
             yield await self._model_infer(request, context)
             return
-        if request.model_version:
+        name, version = request.model_name, request.model_version
+        if version and not await asyncio.to_thread(self._sleeping.describe, name, version):
             await self._client.metadata(request.model_name, request.model_version, self._get_timeout_s(context))
         body = generate.encode_predict_body(request)
         timeout_s, priority = self._get_timeout_s(context), _get_priority(context)
@@ -180,7 +188,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if service not in await asyncio.to_thread(self._status.list_deployed):
             return states.SERVICE_UNKNOWN
         try:
-            await self._client.metadata(service, "", HEALTH_WATCH_INTERVAL_S)
+            if not await asyncio.to_thread(self._status.find_sleeping, service):
+                await self._client.metadata(service, "", HEALTH_WATCH_INTERVAL_S)
         except CallError:
             return states.NOT_SERVING
         return states.SERVING
@@ -228,8 +237,10 @@ class Gateway:
         bind_replica_port(host)
         settings = ServingSettings()
         limits, status = settings.limits, DeploymentStatus(settings)
-        client = HandleClient(status.list_deployed)
-        self._service = GrpcService(status, client, limits)
+        client = HandleClient(status.list_deployed, status.may_sleep)
+        cache = settings.home / "cache"
+        sleeping = SleepingModels(status, functools.partial(load_bundle_content, cache))
+        self._service = GrpcService(status, client, limits, sleeping)
         self._server = build_server(self._service, Health(status, client), limits, await fetch_edge_secret())
         address = get_listen_host(host)
         port = add_grpc_port(self._server, address, settings.edge)
@@ -241,7 +252,7 @@ class Gateway:
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return report_load(self._service.ongoing)
+        return {ONGOING: float(self._service.ongoing)}
 
     async def __del__(self) -> None:
         await self._membership.leave()

@@ -1,5 +1,6 @@
 """Status for the catalog and health, inside the cluster: what is deployed, and what Serve says of each application."""
 
+import asyncio
 import time
 
 from ray import serve
@@ -8,7 +9,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.settings import ServingSettings
-from deployments.specs.deployment import DeploymentRecord
+from deployments.specs.deployment import ASLEEP, DeploymentRecord
 from deployments.state.store import DeploymentStore
 
 STATUS_INTERVAL_S = 1.0
@@ -29,17 +30,28 @@ class DeploymentStatus:
         return {record.name: record for record in self._store.list_records()}
 
     def fetch_statuses(self) -> dict[str, str]:
-        """Get Serve's status of each deployment."""
+        """Get Serve's status of each deployment, or ASLEEP."""
         applications = self._fetch_applications()
-        return {
-            name: applications[name].status.value if name in applications else "NOT_STARTED"
-            for name in self.list_deployed()
-        }
+        return {name: _get_status(record, applications.get(name)) for name, record in self.list_deployed().items()}
 
     def is_ready(self) -> bool:
-        """Whether every deployment answers: it has a replica that runs, whatever else is being deployed beside it."""
+        """Whether every deployment answers: a replica of it runs, whatever else is deployed beside it, or it sleeps."""
         applications = self._fetch_applications()
-        return all(_has_running_replica(applications.get(name)) for name in self.list_deployed())
+        return all(
+            _has_running_replica(applications.get(name)) or _get_status(record, applications.get(name)) == ASLEEP
+            for name, record in self.list_deployed().items()
+        )
+
+    def find_sleeping(self, name: str) -> DeploymentRecord | None:
+        """Return a deployment that has no replica because nobody calls it; None for another."""
+        record = self.list_deployed().get(name)
+        is_asleep = record is not None and _get_status(record, self._fetch_applications().get(name)) == ASLEEP
+        return record if is_asleep else None
+
+    async def may_sleep(self, name: str) -> bool:
+        """Whether a deployment has no replica while nobody calls it."""
+        record = (await asyncio.to_thread(self.list_deployed)).get(name)
+        return record is not None and record.scale.min_replicas == 0
 
     def _fetch_applications(self) -> dict[str, ApplicationStatusOverview]:
         """Fetch Serve's status, at most once per STATUS_INTERVAL_S, whoever calls.
@@ -55,6 +67,14 @@ class DeploymentStatus:
                     raise
             self._fetched_s = time.monotonic()
         return self._applications
+
+
+def _get_status(record: DeploymentRecord, application: ApplicationStatusOverview | None) -> str:
+    if application is None:
+        return "NOT_STARTED"
+    status: str = application.status.value
+    sleeps = record.scale.min_replicas == 0 and status == "RUNNING" and not _has_running_replica(application)
+    return ASLEEP if sleeps else status
 
 
 def _has_running_replica(application: ApplicationStatusOverview | None) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from deployments.edge.state import EdgeState, Member, Route
+from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
@@ -111,6 +112,15 @@ class Directory:
     async def list_reports(self) -> list[tuple[Member, ReplicaReport]]:
         """List the members that have reported, each with its last report, of a second ago at most."""
         return [(member, self._reports[member.id]) for member in self._state.members if member.id in self._reports]
+
+    async def keep_profile(self, profile: Profile) -> None:
+        """Keep a replica's profile on the head, where commands read it: the replica may be on another node."""
+        await asyncio.to_thread(ProfileCache(self._settings.home / "cache" / PROFILES).save, profile)
+
+    async def may_sleep(self, name: str) -> bool:
+        """Whether a model or pipeline has no replica while nobody calls it."""
+        record = await asyncio.to_thread(self._deployments.get_record, name)
+        return record is not None and record.scale.min_replicas == 0
 
     async def _run(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from deployments.edge.template import (
     write_files,
 )
 from deployments.ray_internals import bind_replica_port
+from deployments.scaling.warm_processes import WarmProcesses
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
@@ -63,6 +64,8 @@ class Edge:
         await self._restart()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
+        warm_processes = WarmProcesses(self._settings.scaling.warm_processes)
+        self._tasks.append(loop.create_task(warm_processes.run()))
 
     async def _fetch_first_state(self) -> EdgeState:
         while True:

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from deployments.edge.directory import RENEW_INTERVAL_S, get_directory
 from deployments.edge.state import Member
+from deployments.scaling.profile import Profile
 from deployments.scaling.report import ReplicaReport
 
 LEAVE_TIMEOUT_S = 6.0
@@ -60,6 +61,12 @@ async def fetch_edge_secret() -> str:
     """What edges put into each request, so that a replica knows them."""
     secret: str = await _call_until_answered(lambda: get_directory().get_secret.remote())
     return secret
+
+
+def send_profile(profile: Profile) -> None:
+    """Leave a replica's profile with the directory, where the control application finds it; nothing waits for it."""
+    with contextlib.suppress(RayError):
+        get_directory().keep_profile.remote(profile)
 
 
 async def _call_until_answered(call: Callable[[], Awaitable[Any]]) -> Any:

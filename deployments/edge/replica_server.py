@@ -6,14 +6,16 @@ Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, identify_machine
+from deployments.scaling.load import Load, LoadMeter
 from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
@@ -31,13 +33,15 @@ class ReplicaServer:
         self,
         server: HttpServer,
         metrics: RequestMetrics,
+        meter: LoadMeter,
         membership: Membership,
         drain_timeout_s: float,
         local_socket: LocalSocket | None,
     ) -> None:
         self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
-        self._local_socket = local_socket
-        self._metrics_task = asyncio.get_running_loop().create_task(metrics.run(lambda: server.ongoing))
+        self._meter, self._local_socket = meter, local_socket
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(metrics.run(lambda: server.ongoing)), loop.create_task(meter.run())]
 
     @classmethod
     async def start(
@@ -49,7 +53,8 @@ class ReplicaServer:
         version: int = 0,
         variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
-        count_calls: Callable[[], int] = int,
+        count_calls: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        start_phases: Mapping[str, float] = MappingProxyType({}),
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
@@ -60,21 +65,25 @@ class ReplicaServer:
             version: of what is served.
             variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
-            count_calls: how many requests by handles are inside.
+            count_calls: how many requests by handles are inside, and how many there were.
+            start_phases: seconds of each phase of its start; it may grow.
         """
         metrics, statistics = RequestMetrics(), RequestStatistics()
 
         def record(method: str, status: int, duration_s: float) -> None:
             metrics.record(method, status, duration_s)
-            statistics.record(status, duration_s)
+            statistics.record(status, duration_s, is_call=method == "POST")
 
         def report() -> ReplicaReport:
+            ongoing_calls, total_calls = count_calls()
             return ReplicaReport(
                 uptime_s=time.monotonic() - started_s,
-                ongoing=server.ongoing + count_calls(),
+                ongoing=server.ongoing + ongoing_calls,
                 responses=dict(statistics.responses),
                 latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
+                calls=statistics.calls + total_calls,
+                start_phases=dict(start_phases),
             )
 
         server = HttpServer(build_app(await fetch_edge_secret()), record)
@@ -88,18 +97,18 @@ class ReplicaServer:
         member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
         membership = Membership(member, report)
         await membership.join()
-        return cls(server, metrics, membership, route.response_timeout_s, local_socket)
+        return cls(server, metrics, LoadMeter(report), membership, route.response_timeout_s, local_socket)
 
-    @property
-    def ongoing(self) -> int:
-        """Requests that are inside."""
-        return self._server.ongoing
+    def measure_load(self) -> Load:
+        """What the scaling policy gets of this replica."""
+        return self._meter.measure()
 
     async def stop(self) -> None:
         """Leave, finish what is inside, and close."""
         await self._membership.leave()
         await self._server.drain(self._drain_timeout_s)
-        self._metrics_task.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._local_socket:
             Path(self._local_socket.path).unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from deployments.errors import CallError, DeadlineExceeded, QueueFull
 from deployments.models.chunk_queue import MAX_PASSES_WITHOUT_BATCH, ChunkQueue
 from deployments.models.chunks import PendingRequest
-from deployments.server.scheduling import BATCH, Scheduling
+from deployments.server.scheduling import BATCH, TIMEOUT_HEADER, Scheduling
 
 # Weight of the last pass in the moving averages.
 SMOOTHING = 0.1
@@ -25,6 +25,8 @@ DEVIATIONS = 2.0
 MAX_ESTIMATE_AGE_S = 1.0
 # Share of the time until a deadline that may be planned; passes vary, and an answer is still encoded and sent.
 PLANNED_SHARE = 0.8
+# A burst is answered later than its goal rather than refused; a queue of so many times the goal is more than a burst.
+MAX_WAIT_GOALS = 4
 
 
 class WaitEstimator(Protocol):
@@ -92,16 +94,28 @@ class PassEstimator:
 class Admission:
     """Admits requests to a queue of rows."""
 
-    def __init__(self, estimator: PassEstimator, queue: ChunkQueue, request_timeout_s: float) -> None:
+    def __init__(
+        self, estimator: PassEstimator, queue: ChunkQueue, request_timeout_s: float, slo_p99_s: float | None = None
+    ) -> None:
+        """Make an admission.
+
+        Args:
+            estimator: of passes.
+            queue: of the rows that wait.
+            request_timeout_s: time limit of a request that has no other.
+            slo_p99_s: latency goal; a request waits for MAX_WAIT_GOALS of it at most, unless it says itself how long.
+        """
         self.estimator, self._queue, self._request_timeout_s = estimator, queue, request_timeout_s
+        self._max_wait_s = math.inf if slo_p99_s is None else MAX_WAIT_GOALS * slo_p99_s
         self.refused = 0
         # Up to so many rows there is nothing to check for a request without a deadline of its own.
-        self.max_rows = estimator.estimate_rows(PLANNED_SHARE * request_timeout_s)
+        self._limit_s = min(PLANNED_SHARE * request_timeout_s, self._max_wait_s)
+        self.max_rows = estimator.estimate_rows(self._limit_s)
 
     def record_pass(self, rows: int, duration_s: float, now_s: float) -> None:
         """Take the duration of a pass."""
         self.estimator.record(rows, duration_s, now_s)
-        self.max_rows = self.estimator.estimate_rows(PLANNED_SHARE * self._request_timeout_s)
+        self.max_rows = self.estimator.estimate_rows(self._limit_s)
 
     def check(self, rows: int, scheduling: Scheduling | None, running_s: float | None) -> None:
         """Check that a request of so many rows can be answered in time.
@@ -129,7 +143,16 @@ class Admission:
                     f"{rows} rows take {least_s:.3g} s at least, longer than the request's timeout of {timeout_s:g} s; "
                     "set a longer one, or send fewer rows"
                 )
-            wait_s = (running_s or 0.0) + self.estimator.estimate_wait_s(self._count_rows_ahead(scheduling) + rows)
+            rows_ahead = self._count_rows_ahead(scheduling)
+            if running_s is not None and scheduling == Scheduling():
+                ahead_s = running_s + self.estimator.estimate_wait_s(rows_ahead)
+                if ahead_s > self._max_wait_s:
+                    raise QueueFull(
+                        f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
+                        f"{self._max_wait_s:g} s; try again later, or send how long you wait as {TIMEOUT_HEADER.decode()}",
+                        max(1, math.ceil(ahead_s - self._max_wait_s)),
+                    )
+            wait_s = (running_s or 0.0) + self.estimator.estimate_wait_s(rows_ahead + rows)
             if wait_s > PLANNED_SHARE * remaining_s:
                 raise _build_queue_full(wait_s, timeout_s, wait_s - PLANNED_SHARE * remaining_s)
         except CallError:

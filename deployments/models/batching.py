@@ -31,6 +31,7 @@ from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_sh
 from deployments.models.chunks import Chunk, PendingRequest, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.protocols.arrays import Array, Outputs, Rows
+from deployments.scaling.profile import MIN_PASS_S, PassTiming, choose_pass_rows
 from deployments.scaling.report import PassReport
 from deployments.server.scheduling import Scheduling
 from training.bundle.program.interpreter import ProgramModule
@@ -39,12 +40,8 @@ from training.bundle.program.interpreter import ProgramModule
 # 0.1 ms and more under load), and a loop that is blocked for so little serves its other requests as well.
 MAX_INLINE_PASS_S = 0.5e-3
 
-# This share of the best throughput is enough: more rows would add latency for little.
-MIN_THROUGHPUT_SHARE = 0.98
-
-# A pass shorter than this gets more rows where that costs no throughput. Between two passes requests are decoded and
-# responses encoded, about a millisecond of other work, whose code and data evict the net's from the caches.
-MIN_PASS_S = 20e-3
+# Rounds of timing passes of every size, after the first.
+MIN_ROUNDS, MAX_ROUNDS = 2, 200
 
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -112,32 +109,60 @@ class Batcher:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "forward")
 
-    def warm_up(self, rows: Rows) -> None:
+    def warm_up(
+        self,
+        rows: Rows,
+        known: Sequence[PassTiming] = (),
+        *,
+        budget_s: float = 0.0,
+        slo_p99_s: float | None = None,
+    ) -> tuple[PassTiming, ...]:
         """Time passes of one example row in every size, and choose the rows per pass and where passes run.
 
         More rows per pass make every caller wait longer; once the device is busy they no longer raise throughput.
 
         Args:
             rows: of the bundle's example; the first is used.
+            known: timings of an earlier warm-up on such a processor; then nothing is timed.
+            budget_s: seconds for further rounds of timing, whose number decides how fine the percentiles are.
+            slo_p99_s: goal for the 99th percentile of a request's latency; see choose_pass_rows.
+
+        Returns:
+            The timings, ascending by rows.
         """
         x = self._pad(rows) if isinstance(rows, list) else rows
         x = self._example = self._pad_time_axis(x[:1])
-        durations_s: dict[int, float] = {}
+        passes = tuple(known) or self._time_passes(x, budget_s)
+        self._pass_rows = choose_pass_rows(passes, slo_p99_s)
+        durations_s = {each.rows: each.min_s for each in passes}
+        self._inline = durations_s[self._pass_rows] < MAX_INLINE_PASS_S
+        if known:
+            # A device's first pass of a size takes longer.
+            for size in {1, self._pass_rows}:
+                self._forward(np.repeat(x, size, axis=0))
+        estimator = PassEstimator(durations_s, self._pass_rows)
+        self._admission = Admission(estimator, self._queue, self._request_timeout_s, slo_p99_s)
+        return passes
+
+    def _time_passes(self, x: Array, budget_s: float) -> tuple[PassTiming, ...]:
+        """Time passes of every size that may be worth it."""
+        durations_s: dict[int, list[float]] = {}
         best = size = 1
-        while size <= self._max_rows and (size <= 4 * best or max(durations_s.values()) < MIN_PASS_S):
+        while size <= self._max_rows and (size <= 4 * best or max(map(min, durations_s.values())) < MIN_PASS_S):
             batch = np.repeat(x, size, axis=0)
             self._forward(batch)
-            durations_s[size] = self._time_pass(batch)
-            best = min(durations_s, key=lambda each: durations_s[each] / each)
+            durations_s[size] = [self._time_pass(batch)]
+            best = min(durations_s, key=lambda each: min(durations_s[each]) / each)
             # Powers of two, and the maximum.
             size = size * 2 if size == self._max_rows else min(size * 2, self._max_rows)
-        # Two more rounds over all sizes: the start of another replica, which lasts seconds, slows them all alike.
-        for each in [*durations_s, *durations_s]:
-            durations_s[each] = min(durations_s[each], self._time_pass(np.repeat(x, each, axis=0)))
-        self._pass_rows = _choose_pass_rows(durations_s)
-        self._inline = durations_s[self._pass_rows] < MAX_INLINE_PASS_S
-        estimator = PassEstimator(durations_s, self._pass_rows)
-        self._admission = Admission(estimator, self._queue, self._request_timeout_s)
+        # More rounds over all sizes: the start of another replica, which lasts seconds, slows them all alike.
+        end_s = perf_counter() + budget_s
+        rounds = 0
+        while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and perf_counter() < end_s):
+            for each, timed_s in durations_s.items():
+                timed_s.append(self._time_pass(np.repeat(x, each, axis=0)))
+            rounds += 1
+        return tuple(PassTiming.of(each, timed_s) for each, timed_s in durations_s.items())
 
     def _time_pass(self, batch: Array) -> float:
         start = perf_counter()
@@ -370,12 +395,3 @@ class Batcher:
 def _to_numpy(y: Tensor) -> Array:
     array: Array = (y.float() if y.dtype == torch.bfloat16 else y).numpy()
     return array
-
-
-def _choose_pass_rows(durations_s: dict[int, float]) -> int:
-    """Choose the rows per pass from the duration of each size: enough throughput, and long where that costs none."""
-    best_row_s = min(duration_s / rows for rows, duration_s in durations_s.items())
-    efficient = [
-        rows for rows, duration_s in durations_s.items() if best_row_s >= MIN_THROUGHPUT_SHARE * duration_s / rows
-    ]
-    return max((rows for rows in efficient if durations_s[rows] <= MIN_PASS_S), default=efficient[0])

@@ -9,10 +9,13 @@ from typing import Any
 import ray
 from ray import serve
 
+from deployments.edge.membership import send_profile
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
+from deployments.models.cold_start import ColdStart
+from deployments.models.preload import leave_warm_processes
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling.policy import Load, report_load
+from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
@@ -23,18 +26,28 @@ from deployments.specs.model_deployment import ModelEndpoint
 class ModelReplica(HandleApi):
     """One replica; it joins the edge once its net is loaded and warm."""
 
-    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str) -> None:  # type: ignore[misc]
+    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str, slo_p99_s: float | None) -> None:  # type: ignore[misc]
         bind_replica_port(host)
+        leave_warm_processes()
+        start = ColdStart()
         # Here, not above: Serve imports this module in a process that only binds the application, too.
         import torch
 
         from deployments.models.served_model import ServedModel
+        from deployments.scaling.measure import measure_request_cost
+        from deployments.scaling.plan import describe_capacity
 
+        start.end_phase("imports")
         # torch would otherwise use every core in each replica.
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
         specification = ModelEndpoint.model_validate(endpoint)
-        self.servable = self._model = ServedModel(specification, Path(cache))
+        self.servable = self._model = ServedModel(specification, Path(cache), start.end_phase, slo_p99_s=slo_p99_s)
+        profile = await measure_request_cost(self._model)
+        send_profile(profile)
+        # The same for as long as it lives; Serve's policy has no other way to know it.
+        self._goal_load = describe_capacity(profile, slo_p99_s) if slo_p99_s else {}
+        start.end_phase("warm_up")
         limits = specification.limits
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
@@ -43,8 +56,11 @@ class ModelReplica(HandleApi):
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
-            count_calls=lambda: self.ongoing_calls,
+            count_calls=lambda: (self.ongoing_calls, self.total_calls),
+            start_phases=start.phases,
         )
+        start.end_phase("join")
+        start.log(specification.name)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; after three failures it replaces this replica."""
@@ -52,7 +68,7 @@ class ModelReplica(HandleApi):
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return report_load(self._server.ongoing + self.ongoing_calls)
+        return self._server.measure_load() | self._goal_load
 
     async def __del__(self) -> None:
         await self._server.stop()

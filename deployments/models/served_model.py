@@ -8,7 +8,8 @@ Knows nothing of HTTP.
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,11 +27,13 @@ from deployments.protocols.predict.events import TextChunk
 from deployments.protocols.predict.images import TooLargeInline, run_in_image_thread
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.protocols.predict.requests import ImageRequest
+from deployments.scaling.profile import PROFILES, ProfileCache, build_key
 from deployments.scaling.report import PassReport
 from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
+from training.errors import UserError
 from training.registry import storage
 from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput
 
@@ -42,29 +45,45 @@ MAX_INLINE_ROWS_BYTES = 4096
 MAX_INLINE_JSON_TENSOR_BYTES = 2**15
 MAX_INLINE_TENSOR_BYTES = 2**20
 MAX_INLINE_ROWS, MAX_INLINE_ELEMENTS = 64, 8192
+# Seconds of timing passes where there is a latency goal: enough for a 99th percentile of all but the slowest nets.
+PROFILE_S = 1.5
+CODEC_REPEATS = 30
 
 
 class ServedModel:
     """A model that responds to requests."""
 
-    def __init__(self, endpoint: ModelEndpoint, cache: Path) -> None:
+    def __init__(
+        self,
+        endpoint: ModelEndpoint,
+        cache: Path,
+        end_phase: Callable[[str], None] = lambda phase: None,
+        *,
+        slo_p99_s: float | None = None,
+        profile_s: float | None = None,
+    ) -> None:
         """Load a model and warm it up.
 
         Args:
             endpoint: names the bundle, its variant and the limits.
-            cache: folder of downloaded bundles and compiled nets.
+            cache: folder of downloaded bundles, compiled nets and profiles.
+            end_phase: told when the phases fetch, load and warm_up end.
+            slo_p99_s: goal for the 99th percentile of a request's latency; None for throughput alone.
+            profile_s: seconds for timing passes; None for PROFILE_S where there is a goal, else as few as the choice of
+                rows per pass needs.
 
         Raises:
             BundleError: the bundle is damaged, or another one than the endpoint's.
-            UserError: the variant cannot be built.
+            UserError: the variant cannot be built, or not meet the goal.
         """
         self.endpoint = endpoint
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        bundle = storage.use_bundle(
-            endpoint.uri,
-            cache / endpoint.digest,
-            lambda folder: load_bundle(folder, endpoint.digest, self.device),
-        )
+
+        def load(folder: Path) -> Bundle:
+            end_phase("fetch")
+            return load_bundle(folder, endpoint.digest, self.device)
+
+        bundle = storage.use_bundle(endpoint.uri, cache / endpoint.digest, load)
         self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
@@ -76,11 +95,30 @@ class ServedModel:
         self._inline_json_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_JSON_TENSOR_BYTES
         self._inline_binary_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_TENSOR_BYTES
         self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
+        self._example_body = encode_json(self.example)
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
-        self._batcher.warm_up(rows)
+        end_phase("load")
+        budget_s = (PROFILE_S if slo_p99_s else 0.0) if profile_s is None else profile_s
+        self.profiles = ProfileCache(cache / PROFILES)
+        self.profile = self.profiles.load_or_measure(
+            build_key(endpoint.digest, endpoint.variant, endpoint.limits.max_batch_rows),
+            budget_s,
+            lambda known: self._batcher.warm_up(rows, known, budget_s=budget_s, slo_p99_s=slo_p99_s),
+        )
+        self._check_goal(slo_p99_s)
+        end_phase("warm_up")
         self._generator = _build_generator(bundle, self._batcher)
+
+    def _check_goal(self, slo_p99_s: float | None) -> None:
+        """Raise UserError where not even a pass of one row fits into the goal."""
+        fastest_s = self.profile.passes[0].min_s
+        if slo_p99_s is not None and fastest_s > slo_p99_s:
+            raise UserError(
+                f"{self.endpoint.name} ({self.endpoint.variant}) cannot answer within slo_p99_s={slo_p99_s:g}: one "
+                f"row takes {fastest_s:.3g} s here; ask for more, or deploy it with --dtype bf16, --compile or --cpus"
+            )
 
     async def check_health(self) -> None:
         """Check that forward passes succeed; see Batcher.check_health."""
@@ -90,8 +128,21 @@ class ServedModel:
         """What its batcher has done, and has to do."""
         return self._batcher.report_passes()
 
+    async def time_codec(self) -> float:
+        """CPU seconds of decoding the example request and encoding its response, per request."""
+        request = self.predict_codec.decode_request(self._example_body, "application/json")
+        if request.rows is None or self._generator:
+            return 0.0
+        outputs = await self._batcher.forward(request.rows)
+        started_s = time.thread_time()
+        for _ in range(CODEC_REPEATS):
+            self.predict_codec.encode_response(
+                outputs, self.predict_codec.decode_request(self._example_body, "application/json")
+            )
+        return (time.thread_time() - started_s) / CODEC_REPEATS
+
     def _decode_example(self) -> Rows:
-        rows = self.predict_codec.decode_request(encode_json(self.example), "application/json").rows
+        rows = self.predict_codec.decode_request(self._example_body, "application/json").rows
         assert rows is not None, "a bundle's example has rows"
         return rows
 

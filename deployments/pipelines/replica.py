@@ -10,12 +10,13 @@ from typing import Any
 
 from ray import serve
 
+from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.ray_internals import bind_replica_port
-from deployments.scaling.policy import Load, report_load
+from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
@@ -42,6 +43,11 @@ class NodeReadiness:
         return self._unready
 
 
+async def _may_sleep(model: str) -> bool:
+    is_sleeper: bool = await get_directory().may_sleep.remote(model)
+    return is_sleeper
+
+
 @serve.deployment(name="replica")
 class PipelineReplica(HandleApi):
     """A pipeline executor as a Serve deployment, with an HTTP server in its own process."""
@@ -49,7 +55,7 @@ class PipelineReplica(HandleApi):
     async def __init__(self, endpoint: dict[str, Any], host: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
         specification = PipelineEndpoint.model_validate(endpoint)
-        self.servable = executor = PipelineExecutor(specification, HandleClient().predict)
+        self.servable = executor = PipelineExecutor(specification, HandleClient(may_sleep=_may_sleep).predict)
         readiness = NodeReadiness(specification.pipeline.list_models())
         limits = specification.limits
         self._server = await ReplicaServer.start(
@@ -58,12 +64,12 @@ class PipelineReplica(HandleApi):
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
-            count_calls=lambda: self.ongoing_calls,
+            count_calls=lambda: (self.ongoing_calls, self.total_calls),
         )
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return report_load(self._server.ongoing + self.ongoing_calls)
+        return self._server.measure_load()
 
     async def __del__(self) -> None:
         await self._server.stop()

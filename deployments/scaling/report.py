@@ -8,7 +8,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
@@ -88,6 +88,9 @@ class ReplicaReport:
         responses: number of requests from the edge by the status of their response; 499: the caller left before.
         latencies: counts of the histogram of those that were answered with a status below 500, by BOUNDS_S.
         passes: of its batcher; all zero for a pipeline.
+        calls: number of requests that compute something, POSTs from the edge and calls by handles: a monitor that asks
+            whether a model is ready does not use it.
+        start_phases: seconds of each phase of its start (deployments.models.cold_start); empty for a pipeline.
     """
 
     uptime_s: float
@@ -95,6 +98,8 @@ class ReplicaReport:
     responses: dict[int, int]
     latencies: tuple[int, ...]
     passes: PassReport = PassReport()
+    calls: int = 0
+    start_phases: dict[str, float] = field(default_factory=dict)
 
 
 class RequestStatistics:
@@ -103,9 +108,11 @@ class RequestStatistics:
     def __init__(self) -> None:
         self.responses: Counter[int] = Counter()
         self.latencies = LatencyHistogram()
+        self.calls = 0
 
-    def record(self, status: int, latency_s: float) -> None:
-        """Count one request."""
+    def record(self, status: int, latency_s: float, *, is_call: bool = True) -> None:
+        """Count one request; `is_call`: whether it asks to compute something."""
         self.responses[status] += 1
+        self.calls += is_call
         if status < 499:
             self.latencies.record(latency_s)

@@ -18,7 +18,7 @@ class HandleApi:
     """The methods of a replica that Serve handles call; they delegate to `servable`."""
 
     servable: Servable
-    ongoing_calls = 0
+    ongoing_calls = total_calls = 0
 
     async def infer(
         self,
@@ -93,6 +93,7 @@ class HandleApi:
     @contextlib.contextmanager
     def _count_call(self) -> Iterator[None]:
         self.ongoing_calls += 1
+        self.total_calls += 1
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
 from typing import Any
 
 from ray import serve
@@ -22,8 +22,11 @@ from deployments.ray_internals import assignment_of
 from deployments.server.scheduling import INTERACTIVE
 from deployments.server.sse import Event
 
-# Serve usually replaces a replica that died within this; a call waits so long for one.
+# Serve usually replaces a replica that died within this; a call waits so long for one, and for one of a model that may
+# sleep as long as its caller does.
 REPLICA_WAIT_S = 6.0
+# So much before the caller's own limit a call that waits for a replica says so.
+WAIT_MARGIN_S = 0.1
 # How long the client relies on a model's being deployed before it looks again.
 CHECK_INTERVAL_S = 1.0
 # Inference is idempotent: a call whose replica died is sent once more.
@@ -37,14 +40,20 @@ class HandleClient:
     timeout_s) and NodeFailed (the replica raised something unexpected).
     """
 
-    def __init__(self, list_deployed: Callable[[], Collection[str]] | None = None) -> None:
+    def __init__(
+        self,
+        list_deployed: Callable[[], Collection[str]] | None = None,
+        may_sleep: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
         """Make a client.
 
         Args:
             list_deployed: lists the names of deployed models, and may block; None for a caller that knows that the
                 models which it calls are deployed.
+            may_sleep: whether a model has no replica while nobody calls it. Serve starts one for a call that waits at a
+                handle, and does so even if the caller gives up.
         """
-        self._list_deployed = list_deployed
+        self._list_deployed, self._may_sleep = list_deployed, may_sleep
         self._checked_s: dict[str, float] = {}
         self._handles: dict[str, dict[str, DeploymentHandle[Any]]] = {}
         self._handles_lock = asyncio.Lock()
@@ -105,7 +114,7 @@ class HandleClient:
     ) -> AsyncGenerator[Event]:
         """Run a `predict` request and yield the response's events; closing the generator cancels the replica's work.
 
-        timeout_s is until the first event; None for the replica's limit.
+        timeout_s is until the first event; None for the replica's limit, and for a short wait where none is up.
         """
         for _ in range(MAX_ATTEMPTS):
             has_started = False
@@ -113,7 +122,7 @@ class HandleClient:
             response: Any = handles["stream"].remote(body, content_type, request_id, timeout_s, priority)
             try:
                 with _translate_errors(model):
-                    await _wait_for_replica(model, response, REPLICA_WAIT_S)
+                    await self._wait_for_replica(model, response, REPLICA_WAIT_S if timeout_s is None else timeout_s)
                     while (item := await _await_result(anext(response, None))) is not None:
                         status, name, data = item
                         if status != 200:
@@ -135,13 +144,38 @@ class HandleClient:
                 for _ in range(MAX_ATTEMPTS):
                     with contextlib.suppress(RayActorError), _translate_errors(model):
                         handles = await self._get_handles(model)
-                        status, *result = await _call_once(model, handles[method], timeout_s, arguments)
+                        status, *result = await self._call_once(model, handles[method], timeout_s, arguments)
                         if status != 200:
                             raise parse_error(status, result[0])
                         return tuple(result)
         except TimeoutError:
             raise DeadlineExceeded(f"no response within {timeout_s:.3g} s; try again, or send less") from None
         raise Unavailable(f"{MAX_ATTEMPTS} replicas of {model} died during this request")
+
+    async def _call_once(self, model: str, handle: DeploymentHandle[Any], timeout_s: float, arguments: Any) -> Any:
+        response: Any = handle.remote(*arguments)
+        try:
+            await self._wait_for_replica(model, response, timeout_s)
+            return await _await_result(response)
+        except BaseException:
+            _cancel(response)
+            raise
+
+    async def _wait_for_replica(self, model: str, response: Any, timeout_s: float) -> None:
+        """Wait until a replica has the call; Serve would queue it for as long as there is none."""
+        assignment = assignment_of(response)
+        if assignment is None:
+            return
+        wait_s = min(timeout_s, REPLICA_WAIT_S)
+        await asyncio.wait({assignment}, timeout=min(wait_s, timeout_s - WAIT_MARGIN_S))
+        if not assignment.done() and self._may_sleep and await self._may_sleep(model):
+            await asyncio.wait({assignment}, timeout=timeout_s - wait_s - WAIT_MARGIN_S)
+            if not assignment.done():
+                raise Unavailable(
+                    f"{model} was asleep and is still starting after {timeout_s:.3g} s; try again shortly"
+                )
+        if not assignment.done():
+            raise Unavailable(f"no replica of {model} is available; waited {wait_s:.3g} s for one; try again shortly")
 
     async def _get_handles(self, model: str) -> dict[str, DeploymentHandle[Any]]:
         await self._check_deployed(model)
@@ -167,26 +201,6 @@ class HandleClient:
             self._checked_s.pop(model, None)
             raise UnknownModel(f"no model {model!r} is deployed; deployed: {', '.join(deployed) or 'none'}")
         self._checked_s[model] = time.monotonic()
-
-
-async def _call_once(model: str, handle: DeploymentHandle[Any], timeout_s: float, arguments: tuple[Any, ...]) -> Any:
-    response: Any = handle.remote(*arguments)
-    try:
-        await _wait_for_replica(model, response, min(timeout_s, REPLICA_WAIT_S))
-        return await _await_result(response)
-    except BaseException:
-        _cancel(response)
-        raise
-
-
-async def _wait_for_replica(model: str, response: Any, wait_s: float) -> None:
-    """Wait until a replica has the call; Serve would queue it for as long as there is none."""
-    assignment = assignment_of(response)
-    if assignment is None:
-        return
-    await asyncio.wait({assignment}, timeout=wait_s)
-    if not assignment.done():
-        raise Unavailable(f"no replica of {model} is available; waited {wait_s:.3g} s for one; try again shortly")
 
 
 async def _await_result(result: Any) -> Any:

@@ -42,5 +42,8 @@ class PipelineDeployment(StrictModel):
         return self.endpoint.pipeline.scale
 
 
+ASLEEP = "ASLEEP"
+"""In the place of Serve's status RUNNING: nobody calls it, it has no replica, and the next call starts one."""
+
 DeploymentRecord = ModelDeployment | PipelineDeployment
 """What the deployment store holds, by name."""

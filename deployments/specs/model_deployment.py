@@ -15,9 +15,26 @@ from training.schema import StrictModel
 class Scale(StrictModel):
     """Number of replicas, and the resources of each."""
 
-    min_replicas: int = Field(1, ge=1, description="Minimum number of replicas.")
+    min_replicas: int = Field(
+        1, ge=0, description="Minimum number of replicas; 0: it sleeps while nobody calls, and the next call wakes it."
+    )
     max_replicas: int = Field(1, ge=1, description="Maximum number of replicas; Serve scales between the two by load.")
     target_ongoing_requests: float = Field(16, gt=0, description="Ongoing requests per replica that Serve aims at.")
+    slo_p99_s: float | None = Field(
+        None,
+        gt=0,
+        description="Goal for the 99th percentile of a request's latency, in seconds; rows per pass and "
+        "target_ongoing_requests then follow from the replica's profile.",
+    )
+    upscale_delay_s: float = Field(
+        2.0, ge=0, le=3600, description="Seconds for which more replicas must have been needed."
+    )
+    downscale_delay_s: float = Field(
+        60.0, ge=0, le=86_400, description="Seconds for which fewer replicas must have been enough."
+    )
+    downscale_to_zero_delay_s: float = Field(
+        300.0, ge=0, le=86_400, description="Seconds without a call after which the last replica stops."
+    )
     cpus: float = Field(1, ge=0, description="CPUs of one replica.")
     gpus: float = Field(0, ge=0, description="GPUs of one replica; a fraction shares one.")
 

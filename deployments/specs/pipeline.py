@@ -181,6 +181,15 @@ class PipelineScale(Scale):
     cpus: float = Field(0.1, ge=0, description="CPUs of one replica.")
     target_ongoing_requests: float = Field(64, gt=0, description="Ongoing requests per replica that Serve aims at.")
 
+    @model_validator(mode="after")
+    def _reject_goal(self) -> "PipelineScale":
+        if self.slo_p99_s is not None:
+            raise ValueError(
+                f"slo_p99_s={self.slo_p99_s:g} has no effect: a pipeline waits for its models; give each of them its "
+                "goal, `shoal deploy NAME --slo-p99 SECONDS`"
+            )
+        return self
+
 
 class Pipeline(StrictModel):
     """A pipeline as its author writes it."""

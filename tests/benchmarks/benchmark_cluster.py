@@ -54,12 +54,13 @@ class BenchmarkCluster:
     ) -> None:
         self.run("down")
 
-    def run(self, *arguments: str) -> None:
-        """Run one `shoal` command."""
+    def run(self, *arguments: str) -> str:
+        """Run one `shoal` command; returns what it printed."""
         command = [str(Path(sys.executable).parent / "shoal"), *arguments]
         result = subprocess.run(command, env=self._environment, capture_output=True, text=True)
         if result.returncode:
             sys.exit(f"shoal {' '.join(arguments)}: {result.stderr}")
+        return result.stdout
 
     def deploy(self, bundle: Path, name: str, *options: str) -> None:
         """Publish a bundle and deploy it."""

@@ -17,7 +17,7 @@ from deployments.applications import (
 )
 from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
 from deployments.pipelines import ModelNode, Pipeline
-from deployments.scaling.policy import scale_by_ongoing_requests
+from deployments.scaling.policy import ReplicaPolicy
 from deployments.settings import EdgeSettings, ServingSettings
 from deployments.specs.deployment import PipelineDeployment, PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
@@ -82,11 +82,35 @@ def test_the_name_of_an_application_of_shoals_own_is_no_models_name() -> None:
 def test_a_models_scale_is_that_of_its_deployment(config: dict[str, Any]) -> None:
     (deployment,) = find_application(config, "flowers")["deployments"]
     scaling = deployment["autoscaling_config"]
-    module, _, name = scaling.pop("policy")["policy_function"].partition(":")
+    policy = scaling["policy"]
+    module, _, name = policy["policy_function"].partition(":")
 
-    assert scaling == {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 16}
-    assert getattr(importlib.import_module(module), name) is scale_by_ongoing_requests
+    bounds = {key: scaling[key] for key in ("min_replicas", "max_replicas", "target_ongoing_requests")}
+    assert bounds == {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 16}
+    assert getattr(importlib.import_module(module), name) is ReplicaPolicy
+    ReplicaPolicy(**policy["policy_kwargs"])
     assert deployment["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 0.5}
+
+
+@pytest.mark.parametrize(("running", "first"), [(None, 1), (0, 1), (2, 2), (9, 3)])
+def test_what_may_sleep_starts_awake_and_a_change_keeps_its_replicas(
+    tmp_path: Path, running: int | None, first: int
+) -> None:
+    sleeper = MODEL.model_copy(update={"scale": Scale(min_replicas=0, max_replicas=3)})
+    replicas = {} if running is None else {sleeper.name: running}
+
+    config = build_serve_config([sleeper], ServingSettings(home=tmp_path), LISTEN, URL, replicas)
+
+    ServeDeploySchema.model_validate(config)
+    (deployment,) = find_application(config, sleeper.name)["deployments"]
+    assert deployment["autoscaling_config"]["initial_replicas"] == first
+    assert deployment["autoscaling_config"]["min_replicas"] == 0
+
+
+def test_what_never_sleeps_keeps_the_replicas_that_serve_wants_through_a_change(config: dict[str, Any]) -> None:
+    (deployment,) = find_application(config, "flowers")["deployments"]
+
+    assert "initial_replicas" not in deployment["autoscaling_config"]
 
 
 def test_a_replica_has_more_time_to_stop_than_a_request_may_take(config: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ USER_ERRORS = {
         ["deploy", "x", "--min-replicas", "3", "--max-replicas", "2"],
         "max_replicas=2",
     ),
-    "no replica at all": (["deploy", "x", "--min-replicas", "0"], "min_replicas"),
+    "no replica at all": (["deploy", "x", "--max-replicas", "0"], "max_replicas"),
     "an unknown recipe": (["train", "digits"], "those of the zoo: "),
     "a missing recipe file": (["train", "nowhere.py"], "no recipe file 'nowhere.py'"),
     "an unknown key": (["train", "iris", "--set", "optimizer.momentum=1"], "valid keys: name, lr, args"),

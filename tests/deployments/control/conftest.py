@@ -66,7 +66,7 @@ class LocalClient:
         model: str,
         body: bytes,
         request_id: str | None,
-        timeout_s: float,
+        timeout_s: float = 1.0,
         priority: int = 0,
         content_type: str = "application/json",
     ) -> AsyncGenerator[Event]:

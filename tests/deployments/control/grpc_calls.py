@@ -1,12 +1,15 @@
 """A gRPC gateway in this process, and calls to it as the edge makes them."""
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from deployments.control.grpc_gateway import GrpcService, Health, build_server
+from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.protocols.grpc import messages
 from deployments.settings import Limits
@@ -18,7 +21,12 @@ METADATA = (("x-shoal-edge", SECRET), ("x-shoal-caller", "tester"))
 @contextlib.asynccontextmanager
 async def run_gateway(status: DeploymentStatus, client: Any, limits: Limits) -> AsyncIterator[Any]:
     """Serve on a free port; yields a channel to it."""
-    server = build_server(GrpcService(status, client, limits), Health(status, client), limits, SECRET)
+    server = build_server(
+        GrpcService(status, client, limits, SleepingModels(status, functools.partial(load_bundle_content, Path()))),
+        Health(status, client),
+        limits,
+        SECRET,
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -141,3 +141,15 @@ async def test_the_service_is_ready_when_every_deployment_runs(
     assert (response.status_code, response.json()) == (503, {"ready": False})
     models = {each["name"]: each for each in (await http.get("/api/v1/models")).json()["models"]}
     assert models["images"]["status"] == "NOT_STARTED"
+
+
+async def test_the_profiles_of_a_deployed_model_are_those_of_its_version(
+    http: httpx.AsyncClient, local_client: LocalClient
+) -> None:
+    described = (await http.get("/api/v1/models/flowers/profiles")).json()
+    refused = [await http.get(f"/api/v1/models/{name}/profiles") for name in ("twice", "roses")]
+
+    assert (described["name"], described["version"], described["slo_p99_s"]) == ("flowers", 1, None)
+    assert [profile["key"]["variant"] for profile in described["profiles"]] == ["fp32"]
+    assert described["profiles"][0]["passes"][0]["rows"] == 1
+    assert [(each.status_code, each.json()["error"]["code"]) for each in refused] == [(404, "unknown_model")] * 2

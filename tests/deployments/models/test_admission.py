@@ -284,3 +284,28 @@ def test_a_request_without_a_deadline_has_the_services_own() -> None:
 
     # 1 s is 50 passes, of which 0.8 may be planned.
     assert 35 <= sum(not isinstance(each, QueueFull) for each in results) <= 42
+
+
+@pytest.mark.parametrize(
+    ("queued", "scheduling", "is_admitted"),
+    [
+        (4, None, True),
+        (16, None, True),  # 0.4 s, four times the goal
+        (20, None, False),
+        (20, Scheduling.after(1000.0), True),  # it says how long it waits
+        (20, Scheduling(priority=BATCH), True),
+    ],
+)
+def test_with_a_latency_goal_a_request_waits_for_a_few_times_of_it(
+    queued: int, scheduling: Scheduling | None, is_admitted: bool
+) -> None:
+    queue = ChunkQueue(False)
+    queue.rows = queued
+    admission = Admission(PassEstimator({4: 0.1}, 4), queue, 30.0, slo_p99_s=0.1)
+
+    assert admission.max_rows == 16
+    if is_admitted:
+        admission.check(1, scheduling, 0.0)
+    else:
+        with pytest.raises(QueueFull, match=r"latency goal admits 0.4 s; try again later"):
+            admission.check(1, scheduling, 0.0)
