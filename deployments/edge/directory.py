@@ -20,8 +20,6 @@ from deployments.edge.state import EdgeState, Member, Route
 from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.settings import ServingSettings
-from deployments.state.key_store import KeyStore
-from deployments.state.store import DeploymentStore
 
 EDGE_SECRET_FILE = Path("secrets") / "edge_secret"
 NAME, NAMESPACE = "edge-directory", "shoal"
@@ -44,6 +42,10 @@ class Directory:
     """The members, and how far each edge is."""
 
     def __init__(self) -> None:
+        # Here, not above: members import this file, and the databases would take a tenth of a replica's cold start.
+        from deployments.state.key_store import KeyStore
+        from deployments.state.store import DeploymentStore
+
         settings = ServingSettings()
         self._settings = settings
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
