@@ -7,9 +7,9 @@ swings, and an outage of 30 s in which everybody fails ten times as often.
 
     python tests/benchmarks/canary.py [--trials 1000] [--rps 200] [--error-rate 0.01] [--folder .] [--json]
 
-The last line of --json: of A/A rollouts, how many were ever rolled back, and how many are undecided when the new version
-has had 20 requests (all: too little traffic decides nothing); found_doubled_errors_after is the number of requests to the
-new version after which half of the rollouts of one with twice the error rate are rolled back.
+The last line of --json: of A/A rollouts, how many were ever rolled back, and how many are undecided when the new
+version has had 20 requests (all: too little traffic decides nothing); found_doubled_errors_after is the number of
+requests to the new version after which half of the rollouts of one with twice the error rate are rolled back.
 """
 # Shapes: T rollouts, B buckets of latency.
 
