@@ -19,14 +19,16 @@ from cluster.local.ray_environment import set_ray_environment
 from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster, require_cluster
 from cluster.local.signals import run_uninterruptible
 from cluster.settings import Settings, load_settings
+from training.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from deployments.client import Client
-    from deployments.specs.deployment import PipelineDeployment
+    from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
     from deployments.specs.model_deployment import Dtype, ModelDeployment, Scale
     from deployments.specs.pipeline import Pipeline
+    from deployments.state.revisions import Revision
     from training.registry.entities import Version
     from training.registry.model_registry import Registry
     from training.run.driver import RunResult
@@ -78,7 +80,7 @@ class Shoal:
             on_failure: told which model or pipeline does not start, and why; all others serve.
         """
         from cluster.local.start import start_cluster, stop_cluster
-        from cluster.rollout.deploy import reconcile
+        from cluster.rollout.change import reconcile
 
         with exclusive_lock(self.settings, on_status):
             before = find_cluster(self.settings)
@@ -136,6 +138,7 @@ class Shoal:
         scale: Mapping[str, Any] | Scale | None = None,
         dtype: Dtype = "fp32",
         compile: bool = False,  # noqa: A002 - torch's word
+        reason: str = "",
         on_status: OnStatus = _ignore,
     ) -> ModelDeployment:
         """Serve a published version at /v2/models/NAME; returns when it answers.
@@ -145,34 +148,67 @@ class Shoal:
             scale: None keeps what the model has; a mapping changes some of its values.
             dtype: bf16 for a variant whose matrices are multiplied in bf16.
             compile: whether the net is compiled.
+            reason: why, for the record (`shoal history`).
             on_status: told what goes on.
         """
-        from cluster.rollout.deploy import deploy
+        from cluster.rollout.deploy import deploy, make_origin
 
         cluster = self.cluster
         version = self.registry.resolve(str(reference))
         # Replicas verify it again; here a damaged bundle is refused at once, by the name of its file.
         self.registry.load_manifest(version)
         with exclusive_lock(self.settings, on_status):
-            return deploy(self.settings, cluster, version, on_status, scale=scale, dtype=dtype, compile=compile)
+            return deploy(
+                self.settings,
+                cluster,
+                version,
+                on_status,
+                scale=scale,
+                dtype=dtype,
+                compile=compile,
+                origin=make_origin(reason),
+            )
 
-    def apply(self, pipeline: Pipeline, *, on_status: OnStatus = _ignore) -> PipelineDeployment:
+    def apply(self, pipeline: Pipeline, *, reason: str = "", on_status: OnStatus = _ignore) -> PipelineDeployment:
         """Serve a pipeline of deployed models at /v2/models/NAME; returns when it answers."""
-        from cluster.rollout.deploy import deploy_pipeline
+        from cluster.rollout.deploy import deploy_pipeline, make_origin
 
         cluster = self.cluster
         with exclusive_lock(self.settings, on_status):
-            return deploy_pipeline(self.settings, cluster, pipeline, on_status)
+            return deploy_pipeline(self.settings, cluster, pipeline, on_status, origin=make_origin(reason))
 
-    def undeploy(self, name: str, *, on_status: OnStatus = _ignore) -> None:
+    def rollback(
+        self, name: str, *, revision: int | None = None, reason: str = "", on_status: OnStatus = _ignore
+    ) -> tuple[DeploymentRecord, Revision]:
+        """Deploy again what an earlier revision asked for; see cluster.rollout.deploy.rollback."""
+        from cluster.rollout.deploy import make_origin, rollback
+
+        cluster = self.cluster
+        with exclusive_lock(self.settings, on_status):
+            return rollback(self.settings, cluster, name, on_status, revision=revision, origin=make_origin(reason))
+
+    def list_revisions(self, name: str) -> list[Revision]:
+        """List every change of a model or pipeline, newest first.
+
+        Raises:
+            UserError: it was never deployed.
+        """
+        from deployments.state.store import DeploymentStore
+
+        revisions = DeploymentStore(self.settings.platform).list_revisions(name)
+        if not revisions:
+            raise UserError(f"{name!r} was never deployed; `shoal status` lists what is")
+        return revisions
+
+    def undeploy(self, name: str, *, reason: str = "", on_status: OnStatus = _ignore) -> None:
         """Stop serving a model or pipeline; where no cluster runs, the next one starts without it."""
-        from cluster.rollout.deploy import undeploy
+        from cluster.rollout.deploy import make_origin, undeploy
 
         cluster = find_cluster(self.settings)
         if cluster and cluster.run_pid:
             cluster = None  # a training run's own, which serves nothing
         with exclusive_lock(self.settings, on_status):
-            undeploy(self.settings, cluster, name, on_status)
+            undeploy(self.settings, cluster, name, on_status, origin=make_origin(reason))
 
     def client(self) -> Client:
         """A client of the running cluster, with its admin key."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cluster.cli.completion import complete_models
-from cluster.cli.terminal import Reference, context, print_line, print_note, show_status
+from cluster.cli.terminal import Reason, Reference, context, print_line, print_note, show_status
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,6 +26,7 @@ def deploy(
     ] = None,
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")] = "fp32",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")] = False,
+    reason: Reason = "",
 ) -> None:
     """Serve a published version at /v2/models/NAME.
 
@@ -51,7 +52,9 @@ def deploy(
     interrupt_on_termination()
     with show_status(f"deploying {reference}") as on_status:
         version = shoal.registry.resolve(reference)
-        deployment = shoal.deploy(version, scale=changes, dtype=dtype, compile=compile_, on_status=on_status)
+        deployment = shoal.deploy(
+            version, scale=changes, dtype=dtype, compile=compile_, reason=reason, on_status=on_status
+        )
     bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
     url = f"{shoal.cluster.url}/v2/models/{deployment.name}"
     print_line(f"deployed {version} at {url} (replicas {bounds}, {deployment.endpoint.variant})")
@@ -61,6 +64,7 @@ def deploy(
 
 def apply(
     file: Annotated[Path, typer.Argument(help="A .yaml file, or a .py file that binds `pipeline`.")],
+    reason: Reason = "",
 ) -> None:
     """Serve a pipeline of deployed models at /v2/models/NAME."""
     from cluster.cli.scripts import require_binding
@@ -75,17 +79,19 @@ def apply(
     cluster = require_cluster(context.settings)
     interrupt_on_termination()
     with show_status(f"applying {pipeline.name}") as on_status:
-        deployment = Shoal(context.settings).apply(pipeline, on_status=on_status)
+        deployment = Shoal(context.settings).apply(pipeline, reason=reason, on_status=on_status)
     version = deployment.endpoint.version
     print_line(f"applied {deployment.name}:{version} at {cluster.url}/v2/models/{deployment.name}")
 
 
-def undeploy(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_models)]) -> None:
+def undeploy(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_models)], reason: Reason = ""
+) -> None:
     """Stop serving a model or pipeline."""
     from cluster.shoal import Shoal
 
     with show_status(f"undeploying {name}") as on_status:
-        Shoal(context.settings).undeploy(name, on_status=on_status)
+        Shoal(context.settings).undeploy(name, reason=reason, on_status=on_status)
     print_line(f"undeployed {name}")
 
 

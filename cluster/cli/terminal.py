@@ -26,6 +26,7 @@ WAITING = "waiting for "
 MAX_WIDTH, MIN_PROSE_WIDTH = 100_000, 24
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reason = Annotated[str, typer.Option(help="Why, for the record that `shoal history` shows.", show_default=False)]
 Reference = Annotated[
     str,
     typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.", autocompletion=complete_models),

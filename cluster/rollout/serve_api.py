@@ -37,6 +37,10 @@ class ClusterEnded(ServiceError):
     """The cluster ended meanwhile: another command stopped it, or it crashed."""
 
 
+class ConfigRefused(ServiceError):
+    """Ray Serve read the configuration, and refused it."""
+
+
 class ServeApi:
     """A client of one cluster's Serve API; use as a context manager."""
 
@@ -61,7 +65,8 @@ class ServeApi:
         """Declare all that shall run; unchanged applications keep their replicas, others than these are deleted.
 
         Raises:
-            ServiceError: Serve refuses the configuration.
+            ConfigRefused: Serve refuses the configuration.
+            ServiceError: it does not answer.
             ClusterEnded: there is no Serve any more.
         """
         settings, cluster = self._settings, self._cluster
@@ -76,7 +81,7 @@ class ServeApi:
             ) from error
         if response.is_error:
             lines = response.text.strip().splitlines() or ["no reason given"]
-            raise ServiceError(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
+            raise ConfigRefused(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
 
     def fetch_applications(self) -> Applications:
         """Fetch the status of every application."""

@@ -14,7 +14,7 @@ def list_statuses(settings: Settings, cluster: Cluster) -> list[dict[str, Any]]:
         applications = serve.fetch_applications()
     statuses = []
     store = DeploymentStore(settings.platform)
-    deployments, rolling_out = store.load(), store.find_open_rollout()
+    deployments, rolling_out = store.load(), {revision.name for revision in store.list_open_revisions()}
     for record in deployments.records:
         application = applications.get(record.name, {})
         statuses.append(
@@ -40,5 +40,5 @@ def _describe(application: dict[str, Any], is_rolling_out: bool) -> str:
     if application.get("status") in FAILED_STATUSES:
         return describe_failure(application)
     if is_rolling_out:
-        return "being deployed; if the command that did was killed, `shoal up` restores what there was before"
+        return "being deployed"
     return ""
