@@ -11,7 +11,7 @@ Deploy walk: cluster.cli.serving deploy -> [shoal.py] -> cluster.rollout.deploy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deployments.client import Client
+    from deployments.rollout.canary import Canary
+    from deployments.rollout.criteria import Criteria
     from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
     from deployments.specs.model_deployment import Dtype, ModelDeployment, Scale
     from deployments.specs.pipeline import Pipeline
@@ -176,6 +178,76 @@ class Shoal:
         cluster = self.cluster
         with exclusive_lock(self.settings, on_status):
             return deploy_pipeline(self.settings, cluster, pipeline, on_status, origin=make_origin(reason))
+
+    def deploy_canary(
+        self,
+        reference: Version | str,
+        *,
+        steps: Sequence[float] = (),
+        split_by: str = "",
+        shadow_percent: float = 0.0,
+        min_step_s: float | None = None,
+        criteria: Criteria | None = None,
+        scale: Mapping[str, Any] | Scale | None = None,
+        dtype: Dtype = "fp32",
+        compile: bool = False,  # noqa: A002 - torch's word
+        reason: str = "",
+        on_status: OnStatus = _ignore,
+    ) -> Canary:
+        """Serve a version beside the deployed one; returns when it takes its share, and the cluster decides the rest.
+
+        Args:
+            reference: NAME, NAME:VERSION or NAME@ALIAS.
+            steps: percent of the requests, up to 100; none for shadow copies alone.
+            split_by: caller, request or header:NAME; by default caller where there are many, else request.
+            shadow_percent: percent of the deployed version's requests that are copied to it.
+            min_step_s: minimum seconds of a step.
+            criteria: what it must not be worse in; None for the defaults.
+            scale: as of `deploy`.
+            dtype: as of `deploy`.
+            compile: as of `deploy`.
+            reason: why, for the record.
+            on_status: told what goes on.
+        """
+        from cluster.rollout.canary import begin, choose_split, find_stable
+        from cluster.rollout.deploy import build_deployment, make_origin
+        from deployments.rollout.canary import CanarySpec
+
+        cluster = self.cluster
+        version = self.registry.resolve(str(reference))
+        self.registry.load_manifest(version)
+        with exclusive_lock(self.settings, on_status):
+            deployment = build_deployment(self.settings, cluster, version, scale=scale, dtype=dtype, compile=compile)
+            values = {"min_step_s": min_step_s, "criteria": criteria}
+            spec = CanarySpec(
+                deployment=deployment,
+                stable_version=find_stable(self.settings, deployment).endpoint.version,
+                steps=tuple(steps),
+                split_by=split_by or choose_split(self.settings),
+                shadow_percent=shadow_percent,
+                author=make_origin().author,
+                reason=reason,
+                **{name: value for name, value in values.items() if value is not None},
+            )
+            return begin(self.settings, cluster, spec, on_status)
+
+    def get_rollout(self, name: str) -> Canary:
+        """Get a model's last rollout beside another version; raises UserError if it has had none."""
+        from cluster.rollout.canary import find_canary
+
+        return find_canary(self.settings, name)
+
+    def promote_rollout(self, name: str, *, on_status: OnStatus = _ignore) -> Canary:
+        """Deploy the version that is being rolled out, whatever the evidence; returns when it is alone."""
+        from cluster.rollout.canary import request
+
+        return request(self.settings, self.cluster, name, "promote", on_status)
+
+    def abort_rollout(self, name: str, *, on_status: OnStatus = _ignore) -> Canary:
+        """End a rollout; returns when the version that served before is alone."""
+        from cluster.rollout.canary import request
+
+        return request(self.settings, find_cluster(self.settings), name, "abort", on_status)
 
     def rollback(
         self, name: str, *, revision: int | None = None, reason: str = "", on_status: OnStatus = _ignore

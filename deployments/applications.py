@@ -9,7 +9,7 @@ Serve imports the `bind_` functions by path on the cluster, and calls them with 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
+from deployments.edge.state import CANARY_SUFFIX, CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment, Scale
@@ -30,7 +30,9 @@ def bind_model(args: dict[str, Any]) -> "Application":
     """Bind the application of a model."""
     from deployments.models.replica import ModelReplica
 
-    return ModelReplica.bind(args["endpoint"], args["cache"], args["host"])  # type: ignore[attr-defined, no-any-return]
+    # A canary's name of its application is not its model's.
+    arguments = (args["endpoint"], args["cache"], args["host"], args.get("application", ""))
+    return ModelReplica.bind(*arguments)  # type: ignore[attr-defined, no-any-return]
 
 
 def bind_pipeline(args: dict[str, Any]) -> "Application":
@@ -62,7 +64,11 @@ def bind_edge(args: dict[str, Any]) -> "Application":
 
 
 def build_serve_config(
-    deployments: Iterable[DeploymentRecord], settings: ServingSettings, listen: Listen, url: str
+    deployments: Iterable[DeploymentRecord],
+    settings: ServingSettings,
+    listen: Listen,
+    url: str,
+    canaries: Iterable[ModelDeployment] = (),
 ) -> dict[str, Any]:
     """Build Serve's complete configuration (Ray's ServeDeploySchema); Serve deletes the applications not in it.
 
@@ -71,6 +77,7 @@ def build_serve_config(
         settings: of this service.
         listen: where it listens.
         url: of its HTTP endpoint, for the documentation.
+        canaries: versions that run beside the deployed ones.
     """
     return {
         # Requests come from the edge, straight to the replicas.
@@ -86,6 +93,7 @@ def build_serve_config(
                 else _build_model_config(deployment, settings, listen.host)
                 for deployment in deployments
             ),
+            *(_build_model_config(canary, settings, listen.host, CANARY_SUFFIX) for canary in canaries),
         ],
     }
 
@@ -119,11 +127,15 @@ def _build_grpc_config(settings: ServingSettings, listen: Listen) -> dict[str, A
     return _build_scaled_config(GRPC, bind_grpc, {"host": listen.host}, scale, settings.limits.request_timeout_s)
 
 
-def _build_model_config(deployment: ModelDeployment, settings: ServingSettings, host: str) -> dict[str, Any]:
-    endpoint = deployment.endpoint
+def _build_model_config(
+    deployment: ModelDeployment, settings: ServingSettings, host: str, suffix: str = ""
+) -> dict[str, Any]:
+    endpoint, name = deployment.endpoint, deployment.name + suffix
     args = {"endpoint": endpoint.model_dump(mode="json"), "cache": str(settings.home / "cache"), "host": host}
+    if suffix:
+        args["application"] = name
     timeout_s = endpoint.limits.request_timeout_s
-    return _build_scaled_config(deployment.name, bind_model, args, deployment.scale, timeout_s)
+    return _build_scaled_config(name, bind_model, args, deployment.scale, timeout_s)
 
 
 def _build_pipeline_config(deployment: PipelineDeployment, host: str) -> dict[str, Any]:

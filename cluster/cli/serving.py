@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cluster.cli.completion import complete_models
+from cluster.cli.rollout import build_plan, describe_rollout
 from cluster.cli.terminal import Reason, Reference, context, print_line, print_note, show_status
 
 
@@ -27,10 +28,28 @@ def deploy(
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")] = "fp32",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")] = False,
     reason: Reason = "",
+    canary: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Beside the deployed version, for a share of the requests.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(metavar="PERCENTS", help="Shares of a canary, rising to 100: 5,25,50,100.")
+    ] = None,
+    shadow: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Send it copies of a share of the requests.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="BY", help="What a canary's share is of: caller, request or header:NAME.")
+    ] = "",
+    min_step: Annotated[float | None, typer.Option(help="Seconds that a canary's step lasts at least.")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Share of shadow copies whose answers must agree; 0.95, say.")
+    ] = None,
 ) -> None:
     """Serve a published version at /v2/models/NAME.
 
     Options of scale that are not given stay as they are for a model that is deployed already.
+    With --canary or --shadow the deployed version goes on serving, and `shoal rollout status NAME` shows how the new
+    one compares; it is promoted or rolled back by itself.
     """
     from cluster.local.running_cluster import require_cluster
     from cluster.local.signals import interrupt_on_termination
@@ -48,8 +67,16 @@ def deploy(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     change_scale(Scale(), changes)  # a value that no scale can have is refused before anything else
+    plan = build_plan(canary, steps, shadow, split, min_step, min_agreement)
     require_cluster(context.settings)
     interrupt_on_termination()
+    if plan:
+        with show_status(f"deploying {reference}") as on_status:
+            options = {"scale": changes, "dtype": dtype, "compile": compile_, "reason": reason}
+            rollout = shoal.deploy_canary(reference, **plan, **options, on_status=on_status)
+        print_line(describe_rollout(rollout))
+        print_note(f"next: shoal rollout status {rollout.spec.name}")
+        return
     with show_status(f"deploying {reference}") as on_status:
         version = shoal.registry.resolve(reference)
         deployment = shoal.deploy(

@@ -16,6 +16,7 @@ from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_runni
 from cluster.settings import Settings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndpoint, Scale
+from deployments.state.canary_store import CanaryStore
 from deployments.state.revisions import Action, Origin, Revision
 from deployments.state.store import DeploymentStore
 from training.errors import UserError
@@ -60,9 +61,26 @@ def deploy(
         origin: who deploys it, and why; None for this process.
 
     Raises:
-        UserError: a pipeline has its name, one that calls it would not work any more, or no node can hold it.
+        UserError: a pipeline has its name, one that calls it would not work any more, no node can hold it, or a canary
+            of it is being rolled out.
         ServiceError: its replicas do not start; the previous version goes on serving.
     """
+    CanaryStore(settings.platform).reject_if_active(version.name)
+    deployment = build_deployment(settings, cluster, version, scale=scale, dtype=dtype, compile=compile)
+    replace(settings, cluster, deployment, "deploy", origin or make_origin(), on_status)
+    return deployment
+
+
+def build_deployment(
+    settings: Settings,
+    cluster: Cluster,
+    version: "Version",
+    *,
+    scale: Mapping[str, Any] | Scale | None = None,
+    dtype: Dtype = "fp32",
+    compile: bool = False,  # noqa: A002 - torch's word
+) -> ModelDeployment:
+    """Build the deployment of a published version; see deploy."""
     endpoint = ModelEndpoint(
         name=version.name,
         version=version.version,
@@ -76,9 +94,7 @@ def deploy(
         finish_changes(settings, serve)
         if not isinstance(scale, Scale):
             scale = change_scale(_current_scale(settings, serve, version.name), scale or {})
-    deployment = ModelDeployment(endpoint=endpoint, scale=scale)
-    _replace(settings, cluster, deployment, "deploy", origin or make_origin(), on_status)
-    return deployment
+    return ModelDeployment(endpoint=endpoint, scale=scale)
 
 
 def deploy_pipeline(
@@ -100,7 +116,7 @@ def deploy_pipeline(
     with ServeApi(settings, cluster) as serve:
         finish_changes(settings, serve)
     deployment = resolve_pipeline(settings, pipeline)
-    _replace(settings, cluster, deployment, "apply", origin or make_origin(), on_status)
+    replace(settings, cluster, deployment, "apply", origin or make_origin(), on_status)
     return deployment
 
 
@@ -132,6 +148,7 @@ def rollback(
         ServiceError: its replicas do not start; what ran before goes on serving.
     """
     store = DeploymentStore(settings.platform)
+    CanaryStore(settings.platform).reject_if_active(name)
     with ServeApi(settings, cluster) as serve:
         finish_changes(settings, serve)
     target = find_rollback_target(store, name, revision)
@@ -144,7 +161,7 @@ def rollback(
     elif record is not None:
         _require_version(settings, record)
     assert record is not None, "a target has a deployment"
-    _replace(settings, cluster, record, "rollback", origin or make_origin(), on_status, restores=target.number)
+    replace(settings, cluster, record, "rollback", origin or make_origin(), on_status, restores=target.number)
     return record, target
 
 
@@ -220,6 +237,7 @@ def undeploy(
         deployed = ", ".join(names) or "none"
         raise UserError(f"{name!r} is not deployed; deployed: {deployed}")
     _reject_if_called(records, name)
+    CanaryStore(settings.platform).reject_if_active(name)
     remove(settings, cluster, name, origin or make_origin(), on_status)
 
 
@@ -253,7 +271,7 @@ def change_scale(scale: Scale, changes: Mapping[str, Any]) -> Scale:
     return Scale.model_validate(values)
 
 
-def _replace(
+def replace(
     settings: Settings,
     cluster: Cluster,
     deployment: DeploymentRecord,
@@ -266,7 +284,7 @@ def _replace(
     """Serve a model or pipeline in place of what has its name, and tell the pipelines that call it."""
     records = DeploymentStore(settings.platform).list_records()
     changes: dict[str, DeploymentRecord] = {
-        record.name: record for record in _find_dependents(settings, records, deployment)
+        record.name: record for record in find_dependents_of(settings, records, deployment)
     }
     changes[deployment.name] = deployment
     with ServeApi(settings, cluster) as serve:
@@ -281,9 +299,14 @@ def _replace(
         bring_about(settings, serve, changes, action, origin, is_done, capacity.report, restores=restores)
 
 
-def _find_dependents(
+def find_dependents_of(
     settings: Settings, records: list[DeploymentRecord], changed: DeploymentRecord
 ) -> list[PipelineDeployment]:
+    """Find the pipelines that call what is about to change, with its new signature in them.
+
+    Raises:
+        UserError: a pipeline has its name, or one that calls it would not work any more.
+    """
     before = next((record for record in records if record.name == changed.name), None)
     if isinstance(before, PipelineDeployment) and isinstance(changed, ModelDeployment):
         raise UserError(f"{changed.name!r} is a pipeline's name; `shoal undeploy {changed.name}` first")

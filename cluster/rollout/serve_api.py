@@ -13,6 +13,7 @@ from cluster.settings import Settings
 from deployments.applications import build_serve_config
 from deployments.edge.state import Listen
 from deployments.specs.deployment import DeploymentRecord
+from deployments.state.canary_store import CanaryStore
 from training.errors import ServiceError
 from training.registry.process_identity import ProcessIdentity
 
@@ -71,7 +72,8 @@ class ServeApi:
         """
         settings, cluster = self._settings, self._cluster
         listen = Listen(settings.host, cluster.http_port, cluster.grpc_port)
-        config = build_serve_config(records, settings, listen, cluster.url)
+        canaries = [each.spec.deployment for each in CanaryStore(settings.platform).list_active() if each.is_up]
+        config = build_serve_config(records, settings, listen, cluster.url, canaries)
         try:
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:

@@ -16,9 +16,10 @@ from typing import Any
 
 import ray
 
-from deployments.edge.state import EdgeState, Member, Route
+from deployments.edge.state import EdgeState, Member, Route, Split
 from deployments.scaling.report import ReplicaReport
 from deployments.settings import ServingSettings
+from deployments.state.canary_store import CanaryStore
 from deployments.state.key_store import KeyStore
 from deployments.state.store import DeploymentStore
 
@@ -46,6 +47,8 @@ class Directory:
         settings = ServingSettings()
         self._settings = settings
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
+        self._canaries = CanaryStore(settings.platform)
+        self._controller: Any = None
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
         self._reports: dict[str, ReplicaReport] = {}
@@ -125,13 +128,33 @@ class Directory:
                     del self._asked_s[edge]
                     self._applied.pop(edge, None)
                 await self._notify(**await asyncio.to_thread(self._read))
+                self._control_canaries()
             except Exception:
                 # The database does not answer, or a file is being replaced: what was read before stands.
                 logger.exception("the edge's state cannot be read")
 
     def _read(self) -> dict[str, Any]:
-        routes = tuple(Route.of(record.endpoint) for record in self._deployments.list_records())
-        return {"keys": self._keys.list_keys(), "certificate": self._read_certificate(), "routes": routes}
+        canaries = self._canaries.list_active()
+        routes = (
+            *(Route.of(record.endpoint) for record in self._deployments.list_records()),
+            *(Route.of(each.spec.deployment.endpoint, each.spec.application) for each in canaries),
+        )
+        splits = tuple(
+            Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by.removeprefix("header:"))
+            for each in canaries
+        )
+        certificate = self._read_certificate()
+        return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}
+
+    def _control_canaries(self) -> None:
+        """Start the controller of rollouts while there are any."""
+        from deployments.rollout.controller import start_controller
+
+        if self._state.splits and self._controller is None:
+            self._controller = start_controller()
+        elif not self._state.splits and self._controller is not None:
+            ray.kill(self._controller)
+            self._controller = None
 
     def _read_certificate(self) -> str:
         """Read certificate and key where they have changed, and only once they fit each other."""

@@ -46,9 +46,9 @@ class Route:
     response_timeout_s: float
 
     @classmethod
-    def of(cls, endpoint: "Endpoint") -> "Route":
-        """The route of a model or pipeline."""
-        return cls(endpoint.name, endpoint.limits.request_timeout_s)
+    def of(cls, endpoint: "Endpoint", application: str = "") -> "Route":
+        """The route of a model or pipeline, or of a canary, whose application has a name of its own."""
+        return cls(application or endpoint.name, endpoint.limits.request_timeout_s)
 
     @property
     def max_silence_s(self) -> int:

@@ -23,7 +23,9 @@ from deployments.specs.model_deployment import ModelEndpoint
 class ModelReplica(HandleApi):
     """One replica; it joins the edge once its net is loaded and warm."""
 
-    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, endpoint: dict[str, Any], cache: str, host: str, application: str = ""
+    ) -> None:
         bind_replica_port(host)
         # Here, not above: Serve imports this module in a process that only binds the application, too.
         import torch
@@ -39,7 +41,7 @@ class ModelReplica(HandleApi):
         self._server = await ReplicaServer.start(
             lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
             host,
-            Route.of(specification),
+            Route.of(specification, application),
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,

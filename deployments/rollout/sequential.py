@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 # The odds that `WorseTest` bets on: the second rate is so many times the first.
 ODDS_RATIOS = (1.3, 1.6, 2.0, 3.0, 6.0, 20.0)
