@@ -21,8 +21,9 @@ DEFAULT_SHARES = (25.0, 50.0, 100.0)
 
 @app.command()
 def status(name: Name, as_json: Json = False) -> None:
-    """Show a model's last rollout: its step, counts, intervals, evidence and verdict.
+    """Show the last rollout of a model.
 
+    Its step; counts, intervals, evidence and verdict of each metric; the steps before.
     Intervals hold at all times together with 95%. Evidence is how many times more likely what was seen is if the new
     version is worse (or, for the second, no worse) than if not; a verdict falls at the number behind the slash.
     """
@@ -46,7 +47,7 @@ def status(name: Name, as_json: Json = False) -> None:
 
 @app.command()
 def promote(name: Name) -> None:
-    """Deploy the version that is being rolled out, whatever the evidence says."""
+    """Deploy the new version, whatever is shown."""
     from cluster.shoal import Shoal
 
     with show_status(f"promoting {name}") as on_status:
@@ -56,7 +57,7 @@ def promote(name: Name) -> None:
 
 @app.command()
 def abort(name: Name) -> None:
-    """End a rollout; the deployed version goes on serving."""
+    """End a rollout; the old version serves."""
     from cluster.shoal import Shoal
 
     with show_status(f"aborting {name}") as on_status:

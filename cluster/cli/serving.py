@@ -72,7 +72,7 @@ def deploy(
     interrupt_on_termination()
     if plan:
         with show_status(f"deploying {reference}") as on_status:
-            options = {"scale": changes, "dtype": dtype, "compile": compile_, "reason": reason}
+            options: dict[str, Any] = {"scale": changes, "dtype": dtype, "compile": compile_, "reason": reason}
             rollout = shoal.deploy_canary(reference, **plan, **options, on_status=on_status)
         print_line(describe_rollout(rollout))
         print_note(f"next: shoal rollout status {rollout.spec.name}")

@@ -8,12 +8,13 @@ Knows nothing of HTTP.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from deployments.errors import DeadlineExceeded, NotStreamable
+from deployments.errors import DeadlineExceeded, InferenceFailed, NotStreamable
 from deployments.models.batching import Batcher
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
@@ -78,14 +79,15 @@ class ServedModel:
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
         self._batcher.warm_up(rows)
         self._generator = _build_generator(bundle, self._batcher)
+        self._failures = 0
 
     async def check_health(self) -> None:
         """Check that forward passes succeed; see Batcher.check_health."""
         await self._batcher.check_health(self.endpoint.limits.request_timeout_s)
 
     def report_passes(self) -> PassReport:
-        """What its batcher has done, and has to do."""
-        return self._batcher.report_passes()
+        """What its batcher has done and has to do, and the requests that the net failed for."""
+        return replace(self._batcher.report_passes(), failures=self._failures)
 
     def _decode_example(self) -> Rows:
         rows = self.predict_codec.decode_request(encode_json(self.example), "application/json").rows
@@ -99,13 +101,17 @@ class ServedModel:
             request = codec.decode_request(body, header_length)
         else:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
-        if request.timeout_s is None:
-            outputs = await self._batcher.forward(request.rows)
-        else:
-            outputs = await self._forward_in_time(request.rows, request.timeout_s)
-        if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
-            return codec.encode_response(outputs, request)
-        return await asyncio.to_thread(codec.encode_response, outputs, request)
+        try:
+            if request.timeout_s is None:
+                outputs = await self._batcher.forward(request.rows)
+            else:
+                outputs = await self._forward_in_time(request.rows, request.timeout_s)
+            if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
+                return codec.encode_response(outputs, request)
+            return await asyncio.to_thread(codec.encode_response, outputs, request)
+        except InferenceFailed:
+            self._failures += 1
+            raise
 
     async def _forward_in_time(self, rows: Rows, timeout_s: float) -> Outputs:
         try:
@@ -126,10 +132,14 @@ class ServedModel:
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
             return await run_in_image_thread(self._sample_images, request.options)
-        outputs = await self._batcher.forward(request.rows)
-        if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
-            return self.predict_codec.encode_response(outputs, request)
-        return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
+        try:
+            outputs = await self._batcher.forward(request.rows)
+            if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
+                return self.predict_codec.encode_response(outputs, request)
+            return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
+        except InferenceFailed:
+            self._failures += 1
+            raise
 
     async def _decode_predict(self, body: bytes, content_type: str) -> PredictRequest:
         if len(body) <= self._inline_bytes:

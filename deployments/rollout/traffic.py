@@ -56,8 +56,12 @@ class Counts:
                 new = count - before.get(status, 0)
                 self._requests += new
                 self._failures += new if status >= 500 else 0
+        # A net that fails for valid rows is a 422, which by its status a caller's mistake would be too.
+        self._failures += report.passes.failures - (last.passes.failures if last else 0)
         self._latencies += np.array(report.latencies) - (np.array(last.latencies) if last else 0)
 
     def build_block(self) -> Block:
         """The sums as a block of one rollout."""
-        return Block(np.asarray(self._requests), np.asarray(self._failures), self._latencies)
+        # Calls by handles can fail too, and are no requests from the edge.
+        failures = min(self._failures, self._requests)
+        return Block(np.asarray(self._requests), np.asarray(failures), self._latencies)

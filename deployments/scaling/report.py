@@ -64,12 +64,14 @@ class PassReport:
         passes: forward passes.
         rows: through them.
         busy_s: seconds that they took together.
+        failures: requests whose rows the net failed for, or gave no finite number: 422, but not for the caller's fault.
     """
 
     queued_rows: int = 0
     passes: int = 0
     rows: int = 0
     busy_s: float = 0.0
+    failures: int = 0
 
 
 @dataclass(frozen=True)
