@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from deployments.edge.state import EdgeState, Member, Route, Split
+from deployments.edge.state import CANARY_SUFFIX, EdgeState, Member, Route, ShadowTarget, Split
 from deployments.scaling.report import ReplicaReport
 from deployments.settings import ServingSettings
 from deployments.state.canary_store import CanaryStore
@@ -49,6 +49,8 @@ class Directory:
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
         self._canaries = CanaryStore(settings.platform)
         self._controller: Any = None
+        # Percent of the requests that are copied to a canary, by the model's name.
+        self._shadows: dict[str, float] = {}
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
         self._reports: dict[str, ReplicaReport] = {}
@@ -74,14 +76,25 @@ class Directory:
         self._members[member.id] = member
         await self._wait_until_applied(await self._notify())
 
-    async def renew(self, member: Member, report: ReplicaReport | None = None) -> None:
-        """Keep a member and its last report; one that is not known joins, as after a restart of this actor."""
+    async def renew(self, member: Member, report: ReplicaReport | None = None) -> ShadowTarget | None:
+        """Keep a member and its last report; one that is not known joins, as after a restart of this actor.
+
+        Returns:
+            Where it sends copies of its requests to, where it does.
+        """
         self._renewed_s[member.id] = time.monotonic()
         if report:
             self._reports[member.id] = report
         if self._members.get(member.id) != member:
             self._members[member.id] = member
             await self._notify()
+        percent = self._shadows.get(member.route.name)
+        if not percent:
+            return None
+        application = member.route.name + CANARY_SUFFIX
+        return ShadowTarget(
+            tuple(each.address for each in self._state.members if each.route.name == application), percent
+        )
 
     async def leave(self, member_id: str) -> None:
         """Remove a member; returns when no edge sends requests to it any more, or after MAX_APPLY_S."""
@@ -143,6 +156,7 @@ class Directory:
             Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by.removeprefix("header:"))
             for each in canaries
         )
+        self._shadows = {each.spec.name: each.shadow_percent for each in canaries}
         certificate = self._read_certificate()
         return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}
 

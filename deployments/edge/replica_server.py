@@ -6,17 +6,28 @@ Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
-from deployments.edge.state import Member, Route
-from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
+from deployments.edge.state import Member, Route, ShadowTarget
+from deployments.scaling.report import PairReport, PassReport, ReplicaReport, RequestStatistics
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
 from deployments.settings import ServingSettings
+
+
+class Shadow(Protocol):
+    """What copies a replica's requests."""
+
+    def follow(self, target: ShadowTarget | None) -> None:
+        """Take where to; None for nowhere."""
+
+    def report(self) -> PairReport:
+        """What came of the copies."""
 
 
 class ReplicaServer:
@@ -39,6 +50,7 @@ class ReplicaServer:
         variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
         count_calls: Callable[[], int] = int,
+        shadow: Shadow | None = None,
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
@@ -50,6 +62,7 @@ class ReplicaServer:
             variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
             count_calls: how many requests by handles are inside.
+            shadow: takes copies of requests where the directory says so.
         """
         metrics, statistics = RequestMetrics(), RequestStatistics()
 
@@ -64,6 +77,7 @@ class ReplicaServer:
                 responses=dict(statistics.responses),
                 latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
+                copies=shadow.report() if shadow else PairReport(),
             )
 
         server = HttpServer(build_app(await fetch_edge_secret()), record)
@@ -71,7 +85,8 @@ class ReplicaServer:
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
-        membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant), report)
+        member = Member(member_id, route, f"{address}:{port}", version, variant)
+        membership = Membership(member, report, shadow.follow if shadow else None)
         await membership.join()
         return cls(server, metrics, membership, route.response_timeout_s)
 

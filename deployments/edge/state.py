@@ -101,6 +101,19 @@ SPLIT_BUCKETS = 10_000
 
 
 @dataclass(frozen=True)
+class ShadowTarget:
+    """Where a replica sends copies of its requests to.
+
+    Attributes:
+        addresses: host:port of the replicas that take them.
+        percent: of its requests that are copied.
+    """
+
+    addresses: tuple[str, ...]
+    percent: float
+
+
+@dataclass(frozen=True)
 class EdgeState:
     """What an edge has to bring about.
 

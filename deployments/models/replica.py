@@ -12,11 +12,14 @@ from ray import serve
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.ray_internals import bind_replica_port
+from deployments.rollout.shadow import ShadowedModel
 from deployments.scaling.policy import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelEndpoint
+from training.schema import ClassOutput
 
 
 @serve.deployment(name="replica")
@@ -37,15 +40,22 @@ class ModelReplica(HandleApi):
         torch.set_num_threads(max(1, int(cpus)))
         specification = ModelEndpoint.model_validate(endpoint)
         self.servable = self._model = ServedModel(specification, Path(cache))
-        limits = specification.limits
+        limits, routes = specification.limits, ModelRoutes(self._model)
+        shadow = ShadowedModel(
+            self._model,
+            ServingSettings().edge,
+            is_classifier=isinstance(self._model.manifest.output_schema, ClassOutput),
+            serve=routes.serve,
+        )
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
+            lambda secret: compose_http(routes, limits, secret),
             host,
             Route.of(specification, application),
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
             count_calls=lambda: self.ongoing_calls,
+            shadow=shadow,
         )
 
     async def check_health(self) -> None:

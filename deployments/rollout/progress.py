@@ -64,16 +64,14 @@ class Progress:
             state = state.model_copy(update={"phase": "running", "step_started_s": now_s})
         if requested == "promote":
             return self._end(state, "promoting", "undecided", "by request", now_s)
+        pairs, agreements = self._traffic.count_pairs(reports)
+        self._comparison.observe_pairs(np.asarray(pairs), np.asarray(agreements))
         self._comparison.observe(*self._traffic.take(reports))
         return self._decide(state, now_s)
 
     def fail(self, canary: Canary, reason: str, now_s: float) -> CanaryState:
         """The state of a rollout whose new version does not run."""
         return self._end(canary.state, "rolled_back", "worse", reason, now_s)
-
-    def observe_pairs(self, pairs: int, agreements: int) -> None:
-        """Add answers of both versions to the same requests."""
-        self._comparison.observe_pairs(np.asarray(pairs), np.asarray(agreements))
 
     def _decide(self, state: CanaryState, now_s: float) -> CanaryState:
         evidence = describe_evidence(self._comparison)

@@ -23,6 +23,16 @@ class Traffic:
         self._last: dict[str, ReplicaReport] = {}
         self._is_first = True
 
+    def count_pairs(self, reports: Iterable[tuple[Member, ReplicaReport]]) -> tuple[int, int]:
+        """How many answers to copies were compared since the last look, and how many of them agree; before `take`."""
+        pairs = agreements = 0
+        for member, report in reports:
+            last = self._last.get(member.id)
+            if member.route.name == self._spec.name and not self._is_first:
+                pairs += report.copies.pairs - (last.copies.pairs if last else 0)
+                agreements += report.copies.agreements - (last.copies.agreements if last else 0)
+        return pairs, agreements
+
     def take(self, reports: Iterable[tuple[Member, ReplicaReport]]) -> tuple[Block, Block]:
         """The blocks of the old and of the new version since the last look; the first look only begins.
 

@@ -75,6 +75,21 @@ class PassReport:
 
 
 @dataclass(frozen=True)
+class PairReport:
+    """Answers of a replica, and of a version beside it that got copies of the same requests.
+
+    Attributes:
+        pairs: that were compared.
+        agreements: of them.
+        dropped: copies that were not sent, or not answered.
+    """
+
+    pairs: int = 0
+    agreements: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
 class ReplicaReport:
     """What a replica has done since its start.
 
@@ -84,6 +99,7 @@ class ReplicaReport:
         responses: number of requests from the edge by the status of their response; 499: the caller left before.
         latencies: counts of the histogram of those that were answered with a status below 500, by BOUNDS_S.
         passes: of its batcher; all zero for a pipeline.
+        copies: what came of the copies of its requests.
     """
 
     uptime_s: float
@@ -91,6 +107,7 @@ class ReplicaReport:
     responses: dict[int, int]
     latencies: tuple[int, ...]
     passes: PassReport = PassReport()
+    copies: PairReport = PairReport()
 
 
 class RequestStatistics:

@@ -63,6 +63,10 @@ class ModelRoutes:
                 prefix: ("GET", self._metadata),
             }
 
+    def serve(self, model: Servable) -> None:
+        """Answer by another servable of the same model from now on."""
+        self._model = model
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         path: str = scope["path"]
