@@ -60,9 +60,10 @@ def print_warning(text: str) -> None:
     Console(stderr=True).print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print a value as JSON; in one line without `indent`."""
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 @contextmanager

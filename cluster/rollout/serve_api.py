@@ -1,6 +1,5 @@
 """Serve API: Ray Serve's REST API: the whole configuration in, the status of every application out."""
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from deployments.applications import build_serve_config
+from deployments.control.summary import FAILED_STATUSES, describe_failure
 from deployments.edge.state import Listen
 from deployments.specs.deployment import DeploymentRecord
 from deployments.state.canary_store import CanaryStore
@@ -21,8 +21,6 @@ from training.registry.process_identity import ProcessIdentity
 POLL_INTERVAL_S = 0.3
 # The dashboard's own limit of a listing.
 MAX_NODES = 10_000
-
-FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 
 OnStatus = Callable[[str], None]
 """Called with the status of all applications, in one line."""
@@ -175,18 +173,3 @@ def is_running(applications: Applications, name: str) -> bool:
     if status in FAILED_STATUSES:
         raise ServiceError(f"{name} does not start: {describe_failure(application)}")
     return bool(status == "RUNNING")
-
-
-def count_running_replicas(application: dict[str, Any]) -> int:
-    """Count an application's replicas that run."""
-    replicas = application.get("deployments", {}).get("replica", {}).get("replicas", [])
-    return sum(replica["state"] == "RUNNING" for replica in replicas)
-
-
-def describe_failure(application: dict[str, Any]) -> str:
-    """The error of a replica's constructor, out of the traceback that Serve keeps of it."""
-    messages: list[str] = [d.get("message", "") for d in application.get("deployments", {}).values()]
-    messages.append(application.get("message", ""))
-    lines = [line.strip() for message in messages for line in message.splitlines()]
-    errors = [line for line in lines if re.match(r"^[\w.]+: ", line) and "replica.py" not in line]
-    return (errors or [line for line in lines if line] or ["no reason given"])[-1]

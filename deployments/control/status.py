@@ -1,12 +1,19 @@
-"""Status for the catalog and health, inside the cluster: what is deployed, and what Serve says of each application."""
+"""Status for the catalog and health, inside the cluster: what is deployed, and what Serve says of each application.
+
+Three questions, as Kubernetes' probes ask them: live (this process answers), started (what was deployed when the
+cluster came up has been brought up, or has failed; never false again), ready (every deployment answers requests now).
+"""
 
 import time
+from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
+from deployments.control.summary import FAILED_STATUSES, DeploymentSummary, ReplicaWindows, summarize_deployments
+from deployments.ray_internals import fetch_serve_details
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord
 from deployments.state.store import DeploymentStore
@@ -20,13 +27,16 @@ class DeploymentStatus:
     """What is deployed, and how each deployment is doing."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._store = DeploymentStore(settings.platform)
+        self.store = DeploymentStore(settings.platform)
         self._applications: dict[str, ApplicationStatusOverview] = {}
         self._fetched_s = self._answered_s = float("-inf")
+        self._details: dict[str, Any] = {}
+        self._details_fetched_s = float("-inf")
+        self._has_started = False
 
     def list_deployed(self) -> dict[str, DeploymentRecord]:
         """List all deployments, of models and pipelines, by name."""
-        return {record.name: record for record in self._store.list_records()}
+        return {record.name: record for record in self.store.list_records()}
 
     def fetch_statuses(self) -> dict[str, str]:
         """Get Serve's status of each deployment."""
@@ -37,9 +47,47 @@ class DeploymentStatus:
         }
 
     def is_ready(self) -> bool:
-        """Whether every deployment answers: it has a replica that runs, whatever else is being deployed beside it."""
-        applications = self._fetch_applications()
-        return all(_has_running_replica(applications.get(name)) for name in self.list_deployed())
+        """Whether every deployment answers requests, whatever else is being deployed beside it.
+
+        One that is deployed for the first time has not been promised to anyone: it does not count before it runs.
+        """
+        applications, new = self._fetch_applications(), self._list_new()
+        return all(
+            _is_available(applications.get(name), record)
+            for name, record in self.list_deployed().items()
+            if name not in new
+        )
+
+    def is_model_ready(self, name: str) -> bool:
+        """Whether a deployment answers requests; False where none has this name."""
+        record = self.list_deployed().get(name)
+        return record is not None and _is_available(self._fetch_applications().get(name), record)
+
+    def has_started(self) -> bool:
+        """Whether every deployment that the cluster came up with has been brought up, or has failed to be."""
+        if not self._has_started:
+            applications, new = self._fetch_applications(), self._list_new()
+            self._has_started = all(
+                _has_settled(applications.get(name), record)
+                for name, record in self.list_deployed().items()
+                if name not in new
+            )
+        return self._has_started
+
+    def summarize(self, windows: ReplicaWindows | None) -> list[DeploymentSummary]:
+        """Summarize every deployment.
+
+        Args:
+            windows: what the replicas report; None where the directory does not answer.
+        """
+        if time.monotonic() - self._details_fetched_s > STATUS_INTERVAL_S:
+            self._details = fetch_serve_details()
+            self._details_fetched_s = time.monotonic()
+        return summarize_deployments(self.store, self._details, windows)
+
+    def _list_new(self) -> set[str]:
+        """The names that are being deployed, and were not before."""
+        return {each.name for each in self.store.list_open_revisions() if each.previous_spec is None}
 
     def _fetch_applications(self) -> dict[str, ApplicationStatusOverview]:
         """Fetch Serve's status, at most once per STATUS_INTERVAL_S, whoever calls.
@@ -57,11 +105,16 @@ class DeploymentStatus:
         return self._applications
 
 
-def _has_running_replica(application: ApplicationStatusOverview | None) -> bool:
+def _is_available(application: ApplicationStatusOverview | None, record: DeploymentRecord) -> bool:
+    """Whether a replica runs, or the deployment sleeps and wakes for a request."""
     deployments = application.deployments if application else {}
     # Keys are texts, though Ray 2.60 declares an enum, whose members equal them.
-    return any(
-        state == "RUNNING" and count > 0
-        for deployment in deployments.values()
-        for state, count in deployment.replica_states.items()
-    )
+    counts = [item for deployment in deployments.values() for item in deployment.replica_states.items() if item[1] > 0]
+    if not counts and application is not None and record.scale.min_replicas == 0:
+        return bool(application.status.value == "RUNNING")
+    return any(state == "RUNNING" for state, _ in counts)
+
+
+def _has_settled(application: ApplicationStatusOverview | None, record: DeploymentRecord) -> bool:
+    has_failed = application is not None and application.status.value in FAILED_STATUSES
+    return has_failed or _is_available(application, record)

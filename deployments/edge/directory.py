@@ -18,6 +18,7 @@ import ray
 
 from deployments.edge.state import CANARY_SUFFIX, EdgeState, Member, Route, ShadowTarget, Split
 from deployments.scaling.report import ReplicaReport
+from deployments.scaling.traffic import ReportHistory, Window
 from deployments.settings import ServingSettings
 from deployments.state.canary_store import CanaryStore
 from deployments.state.key_store import KeyStore
@@ -53,7 +54,7 @@ class Directory:
         self._shadows: dict[str, float] = {}
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
-        self._reports: dict[str, ReplicaReport] = {}
+        self._reports: dict[str, ReportHistory] = {}
         self._started_s = time.monotonic()
         self._certificate, self._certificate_written = "", (0, 0)
         # Of the edges: the last revision that each has applied, and when it last asked.
@@ -84,7 +85,7 @@ class Directory:
         """
         self._renewed_s[member.id] = time.monotonic()
         if report:
-            self._reports[member.id] = report
+            self._reports.setdefault(member.id, ReportHistory()).add(time.monotonic(), report)
         if self._members.get(member.id) != member:
             self._members[member.id] = member
             await self._notify()
@@ -126,7 +127,13 @@ class Directory:
 
     async def list_reports(self) -> list[tuple[Member, ReplicaReport]]:
         """List the members that have reported, each with its last report, of a second ago at most."""
-        return [(member, self._reports[member.id]) for member in self._state.members if member.id in self._reports]
+        members = [member for member in self._state.members if member.id in self._reports]
+        return [(member, self._reports[member.id].last) for member in members]
+
+    async def list_windows(self) -> list[tuple[Member, Window | None]]:
+        """List the members, each with what it did in the last seconds; None for one that has not reported yet."""
+        histories = [(member, self._reports.get(member.id)) for member in self._state.members]
+        return [(member, history.get_window() if history else None) for member, history in histories]
 
     async def _run(self) -> None:
         while True:

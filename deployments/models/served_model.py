@@ -16,6 +16,7 @@ import torch
 
 from deployments.errors import DeadlineExceeded, InferenceFailed, NotStreamable
 from deployments.models.batching import Batcher
+from deployments.models.example_check import MAX_ROWS, check_example_outputs
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
 from deployments.protocols.arrays import Outputs, Rows
@@ -54,7 +55,7 @@ class ServedModel:
 
         Raises:
             BundleError: the bundle is damaged, or another one than the endpoint's.
-            UserError: the variant cannot be built.
+            UserError: the variant cannot be built, or its outputs for the bundle's example are not finite.
         """
         self.endpoint = endpoint
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,6 +78,7 @@ class ServedModel:
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
+        check_example_outputs(self._batcher.run_rows(rows[:MAX_ROWS]), bundle.manifest, endpoint.variant)
         self._batcher.warm_up(rows)
         self._generator = _build_generator(bundle, self._batcher)
         self._failures = 0

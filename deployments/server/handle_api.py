@@ -37,13 +37,19 @@ class HandleApi:
             return error.status, encode_error(error.code, error.message, None)
 
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None, timeout_s: float | None = None
+        self,
+        body: bytes,
+        content_type: str,
+        request_id: str | None,
+        timeout_s: float | None = None,
+        version: str = "",
     ) -> tuple[int, bytes]:
         """Run a `predict` request, for timeout_s at most; returns status and body."""
         limit_s = self.servable.endpoint.limits.request_timeout_s
         limit_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
         try:
             with self._count_call():
+                self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(limit_s):
                     return 200, await self.servable.predict(body, content_type, request_id, timeout_s)
         except ClientError as error:
@@ -53,12 +59,13 @@ class HandleApi:
             return late.status, encode_error(late.code, late.message, request_id)
 
     async def stream(
-        self, body: bytes, content_type: str, request_id: str | None
+        self, body: bytes, content_type: str, request_id: str | None, version: str = ""
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last."""
         with self._count_call():
             async with contextlib.aclosing(self.servable.stream(body, content_type)) as events:
                 try:
+                    self.servable.endpoint.check_version(version)
                     async for name, data in events:
                         yield 200, name, data
                 except ClientError as error:

@@ -49,10 +49,18 @@ class HandleClient:
         self._handles_lock = asyncio.Lock()
 
     async def predict(
-        self, model: str, body: bytes, request_id: str | None, timeout_s: float, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float,
+        content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> bytes:
-        """Run a `predict` request; returns the response's body."""
-        (response,) = await self._call(model, "predict", timeout_s, body, content_type, request_id, timeout_s)
+        """Run a `predict` request, by this version where one is named; returns the response's body."""
+        arguments = (body, content_type, request_id, timeout_s, version)
+        (response,) = await self._call(model, "predict", timeout_s, *arguments)
         return response  # type: ignore[no-any-return]
 
     async def infer(
@@ -79,13 +87,19 @@ class HandleClient:
         return response  # type: ignore[no-any-return]
 
     async def stream(
-        self, model: str, body: bytes, request_id: str | None, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> AsyncGenerator[Event]:
         """Run a `predict` request and yield the response's events; closing the generator cancels the replica's work."""
         for _ in range(MAX_ATTEMPTS):
             has_started = False
             handles = await self._get_handles(model)
-            response: Any = handles["stream"].remote(body, content_type, request_id)
+            response: Any = handles["stream"].remote(body, content_type, request_id, version)
             try:
                 with _translate_errors(model):
                     await _wait_for_replica(model, response, REPLICA_WAIT_S)

@@ -206,9 +206,10 @@ def select_open(connection: Connection) -> list[Revision]:
     return _fetch(connection, select(REVISIONS).where(_IS_OPEN).order_by(REVISIONS.c.change, REVISIONS.c.name))
 
 
-def select_latest(connection: Connection) -> list[Revision]:
-    """The last revision of each name."""
-    last = select(REVISIONS.c.name, func.max(REVISIONS.c.number).label("number")).group_by(REVISIONS.c.name).subquery()
+def select_current(connection: Connection) -> list[Revision]:
+    """The last revision of each name that goes on or succeeded."""
+    numbers = select(REVISIONS.c.name, func.max(REVISIONS.c.number).label("number"))
+    last = numbers.where(REVISIONS.c.outcome.in_(("in_progress", "succeeded"))).group_by(REVISIONS.c.name).subquery()
     return _fetch(
         connection,
         select(REVISIONS).join(last, (REVISIONS.c.name == last.c.name) & (REVISIONS.c.number == last.c.number)),

@@ -166,10 +166,10 @@ class DeploymentStore:
         with self._engine.connect() as connection:
             return revisions.select_open(connection)
 
-    def get_latest_revisions(self) -> dict[str, Revision]:
-        """Get the last revision of each name, deployed or not."""
+    def get_current_revisions(self) -> dict[str, Revision]:
+        """Get the revision of each name that is in force: the last one that goes on or succeeded."""
         with self._engine.connect() as connection:
-            return {revision.name: revision for revision in revisions.select_latest(connection)}
+            return {revision.name: revision for revision in revisions.select_current(connection)}
 
 
 def _is_scaling(previous_spec: str | None, record: DeploymentRecord | None) -> bool:

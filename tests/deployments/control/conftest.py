@@ -35,9 +35,17 @@ class LocalClient:
         return self._models[model]
 
     async def predict(
-        self, model: str, body: bytes, request_id: str | None, timeout_s: float, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float,
+        content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> bytes:
         self.timeouts_s.append(timeout_s)
+        self._get(model).endpoint.check_version(version)
         return await self._get(model).predict(body, content_type, request_id, timeout_s)
 
     async def infer(
@@ -52,8 +60,15 @@ class LocalClient:
         return self._get(model).metadata
 
     async def stream(
-        self, model: str, body: bytes, request_id: str | None, content_type: str = "application/json"
+        self,
+        model: str,
+        body: bytes,
+        request_id: str | None,
+        content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> AsyncGenerator[Event]:
+        self._get(model).endpoint.check_version(version)
         async for event in self._get(model).stream(body, content_type):
             yield event
 

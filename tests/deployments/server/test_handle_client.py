@@ -86,10 +86,10 @@ async def test_each_method_passes_its_arguments_and_returns_what_follows_the_sta
     assert [event async for event in client.stream("m", b"body", None)] == [("token", b"1"), ("done", b"2")]
 
     assert handle.calls == [
-        ("predict", b"body", "image/png", "r1", 2.0),
+        ("predict", b"body", "image/png", "r1", 2.0, ""),
         ("infer", "1", b"body", 4),
         ("metadata", ""),
-        ("stream", b"body", "application/json", None),
+        ("stream", b"body", "application/json", None, ""),
     ]
 
 

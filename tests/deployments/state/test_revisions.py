@@ -58,6 +58,7 @@ def test_what_failed_leaves_what_ran_before_and_the_reason(store: DeploymentStor
     assert summarize(store.list_revisions("flowers")) == [(2, "deploy", "failed"), (1, "deploy", "succeeded")]
     assert summarize(store.list_revisions("a-pipeline")) == [(1, "refresh", "failed")]
     assert store.list_revisions("flowers")[0].message == "no memory"
+    assert store.get_current_revisions()["flowers"].number == 1
     # It has ended: nothing changes any more.
     assert store.end_change(change, "succeeded", restore=True) == []
 
@@ -86,7 +87,7 @@ def test_a_change_of_the_scale_alone_is_called_so(store: DeploymentStore) -> Non
     assert [each.action for each in store.list_revisions("flowers")] == ["undeploy", "deploy", "scale", "deploy"]
     assert store.list_records() == []
     assert store.list_revisions("flowers")[0].parse_spec() is None
-    assert store.get_latest_revisions()["flowers"].number == 4
+    assert store.get_current_revisions()["flowers"].number == 4
 
 
 def test_a_specification_of_another_version_of_shoal_is_refused_by_its_revision(store: DeploymentStore) -> None:
