@@ -1,4 +1,4 @@
-"""Verdicts on simulated rollouts: a version that is no worse stays, a worse one is found, too little decides nothing."""
+"""Verdicts on simulated rollouts: one that is no worse stays, a worse one is found, too little decides nothing."""
 
 import json
 import math
