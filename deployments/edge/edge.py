@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from deployments.edge.template import (
     describe_server,
     list_members,
     list_model_routes,
+    list_weights,
     render_config,
     write_files,
 )
@@ -133,7 +135,11 @@ class Edge:
 
     async def _change(self, before: EdgeState, after: EdgeState) -> None:
         """Make a change by the runtime API."""
-        commands = [*self._change_keys(before, after), *self._change_servers(before, after)]
+        commands = [
+            *_change_map(self._files.keys, before.keys, after.keys),
+            *(_change_map(self._files.splits, list_weights(before), list_weights(after)) if before.splits else ()),
+            *self._change_servers(before, after),
+        ]
         if before.certificate != after.certificate:
             # An empty line ends it, and none is within a PEM file's blocks.
             pem = "\n".join(line for line in after.certificate.splitlines() if line.strip())
@@ -160,16 +166,6 @@ class Edge:
     def _write_files(self) -> None:
         """Write what HAProxy reads when it starts."""
         write_files(self._files, self._state, self._settings)
-
-    def _change_keys(self, before: EdgeState, after: EdgeState) -> list[str]:
-        file = self._files.keys
-        commands = [f"del map {file} {digest}" for digest in before.keys if digest not in after.keys]
-        for digest, name in after.keys.items():
-            if digest not in before.keys:
-                commands.append(f"add map {file} {digest} {name}")
-            elif before.keys[digest] != name:
-                commands.append(f"set map {file} {digest} {name}")
-        return commands
 
     def _change_servers(self, before: EdgeState, after: EdgeState) -> list[str]:
         commands = []
@@ -203,7 +199,18 @@ def _needs_reload(before: EdgeState, after: EdgeState) -> bool:
         or list_members(before, CONTROL) != list_members(after, CONTROL)
         or bool(before.certificate) != bool(after.certificate)
         or before.secret != after.secret
+        or [(split.name, split.by) for split in before.splits] != [(split.name, split.by) for split in after.splits]
     )
+
+
+def _change_map(file: Path, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    commands = [f"del map {file} {key}" for key in before if key not in after]
+    for key, value in after.items():
+        if key not in before:
+            commands.append(f"add map {file} {key} {value}")
+        elif before[key] != value:
+            commands.append(f"set map {file} {key} {value}")
+    return commands
 
 
 def _get_server(member: Member) -> str:

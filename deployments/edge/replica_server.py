@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
-from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, identify_machine
+from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, ShadowTarget, identify_machine
 from deployments.scaling.load import Load, LoadMeter
-from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
+from deployments.scaling.report import PairReport, PassReport, ReplicaReport, RequestStatistics
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
 from deployments.server.request import App
@@ -24,6 +25,16 @@ from deployments.settings import ServingSettings
 
 # What a Unix socket's address holds: https://man7.org/linux/man-pages/man7/unix.7.html
 MAX_SOCKET_PATH = 107
+
+
+class Shadow(Protocol):
+    """What copies a replica's requests."""
+
+    def follow(self, target: ShadowTarget | None) -> None:
+        """Take where to; None for nowhere."""
+
+    def report(self) -> PairReport:
+        """What came of the copies."""
 
 
 class ReplicaServer:
@@ -55,6 +66,7 @@ class ReplicaServer:
         report_passes: Callable[[], PassReport] = PassReport,
         count_calls: Callable[[], tuple[int, int]] = lambda: (0, 0),
         start_phases: Mapping[str, float] = MappingProxyType({}),
+        shadow: Shadow | None = None,
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
@@ -67,6 +79,7 @@ class ReplicaServer:
             report_passes: what the replica's batcher has done and has to do.
             count_calls: how many requests by handles are inside, and how many there were.
             start_phases: seconds of each phase of its start; it may grow.
+            shadow: takes copies of requests where the directory says so.
         """
         metrics, statistics = RequestMetrics(), RequestStatistics()
 
@@ -84,6 +97,7 @@ class ReplicaServer:
                 passes=report_passes(),
                 calls=statistics.calls + total_calls,
                 start_phases=dict(start_phases),
+                copies=shadow.report() if shadow else PairReport(),
             )
 
         server = HttpServer(build_app(await fetch_edge_secret()), record)
@@ -95,7 +109,7 @@ class ReplicaServer:
         if local_socket:
             await server.start_local(local_socket.path)
         member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
-        membership = Membership(member, report)
+        membership = Membership(member, report, shadow.follow if shadow else None)
         await membership.join()
         return cls(server, metrics, LoadMeter(report), membership, route.response_timeout_s, local_socket)
 

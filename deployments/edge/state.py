@@ -19,6 +19,9 @@ HEAD_LABEL = "shoal.head"
 """Ray's label of the head's node; its value is `true`."""
 
 
+CANARY_SUFFIX = ".canary"
+"""What the name of a canary's application ends with, after its model's."""
+
 MIN_SILENCE_S, SILENCE_MARGIN_S = 60, 15
 """An edge waits longer for a replica's next byte than the replica itself lets a caller wait."""
 
@@ -45,9 +48,9 @@ class Route:
     response_timeout_s: float
 
     @classmethod
-    def of(cls, endpoint: "Endpoint") -> "Route":
-        """The route of a model or pipeline."""
-        return cls(endpoint.name, endpoint.limits.request_timeout_s)
+    def of(cls, endpoint: "Endpoint", application: str = "") -> "Route":
+        """The route of a model or pipeline, or of a canary, whose application has a name of its own."""
+        return cls(application or endpoint.name, endpoint.limits.request_timeout_s)
 
     @property
     def max_silence_s(self) -> int:
@@ -103,6 +106,42 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Split:
+    """How the edges split a model's requests between the version that serves and a canary beside it.
+
+    Each request has one of SPLIT_BUCKETS, by the hash of what it is split by and of the model's name; the canary takes
+    the first `weight` of them, so that a higher weight only adds to what it takes.
+
+    Attributes:
+        name: of the model.
+        canary_version: requests that name it go to the canary, whatever the weight.
+        weight: of SPLIT_BUCKETS.
+        by: `caller`, `request` (its id), or a header's name, in lower case; a request without it counts by its caller.
+    """
+
+    name: str
+    canary_version: int
+    weight: int
+    by: str
+
+
+SPLIT_BUCKETS = 10_000
+
+
+@dataclass(frozen=True)
+class ShadowTarget:
+    """Where a replica sends copies of its requests to.
+
+    Attributes:
+        addresses: host:port of the replicas that take them.
+        percent: of its requests that are copied.
+    """
+
+    addresses: tuple[str, ...]
+    percent: float
+
+
+@dataclass(frozen=True)
 class EdgeState:
     """What an edge has to bring about.
 
@@ -114,6 +153,7 @@ class EdgeState:
         keys: name of the caller by the hex sha256 of each key.
         certificate: PEM of the certificate chain and its private key; empty for plain HTTP.
         secret: what a replica knows the edges by.
+        splits: of the models that have a canary.
     """
 
     revision: int
@@ -123,3 +163,4 @@ class EdgeState:
     keys: Mapping[str, str]
     certificate: str
     secret: str
+    splits: tuple[Split, ...] = ()

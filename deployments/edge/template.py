@@ -12,7 +12,17 @@ from jinja2 import Environment, StrictUndefined
 
 from deployments.edge.haproxy import write_private
 from deployments.edge.node_tls import get_tls_options, read_client_certificate
-from deployments.edge.state import CONTROL, GRPC, MIN_SILENCE_S, EdgeState, Listen, Member, Route
+from deployments.edge.state import (
+    CANARY_SUFFIX,
+    CONTROL,
+    GRPC,
+    MIN_SILENCE_S,
+    SPLIT_BUCKETS,
+    EdgeState,
+    Listen,
+    Member,
+    Route,
+)
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
@@ -25,6 +35,8 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
+# What requests are split by; all else is a header's name.
+SPLIT_SAMPLES = {"caller": "var(txn.caller)", "request": "var(txn.id)"}
 # Fields of a request's header.
 MAX_FIELDS = 256
 # Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
@@ -53,6 +65,11 @@ class Files:
         return self.folder / "keys.map"
 
     @property
+    def splits(self) -> Path:
+        """The map of canaries' weights."""
+        return self.folder / "splits.map"
+
+    @property
     def certificate(self) -> Path:
         """What callers see."""
         return self.folder / "certificate.pem"
@@ -77,6 +94,10 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
+        splits=[(split.name, SPLIT_SAMPLES.get(split.by, f"req.hdr({split.by})")) for split in state.splits],
+        splits_file=files.splits,
+        split_buckets=SPLIT_BUCKETS,
+        canary_suffix=CANARY_SUFFIX,
         max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
@@ -105,8 +126,15 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
 def write_files(files: Files, state: EdgeState, settings: ServingSettings) -> None:
     """Write the files that a configuration names."""
     write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    write_private(files.splits, "".join(f"{target} {weight}\n" for target, weight in list_weights(state).items()))
     write_private(files.certificate, state.certificate)
     write_private(files.node_certificate, read_client_certificate(settings.edge))
+
+
+def list_weights(state: EdgeState) -> dict[str, str]:
+    """The map of weights: by a model's name, and by NAME/VERSION, which a path may name, of its canary."""
+    weights = {split.name: str(split.weight) for split in state.splits}
+    return weights | {f"{split.name}/{split.canary_version}": str(SPLIT_BUCKETS) for split in state.splits}
 
 
 def describe_server(member: Member, settings: ServingSettings, files: Files) -> str:

@@ -149,7 +149,7 @@ class Admission:
                 if ahead_s > self._max_wait_s:
                     raise QueueFull(
                         f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
-                        f"{self._max_wait_s:g} s; try again later, or send how long you wait as {TIMEOUT_HEADER.decode()}",
+                        f"{self._max_wait_s:g} s; try again later, or say how long you wait: {TIMEOUT_HEADER.decode()}",
                         max(1, math.ceil(ahead_s - self._max_wait_s)),
                     )
             wait_s = (running_s or 0.0) + self.estimator.estimate_wait_s(rows_ahead + rows)

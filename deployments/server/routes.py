@@ -64,6 +64,10 @@ class ModelRoutes:
                 path: ("GET", self._metadata),
             }
 
+    def serve(self, model: Servable) -> None:
+        """Answer by another servable of the same model from now on."""
+        self._model = model
+
     def __call__(self, request: Request) -> Awaitable[Response | None]:
         """Answer a request."""
         route = self._routes.get(request.target) or self._routes.get(request.path.encode())

@@ -136,7 +136,7 @@ class FailingClient:
     def __init__(self, error: CallError) -> None:
         self._error = error
 
-    async def _fail(self, *_: Any) -> Any:
+    async def _fail(self, *_: Any, **__: Any) -> Any:
         raise self._error
 
     infer = predict = metadata = _fail

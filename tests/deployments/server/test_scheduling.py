@@ -22,6 +22,7 @@ from deployments.server.routes import ModelRoutes
 from deployments.server.scheduling import BATCH, INTERACTIVE, Scheduling, read_scheduling
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
+from tests.deployments.server.raw_http import Response as RawResponse
 from tests.deployments.server.raw_http import open_raw
 from tests.open_loop import OpenLoop, Step, encode_request, schedule_arrivals
 from training.bundle.manifest import ModelInfo
