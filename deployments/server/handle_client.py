@@ -21,8 +21,8 @@ from deployments.errors import CallError, DeadlineExceeded, NodeFailed, Unavaila
 from deployments.ray_internals import assignment_of
 from deployments.server.sse import Event
 
-# Serve usually replaces a replica that died within this; a call waits so long for one.
-REPLICA_WAIT_S = 6.0
+# Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one.
+REPLICA_WAIT_S = 25.0
 # How long the client relies on a model's being deployed before it looks again.
 CHECK_INTERVAL_S = 1.0
 # Inference is idempotent: a call whose replica died is sent once more.

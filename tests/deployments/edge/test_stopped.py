@@ -73,11 +73,13 @@ async def test_a_stopped_replica_is_out_and_what_it_had_is_answered_elsewhere(fo
 async def test_the_only_replica_that_is_stopped_leaves_its_requests_to_the_control_application(folder: Path) -> None:
     async with (
         run_edge(folder, names=(CONTROL,)) as edge,
-        run_process(edge, "only") as only,
+        run_process(edge, "only", 1.0) as only,
         edge.open_http() as http,
     ):
+        requests = [asyncio.ensure_future(http.post(PATH, content=b"body")) for _ in range(8)]
+        await asyncio.sleep(0.2)
         only.send_signal(signal.SIGSTOP)
-        responses = await asyncio.gather(*(http.post(PATH, content=b"body") for _ in range(8)))
+        responses = await asyncio.gather(*requests)
 
     assert {(each.status_code, each.json()["replica"], each.json()["bytes"]) for each in responses} == {
         (200, "shoal-control-0", 4)
