@@ -4,6 +4,7 @@ Ray itself ends a minute after the death of its GCS. Its state is in an embedded
 one goes on where the last one was; replicas and edges do not need it meanwhile. It ends with the head's raylet.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -87,10 +88,9 @@ def wait_for_end(pid: int) -> None:
         select.select([descriptor], [], [])
     finally:
         os.close(descriptor)
-    try:
+    # The first one is not a child of this process.
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass  # not a child of this process
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ CLIENT_DISCONNECTED = 499
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# To `OPTIONS *`, HTTP's own ping (RFC 9110, 9.3.7), by which edges see that this loop runs. No caller's OPTIONS gets here.
+# To `OPTIONS *`, HTTP's own ping (RFC 9110, 9.3.7), by which edges see that this loop runs. No caller's gets here.
 _PONG = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 _MALFORMED_BODY = encode_error("bad_request", "the request is not valid HTTP", None)
 _MALFORMED = (
