@@ -110,7 +110,11 @@ def build_serve_config(
 def _build_edge_configs(settings: ServingSettings, listen: Listen) -> Iterator[dict[str, Any]]:
     args = {"host": listen.host, "http_port": listen.http_port, "grpc_port": listen.grpc_port}
     # One that dies is replaced after the first missed check.
-    options = {"health_check_period_s": 1.0, "graceful_shutdown_timeout_s": STOP_MARGIN_S}
+    options = {
+        "health_check_period_s": 1.0,
+        "health_check_timeout_s": 4.0,
+        "graceful_shutdown_timeout_s": STOP_MARGIN_S,
+    }
     yield _build_config(EDGE, bind_edge, args, {"name": "edge", "ray_actor_options": ON_HEAD} | options)
     if settings.edge.nodes > 1:
         elsewhere = {
@@ -223,6 +227,9 @@ _DEPLOYMENT_OPTIONS = {
     "max_ongoing_requests": MAX_ONGOING_REQUESTS,
     # A new replica starts before the old one stops.
     "max_surge_percent": 100,
+    # The edges see at once that a replica does not answer; after three checks without an answer it is replaced.
+    "health_check_period_s": 2.0,
+    "health_check_timeout_s": 4.0,
     # Its server drains by itself; Serve's own wait is for handle calls.
     "graceful_shutdown_wait_loop_s": 0.5,
 }

@@ -33,6 +33,8 @@ RENEW_INTERVAL_S = 1.0
 LEASE_S = 10.0
 # Keys, deployments and certificate are read so often; with the edges' own time they are in force within a second.
 READ_INTERVAL_S = 0.4
+# The directory's own loop comes round in READ_INTERVAL_S; where it takes so long, its own stall is no member's silence.
+MAX_STALL_S = 2.0
 # An edge asks again after so long without a change; one that has not asked for EDGE_LEASE_S is gone.
 WATCH_S, EDGE_LEASE_S = 2.0, 5.0
 # How long joining and leaving wait for the edges.
@@ -148,10 +150,15 @@ class Directory:
         return record is not None and record.scale.min_replicas == 0
 
     async def _run(self) -> None:
+        last_s = time.monotonic()
         while True:
             await asyncio.sleep(READ_INTERVAL_S)
             try:
                 now = time.monotonic()
+                if now - last_s > MAX_STALL_S:
+                    # This process was stopped, or had no CPU: nobody could renew.
+                    self._extend_leases(now - last_s)
+                last_s = now
                 for member_id in [each for each, renewed_s in self._renewed_s.items() if now - renewed_s > LEASE_S]:
                     logger.warning("%s has not renewed for %s s", self._members.pop(member_id), LEASE_S)
                     del self._renewed_s[member_id]
@@ -164,6 +171,11 @@ class Directory:
             except Exception:
                 # The database does not answer, or a file is being replaced: what was read before stands.
                 logger.exception("the edge's state cannot be read")
+
+    def _extend_leases(self, seconds: float) -> None:
+        for times in (self._renewed_s, self._asked_s):
+            for name in times:
+                times[name] += seconds
 
     def _read(self) -> dict[str, Any]:
         canaries = self._canaries.list_active()

@@ -103,10 +103,13 @@ class Edge:
                 await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def _supervise(self) -> None:
-        """Start HAProxy again where it has ended."""
+        """Start HAProxy again where it has ended, or is stuck."""
         while True:
             await asyncio.sleep(SUPERVISE_INTERVAL_S)
-            if self._haproxy.is_alive():
+            # Not under the lock: a change that is under way waits for the answer of the same process.
+            if await self._haproxy.kill_stuck():
+                logger.error("HAProxy was stuck; it has been killed")
+            elif self._haproxy.is_alive():
                 continue
             logger.error("HAProxy has ended; it is started again")
             try:
@@ -172,8 +175,8 @@ class Edge:
         names_before = {_get_server(member): member for member in before.members}
         names_after = {_get_server(member): member for member in after.members}
         for name in names_before.keys() - names_after.keys():
-            # It finishes what it has, and gets no more.
-            commands.append(f"set server {name} state drain")
+            # It finishes what it has, and gets no more. Its port may be closed before that, which no check must see.
+            commands += [f"disable health {name}", f"set server {name} state drain"]
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]

@@ -26,10 +26,13 @@ from deployments.edge.state import (
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
-WATCH_NODE, WATCH_KEYS = (Path(__file__).with_name(name) for name in ("watch_node.lua", "watch_keys.lua"))
+WATCH_NODE, WATCH_KEYS, CLOSE_SESSIONS = (
+    Path(__file__).with_name(f"{name}.lua") for name in ("watch_node", "watch_keys", "close_sessions")
+)
 
-# A replica that is gone is out after one refused connection, or two checks without an answer.
-SERVER_OPTIONS = "check inter 300ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+# A replica that is gone is out after one refused connection, or two checks without an answer: one that is stopped still
+# takes connections. What it has not answered is then sent elsewhere.
+SERVER_OPTIONS = "check inter 300ms fastinter 100ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
 BASIC_CHALLENGE = 'Basic realm="shoal (any user name, the API key as password)", charset="UTF-8"'
 BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
@@ -101,6 +104,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
+        close_sessions=CLOSE_SESSIONS,
         access_log=edge.access_log,
         header_timeout_s=round(edge.request_header_timeout_s),
         client_timeout_s=max([MIN_SILENCE_S, *(route.max_silence_s for route in state.routes)]),
@@ -144,7 +148,7 @@ def describe_server(member: Member, settings: ServingSettings, files: Files) -> 
         return f"unix@{member.local_socket.path} {http2}{SERVER_OPTIONS}"
     tls = get_tls_options(settings.edge, files.node_certificate)
     # A gRPC server takes TLS connections that ask for HTTP/2 alone.
-    return f"{member.address} {http2}{SERVER_OPTIONS}" + tls + (" alpn h2" if tls and http2 else "")
+    return f"{member.address} {http2}{SERVER_OPTIONS}" + tls + (" alpn h2 check-alpn h2" if tls and http2 else "")
 
 
 def list_members(state: EdgeState, name: str) -> list[Member]:

@@ -33,7 +33,10 @@ class DyingReplica:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if await reader.read(100_000):
+        request = await reader.read(100_000)
+        if request.startswith(b"OPTIONS *"):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        elif request:
             self.requests += 1
             writer.write(self.answer)
         writer.close()

@@ -55,6 +55,19 @@ async def test_header_names_come_in_lower_case_and_in_order(start_server: StartS
     assert json.loads(response.body)["headers"] == [["host", "test"], ["x-b", "1"], ["x-a", "two words"], ["x-b", "3"]]
 
 
+async def test_a_ping_of_the_edge_is_answered_without_the_application(start_server: StartServer) -> None:
+    server, port = await start_server(fail_always)
+    async with open_raw(port) as connection:
+        response = await connection.request("OPTIONS", "*")
+
+    assert (response.status, response["connection"], response.body) == (204, "close", b"")
+    assert server.ongoing == 0
+
+
+async def fail_always(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("called")
+
+
 async def answer_slowest_first(scope: Scope, receive: Receive, send: Send) -> None:
     delay_s = float(scope["path"][1:])
     await asyncio.sleep(delay_s)
