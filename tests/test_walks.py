@@ -161,7 +161,7 @@ WALKS = list_walks()
 
 @pytest.mark.parametrize("walk", WALKS, ids=str)
 def test_a_walk_names_files_that_exist_and_know_each_other(walk: Walk) -> None:
-    assert walk.name in ("Train walk", "Deploy walk", "Request walk", "Predict walk")
+    assert walk.name in ("Train walk", "Deploy walk", "Request walk", "Predict walk", "Rollout walk")
     stops = [[(name, find_stop(walk, name)) for name in alternatives] for alternatives in walk.stops]
 
     assert walk.is_of_package or any(name.startswith("[") for names in walk.stops for name in names)

@@ -22,8 +22,8 @@ from deployments.ray_internals import assignment_of
 from deployments.server.scheduling import INTERACTIVE
 from deployments.server.sse import Event
 
-# Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one, and for one
-# of a model that may sleep as long as its caller does.
+# Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one, and as
+# long as its caller does for one of a model that may sleep.
 REPLICA_WAIT_S = 25.0
 # So much before the caller's own limit a call that waits for a replica says so.
 WAIT_MARGIN_S = 0.1
