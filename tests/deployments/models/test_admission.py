@@ -100,9 +100,7 @@ def test_a_request_that_rows_ahead_would_make_late_is_refused_with_the_time_to_c
 def test_a_request_that_an_idle_replica_could_not_answer_in_time_is_refused_for_good_not_for_later() -> None:
     gate = make_admission()
 
-    with pytest.raises(
-        DeadlineExceeded, match=r"1 rows take 0\.1 s at least, longer than the request's timeout of 0\.05"
-    ):
+    with pytest.raises(DeadlineExceeded, match=r"timeout of 0\.05 s: 1 rows take 0\.1 s at least"):
         gate.check(1, Scheduling.after(0.05), None)
     with pytest.raises(DeadlineExceeded, match="send fewer rows"):
         gate.check(2000, None, None)
