@@ -17,9 +17,13 @@ from deployments.models.chunk_queue import MAX_PASSES_WITHOUT_BATCH, ChunkQueue
 from deployments.models.chunks import PendingRequest
 from deployments.server.scheduling import BATCH, TIMEOUT_HEADER, Scheduling
 
-# Weight of the last pass in the moving average.
+# Weight of the last pass in the moving averages.
 SMOOTHING = 0.1
-# An estimate that is older may be of another time; then a request is admitted to make a new one.
+# The sum of passes is planned with so many deviations above its mean.
+DEVIATIONS = 2.0
+# How often the rows that are admitted without a look are computed; for a fast net, less often than it has passes.
+UPDATE_INTERVAL_S = 0.1
+# An estimate that is older may be of another time; an idle replica then admits any request, to make a new one.
 MAX_ESTIMATE_AGE_S = 1.0
 # Share of the time until a deadline that may be planned; passes vary, and an answer is still encoded and sent.
 PLANNED_SHARE = 0.8
@@ -35,7 +39,11 @@ class WaitEstimator(Protocol):
 
 
 class PassEstimator:
-    """Durations of passes by their rows, as the warm-up has measured them, times what passes take now."""
+    """Durations of passes by their rows, as the warm-up has measured them, times what passes take now.
+
+    Mean and mean deviation of that factor are exponential moving averages, as TCP's of the round-trip time (Jacobson,
+    "Congestion avoidance and control", 1988).
+    """
 
     def __init__(self, durations_s: Mapping[int, float], pass_rows: int) -> None:
         """Make an estimator.
@@ -44,33 +52,45 @@ class PassEstimator:
             durations_s: of passes by their rows; one of pass_rows is among them.
             pass_rows: of a full pass.
         """
-        self._pass_rows = pass_rows
+        self.pass_rows = pass_rows
         self._durations_s = [_interpolate(durations_s, rows) for rows in range(pass_rows + 1)]
-        self._slowdown = 1.0
+        self._slowdown, self._deviation, self._least_slowdown = 1.0, 0.0, 1.0
         self.measured_s = perf_counter()
 
     def record(self, rows: int, duration_s: float, now_s: float) -> None:
         """Take the duration of a pass that has ended, with what the thread did between it and the one before."""
-        slowdown = duration_s / self._durations_s[min(rows, self._pass_rows)]
+        slowdown = duration_s / self._durations_s[min(rows, self.pass_rows)]
         if now_s - self.measured_s > MAX_ESTIMATE_AGE_S + duration_s:
-            self._slowdown = slowdown
+            self._slowdown, self._deviation = slowdown, 0.0
         else:
-            self._slowdown += SMOOTHING * (slowdown - self._slowdown)
+            error = slowdown - self._slowdown
+            self._slowdown += SMOOTHING * error
+            self._deviation += SMOOTHING * (abs(error) - self._deviation)
+        self._least_slowdown = min(self._least_slowdown, slowdown)
         self.measured_s = now_s
 
     def estimate_pass_s(self, rows: int) -> float:
         """Seconds of one pass."""
-        return self._slowdown * self._durations_s[min(rows, self._pass_rows)]
+        return self._slowdown * self._durations_s[min(rows, self.pass_rows)]
+
+    def estimate_least_s(self, rows: int) -> float:
+        """Seconds of so many rows in an idle replica at the fastest that it has been."""
+        return self._least_slowdown * self._sum_passes_s(rows)
 
     def estimate_wait_s(self, rows: int) -> float:
         """Seconds until so many rows are through the net."""
-        passes, rest = divmod(rows, self._pass_rows)
-        return self._slowdown * (passes * self._durations_s[self._pass_rows] + self._durations_s[rest] * (rest > 0))
+        full_s, wait_s = self._durations_s[self.pass_rows], self._sum_passes_s(rows)
+        # The deviation of a sum of passes grows by the square root of their number.
+        return self._slowdown * wait_s + DEVIATIONS * self._deviation * math.sqrt(wait_s * full_s)
+
+    def _sum_passes_s(self, rows: int) -> float:
+        passes, rest = divmod(rows, self.pass_rows)
+        return passes * self._durations_s[self.pass_rows] + (self._durations_s[rest] if rest else 0.0)
 
     def estimate_rows(self, duration_s: float) -> int:
         """Rows that full passes bring through the net in a time; at least those of one."""
-        passes = duration_s / self.estimate_pass_s(self._pass_rows)
-        return self._pass_rows * max(1, int(min(passes, 2**32)))
+        passes = duration_s / self.estimate_pass_s(self.pass_rows)
+        return self.pass_rows * max(1, int(min(passes, 2**32)))
 
 
 class Admission:
@@ -89,7 +109,7 @@ class Admission:
         """
         self.estimator, self._queue, self._request_timeout_s = estimator, queue, request_timeout_s
         self._max_wait_s = math.inf if slo_p99_s is None else MAX_WAIT_GOALS * slo_p99_s
-        self.refused = 0
+        self.refused, self._update_s = 0, 0.0
         # Up to so many rows there is nothing to check for a request without a deadline of its own.
         self._limit_s = min(PLANNED_SHARE * request_timeout_s, self._max_wait_s)
         self.max_rows = estimator.estimate_rows(self._limit_s)
@@ -97,6 +117,9 @@ class Admission:
     def record_pass(self, rows: int, duration_s: float, now_s: float) -> None:
         """Take the duration of a pass."""
         self.estimator.record(rows, duration_s, now_s)
+        if now_s < self._update_s:
+            return
+        self._update_s = now_s + UPDATE_INTERVAL_S
         self.max_rows = self.estimator.estimate_rows(self._limit_s)
 
     def check(self, rows: int, scheduling: Scheduling | None, running_s: float | None) -> None:
@@ -117,44 +140,42 @@ class Admission:
         try:
             if remaining_s <= 0:
                 raise _build_deadline_exceeded(timeout_s)
-            if running_s is None and perf_counter() - self.estimator.measured_s > MAX_ESTIMATE_AGE_S:
-                return
-            own_s = self.estimator.estimate_wait_s(rows)
-            if own_s > remaining_s:
+            least_s = self.estimator.estimate_least_s(rows)
+            if running_s is None and (least_s <= remaining_s or self._is_old()):
+                return  # nothing waits for it, and an estimate that is wrong is corrected
+            if least_s > remaining_s:
                 raise DeadlineExceeded(
-                    f"{rows} rows take about {own_s:.3g} s, longer than the request's timeout of {timeout_s:g} s; "
-                    "set a longer one, or send fewer rows"
+                    f"no response within the request's timeout of {timeout_s:g} s: {rows} rows take {least_s:.3g} s at "
+                    "least; set a longer one, or send fewer rows"
                 )
-            if running_s is None:
-                return
-            ahead_s = running_s + self._estimate_queue_s(scheduling.priority)
+            rows_ahead = self._count_rows_ahead(scheduling)
+            ahead_s = (running_s or 0.0) + self.estimator.estimate_wait_s(rows_ahead)
             if ahead_s > self._max_wait_s and scheduling == Scheduling():
                 raise QueueFull(
                     f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
                     f"{self._max_wait_s:g} s; try again later, or send how long you wait as {TIMEOUT_HEADER.decode()}",
                     max(1, math.ceil(ahead_s - self._max_wait_s)),
                 )
-            wait_s = ahead_s + own_s
+            wait_s = (running_s or 0.0) + self.estimator.estimate_wait_s(rows_ahead + rows)
             if wait_s > PLANNED_SHARE * remaining_s:
                 raise _build_queue_full(wait_s, timeout_s, wait_s - PLANNED_SHARE * remaining_s)
         except CallError:
             self.refused += 1
             raise
 
-    def _estimate_queue_s(self, priority: int) -> float:
-        """Seconds until the rows are through that wait now, and go first."""
-        queue = self._queue
-        interactive_rows = queue.rows - queue.batch_rows
-        interactive_s = self.estimator.estimate_wait_s(interactive_rows)
-        if not queue.batch_rows and priority != BATCH:
-            return interactive_s
-        batch_s = self.estimator.estimate_wait_s(queue.batch_rows)
-        if priority != BATCH:
+    def _is_old(self) -> bool:
+        return perf_counter() - self.estimator.measured_s > MAX_ESTIMATE_AGE_S
+
+    def _count_rows_ahead(self, scheduling: Scheduling) -> int:
+        """Count the rows that wait, and go first."""
+        batch_rows = self._queue.batch_rows
+        interactive_rows = self._queue.rows - batch_rows
+        if scheduling.priority != BATCH:
             # Every so many passes, one is theirs.
-            return interactive_s + min(batch_s, interactive_s / (MAX_PASSES_WITHOUT_BATCH - 1))
+            return interactive_rows + min(batch_rows, interactive_rows // (MAX_PASSES_WITHOUT_BATCH - 1))
         # Where interactive rows fill the passes, they get no other.
-        is_saturated = interactive_rows > 0 and interactive_s > self.estimator.estimate_wait_s(1)
-        return interactive_s + batch_s * (MAX_PASSES_WITHOUT_BATCH if is_saturated else 1)
+        is_saturated = interactive_rows >= self.estimator.pass_rows
+        return interactive_rows + batch_rows * (MAX_PASSES_WITHOUT_BATCH if is_saturated else 1)
 
 
 def fail_late(request: PendingRequest) -> None:

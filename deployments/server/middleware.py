@@ -48,10 +48,21 @@ def compose_grpc(method: GrpcMethod, *, name: str) -> GrpcMethod:
             return await method(body, context)
         except Exception as error:
             code, message = describe_grpc_error(error, name)
-        await context.abort(code, message)
+            trailers = build_grpc_trailers(error)
+        await context.abort(code, message, trailers)
         raise AssertionError("abort always raises")
 
     return call
+
+
+def build_grpc_trailers(error: Exception) -> tuple[tuple[str, str], ...]:
+    """Say when to come back, as gRPC's own retries read it.
+
+    https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+    """
+    headers = dict(error.headers) if isinstance(error, ClientError) else {}
+    retry_after = headers.get(b"retry-after")
+    return (("grpc-retry-pushback-ms", str(1000 * int(retry_after))),) if retry_after else ()
 
 
 def describe_grpc_error(error: Exception, name: str) -> tuple[grpc.StatusCode, str]:

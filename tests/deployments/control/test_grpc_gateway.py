@@ -7,7 +7,9 @@ import grpc
 import pytest
 
 from deployments.control.catalog import Catalog
+from deployments.errors import QueueFull
 from deployments.protocols.grpc import messages
+from deployments.server.scheduling import BATCH
 from deployments.settings import Limits
 from tests.deployments.control.conftest import LocalClient
 from tests.deployments.control.grpc_calls import METADATA, call, infer_request, open_stream, run_gateway
@@ -37,6 +39,29 @@ async def test_the_callers_deadline_or_the_services_limit_is_the_models(
     limit_s, deadline_s = local_client.timeouts_s[-2:]
     assert limit_s == 7.0
     assert 0 < deadline_s < 4
+
+
+async def test_the_priority_of_the_metadata_is_the_models(channel: Any, local_client: LocalClient) -> None:
+    await call(channel, "ModelInfer", infer_request(), metadata=(*METADATA, ("x-request-priority", "batch")))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(channel, "ModelInfer", infer_request(), metadata=(*METADATA, ("x-request-priority", "soon")))
+
+    assert local_client.priorities[-1] == BATCH
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_overloaded_model_says_when_to_come_back(
+    channel: Any, local_client: LocalClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> Any:
+        raise QueueFull("the rows ahead take about 7 s", 7)
+
+    monkeypatch.setattr(local_client, "infer", refuse)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(channel, "ModelInfer", infer_request())
+
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(error.value.trailing_metadata())["grpc-retry-pushback-ms"] == "7000"
 
 
 @pytest.mark.parametrize(

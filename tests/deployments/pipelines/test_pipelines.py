@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from deployments.control.pipeline_schemas import build_pipeline_request_schema, build_pipeline_response_schema
-from deployments.errors import ClientError
+from deployments.errors import ClientError, QueueFull
 from deployments.pipelines import ModelNode, Sequence
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.server.middleware import compose_http
+from deployments.server.scheduling import BATCH, Scheduling
 from deployments.settings import Limits
 from tests.deployments.local_models import LocalModels, encode_request
 from tests.deployments.small_models import AB, ROWS, TABLE, Linear
@@ -297,6 +298,28 @@ async def test_an_unavailable_model_is_a_503_with_its_name(tmp_path: Path) -> No
 
     assert (error.status, error.headers) == (503, ((b"retry-after", b"1"),))
     assert error.message == "node (by-x): no replica of by-x is available"
+
+
+async def test_priority_and_deadline_are_those_of_every_node(models: LocalModels) -> None:
+    executor = models.build_executor(root=sequence("label-mood", {"model": "mood", "input_from": "label"}))
+
+    await executor.predict(encode_request("fine"), "application/json", None, Scheduling.after(3.0, BATCH))
+
+    assert models.priorities == [BATCH, BATCH]
+    assert all(2 < timeout_s < 3 for _, _, timeout_s in models.calls)
+
+
+async def test_a_node_that_is_overloaded_says_when_to_come_back(models: LocalModels) -> None:
+    async def call(*_: Any) -> bytes:
+        raise QueueFull("the rows ahead take about 7 s", 7)
+
+    executor = models.build_executor(root="by-x")
+    executor._call_model = call
+
+    error = await predict_error(executor, [1.0, 1.0])
+
+    assert (error.status, error.code, error.headers) == (429, "queue_full", ((b"retry-after", b"7"),))
+    assert error.message == "node (by-x): the rows ahead take about 7 s"
 
 
 @pytest.mark.parametrize(

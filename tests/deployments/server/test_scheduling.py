@@ -170,12 +170,12 @@ async def test_callers_that_leave_are_not_computed(server: tuple[HttpServer, int
     for writer in writers:
         writer.close()
     await asyncio.sleep(0.05)
-    while server[0].ongoing:
+    while server[0].ongoing or model.report_passes().queued_rows:
         await asyncio.sleep(0.01)
 
     # Callers are looked at every 0.25 s.
-    assert model.report_passes().abandoned_rows - abandoned >= 20
-    assert model._batcher._net.rows - rows <= 40
+    assert model.report_passes().abandoned_rows - abandoned >= 10
+    assert model._batcher._net.rows - rows + model.report_passes().abandoned_rows - abandoned == 60
 
 
 async def test_interactive_requests_overtake_batch_requests(server: tuple[HttpServer, int]) -> None:
@@ -255,7 +255,9 @@ async def test_open_loop_at_several_times_the_capacity(server: tuple[HttpServer,
         await asyncio.to_thread(load.wait)
 
     counts = load.outcomes.count()
-    assert counts.keys() == {"200", "429"}
-    assert counts["200"] == model._batcher._net.rows - rows
-    assert counts["200"] >= 0.6 * 1.5 * 2 / PASS_S
-    assert load.outcomes.quantile_s(0.95) < timeout_s
+    assert counts.keys() <= {"200", "429", "504"}
+    assert counts["200"] + counts.get("504", 0) >= model._batcher._net.rows - rows >= counts["200"]
+    assert counts.get("504", 0) < 0.2 * counts["200"]
+    assert counts["200"] >= 0.5 * 1.5 * 2 / PASS_S
+    # Without admission the last would wait for 7 s.
+    assert load.outcomes.quantile_s(0.95) < 2 * timeout_s
