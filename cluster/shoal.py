@@ -11,7 +11,7 @@ Deploy walk: cluster.cli.serving deploy -> [shoal.py] -> cluster.rollout.deploy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,19 @@ from cluster.local.ray_environment import set_ray_environment
 from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster, require_cluster
 from cluster.local.signals import run_uninterruptible
 from cluster.settings import Settings, load_settings
+from training.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cluster.model_profiles import ModelProfiles
     from deployments.client import Client
-    from deployments.specs.deployment import PipelineDeployment
+    from deployments.rollout.canary import Canary
+    from deployments.rollout.criteria import Criteria
+    from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
     from deployments.specs.model_deployment import Dtype, ModelDeployment, Scale
     from deployments.specs.pipeline import Pipeline
+    from deployments.state.revisions import Revision
     from training.registry.entities import Version
     from training.registry.model_registry import Registry
     from training.run.driver import RunResult
@@ -79,7 +83,7 @@ class Shoal:
             on_failure: told which model or pipeline does not start, and why; all others serve.
         """
         from cluster.local.start import start_cluster, stop_cluster
-        from cluster.rollout.deploy import reconcile
+        from cluster.rollout.change import reconcile
 
         with exclusive_lock(self.settings, on_status):
             before = find_cluster(self.settings)
@@ -137,6 +141,7 @@ class Shoal:
         scale: Mapping[str, Any] | Scale | None = None,
         dtype: Dtype = "fp32",
         compile: bool = False,  # noqa: A002 - torch's word
+        reason: str = "",
         on_status: OnStatus = _ignore,
     ) -> ModelDeployment:
         """Serve a published version at /v2/models/NAME; returns when it answers.
@@ -146,16 +151,26 @@ class Shoal:
             scale: None keeps what the model has; a mapping changes some of its values.
             dtype: bf16 for a variant whose matrices are multiplied in bf16.
             compile: whether the net is compiled.
+            reason: why, for the record (`shoal history`).
             on_status: told what goes on.
         """
-        from cluster.rollout.deploy import deploy
+        from cluster.rollout.deploy import deploy, make_origin
 
         cluster = self.cluster
         version = self.registry.resolve(str(reference))
         # Replicas verify it again; here a damaged bundle is refused at once, by the name of its file.
         self.registry.load_manifest(version)
         with exclusive_lock(self.settings, on_status):
-            return deploy(self.settings, cluster, version, on_status, scale=scale, dtype=dtype, compile=compile)
+            return deploy(
+                self.settings,
+                cluster,
+                version,
+                on_status,
+                scale=scale,
+                dtype=dtype,
+                compile=compile,
+                origin=make_origin(reason),
+            )
 
     def profile(
         self,
@@ -181,23 +196,116 @@ class Shoal:
 
         return find_profiles(self.settings, reference, MeasureOptions(dtype, compile, cpus, refresh), on_status)
 
-    def apply(self, pipeline: Pipeline, *, on_status: OnStatus = _ignore) -> PipelineDeployment:
+    def apply(self, pipeline: Pipeline, *, reason: str = "", on_status: OnStatus = _ignore) -> PipelineDeployment:
         """Serve a pipeline of deployed models at /v2/models/NAME; returns when it answers."""
-        from cluster.rollout.deploy import deploy_pipeline
+        from cluster.rollout.deploy import deploy_pipeline, make_origin
 
         cluster = self.cluster
         with exclusive_lock(self.settings, on_status):
-            return deploy_pipeline(self.settings, cluster, pipeline, on_status)
+            return deploy_pipeline(self.settings, cluster, pipeline, on_status, origin=make_origin(reason))
 
-    def undeploy(self, name: str, *, on_status: OnStatus = _ignore) -> None:
+    def deploy_canary(
+        self,
+        reference: Version | str,
+        *,
+        steps: Sequence[float] = (),
+        split_by: str = "",
+        shadow_percent: float = 0.0,
+        min_step_s: float | None = None,
+        criteria: Criteria | None = None,
+        scale: Mapping[str, Any] | Scale | None = None,
+        dtype: Dtype = "fp32",
+        compile: bool = False,  # noqa: A002 - torch's word
+        reason: str = "",
+        on_status: OnStatus = _ignore,
+    ) -> Canary:
+        """Serve a version beside the deployed one; returns when it takes its share, and the cluster decides the rest.
+
+        Args:
+            reference: NAME, NAME:VERSION or NAME@ALIAS.
+            steps: percent of the requests, up to 100; none for shadow copies alone.
+            split_by: caller, request or header:NAME; by default caller where there are many, else request.
+            shadow_percent: percent of the deployed version's requests that are copied to it.
+            min_step_s: minimum seconds of a step.
+            criteria: what it must not be worse in; None for the defaults.
+            scale: as of `deploy`.
+            dtype: as of `deploy`.
+            compile: as of `deploy`.
+            reason: why, for the record.
+            on_status: told what goes on.
+        """
+        from cluster.rollout.canary import begin, choose_split, find_stable
+        from cluster.rollout.deploy import build_deployment, make_origin
+        from deployments.rollout.canary import CanarySpec
+
+        cluster = self.cluster
+        version = self.registry.resolve(str(reference))
+        self.registry.load_manifest(version)
+        with exclusive_lock(self.settings, on_status):
+            deployment = build_deployment(self.settings, cluster, version, scale=scale, dtype=dtype, compile=compile)
+            values = {"min_step_s": min_step_s, "criteria": criteria}
+            spec = CanarySpec(
+                deployment=deployment,
+                stable_version=find_stable(self.settings, deployment).endpoint.version,
+                steps=tuple(steps),
+                split_by=split_by or choose_split(self.settings),
+                shadow_percent=shadow_percent,
+                author=make_origin().author,
+                reason=reason,
+                **{name: value for name, value in values.items() if value is not None},
+            )
+            return begin(self.settings, cluster, spec, on_status)
+
+    def get_rollout(self, name: str) -> Canary:
+        """Get a model's last rollout beside another version; raises UserError if it has had none."""
+        from cluster.rollout.canary import find_canary
+
+        return find_canary(self.settings, name)
+
+    def promote_rollout(self, name: str, *, on_status: OnStatus = _ignore) -> Canary:
+        """Deploy the version that is being rolled out, whatever the evidence; returns when it is alone."""
+        from cluster.rollout.canary import request
+
+        return request(self.settings, self.cluster, name, "promote", on_status)
+
+    def abort_rollout(self, name: str, *, on_status: OnStatus = _ignore) -> Canary:
+        """End a rollout; returns when the version that served before is alone."""
+        from cluster.rollout.canary import request
+
+        return request(self.settings, find_cluster(self.settings), name, "abort", on_status)
+
+    def rollback(
+        self, name: str, *, revision: int | None = None, reason: str = "", on_status: OnStatus = _ignore
+    ) -> tuple[DeploymentRecord, Revision]:
+        """Deploy again what an earlier revision asked for; see cluster.rollout.deploy.rollback."""
+        from cluster.rollout.deploy import make_origin, rollback
+
+        cluster = self.cluster
+        with exclusive_lock(self.settings, on_status):
+            return rollback(self.settings, cluster, name, on_status, revision=revision, origin=make_origin(reason))
+
+    def list_revisions(self, name: str) -> list[Revision]:
+        """List every change of a model or pipeline, newest first.
+
+        Raises:
+            UserError: it was never deployed.
+        """
+        from deployments.state.store import DeploymentStore
+
+        revisions = DeploymentStore(self.settings.platform).list_revisions(name)
+        if not revisions:
+            raise UserError(f"{name!r} was never deployed; `shoal status` lists what is")
+        return revisions
+
+    def undeploy(self, name: str, *, reason: str = "", on_status: OnStatus = _ignore) -> None:
         """Stop serving a model or pipeline; where no cluster runs, the next one starts without it."""
-        from cluster.rollout.deploy import undeploy
+        from cluster.rollout.deploy import make_origin, undeploy
 
         cluster = find_cluster(self.settings)
         if cluster and cluster.run_pid:
             cluster = None  # a training run's own, which serves nothing
         with exclusive_lock(self.settings, on_status):
-            undeploy(self.settings, cluster, name, on_status)
+            undeploy(self.settings, cluster, name, on_status, origin=make_origin(reason))
 
     def client(self) -> Client:
         """A client of the running cluster, with its admin key."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
+from deployments.edge.state import CANARY_SUFFIX, CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
 from deployments.models import preload
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
@@ -37,7 +37,9 @@ def bind_model(args: dict[str, Any]) -> "Application":
     """Bind the application of a model."""
     from deployments.models.replica import ModelReplica
 
-    return ModelReplica.bind(args["endpoint"], args["cache"], args["host"], args.get("slo_p99_s"))  # type: ignore[attr-defined, no-any-return]
+    # A canary's name of its application is not its model's.
+    arguments = (args["endpoint"], args["cache"], args["host"], args.get("slo_p99_s"), args.get("application", ""))
+    return ModelReplica.bind(*arguments)  # type: ignore[attr-defined, no-any-return]
 
 
 def bind_pipeline(args: dict[str, Any]) -> "Application":
@@ -74,6 +76,7 @@ def build_serve_config(
     listen: Listen,
     url: str,
     replicas: Mapping[str, int] = MappingProxyType({}),
+    canaries: Iterable[ModelDeployment] = (),
 ) -> dict[str, Any]:
     """Build Serve's complete configuration (Ray's ServeDeploySchema); Serve deletes the applications not in it.
 
@@ -83,6 +86,7 @@ def build_serve_config(
         listen: where it listens.
         url: of its HTTP endpoint, for the documentation.
         replicas: how many replicas there are of what may sleep; a change of it starts with as many, or one.
+        canaries: versions that run beside the deployed ones.
     """
     return {
         # Requests come from the edge, straight to the replicas.
@@ -98,6 +102,7 @@ def build_serve_config(
                 else _build_model_config(deployment, settings, listen.host, replicas.get(deployment.name, 1))
                 for deployment in deployments
             ),
+            *(_build_model_config(canary, settings, listen.host, suffix=CANARY_SUFFIX) for canary in canaries),
         ],
     }
 
@@ -105,7 +110,11 @@ def build_serve_config(
 def _build_edge_configs(settings: ServingSettings, listen: Listen) -> Iterator[dict[str, Any]]:
     args = {"host": listen.host, "http_port": listen.http_port, "grpc_port": listen.grpc_port}
     # One that dies is replaced after the first missed check.
-    options = {"health_check_period_s": 1.0, "graceful_shutdown_timeout_s": STOP_MARGIN_S}
+    options = {
+        "health_check_period_s": 1.0,
+        "health_check_timeout_s": 4.0,
+        "graceful_shutdown_timeout_s": STOP_MARGIN_S,
+    }
     yield _build_config(EDGE, bind_edge, args, {"name": "edge", "ray_actor_options": ON_HEAD} | options)
     if settings.edge.nodes > 1:
         elsewhere = {
@@ -132,18 +141,20 @@ def _build_grpc_config(settings: ServingSettings, listen: Listen) -> dict[str, A
 
 
 def _build_model_config(
-    deployment: ModelDeployment, settings: ServingSettings, host: str, replicas: int
+    deployment: ModelDeployment, settings: ServingSettings, host: str, replicas: int = 1, suffix: str = ""
 ) -> dict[str, Any]:
-    endpoint = deployment.endpoint
+    endpoint, name = deployment.endpoint, deployment.name + suffix
     args: dict[str, Any] = {
         "endpoint": endpoint.model_dump(mode="json"),
         "cache": str(settings.home / "cache"),
         "host": host,
     }
+    if suffix:
+        args["application"] = name
     if deployment.scale.slo_p99_s is not None:
         # Another goal is another number of rows per pass: new replicas.
         args["slo_p99_s"] = deployment.scale.slo_p99_s
-    config = _build_scaled_config(deployment.name, bind_model, args, deployment.scale, endpoint.limits, replicas)
+    config = _build_scaled_config(name, bind_model, args, deployment.scale, endpoint.limits, replicas)
     config["deployments"][0]["ray_actor_options"]["runtime_env"] = preload.RUNTIME_ENV
     return config
 
@@ -216,6 +227,9 @@ _DEPLOYMENT_OPTIONS = {
     "max_ongoing_requests": MAX_ONGOING_REQUESTS,
     # A new replica starts before the old one stops.
     "max_surge_percent": 100,
+    # The edges see at once that a replica does not answer; after three checks without an answer it is replaced.
+    "health_check_period_s": 2.0,
+    "health_check_timeout_s": 4.0,
     # Its server drains by itself; Serve's own wait is for handle calls.
     "graceful_shutdown_wait_loop_s": 0.5,
 }

@@ -6,6 +6,9 @@ What is used, which public way is missing, and what happens in another Ray:
   has no setting for it. If it changes, the replica refuses to start.
 - `DeploymentResponse._replica_result_future`. Serve queues a call without a limit while there is no replica, and does
   not tell. Without it such a call waits for its deadline; with it, it gets a 503 after some seconds.
+- `serve.context._get_global_client`, `get_serve_details`. The public status in a cluster does not say how many replicas
+  Serve wants; only the dashboard's REST API does, which needs its token and a process of its own. Without it
+  `shoal status` asks there.
 
 tests/deployments/test_ray_internals.py fails where another Ray is installed.
 """
@@ -14,6 +17,8 @@ import asyncio
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentResponse
 
 from training.errors import ServiceError
@@ -54,6 +59,25 @@ def assignment_of(response: DeploymentResponse[Any]) -> "asyncio.Future[Any] | N
     future = getattr(response, "_replica_result_future", None)
     # Where Serve's router has a thread of its own, it is a concurrent.futures.Future, which no event loop waits for.
     return future if asyncio.isfuture(future) else None
+
+
+def fetch_serve_details() -> dict[str, Any]:
+    """Fetch the state of each Serve application by name, in the form of Serve's REST API.
+
+    Raises:
+        ServiceError: the controller does not answer, or this Ray has no such call.
+    """
+    from pydantic_core import to_jsonable_python
+    from ray.serve import context
+
+    try:
+        client = vars(context)["_get_global_client"]()
+        applications: dict[str, Any] = to_jsonable_python(client.get_serve_details()["applications"])
+    except (KeyError, AttributeError) as error:
+        raise ServiceError(_describe_change(f"Serve's state cannot be fetched ({error!r})")) from error
+    except (RayError, RayServeException) as error:
+        raise ServiceError(f"Serve's controller does not answer: {type(error).__name__}") from error
+    return applications
 
 
 def _describe_change(change: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands of the cluster: init, up, join, down, status, logs, settings, demo."""
+"""Commands of the cluster: init, up, join, down, logs, settings, demo."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from training.settings import mask_passwords
 
 def add_commands(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (init, up, join, down, status, logs, settings, demo):
+    for command in (init, up, join, down, logs, settings, demo):
         app.command()(command)
 
 
@@ -74,40 +74,6 @@ def down() -> None:
     with show_status("stopping"):
         stopped = Shoal(context.settings).down()
     print_line(f"down: {stopped} processes ended" if stopped else "down: nothing was running")
-
-
-def status(as_json: Json = False) -> None:
-    """Show what runs: the cluster, its models and their replicas."""
-    from cluster.local.running_cluster import find_cluster
-
-    settings = context.settings
-    cluster = find_cluster(settings)
-    if cluster is None:
-        if as_json:
-            print_json({"cluster": None, "deployments": []})
-        else:
-            print_line("no cluster runs; start one with `shoal up`")
-        return
-    from cluster.rollout.serve_api import FAILED_STATUSES
-    from cluster.rollout.status import list_statuses
-
-    deployments = list_statuses(settings, cluster)
-    if as_json:
-        urls = {"url": cluster.url, "grpc": cluster.grpc_address, "dashboard": cluster.dashboard_url}
-        print_json({"cluster": urls, "deployments": deployments})
-        return
-    table = make_table("model", "version", "status", "replicas", "bounds", "variant")
-    for each in deployments:
-        bounds = f"{each['min_replicas']}-{each['max_replicas']}" if each["version"] else ""
-        table.add_row(
-            each["name"], str(each["version"] or ""), each["status"], str(each["replicas"]), bounds, each["variant"]
-        )
-    print_line(f"cluster: {cluster.url}  grpc: {cluster.grpc_address}  dashboard: {cluster.dashboard_url}")
-    print_table(table)
-    for each in deployments:
-        if each["reason"]:
-            has_failed = each["status"] in (*FAILED_STATUSES, "UNREADABLE")
-            print_warning(f"{each['name']} {'does not run:' if has_failed else 'is'} {each['reason']}")
 
 
 def logs(

@@ -26,6 +26,7 @@ WAITING = "waiting for "
 MAX_WIDTH, MIN_PROSE_WIDTH = 100_000, 24
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reason = Annotated[str, typer.Option(help="Why, for the record that `shoal history` shows.", show_default=False)]
 Reference = Annotated[
     str,
     typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="NAME is its newest version.", autocompletion=complete_models),
@@ -59,9 +60,10 @@ def print_warning(text: str) -> None:
     Console(stderr=True).print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print a value as JSON; in one line without `indent`."""
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -27,6 +27,9 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+        # A replica that does not answer its health checks cannot be asked to stop; Serve would wait as for one that
+        # drains.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # Serve's controller reconciles ten times a second by default and queries the GCS each time: 5% of a busy net's
         # throughput on two cores.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.15",

@@ -8,8 +8,9 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,8 @@ from training.errors import UserError
 from training.registry.process_identity import ProcessIdentity
 from training.settings import mask_passwords
 
+# How long a command waits for a global control store that is being started again.
+RESTART_TIMEOUT_S = 5.0
 # Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
 SHARED_VARIABLES = (
     "SHOAL_HOST",
@@ -47,6 +50,7 @@ class Cluster:
         tls_cert: file of the certificate that HTTP and gRPC are served with; empty for plain ones.
         run_pid: the process that started it for one training run; 0 for a cluster that stays up.
         autoscales: whether Ray's autoscaler adds nodes to it, so that what fits no node today may fit one later.
+        keeper: the process that starts the global control store again; empty for none.
     """
 
     gcs_port: int
@@ -59,6 +63,7 @@ class Cluster:
     tls_cert: str = ""
     run_pid: int = 0
     autoscales: bool = False
+    keeper: str = ""
 
     @property
     def url(self) -> str:
@@ -106,6 +111,13 @@ def write_record(home: Path, cluster: Cluster) -> None:
     temporary.replace(file)
 
 
+def replace_head(home: Path, gcs_pid: int) -> None:
+    """Write another process of the global control store into the record, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        cluster = Cluster(**json.loads(_record_file(home).read_text()))
+        write_record(home, replace(cluster, head=str(ProcessIdentity.of(gcs_pid))))
+
+
 def delete_record(home: Path) -> None:
     """Delete the record, if there is one."""
     _record_file(home).unlink(missing_ok=True)
@@ -118,8 +130,7 @@ def find_cluster(settings: Settings) -> Cluster | None:
         UserError: it runs, and was started with other shared settings or by another version of Shoal.
     """
     try:
-        cluster = Cluster(**json.loads(_record_file(settings.home).read_text()))
-        is_alive = ProcessIdentity.parse(cluster.head).is_alive()
+        cluster, is_alive = _read_record(settings.home)
     except (OSError, ValueError, TypeError) as error:
         # Not to be taken for leftovers, which the next start ends.
         if isinstance(error, TypeError) and processes.find_owned(cluster_id(settings.home), temp_dir(settings.home)):
@@ -141,6 +152,18 @@ def find_cluster(settings: Settings) -> Cluster | None:
                 "set it to that, or run `shoal down` first"
             )
     return cluster
+
+
+def _read_record(home: Path) -> tuple[Cluster, bool]:
+    """Read the record, and whether the head is alive; waits where it is being started again."""
+    deadline = time.monotonic() + RESTART_TIMEOUT_S
+    while True:
+        cluster = Cluster(**json.loads(_record_file(home).read_text()))
+        is_alive = ProcessIdentity.parse(cluster.head).is_alive()
+        is_kept = bool(cluster.keeper) and ProcessIdentity.parse(cluster.keeper).is_alive()
+        if is_alive or not is_kept or time.monotonic() > deadline:
+            return cluster, is_alive
+        time.sleep(0.1)
 
 
 def require_cluster(settings: Settings) -> Cluster:

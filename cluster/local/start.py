@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.local import malloc, processes, secrets
+from cluster.local import gcs_keeper, malloc, processes, secrets
 from cluster.local.ports import Ports, find_node_address
 from cluster.local.ray_environment import ANY, LOOPBACK, ray_environment
 from cluster.local.running_cluster import (
@@ -93,8 +93,16 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         f"--temp-dir={temp_dir(settings.home) / 'ray'}",
         *ray_arguments,
     ]
-    _run_ray_start(settings, arguments, ports)
-    cluster = replace(cluster, head=str(_find_head(settings)))
+    environment = _build_environment(settings, ports)
+    if not for_run:
+        # In memory alone, which is Ray's default, all that runs would end with the GCS.
+        environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(temp_dir(settings.home) / "gcs")}
+    _run_ray_start(settings, arguments, environment)
+    head = _find_head(settings)
+    cluster = replace(cluster, head=str(head))
+    if not for_run:
+        keeper = gcs_keeper.start_keeper(settings.home, head.pid, environment)
+        cluster = replace(cluster, keeper=str(ProcessIdentity.of(keeper)))
     write_record(settings.home, cluster)
     return cluster
 
@@ -112,7 +120,7 @@ def join_cluster(settings: Settings, address: str) -> None:
         )
     secrets.read_secret(settings.home, secrets.RAY_TOKEN)
     _make_private_dir(temp_dir(settings.home))
-    _run_ray_start(settings, [f"--address={address}"], Ports())
+    _run_ray_start(settings, [f"--address={address}"], _build_environment(settings, Ports()))
 
 
 def stop_cluster(settings: Settings) -> int:
@@ -125,7 +133,8 @@ def stop_cluster(settings: Settings) -> int:
     return stopped
 
 
-def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> None:
+def _build_environment(settings: Settings, ports: Ports) -> dict[str, str]:
+    """The variables of every process of a node."""
     environment = os.environ | ray_environment(settings) | settings.as_environment()
     environment[processes.CLUSTER_ID_VARIABLE] = cluster_id(settings.home)
     environment[EDGE_DIR_VARIABLE] = str(temp_dir(settings.home) / "edge")
@@ -134,6 +143,10 @@ def _run_ray_start(settings: Settings, arguments: list[str], ports: Ports) -> No
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     for name in PORT_VARIABLES:
         environment[name] = str(ports.pick_free())
+    return environment
+
+
+def _run_ray_start(settings: Settings, arguments: list[str], environment: dict[str, str]) -> None:
     cpus = settings.cpus or 2 * (os.cpu_count() or 1) + 2
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
     command += [f"--num-cpus={cpus}", "--disable-usage-stats"]

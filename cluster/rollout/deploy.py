@@ -1,35 +1,39 @@
-"""Deploy: writes what is wanted, applies it to Ray Serve, and takes it back where it does not start.
+"""Deploy: what a command asks for, checked, becomes a change of the desired state; so do undeploy and rollback.
 
-Deploy walk: cluster.shoal -> [deploy.py] -> serve_api.py -> deployments.applications -> deployments.models.replica
-A model or pipeline that cannot start leaves the previous one serving. Whatever ends a command in the middle, the store
-and Serve agree: what is written and what Serve is told change together, while no signal interrupts; a command that is
-killed in between is undone by the next, or by `up`.
+Deploy walk: cluster.shoal -> [deploy.py] -> change.py -> serve_api.py -> deployments.applications
+    -> deployments.models.replica
 """
 
-import contextlib
+import getpass
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
-from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.capacity import CapacityWatch, reject_oversized
-from cluster.rollout.serve_api import Applications, ClusterEnded, OnStatus, ServeApi, is_running
+from cluster.rollout.change import bring_about, finish_changes, remove
+from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
-from deployments.edge.state import CONTROL, EDGE, GRPC
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndpoint, Scale
-from deployments.state.key_store import KeyStore
+from deployments.state.canary_store import CanaryStore
+from deployments.state.revisions import Action, Origin, Revision
 from deployments.state.store import DeploymentStore
-from training.errors import ServiceError, UserError
-
-ROLLBACK_TIMEOUT_S = 30.0
+from training.errors import UserError
+from training.registry.process_identity import ProcessIdentity
 
 if TYPE_CHECKING:
     from deployments.specs.pipeline import Pipeline
     from training.registry.entities import Version
+
+
+def make_origin(reason: str = "") -> Origin:
+    """The origin of a change that this process makes: its user and machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"  # a user id without a name, as in a container
+    return Origin(f"{user}@{socket.gethostname()}", reason, str(ProcessIdentity.current()))
 
 
 def deploy(
@@ -41,6 +45,7 @@ def deploy(
     scale: Mapping[str, Any] | Scale | None = None,
     dtype: Dtype = "fp32",
     compile: bool = False,  # noqa: A002 - torch's word
+    origin: Origin | None = None,
 ) -> ModelDeployment:
     """Serve a published version; returns when it answers.
 
@@ -53,11 +58,29 @@ def deploy(
             where there are any; a mapping changes some of its values.
         dtype: bf16 for a variant whose matrices are multiplied in bf16.
         compile: whether the net is compiled.
+        origin: who deploys it, and why; None for this process.
 
     Raises:
-        UserError: a pipeline has its name, one that calls it would not work any more, or no node can hold it.
+        UserError: a pipeline has its name, one that calls it would not work any more, no node can hold it, or a canary
+            of it is being rolled out.
         ServiceError: its replicas do not start; the previous version goes on serving.
     """
+    CanaryStore(settings.platform).reject_if_active(version.name)
+    deployment = build_deployment(settings, cluster, version, scale=scale, dtype=dtype, compile=compile)
+    replace(settings, cluster, deployment, "deploy", origin or make_origin(), on_status)
+    return deployment
+
+
+def build_deployment(
+    settings: Settings,
+    cluster: Cluster,
+    version: "Version",
+    *,
+    scale: Mapping[str, Any] | Scale | None = None,
+    dtype: Dtype = "fp32",
+    compile: bool = False,  # noqa: A002 - torch's word
+) -> ModelDeployment:
+    """Build the deployment of a published version; see deploy."""
     endpoint = ModelEndpoint(
         name=version.name,
         version=version.version,
@@ -68,17 +91,19 @@ def deploy(
         compile=compile,
     )
     with ServeApi(settings, cluster) as serve:
-        # First: the scale that a killed command wanted is not what the model has.
-        undo_open_rollout(DeploymentStore(settings.platform), serve)
+        finish_changes(settings, serve)
         if not isinstance(scale, Scale):
             scale = change_scale(_current_scale(settings, serve, version.name), scale or {})
-    deployment = ModelDeployment(endpoint=endpoint, scale=scale)
-    _replace(settings, cluster, deployment, on_status)
-    return deployment
+    return ModelDeployment(endpoint=endpoint, scale=scale)
 
 
 def deploy_pipeline(
-    settings: Settings, cluster: Cluster, pipeline: "Pipeline", on_status: OnStatus
+    settings: Settings,
+    cluster: Cluster,
+    pipeline: "Pipeline",
+    on_status: OnStatus,
+    *,
+    origin: Origin | None = None,
 ) -> PipelineDeployment:
     """Serve a pipeline; returns when it answers.
 
@@ -89,13 +114,111 @@ def deploy_pipeline(
     from cluster.rollout.dependents import resolve_pipeline
 
     with ServeApi(settings, cluster) as serve:
-        undo_open_rollout(DeploymentStore(settings.platform), serve)
+        finish_changes(settings, serve)
     deployment = resolve_pipeline(settings, pipeline)
-    _replace(settings, cluster, deployment, on_status)
+    replace(settings, cluster, deployment, "apply", origin or make_origin(), on_status)
     return deployment
 
 
-def undeploy(settings: Settings, cluster: Cluster | None, name: str, on_status: OnStatus) -> None:
+def rollback(
+    settings: Settings,
+    cluster: Cluster,
+    name: str,
+    on_status: OnStatus,
+    *,
+    revision: int | None = None,
+    origin: Origin | None = None,
+) -> tuple[DeploymentRecord, Revision]:
+    """Deploy what an earlier revision asked for, as a new revision; returns when it answers.
+
+    Args:
+        settings: of the cluster.
+        cluster: the running one.
+        name: of the model or pipeline, deployed or not any more.
+        on_status: told the status meanwhile.
+        revision: whose deployment it shall be; None for the last that succeeded and differs from what is deployed.
+        origin: who rolls back, and why; None for this process.
+
+    Returns:
+        What is deployed now, and the revision that it was taken from.
+
+    Raises:
+        UserError: there is no such revision, its version was deleted, a pipeline would not work any more, or no node
+            can hold it.
+        ServiceError: its replicas do not start; what ran before goes on serving.
+    """
+    store = DeploymentStore(settings.platform)
+    CanaryStore(settings.platform).reject_if_active(name)
+    with ServeApi(settings, cluster) as serve:
+        finish_changes(settings, serve)
+    target = find_rollback_target(store, name, revision)
+    record = target.parse_spec()
+    if isinstance(record, PipelineDeployment):
+        from cluster.rollout.dependents import resolve_pipeline
+
+        # Its models may have changed since.
+        record = resolve_pipeline(settings, record.endpoint.pipeline)
+    elif record is not None:
+        _require_version(settings, record)
+    assert record is not None, "a target has a deployment"
+    replace(settings, cluster, record, "rollback", origin or make_origin(), on_status, restores=target.number)
+    return record, target
+
+
+def find_rollback_target(store: DeploymentStore, name: str, number: int | None) -> Revision:
+    """Find the revision that a rollback deploys again.
+
+    Raises:
+        UserError: there is none, or it cannot be deployed.
+    """
+    revisions = store.list_revisions(name)
+    if not revisions:
+        raise UserError(f"{name!r} was never deployed; `shoal status` lists what is")
+    if number is not None:
+        target = next((each for each in revisions if each.number == number), None)
+        if target is None:
+            raise UserError(f"{name} has no revision {number}; `shoal history {name}` lists 1 to {revisions[0].number}")
+        if target.spec is None:
+            raise UserError(f"revision {number} of {name} undeployed it; `shoal undeploy {name}` does that again")
+        return target
+    current = store.get_settled_record(name)
+    for each in revisions:
+        # One that this version of Shoal cannot read cannot be deployed either.
+        if each.outcome == "succeeded" and each.spec is not None and _differs(each, current):
+            return each
+    raise UserError(
+        f"{name} has no earlier revision that succeeded and differs from what is deployed; `shoal history {name}` "
+        "lists them all"
+    )
+
+
+def _differs(revision: Revision, current: DeploymentRecord | None) -> bool:
+    try:
+        record = revision.parse_spec()
+    except UserError:
+        return False
+    if isinstance(record, PipelineDeployment) and isinstance(current, PipelineDeployment):
+        # Its version counts up with each change, and its signatures are those of the models.
+        return record.endpoint.pipeline != current.endpoint.pipeline
+    return record != current
+
+
+def _require_version(settings: Settings, deployment: ModelDeployment) -> None:
+    """Check that the bundle of a deployment is there, and its own.
+
+    Raises:
+        UserError: its version was deleted.
+        BundleError: it was damaged.
+    """
+    from training.registry.model_registry import Registry
+
+    registry = Registry(settings)
+    registry.load_manifest(registry.get_version(deployment.name, deployment.endpoint.version))
+
+
+def undeploy(
+    settings: Settings, cluster: Cluster | None, name: str, on_status: OnStatus, *, origin: Origin | None = None
+) -> None:
     """Stop serving a model or pipeline; returns when no request reaches it, while its replicas still drain.
 
     Args:
@@ -103,75 +226,25 @@ def undeploy(settings: Settings, cluster: Cluster | None, name: str, on_status: 
         cluster: the running one; None where none runs, and the next one will start without the model.
         name: of the model or pipeline.
         on_status: told the status meanwhile.
+        origin: who undeploys it, and why; None for this process.
 
     Raises:
         UserError: it is not deployed, or a pipeline calls it.
     """
-    store = DeploymentStore(settings.platform)
-    records, unreadable = store.load()
+    records, unreadable = DeploymentStore(settings.platform).load()
     names = [*(record.name for record in records), *unreadable]
     if name not in names:
         deployed = ", ".join(names) or "none"
         raise UserError(f"{name!r} is not deployed; deployed: {deployed}")
     _reject_if_called(records, name)
-    store.end_rollout(undo=True)
-    if cluster is None:
-        store.delete_record(name)
-        return
-    with ServeApi(settings, cluster) as serve:
-        try:
-            with delay_interrupts():
-                _change(store, serve, {name: None})
-                store.end_rollout(undo=False)
-            serve.wait(lambda applications: name not in applications or not serve.is_routed(name), on_status)
-        except KeyboardInterrupt:
-            raise Interrupted(f"after {name} was undeployed; its last requests may still be answered") from None
-
-
-def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict[str, str]:
-    """Make everything run that is recorded, and wait until each runs or has failed.
-
-    Returns:
-        Why, of each model or pipeline that does not start; the others serve, and it is tried again by any deployment.
-
-    Raises:
-        ServiceError: the edge or the control application does not start.
-    """
-    admin_key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
-    KeyStore(settings.platform).set_key(admin_key, "admin")
-    store = DeploymentStore(settings.platform)
-    store.end_rollout(undo=True)
-    records, failures = store.load()
-
-    def has_settled(applications: Applications, name: str) -> bool:
-        failures.pop(name, None)
-        try:
-            return is_running(applications, name)
-        except ServiceError as error:
-            failures[name] = f"{error}; `shoal undeploy {name}`, or deploy another version"
-            return True
-
-    with ServeApi(settings, cluster) as serve:
-        serve.put_config(records)
-        serve.wait(
-            lambda applications: (
-                all(is_running(applications, name) for name in (EDGE, CONTROL, GRPC))
-                and all(has_settled(applications, record.name) for record in records)
-            ),
-            on_status,
-        )
-    return failures
-
-
-def undo_open_rollout(store: DeploymentStore, serve: ServeApi) -> None:
-    """Undo what a killed command left, in the store and in Serve; other commands are locked out."""
-    if store.end_rollout(undo=True):
-        serve.put_config(store.list_records())
+    CanaryStore(settings.platform).reject_if_active(name)
+    remove(settings, cluster, name, origin or make_origin(), on_status)
 
 
 def _current_scale(settings: Settings, serve: ServeApi, name: str) -> Scale:
     """The scale that a model is deployed with, or the default; a GPU for each replica where there are any."""
-    record = DeploymentStore(settings.platform).get_record(name)
+    # A scale that a killed command wanted, and that never ran, is not what the model has.
+    record = DeploymentStore(settings.platform).get_settled_record(name)
     if isinstance(record, ModelDeployment):
         return record.scale
     return Scale(gpus=1 if serve.count_gpus() else 0)
@@ -198,75 +271,42 @@ def change_scale(scale: Scale, changes: Mapping[str, Any]) -> Scale:
     return Scale.model_validate(values)
 
 
-def _replace(settings: Settings, cluster: Cluster, deployment: DeploymentRecord, on_status: OnStatus) -> None:
+def replace(
+    settings: Settings,
+    cluster: Cluster,
+    deployment: DeploymentRecord,
+    action: Action,
+    origin: Origin,
+    on_status: OnStatus,
+    *,
+    restores: int | None = None,
+) -> None:
     """Serve a model or pipeline in place of what has its name, and tell the pipelines that call it."""
-    store = DeploymentStore(settings.platform)
-    records = store.list_records()
-    changed: dict[str, DeploymentRecord] = {
-        record.name: record for record in _find_dependents(settings, records, deployment)
+    records = DeploymentStore(settings.platform).list_records()
+    changes: dict[str, DeploymentRecord] = {
+        record.name: record for record in find_dependents_of(settings, records, deployment)
     }
-    changed[deployment.name] = deployment
+    changes[deployment.name] = deployment
     with ServeApi(settings, cluster) as serve:
         if not cluster.autoscales:
             reject_oversized(deployment.name, deployment.scale, serve.fetch_nodes())
-        capacity = CapacityWatch(serve, {name: record.scale for name, record in changed.items()}, on_status)
+        capacity = CapacityWatch(serve, {name: record.scale for name, record in changes.items()}, on_status)
 
         def is_done(applications: Applications) -> bool:
             capacity.observe(applications)
-            return all(is_running(applications, name) for name in changed)
+            return all(is_running(applications, name) for name in changes)
 
-        try:
-            with delay_interrupts():
-                _change(store, serve, changed)
-            serve.wait(is_done, capacity.report)
-        except BaseException as error:
-            with delay_interrupts():
-                store.end_rollout(undo=True)
-                if isinstance(error, ClusterEnded):
-                    raise
-                serve.put_config(store.list_records())
-            if isinstance(error, ServiceError):
-                _wait_for_rollback(serve, {record.name for record in records} & changed.keys(), on_status)
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(
-                    f"while {deployment.name} was deployed; {_describe_kept(records, deployment)}"
-                ) from None
-            raise
-    try:
-        with delay_interrupts():
-            store.end_rollout(undo=False)
-    except KeyboardInterrupt:
-        raise Interrupted(f"after {deployment.name}:{deployment.endpoint.version} was deployed; it serves") from None
+        bring_about(settings, serve, changes, action, origin, is_done, capacity.report, restores=restores)
 
 
-def _change(store: DeploymentStore, serve: ServeApi, changes: Mapping[str, DeploymentRecord | None]) -> None:
-    """Write what is wanted, and tell Serve; where that is refused, what there was is wanted again."""
-    store.begin_rollout(changes)
-    try:
-        serve.put_config(store.list_records())
-    except BaseException:
-        store.end_rollout(undo=True)
-        raise
-
-
-def _describe_kept(records: list[DeploymentRecord], deployment: DeploymentRecord) -> str:
-    for record in records:
-        if record.name == deployment.name:
-            return f"{record.name}:{record.endpoint.version} goes on serving"
-    return "it is not deployed"
-
-
-def _wait_for_rollback(serve: ServeApi, names: set[str], on_status: OnStatus) -> None:
-    """Wait until Serve has what ran before under its own name again; its replicas never stopped."""
-    with contextlib.suppress(ServiceError, httpx.HTTPError):
-        serve.wait(
-            lambda applications: all(is_running(applications, name) for name in names), on_status, ROLLBACK_TIMEOUT_S
-        )
-
-
-def _find_dependents(
+def find_dependents_of(
     settings: Settings, records: list[DeploymentRecord], changed: DeploymentRecord
 ) -> list[PipelineDeployment]:
+    """Find the pipelines that call what is about to change, with its new signature in them.
+
+    Raises:
+        UserError: a pipeline has its name, or one that calls it would not work any more.
+    """
     before = next((record for record in records if record.name == changed.name), None)
     if isinstance(before, PipelineDeployment) and isinstance(changed, ModelDeployment):
         raise UserError(f"{changed.name!r} is a pipeline's name; `shoal undeploy {changed.name}` first")

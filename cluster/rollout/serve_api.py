@@ -1,6 +1,5 @@
 """Serve API: Ray Serve's REST API: the whole configuration in, the status of every application out."""
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,10 @@ from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
 from deployments.applications import build_serve_config
+from deployments.control.summary import FAILED_STATUSES, describe_failure
 from deployments.edge.state import Listen
 from deployments.specs.deployment import DeploymentRecord
+from deployments.state.canary_store import CanaryStore
 from training.errors import ServiceError
 from training.registry.process_identity import ProcessIdentity
 
@@ -20,8 +21,6 @@ from training.registry.process_identity import ProcessIdentity
 POLL_INTERVAL_S = 0.3
 # The dashboard's own limit of a listing.
 MAX_NODES = 10_000
-
-FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 
 OnStatus = Callable[[str], None]
 """Called with the status of all applications, in one line."""
@@ -35,6 +34,10 @@ Applications = dict[str, Any]
 
 class ClusterEnded(ServiceError):
     """The cluster ended meanwhile: another command stopped it, or it crashed."""
+
+
+class ConfigRefused(ServiceError):
+    """Ray Serve read the configuration, and refused it."""
 
 
 class ServeApi:
@@ -61,13 +64,17 @@ class ServeApi:
         """Declare all that shall run; unchanged applications keep their replicas, others than these are deleted.
 
         Raises:
-            ServiceError: Serve refuses the configuration.
+            ConfigRefused: Serve refuses the configuration.
+            ServiceError: it does not answer.
             ClusterEnded: there is no Serve any more.
         """
         settings, cluster = self._settings, self._cluster
         listen = Listen(settings.host, cluster.http_port, cluster.grpc_port)
+        canaries = [each.spec.deployment for each in CanaryStore(settings.platform).list_active() if each.is_up]
         try:
-            config = build_serve_config(records, settings, listen, cluster.url, self._count_wanted(records))
+            config = build_serve_config(
+                records, settings, listen, cluster.url, replicas=self._count_wanted(records), canaries=canaries
+            )
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:
             self._require_running()
@@ -76,7 +83,7 @@ class ServeApi:
             ) from error
         if response.is_error:
             lines = response.text.strip().splitlines() or ["no reason given"]
-            raise ServiceError(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
+            raise ConfigRefused(f"Ray Serve refused the configuration: {response.status_code} {lines[-1]}")
 
     def _count_wanted(self, records: list[DeploymentRecord]) -> dict[str, int]:
         """Count the replicas that Serve wants of what may sleep, for a change to begin with, whatever its load."""
@@ -178,18 +185,3 @@ def is_running(applications: Applications, name: str) -> bool:
     if status in FAILED_STATUSES:
         raise ServiceError(f"{name} does not start: {describe_failure(application)}")
     return bool(status == "RUNNING")
-
-
-def count_running_replicas(application: dict[str, Any]) -> int:
-    """Count an application's replicas that run."""
-    replicas = application.get("deployments", {}).get("replica", {}).get("replicas", [])
-    return sum(replica["state"] == "RUNNING" for replica in replicas)
-
-
-def describe_failure(application: dict[str, Any]) -> str:
-    """The error of a replica's constructor, out of the traceback that Serve keeps of it."""
-    messages: list[str] = [d.get("message", "") for d in application.get("deployments", {}).values()]
-    messages.append(application.get("message", ""))
-    lines = [line.strip() for message in messages for line in message.splitlines()]
-    errors = [line for line in lines if re.match(r"^[\w.]+: ", line) and "replica.py" not in line]
-    return (errors or [line for line in lines if line] or ["no reason given"])[-1]

@@ -7,35 +7,43 @@ calls wait at a handle.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from ray import serve
+from ray.exceptions import RayError
 from starlette.exceptions import HTTPException
 
 from deployments.control import openapi
+from deployments.control.abandoned import finish_abandoned_changes
 from deployments.control.catalog import Catalog
 from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
 from deployments.control.sleeping import SleepingModels
+from deployments.control.summary import DeploymentSummary, ReplicaWindows
+from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import CONTROL, Route
 from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.server.asgi import Receive, Scope, Send, get_headers
+from deployments.server.asgi import REQUEST, AsgiHandler, Receive, Scope, Send
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
-from deployments.server.request_limits import read_body, reject_encoding
+from deployments.server.request import Request as ServerRequest
+from deployments.server.request_limits import reject_encoding
 from deployments.server.routes import reject_content_type
-from deployments.server.scheduling import Scheduling, read_scheduling
+from deployments.server.scheduling import Scheduling
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
 from deployments.settings import Limits, ServingSettings
 from training.errors import UserError
+from training.schema import StrictModel
+
+MAX_DIRECTORY_S = 2.0
 
 
 @serve.deployment(name="control")
@@ -49,17 +57,35 @@ class Control:
         client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep)
         api = build_api(catalog, client, settings, url)
         limits = settings.limits
+        self._task = asyncio.get_running_loop().create_task(finish_abandoned_changes(catalog.status.store))
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(api, limits, secret),
+            lambda secret: compose_http(AsgiHandler(api), limits, secret),
             host,
             Route(CONTROL, limits.request_timeout_s),
         )
 
     async def __del__(self) -> None:
+        self._task.cancel()
         await self._server.stop()
 
 
-def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings, url: str) -> FastAPI:
+async def fetch_windows() -> ReplicaWindows | None:
+    """What each replica did in the last seconds; None where the directory does not answer."""
+    try:
+        async with asyncio.timeout(MAX_DIRECTORY_S):
+            windows: ReplicaWindows = await get_directory().list_windows.remote()
+            return windows
+    except (RayError, ValueError, TimeoutError):
+        return None
+
+
+def build_api(
+    catalog: Catalog,
+    client: HandleClient,
+    settings: ServingSettings,
+    url: str,
+    fetch_windows: Callable[[], Awaitable[ReplicaWindows | None]] = fetch_windows,
+) -> FastAPI:
     """Build the FastAPI application, without layers.
 
     Args:
@@ -67,6 +93,7 @@ def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings,
         client: calls deployed models.
         settings: the limits, and SHOAL_HOME.
         url: of the service, for the documentation.
+        fetch_windows: asks the replicas' directory what each did.
     """
     # The pages' scripts are served from here: a cluster need not reach the internet.
     api = FastAPIOffline(title="Shoal", version=openapi.VERSION, generate_unique_id_function=lambda route: route.name)
@@ -75,8 +102,9 @@ def build_api(catalog: Catalog, client: HandleClient, settings: ServingSettings,
     _add_error_handlers(api)
     _add_server_routes(api, catalog)
     _add_catalog_routes(api, catalog)
+    _add_deployment_routes(api, catalog, fetch_windows)
     _add_predict_route(api, client, settings)
-    _add_model_routes(api, client, SleepingModels(catalog.status, catalog.load_content), settings)
+    _add_model_routes(api, client, catalog, SleepingModels(catalog.status, catalog.load_content), settings)
     return api
 
 
@@ -88,9 +116,15 @@ def _add_server_routes(api: FastAPI, catalog: Catalog) -> None:
 
     @api.get("/v2/health/ready", tags=[openapi.SERVER_TAG], summary="Check readiness")
     def ready() -> JSONResponse:
-        """Whether every deployed model runs."""
+        """Whether every deployed model answers, be it with the version before while another one is rolled out."""
         is_ready = catalog.status.is_ready()
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @api.get("/v2/health/started", tags=[openapi.SERVER_TAG], summary="Check start-up")
+    def started() -> JSONResponse:
+        """Whether what was deployed when the cluster came up has been brought up, or has failed; true from then on."""
+        has_started = catalog.status.has_started()
+        return JSONResponse({"started": has_started}, 200 if has_started else 503)
 
     @api.get("/v2", tags=[openapi.SERVER_TAG], summary="Get metadata of the server")
     async def server_metadata() -> dict[str, Any]:
@@ -118,16 +152,32 @@ def _add_catalog_routes(api: FastAPI, catalog: Catalog) -> None:
         return catalog.describe_profiles(name)
 
 
+class DeploymentList(StrictModel):
+    """Every deployment."""
+
+    deployments: list[DeploymentSummary]
+
+
+def _add_deployment_routes(
+    api: FastAPI, catalog: Catalog, fetch_windows: Callable[[], Awaitable[ReplicaWindows | None]]
+) -> None:
+    @api.get("/api/v1/deployments", tags=[openapi.CATALOG_TAG], summary="List deployments")
+    async def list_deployments() -> DeploymentList:
+        """How each deployed model and pipeline is doing: revision, versions that answer, replicas, traffic."""
+        windows = await fetch_windows()
+        return DeploymentList(deployments=await asyncio.to_thread(catalog.status.summarize, windows))
+
+
 def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
     async def predict(name: str, request: Request) -> Response:
         """The model's own `predict`, at an address that stays the same however the model is served."""
-        scheduling = _read_scheduling(request, settings.limits)
-        body = await _read_request(request, settings.limits)
-        return await _predict(client, name, request, body, scheduling)
+        return await _predict(client, name, request, _get_scheduling(request, settings.limits))
 
 
-def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingModels, settings: ServingSettings) -> None:
+def _add_model_routes(
+    api: FastAPI, client: HandleClient, catalog: Catalog, sleeping: SleepingModels, settings: ServingSettings
+) -> None:
     """Add the paths of a model, for requests that find none of its replicas up.
 
     What sleeps is woken by a request that computes something, not by one that asks what it is.
@@ -135,9 +185,9 @@ def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingMode
     limits = settings.limits
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
-        scheduling = _read_scheduling(request, limits)
-        reject_content_type(request.scope)
-        body = await _read_request(request, limits)
+        scheduling = _get_scheduling(request, limits)
+        reject_content_type(get_server_request(request))
+        body = _read_body(request)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
         response, length = await client.infer(
             name, version, body, header_length, scheduling.remaining_s(), scheduling.priority
@@ -148,11 +198,7 @@ def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingMode
         return Response(response, headers=headers, media_type="application/octet-stream")
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
-        scheduling = _read_scheduling(request, limits)
-        body = await _read_request(request, limits)
-        if version and not await asyncio.to_thread(sleeping.describe, name, version):
-            await client.metadata(name, version, scheduling.remaining_s())
-        return await _predict(client, name, request, body, scheduling)
+        return await _predict(client, name, request, _get_scheduling(request, limits), version)
 
     async def metadata(name: str, version: str = "") -> Response:
         asleep = await asyncio.to_thread(sleeping.describe, name, version)
@@ -162,6 +208,10 @@ def _add_model_routes(api: FastAPI, client: HandleClient, sleeping: SleepingMode
     async def ready(name: str, version: str = "") -> Response:
         # What sleeps is ready: it may be called.
         if not await asyncio.to_thread(sleeping.describe, name, version):
+            deployed = await asyncio.to_thread(catalog.status.list_deployed)
+            if name in deployed and not await asyncio.to_thread(catalog.status.is_model_ready, name):
+                # A probe is answered at once; a request waits for a replica.
+                raise Unavailable(f"no replica of {name} is available; see `shoal status`")
             await client.metadata(name, version, limits.request_timeout_s)
         return JSONResponse({"name": name, "ready": True})
 
@@ -198,25 +248,35 @@ def _add_versioned_routes(api: FastAPI, handlers: dict[str, Callable[..., Any]])
         api.add_api_route(path + end, handlers[end], methods=[method], include_in_schema=False, response_model=None)
 
 
-async def _read_request(request: Request, limits: Limits) -> bytes:
-    reject_encoding(request.scope)
-    return await read_body(request.scope, request.receive, limits.max_body_bytes)
+def get_server_request(request: Request) -> ServerRequest:
+    """The server's own request, of which FastAPI's was made."""
+    server_request: ServerRequest = request.scope[REQUEST]
+    return server_request
 
 
-def _read_scheduling(request: Request, limits: Limits) -> Scheduling:
+def _read_body(request: Request) -> bytes:
+    server_request = get_server_request(request)
+    reject_encoding(server_request)
+    return server_request.body
+
+
+def _get_scheduling(request: Request, limits: Limits) -> Scheduling:
     timeout_s = limits.request_timeout_s
-    scheduling = read_scheduling(get_headers(request.scope), timeout_s) or Scheduling()
-    return Scheduling.after(min(scheduling.timeout_s, timeout_s), scheduling.priority)
+    scheduling = get_server_request(request).scheduling or Scheduling()
+    return Scheduling.after(min(scheduling.remaining_s(), timeout_s), scheduling.priority)
 
 
-async def _predict(client: HandleClient, name: str, request: Request, body: bytes, scheduling: Scheduling) -> Response:
-    content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
-    if wants_stream(request.scope, body):
-        return EventStreamResponse(
-            client.stream(name, body, request_id, scheduling.remaining_s(), scheduling.priority, content_type)
-        )
+async def _predict(
+    client: HandleClient, name: str, request: Request, scheduling: Scheduling, version: str = ""
+) -> Response:
+    body = _read_body(request)
     timeout_s, priority = scheduling.remaining_s(), scheduling.priority
-    response = await client.predict(name, body, request_id, timeout_s, priority, content_type)
+    content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
+    if wants_stream(get_server_request(request)):
+        return EventStreamResponse(
+            client.stream(name, body, request_id, timeout_s, priority, content_type, version=version)
+        )
+    response = await client.predict(name, body, request_id, timeout_s, priority, content_type, version=version)
     return Response(response, media_type="application/json")
 
 
@@ -231,7 +291,7 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        await send_events(scope, send, self._events)
+        await send_events(scope[REQUEST], self._events)
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -239,7 +299,7 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(CallError)
     async def encode_call_error(request: Request, error: CallError) -> Response:
-        body = encode_error_for(request.scope, error.code, error.message)
+        body = encode_error_for(get_server_request(request), error.code, error.message)
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return Response(body, error.status, headers, media_type="application/json")
 

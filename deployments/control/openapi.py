@@ -141,7 +141,8 @@ def _complete_management_paths(paths: JsonSchema) -> None:
             # FastAPI's own error for invalid parameters, which are all strings here.
             operation["responses"].pop("422", None)
             operation["responses"] |= build_error_responses(OIP_ERROR if path.startswith("/v2") else ERROR)
-    paths["/v2/health/ready"]["get"]["responses"]["503"] = build_unready_response()
+    for path in ("/v2/health/ready", "/v2/health/started"):
+        paths[path]["get"]["responses"]["503"] = build_unready_response()
     predict = paths[STABLE_PATH]["post"]
     predict["requestBody"] = build_generic_body()
     predict["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}

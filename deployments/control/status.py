@@ -1,13 +1,20 @@
-"""Status for the catalog and health, inside the cluster: what is deployed, and what Serve says of each application."""
+"""Status for the catalog and health, inside the cluster: what is deployed, and what Serve says of each application.
+
+Three questions, as Kubernetes' probes ask them: live (this process answers), started (what was deployed when the
+cluster came up has been brought up, or has failed; never false again), ready (every deployment answers requests now).
+"""
 
 import asyncio
 import time
+from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
+from deployments.control.summary import FAILED_STATUSES, DeploymentSummary, ReplicaWindows, summarize_deployments
+from deployments.ray_internals import fetch_serve_details
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import ASLEEP, DeploymentRecord
 from deployments.state.store import DeploymentStore
@@ -21,13 +28,16 @@ class DeploymentStatus:
     """What is deployed, and how each deployment is doing."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._store = DeploymentStore(settings.platform)
+        self.store = DeploymentStore(settings.platform)
         self._applications: dict[str, ApplicationStatusOverview] = {}
         self._fetched_s = self._answered_s = float("-inf")
+        self._details: dict[str, Any] = {}
+        self._details_fetched_s = float("-inf")
+        self._has_started = False
 
     def list_deployed(self) -> dict[str, DeploymentRecord]:
         """List all deployments, of models and pipelines, by name."""
-        return {record.name: record for record in self._store.list_records()}
+        return {record.name: record for record in self.store.list_records()}
 
     def fetch_statuses(self) -> dict[str, str]:
         """Get Serve's status of each deployment, or ASLEEP."""
@@ -35,12 +45,47 @@ class DeploymentStatus:
         return {name: _get_status(record, applications.get(name)) for name, record in self.list_deployed().items()}
 
     def is_ready(self) -> bool:
-        """Whether every deployment answers: a replica of it runs, whatever else is deployed beside it, or it sleeps."""
-        applications = self._fetch_applications()
+        """Whether every deployment answers requests, whatever else is being deployed beside it.
+
+        One that is deployed for the first time has not been promised to anyone: it does not count before it runs.
+        """
+        applications, new = self._fetch_applications(), self._list_new()
         return all(
-            _has_running_replica(applications.get(name)) or _get_status(record, applications.get(name)) == ASLEEP
+            _is_available(applications.get(name), record)
             for name, record in self.list_deployed().items()
+            if name not in new
         )
+
+    def is_model_ready(self, name: str) -> bool:
+        """Whether a deployment answers requests; False where none has this name."""
+        record = self.list_deployed().get(name)
+        return record is not None and _is_available(self._fetch_applications().get(name), record)
+
+    def has_started(self) -> bool:
+        """Whether every deployment that the cluster came up with has been brought up, or has failed to be."""
+        if not self._has_started:
+            applications, new = self._fetch_applications(), self._list_new()
+            self._has_started = all(
+                _has_settled(applications.get(name), record)
+                for name, record in self.list_deployed().items()
+                if name not in new
+            )
+        return self._has_started
+
+    def summarize(self, windows: ReplicaWindows | None) -> list[DeploymentSummary]:
+        """Summarize every deployment.
+
+        Args:
+            windows: what the replicas report; None where the directory does not answer.
+        """
+        if time.monotonic() - self._details_fetched_s > STATUS_INTERVAL_S:
+            self._details = fetch_serve_details()
+            self._details_fetched_s = time.monotonic()
+        return summarize_deployments(self.store, self._details, windows)
+
+    def _list_new(self) -> set[str]:
+        """The names that are being deployed, and were not before."""
+        return {each.name for each in self.store.list_open_revisions() if each.previous_spec is None}
 
     def find_sleeping(self, name: str) -> DeploymentRecord | None:
         """Return a deployment that has no replica because nobody calls it; None for another."""
@@ -85,3 +130,13 @@ def _has_running_replica(application: ApplicationStatusOverview | None) -> bool:
         for deployment in deployments.values()
         for state, count in deployment.replica_states.items()
     )
+
+
+def _is_available(application: ApplicationStatusOverview | None, record: DeploymentRecord) -> bool:
+    """Whether a replica runs, or the deployment sleeps and wakes for a request."""
+    return _has_running_replica(application) or _get_status(record, application) == ASLEEP
+
+
+def _has_settled(application: ApplicationStatusOverview | None, record: DeploymentRecord) -> bool:
+    has_failed = application is not None and application.status.value in FAILED_STATUSES
+    return has_failed or _is_available(application, record)

@@ -16,10 +16,12 @@ from typing import Any
 
 import ray
 
-from deployments.edge.state import EdgeState, Member, Route
+from deployments.edge.state import CANARY_SUFFIX, EdgeState, Member, Route, ShadowTarget, Split
 from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
+from deployments.scaling.traffic import ReportHistory, Window
 from deployments.settings import ServingSettings
+from deployments.state.canary_store import CanaryStore
 from deployments.state.key_store import KeyStore
 from deployments.state.store import DeploymentStore
 
@@ -31,6 +33,8 @@ RENEW_INTERVAL_S = 1.0
 LEASE_S = 10.0
 # Keys, deployments and certificate are read so often; with the edges' own time they are in force within a second.
 READ_INTERVAL_S = 0.4
+# The directory's own loop comes round in READ_INTERVAL_S; where it takes so long, its own stall is no member's silence.
+MAX_STALL_S = 2.0
 # An edge asks again after so long without a change; one that has not asked for EDGE_LEASE_S is gone.
 WATCH_S, EDGE_LEASE_S = 2.0, 5.0
 # How long joining and leaving wait for the edges.
@@ -44,12 +48,18 @@ class Directory:
     """The members, and how far each edge is."""
 
     def __init__(self) -> None:
+        # Here, not above: members import this file, and the databases would take a tenth of a replica's cold start.
+
         settings = ServingSettings()
         self._settings = settings
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
+        self._canaries = CanaryStore(settings.platform)
+        self._controller: Any = None
+        # Percent of the requests that are copied to a canary, by the model's name.
+        self._shadows: dict[str, float] = {}
         self._members: dict[str, Member] = {}
         self._renewed_s: dict[str, float] = {}
-        self._reports: dict[str, ReplicaReport] = {}
+        self._reports: dict[str, ReportHistory] = {}
         self._started_s = time.monotonic()
         self._certificate, self._certificate_written = "", (0, 0)
         # Of the edges: the last revision that each has applied, and when it last asked.
@@ -72,14 +82,25 @@ class Directory:
         self._members[member.id] = member
         await self._wait_until_applied(await self._notify())
 
-    async def renew(self, member: Member, report: ReplicaReport | None = None) -> None:
-        """Keep a member and its last report; one that is not known joins, as after a restart of this actor."""
+    async def renew(self, member: Member, report: ReplicaReport | None = None) -> ShadowTarget | None:
+        """Keep a member and its last report; one that is not known joins, as after a restart of this actor.
+
+        Returns:
+            Where it sends copies of its requests to, where it does.
+        """
         self._renewed_s[member.id] = time.monotonic()
         if report:
-            self._reports[member.id] = report
+            self._reports.setdefault(member.id, ReportHistory()).add(time.monotonic(), report)
         if self._members.get(member.id) != member:
             self._members[member.id] = member
             await self._notify()
+        percent = self._shadows.get(member.route.name)
+        if not percent:
+            return None
+        application = member.route.name + CANARY_SUFFIX
+        return ShadowTarget(
+            tuple(each.address for each in self._state.members if each.route.name == application), percent
+        )
 
     async def leave(self, member_id: str) -> None:
         """Remove a member; returns when no edge sends requests to it any more, or after MAX_APPLY_S."""
@@ -111,7 +132,13 @@ class Directory:
 
     async def list_reports(self) -> list[tuple[Member, ReplicaReport]]:
         """List the members that have reported, each with its last report, of a second ago at most."""
-        return [(member, self._reports[member.id]) for member in self._state.members if member.id in self._reports]
+        members = [member for member in self._state.members if member.id in self._reports]
+        return [(member, self._reports[member.id].last) for member in members]
+
+    async def list_windows(self) -> list[tuple[Member, Window | None]]:
+        """List the members, each with what it did in the last seconds; None for one that has not reported yet."""
+        histories = [(member, self._reports.get(member.id)) for member in self._state.members]
+        return [(member, history.get_window() if history else None) for member, history in histories]
 
     async def keep_profile(self, profile: Profile) -> None:
         """Keep a replica's profile on the head, where commands read it: the replica may be on another node."""
@@ -127,10 +154,15 @@ class Directory:
         return record is not None and record.scale.min_replicas == 0
 
     async def _run(self) -> None:
+        last_s = time.monotonic()
         while True:
             await asyncio.sleep(READ_INTERVAL_S)
             try:
                 now = time.monotonic()
+                if now - last_s > MAX_STALL_S:
+                    # This process was stopped, or had no CPU: nobody could renew.
+                    self._extend_leases(now - last_s)
+                last_s = now
                 for member_id in [each for each, renewed_s in self._renewed_s.items() if now - renewed_s > LEASE_S]:
                     logger.warning("%s has not renewed for %s s", self._members.pop(member_id), LEASE_S)
                     del self._renewed_s[member_id]
@@ -139,13 +171,39 @@ class Directory:
                     del self._asked_s[edge]
                     self._applied.pop(edge, None)
                 await self._notify(**await asyncio.to_thread(self._read))
+                self._control_canaries()
             except Exception:
                 # The database does not answer, or a file is being replaced: what was read before stands.
                 logger.exception("the edge's state cannot be read")
 
+    def _extend_leases(self, seconds: float) -> None:
+        for times in (self._renewed_s, self._asked_s):
+            for name in times:
+                times[name] += seconds
+
     def _read(self) -> dict[str, Any]:
-        routes = tuple(Route.of(record.endpoint) for record in self._deployments.list_records())
-        return {"keys": self._keys.list_keys(), "certificate": self._read_certificate(), "routes": routes}
+        canaries = self._canaries.list_active()
+        routes = (
+            *(Route.of(record.endpoint) for record in self._deployments.list_records()),
+            *(Route.of(each.spec.deployment.endpoint, each.spec.application) for each in canaries),
+        )
+        splits = tuple(
+            Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by.removeprefix("header:"))
+            for each in canaries
+        )
+        self._shadows = {each.spec.name: each.shadow_percent for each in canaries}
+        certificate = self._read_certificate()
+        return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}
+
+    def _control_canaries(self) -> None:
+        """Start the controller of rollouts while there are any."""
+        from deployments.rollout.controller import start_controller
+
+        if self._state.splits and self._controller is None:
+            self._controller = start_controller()
+        elif not self._state.splits and self._controller is not None:
+            ray.kill(self._controller)
+            self._controller = None
 
     def _read_certificate(self) -> str:
         """Read certificate and key where they have changed, and only once they fit each other."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
 from deployments.edge.template import (
     Files,
-    get_server_options,
+    describe_server,
     list_members,
     list_model_routes,
+    list_weights,
     render_config,
     write_files,
 )
@@ -101,10 +103,13 @@ class Edge:
                 await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def _supervise(self) -> None:
-        """Start HAProxy again where it has ended."""
+        """Start HAProxy again where it has ended, or is stuck."""
         while True:
             await asyncio.sleep(SUPERVISE_INTERVAL_S)
-            if self._haproxy.is_alive():
+            # Not under the lock: a change that is under way waits for the answer of the same process.
+            if await self._haproxy.kill_stuck():
+                logger.error("HAProxy was stuck; it has been killed")
+            elif self._haproxy.is_alive():
                 continue
             logger.error("HAProxy has ended; it is started again")
             try:
@@ -133,7 +138,11 @@ class Edge:
 
     async def _change(self, before: EdgeState, after: EdgeState) -> None:
         """Make a change by the runtime API."""
-        commands = [*self._change_keys(before, after), *self._change_servers(before, after)]
+        commands = [
+            *_change_map(self._files.keys, before.keys, after.keys),
+            *(_change_map(self._files.splits, list_weights(before), list_weights(after)) if before.splits else ()),
+            *self._change_servers(before, after),
+        ]
         if before.certificate != after.certificate:
             # An empty line ends it, and none is within a PEM file's blocks.
             pem = "\n".join(line for line in after.certificate.splitlines() if line.strip())
@@ -161,29 +170,18 @@ class Edge:
         """Write what HAProxy reads when it starts."""
         write_files(self._files, self._state, self._settings)
 
-    def _change_keys(self, before: EdgeState, after: EdgeState) -> list[str]:
-        file = self._files.keys
-        commands = [f"del map {file} {digest}" for digest in before.keys if digest not in after.keys]
-        for digest, name in after.keys.items():
-            if digest not in before.keys:
-                commands.append(f"add map {file} {digest} {name}")
-            elif before.keys[digest] != name:
-                commands.append(f"set map {file} {digest} {name}")
-        return commands
-
     def _change_servers(self, before: EdgeState, after: EdgeState) -> list[str]:
         commands = []
         names_before = {_get_server(member): member for member in before.members}
         names_after = {_get_server(member): member for member in after.members}
         for name in names_before.keys() - names_after.keys():
-            # It finishes what it has, and gets no more.
-            commands.append(f"set server {name} state drain")
+            # It finishes what it has, and gets no more. Its port may be closed before that, which no check must see.
+            commands += [f"disable health {name}", f"set server {name} state drain"]
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]
-            options = get_server_options(member.protocol, self._settings, self._files)
             commands += [
-                f"add server {name} {member.address} {options}",
+                f"add server {name} {describe_server(member, self._settings, self._files)}",
                 f"enable server {name}",
                 f"enable health {name}",
             ]
@@ -204,7 +202,18 @@ def _needs_reload(before: EdgeState, after: EdgeState) -> bool:
         or list_members(before, CONTROL) != list_members(after, CONTROL)
         or bool(before.certificate) != bool(after.certificate)
         or before.secret != after.secret
+        or [(split.name, split.by) for split in before.splits] != [(split.name, split.by) for split in after.splits]
     )
+
+
+def _change_map(file: Path, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    commands = [f"del map {file} {key}" for key in before if key not in after]
+    for key, value in after.items():
+        if key not in before:
+            commands.append(f"add map {file} {key} {value}")
+        elif before[key] != value:
+            commands.append(f"set map {file} {key} {value}")
+    return commands
 
 
 def _get_server(member: Member) -> str:

@@ -1,4 +1,4 @@
-"""HAProxy's processes on one node: start, take over, change by the runtime API, stop.
+"""HAProxy's processes on one node: start, take over, change by the runtime API, kill where stuck, stop.
 
 Deploy walk: edge.py -> [haproxy.py] -> HAProxy
 A reload is a new process that takes the listening sockets of the last one over; that one finishes its connections.
@@ -22,6 +22,9 @@ from training.errors import ServiceError
 from training.registry.process_identity import ProcessIdentity
 
 START_TIMEOUT_S, STOP_TIMEOUT_S, COMMAND_TIMEOUT_S = 20.0, 5.0, 5.0
+# HAProxy's event loop answers within milliseconds however much there is to do. It is stuck where so many probes have no
+# answer in so many seconds: after one alone, it may be this process that did not run.
+STUCK_PROBES, PROBE_TIMEOUT_S = 2, 0.8
 POLL_INTERVAL_S = 0.02
 # Read by watch_node.lua.
 RAYLET_PID, RAYLET_START_TIME = "SHOAL_RAYLET_PID", "SHOAL_RAYLET_START_TIME"
@@ -66,6 +69,31 @@ class HAProxy:
         # Those that have ended go from the process table with this.
         self._children = [child for child in self._children if child.poll() is None]
         return bool(self._processes) and self._processes[-1].identity.is_alive()
+
+    async def kill_stuck(self) -> bool:
+        """Kill the last process where its event loop does not run, as one that is stopped; returns whether it was.
+
+        Until it is gone the kernel would give it connections, which nobody answers.
+        """
+        if not self.is_alive():
+            return False
+        process = self._processes[-1]
+        for _ in range(STUCK_PROBES):
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    await _run_command(process.admin_socket, "show info")
+                return False
+            except TimeoutError:
+                continue
+            except OSError:
+                # It has ended, or a successor has its sockets.
+                return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.identity.pid, signal.SIGKILL)
+        while process.identity.is_alive():
+            self.is_alive()  # takes it from the process table
+            await asyncio.sleep(POLL_INTERVAL_S)
+        return True
 
     async def start(self, config: str) -> None:
         """Start a process, which takes the sockets over from the one that runs; returns when it listens.

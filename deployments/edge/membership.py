@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from deployments.edge.directory import RENEW_INTERVAL_S, get_directory
-from deployments.edge.state import Member
+from deployments.edge.state import Member, ShadowTarget
 from deployments.scaling.profile import Profile
 from deployments.scaling.report import ReplicaReport
 
@@ -25,14 +25,20 @@ logger = logging.getLogger("ray.serve")
 class Membership:
     """One member of the directory."""
 
-    def __init__(self, member: Member, report: Callable[[], ReplicaReport] | None = None) -> None:
+    def __init__(
+        self,
+        member: Member,
+        report: Callable[[], ReplicaReport] | None = None,
+        follow: Callable[[ShadowTarget | None], None] | None = None,
+    ) -> None:
         """Make a membership; it joins after `join`.
 
         Args:
             member: what the edges send requests to.
             report: what it has done; goes to the directory each second.
+            follow: told with each answer where copies of requests go to.
         """
-        self._member, self._report = member, report
+        self._member, self._report, self._follow = member, report, follow
         self._task: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
@@ -52,7 +58,10 @@ class Membership:
         while True:
             await asyncio.sleep(RENEW_INTERVAL_S)
             try:
-                await get_directory().renew.remote(self._member, self._report() if self._report else None)
+                report = self._report() if self._report else None
+                target = await get_directory().renew.remote(self._member, report)
+                if self._follow:
+                    self._follow(target)
             except (RayError, ValueError) as error:
                 logger.warning("the directory does not answer: %s", error)
 

@@ -24,6 +24,18 @@ def build_server_context(settings: EdgeSettings) -> ssl.SSLContext | None:
     return context
 
 
+def build_client_context(settings: EdgeSettings) -> ssl.SSLContext | None:
+    """Build what a replica calls another one with; None for plain connections."""
+    if not settings.node_tls_ca:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.load_cert_chain(settings.node_tls_cert, settings.node_tls_key)
+    context.load_verify_locations(settings.node_tls_ca)
+    return context
+
+
 def add_grpc_port(server: Any, address: str, settings: EdgeSettings) -> int:
     """Let a gRPC server listen on any free port of an address; returns the port."""
     import grpc

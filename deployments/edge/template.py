@@ -12,19 +12,34 @@ from jinja2 import Environment, StrictUndefined
 
 from deployments.edge.haproxy import write_private
 from deployments.edge.node_tls import get_tls_options, read_client_certificate
-from deployments.edge.state import CONTROL, GRPC, MIN_SILENCE_S, EdgeState, Listen, Member, Route
+from deployments.edge.state import (
+    CANARY_SUFFIX,
+    CONTROL,
+    GRPC,
+    MIN_SILENCE_S,
+    SPLIT_BUCKETS,
+    EdgeState,
+    Listen,
+    Member,
+    Route,
+)
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
-WATCH_NODE, WATCH_KEYS = (Path(__file__).with_name(name) for name in ("watch_node.lua", "watch_keys.lua"))
+WATCH_NODE, WATCH_KEYS, CLOSE_SESSIONS = (
+    Path(__file__).with_name(f"{name}.lua") for name in ("watch_node", "watch_keys", "close_sessions")
+)
 
-# A replica that is gone is out after one refused connection, or two checks without an answer.
-SERVER_OPTIONS = "check inter 300ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+# A replica that is gone is out after one refused connection, or two checks without an answer: one that is stopped still
+# takes connections. What it has not answered is then sent elsewhere.
+SERVER_OPTIONS = "check inter 300ms fastinter 100ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
 BASIC_CHALLENGE = 'Basic realm="shoal (any user name, the API key as password)", charset="UTF-8"'
 BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
+# What requests are split by; all else is a header's name.
+SPLIT_SAMPLES = {"caller": "var(txn.caller)", "request": "var(txn.id)"}
 # Fields of a request's header.
 MAX_FIELDS = 256
 # Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
@@ -53,6 +68,11 @@ class Files:
         return self.folder / "keys.map"
 
     @property
+    def splits(self) -> Path:
+        """The map of canaries' weights."""
+        return self.folder / "splits.map"
+
+    @property
     def certificate(self) -> Path:
         """What callers see."""
         return self.folder / "certificate.pem"
@@ -77,9 +97,14 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
+        splits=[(split.name, SPLIT_SAMPLES.get(split.by, f"req.hdr({split.by})")) for split in state.splits],
+        splits_file=files.splits,
+        split_buckets=SPLIT_BUCKETS,
+        canary_suffix=CANARY_SUFFIX,
         max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
+        close_sessions=CLOSE_SESSIONS,
         access_log=edge.access_log,
         header_timeout_s=round(edge.request_header_timeout_s),
         client_timeout_s=max([MIN_SILENCE_S, *(route.max_silence_s for route in state.routes)]),
@@ -95,8 +120,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
-        server_options=get_server_options("http", settings, files),
-        grpc_options=get_server_options("grpc", settings, files),
+        describe_server=lambda member: describe_server(member, settings, files),
         control=list_members(state, CONTROL),
         gateways=list_members(state, GRPC),
         models={route: list_members(state, route.name) for route in list_model_routes(state)},
@@ -106,16 +130,25 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
 def write_files(files: Files, state: EdgeState, settings: ServingSettings) -> None:
     """Write the files that a configuration names."""
     write_private(files.keys, "".join(f"{digest} {name}\n" for digest, name in state.keys.items()))
+    write_private(files.splits, "".join(f"{target} {weight}\n" for target, weight in list_weights(state).items()))
     write_private(files.certificate, state.certificate)
     write_private(files.node_certificate, read_client_certificate(settings.edge))
 
 
-def get_server_options(protocol: str, settings: ServingSettings, files: Files) -> str:
-    """HAProxy's options of a server that takes requests over a protocol."""
-    http2 = "proto h2 " if protocol == "grpc" else ""
+def list_weights(state: EdgeState) -> dict[str, str]:
+    """The map of weights: by a model's name, and by NAME/VERSION, which a path may name, of its canary."""
+    weights = {split.name: str(split.weight) for split in state.splits}
+    return weights | {f"{split.name}/{split.canary_version}": str(SPLIT_BUCKETS) for split in state.splits}
+
+
+def describe_server(member: Member, settings: ServingSettings, files: Files) -> str:
+    """HAProxy's address and options of a server: its Unix socket where an edge can reach it, otherwise TCP."""
+    http2 = "proto h2 " if member.protocol == "grpc" else ""
+    if member.local_socket and member.local_socket.is_reachable():
+        return f"unix@{member.local_socket.path} {http2}{SERVER_OPTIONS}"
     tls = get_tls_options(settings.edge, files.node_certificate)
     # A gRPC server takes TLS connections that ask for HTTP/2 alone.
-    return http2 + SERVER_OPTIONS + tls + (" alpn h2" if tls and http2 else "")
+    return f"{member.address} {http2}{SERVER_OPTIONS}" + tls + (" alpn h2 check-alpn h2" if tls and http2 else "")
 
 
 def list_members(state: EdgeState, name: str) -> list[Member]:

@@ -149,13 +149,14 @@ class Admission:
                     "least; set a longer one, or send fewer rows"
                 )
             rows_ahead = self._count_rows_ahead(scheduling)
-            ahead_s = (running_s or 0.0) + self.estimator.estimate_wait_s(rows_ahead)
-            if ahead_s > self._max_wait_s and scheduling == Scheduling():
-                raise QueueFull(
-                    f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
-                    f"{self._max_wait_s:g} s; try again later, or send how long you wait as {TIMEOUT_HEADER.decode()}",
-                    max(1, math.ceil(ahead_s - self._max_wait_s)),
-                )
+            if running_s is not None and scheduling == Scheduling():
+                ahead_s = running_s + self.estimator.estimate_wait_s(rows_ahead)
+                if ahead_s > self._max_wait_s:
+                    raise QueueFull(
+                        f"the rows ahead take about {ahead_s:.3g} s, and this model's latency goal admits "
+                        f"{self._max_wait_s:g} s; try again later, or say how long you wait: {TIMEOUT_HEADER.decode()}",
+                        max(1, math.ceil(ahead_s - self._max_wait_s)),
+                    )
             wait_s = (running_s or 0.0) + self.estimator.estimate_wait_s(rows_ahead + rows)
             if wait_s > PLANNED_SHARE * remaining_s:
                 raise _build_queue_full(wait_s, timeout_s, wait_s - PLANNED_SHARE * remaining_s)

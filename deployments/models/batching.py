@@ -164,6 +164,16 @@ class Batcher:
             rounds += 1
         return tuple(PassTiming.of(each, timed_s) for each, timed_s in durations_s.items())
 
+    def run_rows(self, rows: Rows) -> Iterator[Outputs]:
+        """Run each row by itself, outside of the queue; yields its outputs, of its own length where they have one."""
+        for row in rows:
+            yield tuple(
+                y[:, : len(row)] if has_time_axis else y
+                for y, has_time_axis in zip(
+                    self._forward(self._pad_time_axis(np.asarray(row)[None])), self._has_time_axis, strict=True
+                )
+            )
+
     def _time_pass(self, batch: Array) -> float:
         start = perf_counter()
         self._forward(batch)

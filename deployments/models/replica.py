@@ -15,18 +15,23 @@ from deployments.edge.state import Route
 from deployments.models.cold_start import ColdStart
 from deployments.models.preload import leave_warm_processes
 from deployments.ray_internals import bind_replica_port
+from deployments.rollout.shadow import ShadowedModel
 from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelEndpoint
+from training.schema import ClassOutput
 
 
 @serve.deployment(name="replica")
 class ModelReplica(HandleApi):
     """One replica; it joins the edge once its net is loaded and warm."""
 
-    async def __init__(self, endpoint: dict[str, Any], cache: str, host: str, slo_p99_s: float | None) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, endpoint: dict[str, Any], cache: str, host: str, slo_p99_s: float | None, application: str = ""
+    ) -> None:
         bind_replica_port(host)
         leave_warm_processes()
         start = ColdStart()
@@ -48,16 +53,23 @@ class ModelReplica(HandleApi):
         # The same for as long as it lives; Serve's policy has no other way to know it.
         self._goal_load = describe_capacity(profile, slo_p99_s) if slo_p99_s else {}
         start.end_phase("warm_up")
-        limits = specification.limits
+        limits, routes = specification.limits, ModelRoutes(self._model)
+        shadow = ShadowedModel(
+            self._model,
+            ServingSettings().edge,
+            is_classifier=isinstance(self._model.manifest.output_schema, ClassOutput),
+            serve=routes.serve,
+        )
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
+            lambda secret: compose_http(routes, limits, secret),
             host,
-            Route.of(specification),
+            Route.of(specification, application),
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
             count_calls=lambda: (self.ongoing_calls, self.total_calls),
             start_phases=start.phases,
+            shadow=shadow,
         )
         start.end_phase("join")
         start.log(specification.name)

@@ -10,13 +10,15 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from deployments.errors import DeadlineExceeded, NotStreamable
+from deployments.errors import DeadlineExceeded, InferenceFailed, NotStreamable
 from deployments.models.batching import Batcher
+from deployments.models.example_check import MAX_ROWS, check_example_outputs
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
 from deployments.protocols.arrays import Rows
@@ -74,7 +76,7 @@ class ServedModel:
 
         Raises:
             BundleError: the bundle is damaged, or another one than the endpoint's.
-            UserError: the variant cannot be built, or not meet the goal.
+            UserError: the variant cannot be built, cannot meet the goal, or gives no finite outputs for the example.
         """
         self.endpoint = endpoint
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,6 +101,7 @@ class ServedModel:
         rows = self._decode_example()
         net = build_variant(bundle.net, endpoint, bundle.manifest, rows, self.device, cache)
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
+        check_example_outputs(self._batcher.run_rows(rows[:MAX_ROWS]), bundle.manifest, endpoint.variant)
         end_phase("load")
         budget_s = (PROFILE_S if slo_p99_s else 0.0) if profile_s is None else profile_s
         self.profiles = ProfileCache(cache / PROFILES)
@@ -110,6 +113,7 @@ class ServedModel:
         self._check_goal(slo_p99_s)
         end_phase("warm_up")
         self._generator = _build_generator(bundle, self._batcher)
+        self._failures = 0
 
     def _check_goal(self, slo_p99_s: float | None) -> None:
         """Raise UserError where not even a pass of one row fits into the goal."""
@@ -125,8 +129,8 @@ class ServedModel:
         await self._batcher.check_health(self.endpoint.limits.request_timeout_s)
 
     def report_passes(self) -> PassReport:
-        """What its batcher has done, and has to do."""
-        return self._batcher.report_passes()
+        """What its batcher has done and has to do, and the requests that the net failed for."""
+        return replace(self._batcher.report_passes(), failures=self._failures)
 
     async def time_codec(self) -> float:
         """CPU seconds of decoding the example request and encoding its response, per request."""
@@ -159,10 +163,14 @@ class ServedModel:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
         if request.timeout_s is not None or request.priority:
             scheduling = _combine(scheduling, request)
-        outputs = await self._batcher.forward(request.rows, scheduling)
-        if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
-            return codec.encode_response(outputs, request)
-        return await asyncio.to_thread(codec.encode_response, outputs, request)
+        try:
+            outputs = await self._batcher.forward(request.rows, scheduling)
+            if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
+                return codec.encode_response(outputs, request)
+            return await asyncio.to_thread(codec.encode_response, outputs, request)
+        except InferenceFailed:
+            self._failures += 1
+            raise
 
     async def predict(
         self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
@@ -175,10 +183,14 @@ class ServedModel:
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
             return await run_in_image_thread(self._sample_images, request.options)
-        outputs = await self._batcher.forward(request.rows, scheduling)
-        if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
-            return self.predict_codec.encode_response(outputs, request)
-        return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
+        try:
+            outputs = await self._batcher.forward(request.rows, scheduling)
+            if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
+                return self.predict_codec.encode_response(outputs, request)
+            return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)
+        except InferenceFailed:
+            self._failures += 1
+            raise
 
     async def _decode_predict(self, body: bytes, content_type: str) -> PredictRequest:
         if len(body) <= self._inline_bytes:

@@ -67,6 +67,7 @@ class PassReport:
         refused: requests that could not have been answered in time, and were not admitted.
         late_rows: rows that were not computed, since the deadlines of their requests came too early.
         abandoned_rows: rows that were not computed, since their callers had left.
+        failures: requests whose rows the net failed for, or gave no finite number: 422, but not for the caller's fault.
     """
 
     queued_rows: int = 0
@@ -76,6 +77,22 @@ class PassReport:
     refused: int = 0
     late_rows: int = 0
     abandoned_rows: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """Answers of a replica, and of a version beside it that got copies of the same requests.
+
+    Attributes:
+        pairs: that were compared.
+        agreements: of them.
+        dropped: copies that were not sent, or not answered.
+    """
+
+    pairs: int = 0
+    agreements: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,7 @@ class ReplicaReport:
         calls: number of requests that compute something, POSTs from the edge and calls by handles: a monitor that asks
             whether a model is ready does not use it.
         start_phases: seconds of each phase of its start (deployments.models.cold_start); empty for a pipeline.
+        copies: what came of the copies of its requests.
     """
 
     uptime_s: float
@@ -100,6 +118,7 @@ class ReplicaReport:
     passes: PassReport = PassReport()
     calls: int = 0
     start_phases: dict[str, float] = field(default_factory=dict)
+    copies: PairReport = PairReport()
 
 
 class RequestStatistics:

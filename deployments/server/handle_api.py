@@ -52,11 +52,13 @@ class HandleApi:
         request_id: str | None,
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
+        version: str = "",
     ) -> tuple[int, bytes]:
         """Run a `predict` request, for timeout_s at most; returns status and body."""
         scheduling = self._schedule(timeout_s, priority)
         try:
             with self._count_call():
+                self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(scheduling.timeout_s):
                     return 200, await self.servable.predict(body, content_type, request_id, scheduling)
         except ClientError as error:
@@ -72,6 +74,7 @@ class HandleApi:
         request_id: str | None,
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
+        version: str = "",
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
 
@@ -81,6 +84,7 @@ class HandleApi:
         with self._count_call():
             async with contextlib.aclosing(self.servable.stream(body, content_type, scheduling)) as events:
                 try:
+                    self.servable.endpoint.check_version(version)
                     async for name, data in events:
                         yield 200, name, data
                 except ClientError as error:

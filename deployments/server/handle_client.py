@@ -22,9 +22,9 @@ from deployments.ray_internals import assignment_of
 from deployments.server.scheduling import INTERACTIVE
 from deployments.server.sse import Event
 
-# Serve usually replaces a replica that died within this; a call waits so long for one, and for one of a model that may
-# sleep as long as its caller does.
-REPLICA_WAIT_S = 6.0
+# Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one, and for one
+# of a model that may sleep as long as its caller does.
+REPLICA_WAIT_S = 25.0
 # So much before the caller's own limit a call that waits for a replica says so.
 WAIT_MARGIN_S = 0.1
 # How long the client relies on a model's being deployed before it looks again.
@@ -66,9 +66,11 @@ class HandleClient:
         timeout_s: float,
         priority: int = INTERACTIVE,
         content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> bytes:
-        """Run a `predict` request; returns the response's body."""
-        arguments = body, content_type, request_id, timeout_s, priority
+        """Run a `predict` request, by this version where one is named; returns the response's body."""
+        arguments = body, content_type, request_id, timeout_s, priority, version
         (response,) = await self._call(model, "predict", timeout_s, *arguments)
         return response  # type: ignore[no-any-return]
 
@@ -111,6 +113,8 @@ class HandleClient:
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
         content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> AsyncGenerator[Event]:
         """Run a `predict` request and yield the response's events; closing the generator cancels the replica's work.
 
@@ -119,7 +123,7 @@ class HandleClient:
         for _ in range(MAX_ATTEMPTS):
             has_started = False
             handles = await self._get_handles(model)
-            response: Any = handles["stream"].remote(body, content_type, request_id, timeout_s, priority)
+            response: Any = handles["stream"].remote(body, content_type, request_id, timeout_s, priority, version)
             try:
                 with _translate_errors(model):
                     await self._wait_for_replica(model, response, REPLICA_WAIT_S if timeout_s is None else timeout_s)

@@ -1,6 +1,6 @@
 """Scheduling of a request: when its response is due, and whether others may go first; from headers to the batcher.
 
-Request walk: routes.py -> [scheduling.py] -> deployments.models.served_model -> deployments.models.batching
+Request walk: request_limits.py -> [scheduling.py] -> deployments.models.served_model -> deployments.models.batching
 A request without these headers has None, and costs two look-ups. The name of the first is Ray Serve's. gRPC has a
 deadline of its own (grpc-timeout), and the Open Inference Protocol the parameters `timeout` and `priority` of Triton.
 """

@@ -32,8 +32,9 @@ class Scale(StrictModel):
     downscale_delay_s: float = Field(
         60.0, ge=0, le=86_400, description="Seconds for which fewer replicas must have been enough."
     )
+    # Serve remembers for some seconds that calls waited, and would wake what sleeps earlier.
     downscale_to_zero_delay_s: float = Field(
-        300.0, ge=0, le=86_400, description="Seconds without a call after which the last replica stops."
+        300.0, ge=6, le=86_400, description="Seconds without a call after which the last replica stops."
     )
     cpus: float = Field(1, ge=0, description="CPUs of one replica.")
     gpus: float = Field(0, ge=0, description="GPUs of one replica; a fraction shares one.")

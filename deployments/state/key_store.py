@@ -1,6 +1,6 @@
 """Key store: the digests of callers' API keys, in the database of the deployments.
 
-Deploy walk: cluster.rollout.deploy -> [key_store.py] -> deployments.edge.directory
+Deploy walk: cluster.rollout.change -> [key_store.py] -> deployments.edge.directory
 Keys themselves are kept nowhere: a digest of 256 random bits tells nothing of them.
 """
 

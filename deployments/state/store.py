@@ -1,57 +1,31 @@
 """Deployment store: the desired state in a database, so that a cluster comes back as it was.
 
-Deploy walk: cluster.rollout.deploy -> [store.py]
+Deploy walk: cluster.rollout.deploy -> [store.py] -> revisions.py
+What shall run is written with a revision, before anything is told to Ray Serve: a crash at any moment leaves what was
+asked for, and what ran before.
 """
 
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import (
-    Column,
-    Connection,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, Float, String, Table, Text, create_engine, delete, select
 
-from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
+from deployments.specs.deployment import DeploymentRecord
 from deployments.specs.model_deployment import ModelDeployment
+from deployments.state import revisions
+from deployments.state.migration import migrate_rollouts
+from deployments.state.revisions import METADATA, Action, Origin, Outcome, Revision, parse_record
+from training.errors import UserError
 from training.registry.opening import check_database, lock_store
 
-_METADATA = MetaData()
 _DEPLOYMENTS = Table(
     "deployments",
-    _METADATA,
+    METADATA,
     Column("name", String(63), primary_key=True),
     Column("spec", Text, nullable=False),
     Column("updated_s", Float, nullable=False),
 )
-
-# Every change of a deployment; `outcome` is empty while it goes on.
-_ROLLOUTS = Table(
-    "rollouts",
-    _METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("revision", Integer, nullable=False),
-    Column("name", String(63), nullable=False),
-    Column("previous_spec", Text),
-    Column("spec", Text),
-    Column("started_s", Float, nullable=False),
-    Column("outcome", String(20), nullable=False),
-)
-
-# Both models are strict, so a record is valid as one of them only.
-_RECORD: TypeAdapter[DeploymentRecord] = TypeAdapter(PipelineDeployment | ModelDeployment)
 
 
 class Deployments(NamedTuple):
@@ -81,7 +55,8 @@ class DeploymentStore:
         check_database(uri, "SHOAL_PLATFORM_URI")
         with lock_store(uri, "tables"):
             self._engine = create_engine(uri)
-            _METADATA.create_all(self._engine)
+            METADATA.create_all(self._engine)
+            migrate_rollouts(self._engine)
 
     def list_records(self) -> list[DeploymentRecord]:
         """List all deployments that can be read, by name."""
@@ -98,71 +73,114 @@ class DeploymentStore:
             rows = connection.execute(select(_DEPLOYMENTS.c.name, _DEPLOYMENTS.c.spec).order_by(_DEPLOYMENTS.c.name))
             for name, spec in rows:
                 try:
-                    records.append(_RECORD.validate_json(spec))
-                except ValidationError as error:
-                    unreadable[name] = (
-                        f"{name} was deployed by another version of Shoal ({error.error_count()} fields differ); "
-                        f"`shoal undeploy {name}`, then deploy it again"
-                    )
+                    records.append(parse_record(name, spec))
+                except UserError as error:
+                    unreadable[name] = f"{error}; `shoal undeploy {name}`, then deploy it again"
         return Deployments(records, unreadable)
 
+    def get_settled_record(self, name: str) -> DeploymentRecord | None:
+        """Get what a name ran before the change that goes on, or else what is deployed; None if nothing readable is."""
+        before = [revision for revision in self.list_open_revisions() if revision.name == name]
+        if not before:
+            return self.get_record(name)
+        spec = before[0].previous_spec
+        try:
+            return None if spec is None else parse_record(name, spec)
+        except UserError:
+            return None
+
     def put_record(self, deployment: DeploymentRecord) -> None:
-        """Write a deployment; it replaces that of the same name."""
+        """Write a deployment without a revision; it replaces that of the same name."""
         with self._engine.begin() as connection:
             _write_spec(connection, deployment.name, deployment.model_dump_json())
 
     def delete_record(self, name: str) -> None:
-        """Delete a deployment."""
+        """Delete a deployment without a revision."""
         with self._engine.begin() as connection:
             _write_spec(connection, name, None)
 
-    def begin_rollout(self, changes: Mapping[str, DeploymentRecord | None]) -> int:
-        """Write what is wanted, and keep what there was until the rollout ends, all at once.
+    def begin_change(
+        self,
+        changes: Mapping[str, DeploymentRecord | None],
+        action: Action,
+        origin: Origin,
+        *,
+        restores: int | None = None,
+    ) -> int:
+        """Write what shall run, and a revision for each name, all at once; open changes of the names are superseded.
 
         Args:
-            changes: what shall be deployed, by name; None for what shall not be any more.
+            changes: what shall be deployed, by name; None for what shall not be any more. The last one is what was
+                asked for; those before it are pipelines that call it.
+            action: what was asked for.
+            origin: who asked, and why.
+            restores: number of the revision that a rollback deploys again.
 
         Returns:
-            The rollout's revision, one more than that of the last.
+            The change's number.
         """
+        asked = list(changes)[-1]
         with self._engine.begin() as connection:
-            revision = (connection.execute(select(func.max(_ROLLOUTS.c.revision))).scalar() or 0) + 1
+            specs: dict[str, tuple[str | None, str | None]] = {}
             for name, record in changes.items():
-                previous = select(_DEPLOYMENTS.c.spec).where(_DEPLOYMENTS.c.name == name)
+                query = select(_DEPLOYMENTS.c.spec).where(_DEPLOYMENTS.c.name == name)
                 spec = None if record is None else record.model_dump_json()
-                connection.execute(
-                    _ROLLOUTS.insert().values(
-                        revision=revision,
-                        name=name,
-                        previous_spec=connection.execute(previous).scalar(),
-                        spec=spec,
-                        started_s=time.time(),
-                        outcome="",
-                    )
-                )
+                specs[name] = (connection.execute(query).scalar(), spec)
                 _write_spec(connection, name, spec)
-        return revision
+            actions: dict[str, Action] = {name: action if name == asked else "refresh" for name in changes}
+            if action == "deploy" and _is_scaling(specs[asked][0], changes[asked]):
+                actions[asked] = "scale"
+            return revisions.insert_revisions(connection, specs, actions, origin, restores)
 
-    def end_rollout(self, *, undo: bool) -> list[str]:
-        """End the rollout that goes on, if one does; with `undo`, what there was before is wanted again.
+    def mark_declared(self, change: int) -> None:
+        """Note that Ray Serve has been told of a change."""
+        with self._engine.begin() as connection:
+            revisions.mark_declared(connection, change)
+
+    def end_change(self, change: int, outcome: Outcome, message: str = "", *, restore: bool = False) -> list[str]:
+        """End a change; nothing where it has ended, or others have superseded it.
+
+        Args:
+            change: its number.
+            outcome: what came of it.
+            message: why it failed, or what there is to say.
+            restore: whether what ran before shall run again.
 
         Returns:
             The names that it changed.
         """
-        is_open = _ROLLOUTS.c.outcome == ""
         with self._engine.begin() as connection:
-            rows = connection.execute(select(_ROLLOUTS.c.name, _ROLLOUTS.c.previous_spec).where(is_open)).all()
-            if undo:
-                for name, previous_spec in rows:
+            previous_specs = revisions.end_revisions(connection, change, outcome, message)
+            if restore:
+                for name, previous_spec in previous_specs.items():
                     _write_spec(connection, name, previous_spec)
-            outcome = "undone" if undo else "done"
-            connection.execute(update(_ROLLOUTS).where(is_open).values(outcome=outcome))
-        return [name for name, _ in rows]
+        return list(previous_specs)
 
-    def find_open_rollout(self) -> list[str]:
-        """The names that a rollout changes which has not ended; it goes on, or its command was killed."""
+    def list_revisions(self, name: str) -> list[Revision]:
+        """List the revisions of a name, newest first."""
         with self._engine.connect() as connection:
-            return list(connection.execute(select(_ROLLOUTS.c.name).where(_ROLLOUTS.c.outcome == "")).scalars())
+            return revisions.select_revisions(connection, name)
+
+    def list_open_revisions(self) -> list[Revision]:
+        """List the revisions of all changes that go on, oldest first; or their command was killed."""
+        with self._engine.connect() as connection:
+            return revisions.select_open(connection)
+
+    def get_current_revisions(self) -> dict[str, Revision]:
+        """Get the revision of each name that is in force: the last one that goes on or succeeded."""
+        with self._engine.connect() as connection:
+            return {revision.name: revision for revision in revisions.select_current(connection)}
+
+
+def _is_scaling(previous_spec: str | None, record: DeploymentRecord | None) -> bool:
+    """Whether a deployment differs from the one before in its scale only."""
+    if previous_spec is None or not isinstance(record, ModelDeployment):
+        return False
+    try:
+        before = parse_record(record.name, previous_spec)
+    except UserError:
+        return False
+    return before.endpoint == record.endpoint and before.scale != record.scale
 
 
 def _write_spec(connection: Connection, name: str, spec: str | None) -> None:

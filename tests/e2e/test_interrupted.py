@@ -75,7 +75,7 @@ def test_two_interrupts_leave_what_the_command_says(
 
     shown = get_shown_version(shoal)
     assert wait_until(lambda: list_served_versions(http) == [str(shown)], 20), list_served_versions(http)
-    assert DeploymentStore(settings.platform).find_open_rollout() == []
+    assert DeploymentStore(settings.platform).list_open_revisions() == []
     # The second one may end a command that has said so and is at its end.
     if process.returncode in (130, -signal.SIGINT):
         said = re.search(rf"{NAME}:(\d)(?: was deployed; it serves| goes on serving)", stderr)
@@ -94,7 +94,7 @@ def test_a_deploy_that_is_killed_is_undone_by_the_next_up(
 ) -> None:
     process = start_deploy(settings)
     store = DeploymentStore(settings.platform)
-    assert wait_until(lambda: store.find_open_rollout() == [NAME], 20)
+    assert wait_until(lambda: [each.name for each in store.list_open_revisions()] == [NAME], 20)
     process.kill()
     process.communicate()
 

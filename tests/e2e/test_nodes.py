@@ -16,7 +16,7 @@ from cluster.local.ports import Ports
 from cluster.local.ray_environment import ray_environment
 from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
 from cluster.local.start import start_cluster, stop_cluster
-from cluster.rollout.deploy import reconcile
+from cluster.rollout.change import reconcile
 from cluster.settings import Settings
 from deployments.edge.state import EDGE_DIR_VARIABLE
 from deployments.settings import EdgeSettings

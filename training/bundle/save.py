@@ -215,9 +215,11 @@ def _check_rows_are_independent(net: nn.Module, inputs: Tensor) -> None:
     """Check that a row gets alone the answer that it gets among others, as served batches are put together by chance.
 
     Raises:
-        UserError: it gets another one, by more than rounding.
+        UserError: it gets another one, by more than rounding, or NaN.
     """
     for alone, together in zip(_run(net, inputs[:1]), _run(net, inputs), strict=True):
+        if together.isnan().any():
+            raise UserError("the net gives NaN for these inputs, and would for its callers; train or repair it first")
         scale = together.abs().max().item() if together.numel() else 0
         if not torch.allclose(alone.double(), together[:1].double(), rtol=0.01, atol=0.01 * scale, equal_nan=True):
             raise UserError(

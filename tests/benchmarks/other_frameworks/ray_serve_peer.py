@@ -50,5 +50,7 @@ if __name__ == "__main__":
         log_to_driver=False,
     )
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    serve.run(Ingress.bind(Model.bind()))  # type: ignore[attr-defined]
+    replicas = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    model = Model.options(num_replicas=replicas).bind()  # type: ignore[attr-defined]
+    serve.run(Ingress.options(num_replicas=replicas).bind(model))  # type: ignore[attr-defined]
     signal.pause()

@@ -44,9 +44,12 @@ class LocalClient:
         timeout_s: float,
         priority: int = 0,
         content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> bytes:
         self.timeouts_s.append(timeout_s)
         self.priorities.append(priority)
+        self._get(model).endpoint.check_version(version)
         return await self._get(model).predict(body, content_type, request_id, Scheduling.after(timeout_s, priority))
 
     async def infer(
@@ -69,8 +72,11 @@ class LocalClient:
         timeout_s: float = 1.0,
         priority: int = 0,
         content_type: str = "application/json",
+        *,
+        version: str = "",
     ) -> AsyncGenerator[Event]:
         self.priorities.append(priority)
+        self._get(model).endpoint.check_version(version)
         async for event in self._get(model).stream(body, content_type, Scheduling.after(timeout_s, priority)):
             yield event
 

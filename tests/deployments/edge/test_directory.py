@@ -178,6 +178,21 @@ async def test_a_member_that_does_not_renew_is_removed(directory: Directory, mon
         assert edge.members == (SECOND,)
 
 
+async def test_a_directory_that_was_stopped_forgets_no_member(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "LEASE_S", 0.4)
+    monkeypatch.setattr(directory_module, "MAX_STALL_S", 0.2)
+    async with run_edges(directory, 0.0) as (edge,):
+        await directory.join(FIRST)
+        time.sleep(0.6)  # its loop, too
+        await asyncio.sleep(0.1)
+        assert edge.members == (FIRST,)
+
+        # From here on silence counts.
+        await wait_for_state(edge, lambda state: not state.members)
+
+
 async def test_the_last_report_of_each_member_is_listed_and_goes_with_it(directory: Directory) -> None:
     reports = [ReplicaReport(float(count), count, {200: count}, ()) for count in range(3)]
     async with run_edges(directory, 0.0):

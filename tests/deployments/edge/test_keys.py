@@ -111,7 +111,7 @@ async def test_a_browser_may_send_the_key_as_a_password_for_the_page(edge: Local
 
 async def test_health_needs_no_key(edge: LocalEdge) -> None:
     async with edge.open_http(headers={}) as http:
-        for path in ("/v2/health/live", "/v2/health/ready"):
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/health/started"):
             response = await http.get(path)
             assert response.status_code == 200
             caller = [value for name, value in response.json()["headers"] if name == "x-shoal-caller"]

@@ -90,10 +90,10 @@ async def test_each_method_passes_its_arguments_and_returns_what_follows_the_sta
     ]
 
     assert handle.calls == [
-        ("predict", b"body", "image/png", "r1", 2.0, BATCH),
+        ("predict", b"body", "image/png", "r1", 2.0, BATCH, ""),
         ("infer", "1", b"body", 4, 2.0, BATCH),
         ("metadata", ""),
-        ("stream", b"body", "application/json", None, 3.0, BATCH),
+        ("stream", b"body", "application/json", None, 3.0, BATCH, ""),
     ]
 
 

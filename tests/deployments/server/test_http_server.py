@@ -6,7 +6,8 @@ import json
 import pytest
 
 from deployments.server import http_server
-from deployments.server.asgi import Message, Receive, Scope, Send, send_response
+from deployments.server.asgi import Message, Receive, Scope, Send
+from tests.deployments.server.apps import send_response
 from tests.deployments.server.conftest import StartServer
 from tests.deployments.server.raw_http import encode_request, open_raw
 
@@ -52,6 +53,19 @@ async def test_header_names_come_in_lower_case_and_in_order(start_server: StartS
         response = await connection.request("GET", "/", b"", "X-B: 1", "X-A:  two words", "X-B: 3")
 
     assert json.loads(response.body)["headers"] == [["host", "test"], ["x-b", "1"], ["x-a", "two words"], ["x-b", "3"]]
+
+
+async def test_a_ping_of_the_edge_is_answered_without_the_application(start_server: StartServer) -> None:
+    server, port = await start_server(fail_always)
+    async with open_raw(port) as connection:
+        response = await connection.request("OPTIONS", "*")
+
+    assert (response.status, response["connection"], response.body) == (204, "close", b"")
+    assert server.ongoing == 0
+
+
+async def fail_always(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("called")
 
 
 async def answer_slowest_first(scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from deployments.errors import ClientError, QueueFull, encode_call_error, parse_error
 from deployments.models.served_model import ServedModel
-from deployments.server.asgi import Receive, Scope, Send, send_response
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import compose_http
+from deployments.server.request import Request, Response
 from deployments.server.routes import ModelRoutes
 from deployments.server.scheduling import BATCH, INTERACTIVE, Scheduling, read_scheduling
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
-from tests.deployments.server.raw_http import Response, open_raw
+from tests.deployments.server.raw_http import Response as RawResponse
+from tests.deployments.server.raw_http import open_raw
 from tests.open_loop import OpenLoop, Step, encode_request, schedule_arrivals
 from training.bundle.manifest import ModelInfo
 from training.bundle.save import save_bundle
@@ -79,7 +80,7 @@ async def server(model: ServedModel) -> AsyncIterator[tuple[HttpServer, int]]:
     await server.drain(1)
 
 
-async def post(port: int, *headers: str, path: str = "/predict", body: bytes = b'{"inputs": [[1]]}') -> Response:
+async def post(port: int, *headers: str, path: str = "/predict", body: bytes = b'{"inputs": [[1]]}') -> RawResponse:
     async with open_raw(port) as connection:
         return await connection.request("POST", PATH + path, body, f"x-shoal-edge: {SECRET}", JSON, *headers)
 
@@ -211,9 +212,9 @@ async def test_tritons_parameters_are_the_headers(server: tuple[HttpServer, int]
 async def test_batch_requests_leave_half_of_the_places_to_others() -> None:
     release = asyncio.Event()
 
-    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wait(request: Request) -> Response:
         await release.wait()
-        await send_response(send, 200, b"")
+        return Response(200, b"")
 
     server = HttpServer(compose_http(wait, Limits(max_queue=4), SECRET))
     port = await server.start("127.0.0.1")

@@ -87,23 +87,3 @@ def test_a_record_that_cannot_be_read_hides_no_other(uri: str) -> None:
     assert "deployed by another version of Shoal" in unreadable["old"]
     store.delete_record("old")
     assert list(store.load().unreadable) == ["broken"]
-
-
-def test_what_is_wanted_is_written_before_it_runs_and_can_be_taken_back(uri: str) -> None:
-    store = DeploymentStore(uri)
-    store.put_record(MODEL)
-    changed = MODEL.model_copy(update={"scale": Scale()})
-
-    first = store.begin_rollout({"flowers": changed, "a-pipeline": PIPELINE})
-    assert DeploymentStore(uri).list_records() == [PIPELINE, changed]
-    assert store.find_open_rollout() == ["flowers", "a-pipeline"]
-    assert store.end_rollout(undo=True) == ["flowers", "a-pipeline"]
-    assert store.list_records() == [MODEL]
-
-    second = store.begin_rollout({"flowers": None})
-    assert store.list_records() == []
-    store.end_rollout(undo=False)
-    assert (store.list_records(), store.find_open_rollout()) == ([], [])
-    assert store.end_rollout(undo=True) == []
-    assert store.list_records() == []
-    assert second == first + 1

@@ -1,0 +1,111 @@
+"""Canary controller: a Ray actor on the head that looks at every rollout each second, and acts: next step, end.
+
+Rollout walk: deployments.edge.directory -> [controller.py] -> progress.py, deployments.state.canary_store
+The directory keeps it while there are rollouts. What it knows is in the database: where it dies, Ray starts it again,
+and it goes on with the evidence of at most EVIDENCE_INTERVAL_S before. What changes Serve's configuration is done by a
+process of cluster.rollout.canary, as by a command, so that neither stands in another one's way.
+"""
+
+import asyncio
+import logging
+import subprocess
+import sys
+import time
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from deployments.edge.directory import NAMESPACE, get_directory
+from deployments.rollout.canary import Canary
+from deployments.rollout.progress import Progress, Reports
+from deployments.settings import ServingSettings
+from deployments.state.canary_store import CanaryStore
+
+NAME = "canary-controller"
+FINISH_MODULE = "cluster.rollout.canary"
+
+LOOK_INTERVAL_S = 1.0
+# The evidence is some 10 KB for each rollout.
+EVIDENCE_INTERVAL_S = 5.0
+FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """Follows every rollout."""
+
+    def __init__(self) -> None:
+        self._store = CanaryStore(ServingSettings().platform)
+        self._progress: dict[int, Progress] = {}
+        self._written_s = 0.0
+        self._finishing: subprocess.Popen[bytes] | None = None
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            try:
+                await self._look()
+            except Exception:
+                # The database or the directory does not answer; nothing is decided meanwhile.
+                logger.exception("rollouts cannot be looked at")
+
+    async def _look(self) -> None:
+        canaries = await asyncio.to_thread(self._store.list_active)
+        self._progress = {each.id: self._progress[each.id] for each in canaries if each.id in self._progress}
+        if not canaries:
+            return
+        reports: Reports = await get_directory().list_reports.remote()
+        is_due = time.monotonic() - self._written_s > EVIDENCE_INTERVAL_S
+        for canary in canaries:
+            await asyncio.to_thread(self._follow, canary, reports, is_due)
+        if is_due:
+            self._written_s = time.monotonic()
+        if any(canary.state.phase not in ("starting", "running") for canary in canaries):
+            self._finish()
+
+    def _follow(self, canary: Canary, reports: Reports, is_due: bool) -> None:
+        progress = self._progress.get(canary.id)
+        if progress is None:
+            progress = Progress(canary, self._store.read_comparison(canary.id))
+            self._progress[canary.id] = progress
+        failure = _find_failure(canary) if canary.state.phase == "starting" else ""
+        now_s = time.time()
+        state = progress.fail(canary, failure, now_s) if failure else progress.look(canary, reports, now_s)
+        if state != canary.state:
+            self._store.write_state(canary.id, state)
+        if is_due or state.phase != canary.state.phase:
+            self._store.write_comparison(canary.id, progress.dump())
+        if state.phase != canary.state.phase:
+            logger.warning("canary %s:%s: %s: %s", canary.spec.name, canary.spec.version, state.phase, state.reason)
+
+    def _finish(self) -> None:
+        """Let a process bring about what has been decided; the next one is started a second after its end."""
+        if self._finishing is None or self._finishing.poll() is not None:
+            self._finishing = subprocess.Popen([sys.executable, "-m", FINISH_MODULE], stdin=subprocess.DEVNULL)
+
+
+def _find_failure(canary: Canary) -> str:
+    """Why a canary cannot start; empty while it may."""
+    try:
+        application = serve.status().applications.get(canary.spec.application)
+    except (RayError, RayServeException):
+        return ""
+    if application is None or application.status.value not in FAILED_STATUSES:
+        return ""
+    lines = [each.message for each in application.deployments.values()] + [application.message]
+    reasons = [line.strip() for text in lines for line in text.splitlines() if line.strip()]
+    return f"version {canary.spec.version} does not start: {reasons[-1] if reasons else 'no reason given'}"
+
+
+def start_controller() -> Any:
+    """The handle of the cluster's controller, which the first caller starts."""
+    # On the head: there the database is, where it is a file.
+    actor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=-1)(Controller)
+    return actor.options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote()

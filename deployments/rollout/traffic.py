@@ -1,0 +1,77 @@
+"""Traffic: from the totals that replicas report to what came of the requests of both versions since the last look.
+
+Rollout walk: controller.py -> [traffic.py] -> comparison.py
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from deployments.edge.state import Member
+from deployments.rollout.canary import CanarySpec
+from deployments.rollout.comparison import Block
+from deployments.scaling.report import BUCKETS, ReplicaReport
+
+CALLER_LEFT = 499
+
+
+class Traffic:
+    """What each replica had reported at the last look."""
+
+    def __init__(self, spec: CanarySpec) -> None:
+        self._spec = spec
+        self._last: dict[str, ReplicaReport] = {}
+        self._is_first = True
+
+    def count_pairs(self, reports: Iterable[tuple[Member, ReplicaReport]]) -> tuple[int, int]:
+        """How many answers to copies were compared since the last look, and how many of them agree; before `take`."""
+        pairs = agreements = 0
+        for member, report in reports:
+            last = self._last.get(member.id)
+            if member.route.name == self._spec.name and not self._is_first:
+                pairs += report.copies.pairs - (last.copies.pairs if last else 0)
+                agreements += report.copies.agreements - (last.copies.agreements if last else 0)
+        return pairs, agreements
+
+    def take(self, reports: Iterable[tuple[Member, ReplicaReport]]) -> tuple[Block, Block]:
+        """The blocks of the old and of the new version since the last look; the first look only begins.
+
+        A replica that came since counts from its start; what one did after its last report is lost with it.
+        """
+        counts = {self._spec.name: Counts(), self._spec.application: Counts()}
+        for member, report in reports:
+            if member.route.name not in counts:
+                continue
+            last = self._last.get(member.id)
+            self._last[member.id] = report
+            if not self._is_first:
+                counts[member.route.name].add(report, last)
+        self._is_first = False
+        return counts[self._spec.name].build_block(), counts[self._spec.application].build_block()
+
+
+class Counts:
+    """Sums of one version's replicas."""
+
+    def __init__(self) -> None:
+        self._requests = self._failures = 0
+        self._latencies = np.zeros(BUCKETS)
+
+    def add(self, report: ReplicaReport, last: ReplicaReport | None) -> None:
+        """Add what a replica did since its last report."""
+        before = last.responses if last else {}
+        for status, count in report.responses.items():
+            # Who left before the answer tells nothing of it.
+            if status != CALLER_LEFT:
+                new = count - before.get(status, 0)
+                self._requests += new
+                self._failures += new if status >= 500 else 0
+        # A net that fails for valid rows is a 422, which by its status a caller's mistake would be too.
+        self._failures += report.passes.failures - (last.passes.failures if last else 0)
+        self._latencies += np.array(report.latencies) - (np.array(last.latencies) if last else 0)
+
+    def build_block(self) -> Block:
+        """The sums as a block of one rollout."""
+        # Calls by handles can fail too, and are no requests from the edge.
+        failures = min(self._failures, self._requests)
+        return Block(np.asarray(self._requests), np.asarray(failures), self._latencies)

@@ -1,0 +1,216 @@
+"""One rollout's way: it starts, takes steps with evidence and not without, and ends for a reason that it keeps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.edge.state import Member, Route
+from deployments.rollout.canary import Canary, CanarySpec, CanaryState
+from deployments.rollout.progress import MAX_ABSENCE_S, Progress
+from deployments.scaling.report import LatencyHistogram, PairReport, PassReport, ReplicaReport
+from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
+from deployments.state.canary_store import CanaryStore
+from training.errors import UserError
+
+DEPLOYMENT = ModelDeployment(endpoint=ModelEndpoint(name="m", version=2, digest="d", uri="/m"))
+
+
+class Replica:
+    """What one replica has reported so far."""
+
+    def __init__(self, name: str) -> None:
+        self.member = Member(f"{name}-1", Route(name, 30.0), "127.0.0.1:1", version=2)
+        self.responses: dict[int, int] = {}
+        self.histogram = LatencyHistogram()
+        self.failures, self.pairs, self.agreements = 0, 0, 0
+
+    def answer(self, count: int, status: int = 200, latency_s: float = 0.01) -> None:
+        self.responses[status] = self.responses.get(status, 0) + count
+        for _ in range(count if status < 499 else 0):
+            self.histogram.record(latency_s)
+
+    def report(self) -> tuple[Member, ReplicaReport]:
+        passes, copies = PassReport(failures=self.failures), PairReport(self.pairs, self.agreements)
+        latencies = tuple(self.histogram.counts)
+        return self.member, ReplicaReport(1.0, 0, dict(self.responses), latencies, passes, copies)
+
+
+class Rollout:
+    """A rollout that is looked at once a second."""
+
+    def __init__(self, **fields: Any) -> None:
+        values = {"min_step_s": 5.0, "steps": (25.0, 50.0, 100.0)} | fields
+        spec = CanarySpec(deployment=DEPLOYMENT, stable_version=1, **values)
+        self.canary = Canary(id=1, spec=spec, state=CanaryState(), requested="", started_s=0, ended_s=None)
+        self.progress = Progress(self.canary)
+        self.stable, self.new = Replica("m"), Replica("m.canary")
+        self.now_s = 1000.0
+
+    def look(self, *replicas: Replica, **fields: Any) -> CanaryState:
+        self.now_s += 1
+        canary = self.canary.model_copy(update=fields)
+        state = self.progress.look(canary, [each.report() for each in replicas], self.now_s)
+        self.canary = canary.model_copy(update={"state": state})
+        return state
+
+    def run(self, seconds: int, stable: int = 150, new: int = 50, **fields: Any) -> CanaryState:
+        """Answer so many requests each second until the phase or the step changes."""
+        before = self.canary.state
+        for _ in range(seconds):
+            self.stable.answer(stable)
+            self.new.answer(new, **fields)
+            state = self.look(self.stable, self.new)
+            if (state.phase, state.step) != (before.phase, before.step):
+                break
+        return self.canary.state
+
+
+def start(**fields: Any) -> Rollout:
+    rollout = Rollout(**fields)
+    rollout.look(rollout.stable, rollout.new)
+    return rollout
+
+
+def test_a_rollout_takes_no_requests_before_a_replica_of_it_joins() -> None:
+    rollout = Rollout()
+    assert rollout.look(rollout.stable).phase == "starting"
+    assert rollout.canary.weight == 0
+
+    assert rollout.look(rollout.stable, rollout.new).phase == "running"
+    assert rollout.canary.weight == 2500
+
+
+def test_a_good_version_passes_each_step_with_evidence_of_its_own() -> None:
+    rollout = start()
+    state = rollout.run(120)
+    assert (state.phase, state.step, rollout.canary.weight) == ("running", 1, 5000)
+    assert state.evidence == ()
+
+    state = rollout.run(120, stable=100, new=100)
+
+    assert (state.phase, rollout.canary.weight) == ("promoting", 10_000)
+    assert [(each.percent, each.verdict) for each in state.history] == [
+        (25, "better-or-equal"),
+        (50, "better-or-equal"),
+    ]
+    for step in state.history:
+        assert step.ended_s - step.started_s >= 5
+        assert step.reason.startswith("errors: 0 of ")
+        assert {each.metric for each in step.evidence} == {"errors", "p50", "p99"}
+
+
+@pytest.mark.parametrize("traffic", [(0, 0), (1000, 0), (0, 1000), (5, 1)])
+def test_too_little_traffic_never_promotes(traffic: tuple[int, int]) -> None:
+    rollout = start(min_step_s=0)
+
+    state = rollout.run(12, *traffic)
+
+    assert (state.phase, state.step, state.verdict) == ("running", 0, "undecided")
+    assert "needs" in state.reason or "no request has come" in state.reason
+
+
+def test_a_failing_version_is_rolled_back_at_once_with_its_evidence() -> None:
+    rollout = start()
+    state = rollout.run(60, status=500)
+
+    assert (state.phase, state.verdict, rollout.canary.weight) == ("rolled_back", "worse", 0)
+    assert state.reason == "errors: 50 of 50 requests failed, of the old version 0 of 150"
+    assert not rollout.canary.is_up
+    (step,) = state.history
+    assert step.evidence[0].verdict == "worse"
+
+
+def test_callers_mistakes_are_no_failures_and_the_nets_own_are() -> None:
+    rollout = start()
+    assert rollout.run(3, status=422).phase == "running"
+
+    rollout.new.failures += 50
+    assert rollout.run(1, status=422).phase == "rolled_back"
+
+
+def test_callers_that_leave_are_not_counted() -> None:
+    rollout = start()
+    rollout.run(3, status=499)
+
+    assert rollout.canary.state.evidence[0].canary.total == 0
+
+
+def test_a_slow_version_is_rolled_back() -> None:
+    rollout = start()
+    state = rollout.run(60, latency_s=0.05)
+
+    assert state.phase == "rolled_back"
+    assert state.reason.startswith("p50: ")
+
+
+def test_a_canary_without_a_replica_is_rolled_back() -> None:
+    rollout = start()
+    for _ in range(round(MAX_ABSENCE_S) + 1):
+        rollout.stable.answer(100)
+        state = rollout.look(rollout.stable)
+
+    assert state.phase == "rolled_back"
+    assert "no replica of version 2 has taken requests for 30 s" in state.reason
+
+
+def test_a_replica_that_is_replaced_counts_from_its_start() -> None:
+    rollout = start()
+    rollout.run(1)
+    rollout.new = Replica("m.canary")
+    rollout.new.member = Member("m.canary-2", rollout.new.member.route, "127.0.0.1:2")
+    rollout.run(1)
+
+    assert rollout.canary.state.evidence[0].canary.total == 100
+
+
+@pytest.mark.parametrize(("requested", "phase"), [("promote", "promoting"), ("abort", "aborted")])
+def test_a_person_decides_whatever_the_evidence(requested: str, phase: str) -> None:
+    rollout = start()
+
+    state = rollout.look(rollout.stable, rollout.new, requested=requested)
+
+    assert (state.phase, state.reason) == (phase, "by request")
+
+
+def test_a_shadow_takes_no_request_and_is_never_promoted_by_itself() -> None:
+    rollout = start(steps=(), shadow_percent=50)
+    assert rollout.canary.weight == 0
+    assert rollout.canary.shadow_percent == 50
+    for _ in range(40):
+        rollout.stable.pairs, rollout.stable.agreements = rollout.stable.pairs + 20, rollout.stable.agreements + 19
+        state = rollout.run(1)
+
+    assert (state.phase, state.verdict) == ("running", "better-or-equal")
+    (agreement,) = (each.canary for each in state.evidence if each.metric == "agreement")
+    assert (agreement.total, agreement.events) == (800, 760)
+
+
+def test_a_controller_that_was_killed_goes_on_with_the_evidence(tmp_path: Path) -> None:
+    store = CanaryStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    rollout = start()
+    rollout.run(4)
+    canary = store.begin(rollout.canary.spec)
+    store.write_state(canary.id, rollout.canary.state)
+    store.write_comparison(canary.id, rollout.progress.dump())
+
+    (found,) = store.list_active()
+    rollout.progress = Progress(found, store.read_comparison(found.id))
+    # The first look only begins: what happened in between is not known.
+    rollout.stable.answer(1000)
+    rollout.look(rollout.stable, rollout.new)
+    rollout.run(1)
+
+    assert found.state.phase == "running"
+    assert rollout.canary.state.evidence[0].stable is not None
+    assert rollout.canary.state.evidence[0].stable.total == 5 * 150
+
+
+def test_one_rollout_of_a_model_goes_on_at_a_time(tmp_path: Path) -> None:
+    store = CanaryStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    first = store.begin(Rollout().canary.spec)
+    with pytest.raises(UserError, match="`shoal rollout abort m` first"):
+        store.begin(Rollout().canary.spec)
+
+    store.end(first.id)
+    assert store.begin(Rollout().canary.spec).id > first.id
