@@ -142,7 +142,11 @@ class Directory:
 
     async def keep_profile(self, profile: Profile) -> None:
         """Keep a replica's profile on the head, where commands read it: the replica may be on another node."""
-        await asyncio.to_thread(ProfileCache(self._settings.home / "cache" / PROFILES).save, profile)
+        cache = ProfileCache(self._settings.home / "cache" / PROFILES)
+        # A replica on another node may have an older one.
+        known = await asyncio.to_thread(cache.load, profile.key)
+        if known is None or known.measured_at <= profile.measured_at:
+            await asyncio.to_thread(cache.save, profile)
 
     async def may_sleep(self, name: str) -> bool:
         """Whether a model or pipeline has no replica while nobody calls it."""
