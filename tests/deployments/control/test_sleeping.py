@@ -11,11 +11,13 @@ from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.errors import Unavailable
 from deployments.protocols.grpc import messages
+from deployments.server.asgi import AsgiHandler
 from deployments.server.middleware import compose_http
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, Scale
 from deployments.state.store import DeploymentStore
 from tests.deployments.control.grpc_calls import call, run_gateway
+from tests.deployments.server.apps import open_client
 
 pytestmark = pytest.mark.anyio
 SECRET = "of the edge"
@@ -55,9 +57,9 @@ def sleeper() -> Sleeper:
 
 @pytest.fixture
 async def http(catalog: Catalog, sleeper: Sleeper, serving_settings: ServingSettings) -> AsyncIterator[Any]:
-    app = compose_http(build_api(catalog, sleeper, serving_settings, "http://test"), serving_settings.limits, SECRET)  # type: ignore[arg-type]
-    headers = {"x-shoal-edge": SECRET}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers) as http:
+    handler = AsgiHandler(build_api(catalog, sleeper, serving_settings, "http://test"))  # type: ignore[arg-type]
+    app = compose_http(handler, serving_settings.limits, SECRET)
+    async with open_client(app, headers={"x-shoal-edge": SECRET}) as http:
         yield http
 
 
