@@ -93,7 +93,7 @@ def build_serve_config(
                 else _build_model_config(deployment, settings, listen.host)
                 for deployment in deployments
             ),
-            *(_build_model_config(canary, settings, listen.host, CANARY_SUFFIX) for canary in canaries),
+            *(_build_model_config(_keep_awake(canary), settings, listen.host, CANARY_SUFFIX) for canary in canaries),
         ],
     }
 
@@ -136,6 +136,12 @@ def _build_model_config(
         args["application"] = name
     timeout_s = endpoint.limits.request_timeout_s
     return _build_scaled_config(name, bind_model, args, deployment.scale, timeout_s)
+
+
+def _keep_awake(canary: ModelDeployment) -> ModelDeployment:
+    """A canary that slept could not be compared."""
+    scale = canary.scale.model_copy(update={"min_replicas": max(1, canary.scale.min_replicas)})
+    return canary.model_copy(update={"scale": scale})
 
 
 def _build_pipeline_config(deployment: PipelineDeployment, host: str) -> dict[str, Any]:

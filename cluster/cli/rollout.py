@@ -146,11 +146,14 @@ def _print_evidence(canary: "Canary") -> None:
 
 
 def _format_sample(evidence: "MetricEvidence", sample: "SampleEvidence") -> str:
+    from deployments.scaling.report import MAX_LATENCY_S
+
     if sample.value is None:
         return "none yet"
     if evidence.metric in ("errors", "agreement"):
         return f"{sample.value:.2%} of {sample.total:,} ({sample.low:.2%} to {sample.high:.2%})"
-    return f"{sample.value * 1000:.3g} ms ({sample.low * 1000:.3g} to {sample.high * 1000:.3g})"
+    high = f"{sample.high * 1000:.3g}" if sample.high < MAX_LATENCY_S else "any"
+    return f"{sample.value * 1000:.3g} ms ({sample.low * 1000:.3g} to {high})"
 
 
 def _get_missing(canary: "Canary") -> list[str]:
