@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cluster.cli.completion import complete_models
-from cluster.cli.rollout import build_plan, describe_rollout
+from cluster.cli.rollout import (
+    CanaryPercent,
+    MinAgreement,
+    MinStep,
+    ShadowPercent,
+    SplitBy,
+    Steps,
+    build_plan,
+    describe_rollout,
+)
 from cluster.cli.terminal import Reason, Reference, context, print_line, print_note, show_status
 
 
@@ -28,22 +37,12 @@ def deploy(
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")] = "fp32",
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")] = False,
     reason: Reason = "",
-    canary: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Beside the deployed version, for a share of the requests.")
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="PERCENTS", help="Shares of a canary, rising to 100: 5,25,50,100.")
-    ] = None,
-    shadow: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Send it copies of a share of the requests.")
-    ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="BY", help="What a canary's share is of: caller, request or header:NAME.")
-    ] = "",
-    min_step: Annotated[float | None, typer.Option(help="Seconds that a canary's step lasts at least.")] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(help="Share of shadow copies whose answers must agree; 0.95, say.")
-    ] = None,
+    canary: CanaryPercent = None,
+    steps: Steps = None,
+    shadow: ShadowPercent = None,
+    split: SplitBy = "",
+    min_step: MinStep = None,
+    min_agreement: MinAgreement = None,
 ) -> None:
     """Serve a published version at /v2/models/NAME.
 
