@@ -23,11 +23,3 @@ Gpus = Annotated[
 ]
 Dtype = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")]
-Canary = Annotated[
-    str | None, typer.Option(metavar="PERCENT", help="Beside the deployed version, for a share of the requests.")
-]
-Steps = Annotated[str | None, typer.Option(metavar="PERCENTS", help="Shares of a canary, rising to 100: 5,25,50,100.")]
-Shadow = Annotated[str | None, typer.Option(metavar="PERCENT", help="Send it copies of a share of the requests.")]
-Split = Annotated[str, typer.Option(metavar="BY", help="What a canary's share is of: caller, request or header:NAME.")]
-MinStep = Annotated[float | None, typer.Option(help="Seconds that a canary's step lasts at least.")]
-MinAgreement = Annotated[float | None, typer.Option(help="Share of shadow copies whose answers must agree; 0.95, say.")]

@@ -7,7 +7,16 @@ import typer
 
 from cluster.cli import deploy_options as options
 from cluster.cli.completion import complete_models
-from cluster.cli.rollout import build_plan, describe_rollout
+from cluster.cli.rollout import (
+    CanaryPercent,
+    MinAgreement,
+    MinStep,
+    ShadowPercent,
+    SplitBy,
+    Steps,
+    build_plan,
+    describe_rollout,
+)
 from cluster.cli.terminal import Reason, Reference, context, print_line, print_note, show_status
 
 if TYPE_CHECKING:
@@ -35,12 +44,12 @@ def deploy(
     dtype: options.Dtype = "fp32",
     compile_: options.Compile = False,
     reason: Reason = "",
-    canary: options.Canary = None,
-    steps: options.Steps = None,
-    shadow: options.Shadow = None,
-    split: options.Split = "",
-    min_step: options.MinStep = None,
-    min_agreement: options.MinAgreement = None,
+    canary: CanaryPercent = None,
+    steps: Steps = None,
+    shadow: ShadowPercent = None,
+    split: SplitBy = "",
+    min_step: MinStep = None,
+    min_agreement: MinAgreement = None,
 ) -> None:
     """Serve a published version at /v2/models/NAME.
 

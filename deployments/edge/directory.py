@@ -187,10 +187,7 @@ class Directory:
             *(Route.of(record.endpoint) for record in self._deployments.list_records()),
             *(Route.of(each.spec.deployment.endpoint, each.spec.application) for each in canaries),
         )
-        splits = tuple(
-            Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by.removeprefix("header:"))
-            for each in canaries
-        )
+        splits = tuple(Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by) for each in canaries)
         self._shadows = {each.spec.name: each.shadow_percent for each in canaries}
         certificate = self._read_certificate()
         return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}
