@@ -42,6 +42,8 @@ from training.bundle.program.interpreter import ProgramModule
 MAX_INLINE_PASS_S = 0.5e-3
 
 
+_NO_BATCH = Batch()
+
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
@@ -283,6 +285,10 @@ class Batcher:
 
     def _take_batch(self, loop: asyncio.AbstractEventLoop) -> Batch:
         """Take the chunks of the next pass; without any, passes stop."""
+        with self._lock:
+            if not self._queue.rows:
+                self._is_running, self._last_end_s = False, None
+                return _NO_BATCH
         now_s = perf_counter()
         end_s = now_s
         estimator = self._admission.estimator if self._admission else None
