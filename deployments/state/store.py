@@ -3,6 +3,7 @@
 Deploy walk: cluster.rollout.deploy -> [store.py]
 """
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -98,7 +99,7 @@ class DeploymentStore:
             rows = connection.execute(select(_DEPLOYMENTS.c.name, _DEPLOYMENTS.c.spec).order_by(_DEPLOYMENTS.c.name))
             for name, spec in rows:
                 try:
-                    records.append(_RECORD.validate_json(spec))
+                    records.append(_parse_record(spec))
                 except ValidationError as error:
                     unreadable[name] = (
                         f"{name} was deployed by another version of Shoal ({error.error_count()} fields differ); "
@@ -163,6 +164,12 @@ class DeploymentStore:
         """The names that a rollout changes which has not ended; it goes on, or its command was killed."""
         with self._engine.connect() as connection:
             return list(connection.execute(select(_ROLLOUTS.c.name).where(_ROLLOUTS.c.outcome == "")).scalars())
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse_record(spec: str) -> DeploymentRecord:
+    """Parse a row; the directory reads all of them several times a second, and they rarely change."""
+    return _RECORD.validate_json(spec)
 
 
 def _write_spec(connection: Connection, name: str, spec: str | None) -> None:
