@@ -4,8 +4,8 @@ python tests/benchmarks/faults.py [--only FAULT ...] [--seconds 25] [--rate 50] 
 python tests/benchmarks/faults.py --requests 1000000     # memory of edge and replicas
 
 An open-loop client (tests/open_loop.py) sends idempotent requests on a clock, before the fault and long after, without
-retries of its own, and accounts for each. `slowest` is from the scheduled arrival to the answer; `recovery` from the fault
-to the last request that failed or took longer than 0.5 s and three times the slowest one before it.
+retries of its own, and accounts for each. `slowest` is from the scheduled arrival to the answer; `recovery` from the
+fault to the last request that failed or took longer than 0.5 s and three times the slowest one before it.
 `--ray-serve` does to Ray Serve as documented (other_frameworks/ray_serve_peer.py) what can be done to it, too.
 """
 
