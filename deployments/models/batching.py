@@ -18,7 +18,6 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
-from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
+from deployments.models.chunk_queue import Batch, BatchStatistics, ChunkQueue, exceeds_padding_share
 from deployments.models.chunks import Chunk, PendingRequest, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.models.pass_timing import time_passes
@@ -46,17 +45,6 @@ _NO_BATCH = Batch()
 
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-
-@dataclass
-class BatchStatistics:
-    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds."""
-
-    passes: int = 0
-    rows: int = 0
-    time_steps: int = 0
-    padding: int = 0
-    busy_s: float = 0.0
 
 
 class Batcher:
@@ -304,12 +292,8 @@ class Batcher:
         if batch.late:
             wait_s = 0.0 if estimator is None else estimator.estimate_wait_s(self._queue.rows + batch.rows)
             loop.call_soon_threadsafe(refuse_late, batch.late, wait_s)
-        statistics = self.statistics
         if batch.chunks:
-            statistics.passes += 1
-            statistics.rows += batch.rows
-            statistics.time_steps += batch.rows * batch.longest
-            statistics.padding += batch.rows * batch.longest - batch.time_steps
+            self.statistics.count(batch)
         return batch
 
     def _run_inline_pass(self, loop: asyncio.AbstractEventLoop) -> None:
