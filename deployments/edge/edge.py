@@ -20,7 +20,7 @@ from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
 from deployments.edge.template import (
     Files,
-    get_server_options,
+    describe_server,
     list_members,
     list_model_routes,
     render_config,
@@ -178,9 +178,8 @@ class Edge:
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]
-            options = get_server_options(member.protocol, self._settings, self._files)
             commands += [
-                f"add server {name} {member.address} {options}",
+                f"add server {name} {describe_server(member, self._settings, self._files)}",
                 f"enable server {name}",
                 f"enable health {name}",
             ]

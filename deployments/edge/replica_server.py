@@ -4,28 +4,39 @@ Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
-from deployments.edge.state import Member, Route
+from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, identify_machine
 from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
-from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
 from deployments.server.metrics import RequestMetrics
+from deployments.server.request import App
 from deployments.settings import ServingSettings
+
+# What a Unix socket's address holds: https://man7.org/linux/man-pages/man7/unix.7.html
+MAX_SOCKET_PATH = 107
 
 
 class ReplicaServer:
     """Takes requests from the edges: listens, then joins; leaves, finishes what is inside, then closes."""
 
     def __init__(
-        self, server: HttpServer, metrics: RequestMetrics, membership: Membership, drain_timeout_s: float
+        self,
+        server: HttpServer,
+        metrics: RequestMetrics,
+        membership: Membership,
+        drain_timeout_s: float,
+        local_socket: LocalSocket | None,
     ) -> None:
         self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
+        self._local_socket = local_socket
         self._metrics_task = asyncio.get_running_loop().create_task(metrics.run(lambda: server.ongoing))
 
     @classmethod
@@ -71,9 +82,13 @@ class ReplicaServer:
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
-        membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant), report)
+        local_socket = _choose_local_socket(member_id)
+        if local_socket:
+            await server.start_local(local_socket.path)
+        member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
+        membership = Membership(member, report)
         await membership.join()
-        return cls(server, metrics, membership, route.response_timeout_s)
+        return cls(server, metrics, membership, route.response_timeout_s, local_socket)
 
     @property
     def ongoing(self) -> int:
@@ -85,3 +100,16 @@ class ReplicaServer:
         await self._membership.leave()
         await self._server.drain(self._drain_timeout_s)
         self._metrics_task.cancel()
+        if self._local_socket:
+            Path(self._local_socket.path).unlink(missing_ok=True)
+
+
+def _choose_local_socket(member_id: str) -> LocalSocket | None:
+    """A socket in the folder of this node's edge, where there is one, or None."""
+    folder = os.environ.get(EDGE_DIR_VARIABLE)
+    if not folder or not identify_machine():
+        return None
+    sockets = Path(folder, "replicas")
+    sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = sockets / f"{member_id}.sock"
+    return LocalSocket(str(path), identify_machine()) if len(os.fsencode(path)) <= MAX_SOCKET_PATH else None

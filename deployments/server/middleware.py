@@ -1,7 +1,7 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
-Request walk: http_server.py -> asgi.py -> [middleware.py]
-    -> error_responses.py -> edge_check.py -> request_limits.py -> routes.py
+Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
+    -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 
 from deployments.errors import ClientError
-from deployments.server.asgi import App
 from deployments.server.edge_check import EdgeCheck
-from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, ErrorResponses
+from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, encode_error_response
+from deployments.server.request import Handler, Layer, Request, Response
 from deployments.server.request_limits import RequestLimits
 from deployments.settings import Limits
 
@@ -35,9 +35,20 @@ GrpcMethod = Callable[[bytes, Any], Awaitable[bytes]]
 """A unary method: from a serialized request and grpc.aio's context to a serialized response."""
 
 
-def compose_http(routes: App, limits: Limits, secret: str) -> App:
-    """Put the layers around routes, outermost first: errors, the edge's secret, limits."""
-    return ErrorResponses(EdgeCheck(RequestLimits(routes, limits), secret))
+class HttpApp:
+    """A handler with its layers: what a server serves."""
+
+    def __init__(self, handler: Handler, layers: tuple[Layer, ...], max_body_bytes: int) -> None:
+        self.handler, self.layers, self.max_body_bytes = handler, layers, max_body_bytes
+
+    def encode_error(self, request: Request, error: Exception) -> Response:
+        """Encode what a layer or the handler has raised."""
+        return encode_error_response(request, error)
+
+
+def compose_http(handler: Handler, limits: Limits, secret: str) -> HttpApp:
+    """Put the layers before a handler, in the order in which a request passes them: the edge's secret, limits."""
+    return HttpApp(handler, (EdgeCheck(secret), RequestLimits(limits)), limits.max_body_bytes)
 
 
 def compose_grpc(method: GrpcMethod, *, name: str) -> GrpcMethod:

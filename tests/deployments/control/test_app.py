@@ -17,6 +17,7 @@ from deployments.scaling.traffic import Window
 from deployments.settings import ServingSettings
 from deployments.state.revisions import Origin
 from tests.deployments.control.conftest import LocalClient
+from tests.deployments.server.apps import make_asgi_app, open_client
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ async def http(
     catalog: Catalog, local_client: LocalClient, serving_settings: ServingSettings
 ) -> AsyncIterator[httpx.AsyncClient]:
     api = build_api(catalog, local_client, serving_settings, "http://test")  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+    async with open_client(make_asgi_app(api)) as http:
         yield http
 
 
