@@ -29,7 +29,7 @@ class Sleeper:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    async def predict(self, model: str, *_: Any) -> bytes:
+    async def predict(self, model: str, *_: Any, **__: Any) -> bytes:
         self.calls.append("predict")
         raise Unavailable(f"{model} was asleep and is still starting")
 
@@ -105,7 +105,8 @@ async def test_what_cannot_start_does_not_sleep(
 
     assert (await http.get("/v2/models/flowers/ready")).status_code == 503
     assert (await http.get("/v2/health/ready")).status_code == 503
-    assert sleeper.calls == ["metadata"]
+    # Neither probe waits for a replica.
+    assert sleeper.calls == []
 
 
 async def test_grpc_answers_the_same(asleep: SimpleNamespace, sleeper: Sleeper, catalog: Catalog) -> None:

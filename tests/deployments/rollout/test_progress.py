@@ -33,7 +33,7 @@ class Replica:
     def report(self) -> tuple[Member, ReplicaReport]:
         passes, copies = PassReport(failures=self.failures), PairReport(self.pairs, self.agreements)
         latencies = tuple(self.histogram.counts)
-        return self.member, ReplicaReport(1.0, 0, dict(self.responses), latencies, passes, copies)
+        return self.member, ReplicaReport(1.0, 0, dict(self.responses), latencies, passes, copies=copies)
 
 
 class Rollout:

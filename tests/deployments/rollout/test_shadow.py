@@ -14,11 +14,11 @@ from deployments.errors import InferenceFailed, MalformedBody
 from deployments.rollout import shadow as shadow_module
 from deployments.rollout.agreement import have_same_predictions, have_same_tensors
 from deployments.rollout.shadow import MAX_COPIES, ShadowedModel
-from deployments.server.asgi import Receive, Scope, Send, get_header, send_response
 from deployments.server.http_server import HttpServer
-from deployments.server.request_limits import read_body
+from deployments.server.request import Request, Response
 from deployments.settings import EdgeSettings
 from deployments.specs.model_deployment import Endpoint
+from tests.deployments.server.apps import make_app
 
 pytestmark = pytest.mark.anyio
 BODY, JSON = b'{"inputs": [1]}', "application/json"
@@ -58,19 +58,18 @@ class Beside:
         self.status, self.label, self.may_answer = 200, "a", asyncio.Event()
         self.may_answer.set()
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await read_body(scope, receive, 1000)
-        self.paths.append(scope["path"])
-        self.headers.append(get_header(scope, b"x-shoal-edge"))
+    async def answer(self, request: Request) -> Response:
+        self.paths.append(request.path)
+        self.headers.append(request.get_header(b"x-shoal-edge"))
         await self.may_answer.wait()
         body = {"predictions": [{"label": self.label, "score": 0.4}], "version": "2"}
-        await send_response(send, self.status, json.dumps(body).encode())
+        return Response(self.status, json.dumps(body).encode())
 
 
 @pytest.fixture
 async def beside() -> AsyncIterator[tuple[Beside, ShadowTarget]]:
     beside = Beside()
-    server = HttpServer(beside.app)
+    server = HttpServer(make_app(beside.answer))
     port = await server.start("127.0.0.1")
     yield beside, ShadowTarget((f"127.0.0.1:{port}",), 100)
     await server.drain(0)
