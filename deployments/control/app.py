@@ -20,6 +20,8 @@ from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VE
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import CONTROL, Route
 from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
+from deployments.observability.observation import Observation
+from deployments.observability.tracing import build_tracer
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
@@ -42,12 +44,16 @@ class Control:
         bind_replica_port(host)
         settings = ServingSettings()
         catalog = Catalog(settings)
-        api = build_api(catalog, HandleClient(catalog.status.list_deployed), settings, url)
+        replica = serve.get_replica_context().replica_id.unique_id
+        tracer = build_tracer(settings.tracing, CONTROL, 0, replica)
+        client = HandleClient(catalog.status.list_deployed, tracer.inject_headers if tracer else None)
+        api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(api, limits, secret),
+            lambda secret, observation: compose_http(api, limits, secret, observation),
             host,
             Route(CONTROL, limits.request_timeout_s),
+            observation=Observation(tracer=tracer),
         )
 
     async def __del__(self) -> None:

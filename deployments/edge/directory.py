@@ -112,6 +112,10 @@ class Directory:
         """List the members that have reported, each with its last report, of a second ago at most."""
         return [(member, self._reports[member.id]) for member in self._state.members if member.id in self._reports]
 
+    async def list_edges(self) -> list[str]:
+        """List the ids of the edges."""
+        return list(self._asked_s)
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(READ_INTERVAL_S)

@@ -12,6 +12,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 
@@ -26,7 +27,12 @@ from deployments.edge.template import (
     render_config,
     write_files,
 )
+from deployments.observability.exposition import Reports
+from deployments.observability.node_metrics import NodeList, NodeMetrics
 from deployments.ray_internals import bind_replica_port
+from deployments.server.edge_check import EdgeCheck
+from deployments.server.error_responses import ErrorResponses
+from deployments.server.http_server import HttpServer
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
@@ -39,6 +45,7 @@ SUCCESS_ANSWERS = (
     # watch_keys.lua has deleted it first.
     "Key not found",
 )
+LOOPBACK = "127.0.0.1"
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.2
 logger = logging.getLogger("ray.serve")
@@ -50,9 +57,19 @@ class Edge:
 
     async def __init__(self, host: str, http_port: int, grpc_port: int) -> None:  # type: ignore[misc]
         bind_replica_port(host)
-        self._id = uuid.uuid4().hex
+        node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        self._id = f"{uuid.uuid4().hex}@{node_id}"
         self._settings, self._listen = ServingSettings(), Listen(host, http_port, grpc_port)
         folder = Path(os.environ[EDGE_DIR_VARIABLE])
+        self._metrics = NodeMetrics(
+            node_id,
+            http_port,
+            Files(folder, folder).exporter_socket,
+            NodeList().fetch,
+            _fetch_reports,
+            self._fetch_edges,
+        )
+        self._metrics_address = ""
         self._haproxy = HAProxy(folder, self._settings.haproxy)
         self._folder = folder
         self._removed: set[str] = set()
@@ -60,9 +77,17 @@ class Edge:
         self._is_applied = False
         self._lock = asyncio.Lock()
         self._state = await self._fetch_first_state()
+        # Of this node alone, and for HAProxy alone.
+        metrics_server = HttpServer(ErrorResponses(EdgeCheck(self._metrics, self._state.secret)))
+        self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
         await self._restart()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
+
+    async def _fetch_edges(self) -> dict[str, bool]:
+        """The ids of the nodes with an edge, and whether edges speak TLS."""
+        edges = await get_directory().list_edges.remote()
+        return {edge.partition("@")[2]: bool(self._state.certificate) for edge in edges}
 
     async def _fetch_first_state(self) -> EdgeState:
         while True:
@@ -80,6 +105,7 @@ class Edge:
         for task in self._tasks:
             task.cancel()
         await self._haproxy.stop()
+        await self._metrics.close()
 
     async def _follow(self) -> None:
         """Bring about every state that the directory tells; while it is away, the last one stands."""
@@ -152,7 +178,7 @@ class Edge:
 
     @property
     def _files(self) -> Files:
-        return Files(self._folder, self._haproxy.next_admin_socket())
+        return Files(self._folder, self._haproxy.next_admin_socket(), self._metrics_address)
 
     def _write_files(self) -> None:
         """Write what HAProxy reads when it starts."""
@@ -192,6 +218,11 @@ class Edge:
             answers = await self._haproxy.run_commands([f"set server {name} state maint", f"del server {name}"])
             if answers and answers[-1].startswith(("Server deleted", "No such server")):
                 self._removed.discard(name)
+
+
+async def _fetch_reports() -> Reports:
+    reports: Reports = await get_directory().list_reports.remote()
+    return reports
 
 
 def _needs_reload(before: EdgeState, after: EdgeState) -> bool:

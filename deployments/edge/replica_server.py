@@ -3,35 +3,32 @@
 Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 
+import ray
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import Member, Route
-from deployments.scaling.report import PassReport, ReplicaReport, RequestStatistics
+from deployments.observability.observation import Observation
+from deployments.scaling.report import CallReport, PassReport, ReplicaReport
 from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
-from deployments.server.metrics import RequestMetrics
 from deployments.settings import ServingSettings
 
 
 class ReplicaServer:
     """Takes requests from the edges: listens, then joins; leaves, finishes what is inside, then closes."""
 
-    def __init__(
-        self, server: HttpServer, metrics: RequestMetrics, membership: Membership, drain_timeout_s: float
-    ) -> None:
+    def __init__(self, server: HttpServer, membership: Membership, drain_timeout_s: float) -> None:
         self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
-        self._metrics_task = asyncio.get_running_loop().create_task(metrics.run(lambda: server.ongoing))
 
     @classmethod
     async def start(
         cls,
-        build_app: Callable[[str], App],
+        build_app: Callable[[str, Observation], App],
         host: str,
         route: Route,
         *,
@@ -39,23 +36,29 @@ class ReplicaServer:
         variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
         count_calls: Callable[[], int] = int,
+        report_calls: Callable[[], CallReport] = CallReport,
+        observation: Observation | None = None,
+        constructed_s: float | None = None,
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
         Args:
-            build_app: from the cluster's secret to the application.
+            build_app: from the cluster's secret, and what its layers tell, to the application.
             host: that the cluster listens on.
             route: where requests come from.
             version: of what is served.
             variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
             count_calls: how many requests by handles are inside.
+            report_calls: what they came to.
+            observation: of this replica; None for a new one without a tracer.
+            constructed_s: when the replica's construction began, by time.monotonic.
         """
-        metrics, statistics = RequestMetrics(), RequestStatistics()
-
-        def record(method: str, status: int, duration_s: float) -> None:
-            metrics.record(method, status, duration_s)
-            statistics.record(status, duration_s)
+        observation = observation or Observation()
+        statistics = observation.statistics
+        node_id = ray.get_runtime_context().get_node_id()
+        constructed_s = constructed_s or time.monotonic()
+        cold_start_s = 0.0
 
         def report() -> ReplicaReport:
             return ReplicaReport(
@@ -64,16 +67,22 @@ class ReplicaServer:
                 responses=dict(statistics.responses),
                 latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
+                latency_s=statistics.latencies.sum_s,
+                errors=dict(statistics.errors),
+                calls=report_calls(),
+                node_id=node_id,
+                cold_start_s=cold_start_s,
             )
 
-        server = HttpServer(build_app(await fetch_edge_secret()), record)
+        server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record)
         started_s = time.monotonic()
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
         membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant), report)
         await membership.join()
-        return cls(server, metrics, membership, route.response_timeout_s)
+        cold_start_s = time.monotonic() - constructed_s
+        return cls(server, membership, route.response_timeout_s)
 
     @property
     def ongoing(self) -> int:
@@ -84,4 +93,3 @@ class ReplicaServer:
         """Leave, finish what is inside, and close."""
         await self._membership.leave()
         await self._server.drain(self._drain_timeout_s)
-        self._metrics_task.cancel()

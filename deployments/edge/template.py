@@ -42,10 +42,19 @@ DESCRIPTORS_PER_CONNECTION, RESERVED_DESCRIPTORS = 2, 400
 
 @dataclass(frozen=True)
 class Files:
-    """The files that a configuration names: of all processes in a folder, but for each one's admin socket."""
+    """The files that a configuration names: of all processes in a folder, but for each one's admin socket.
+
+    metrics_address is where the edge's process answers for /metrics.
+    """
 
     folder: Path
     admin_socket: Path
+    metrics_address: str = "127.0.0.1:1"
+
+    @property
+    def exporter_socket(self) -> Path:
+        """Where HAProxy tells its own metrics."""
+        return self.folder / "exporter.sock"
 
     @property
     def keys(self) -> Path:
@@ -77,6 +86,8 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
+        exporter_socket=files.exporter_socket,
+        metrics_address=files.metrics_address,
         max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,

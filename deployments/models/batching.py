@@ -13,10 +13,10 @@ sequence lengths, and takes a fifth of a small model's time per request.
 import asyncio
 import threading
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from deployments.errors import DeviceFailed, ModelFailed
-from deployments.models.chunks import Chunk, PendingRequest, resolve_futures
+from deployments.models.chunks import Chunk, PassTiming, PendingRequest, record_pass, resolve_futures
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.protocols.arrays import Array, Outputs, Rows
-from deployments.scaling.report import PassReport
+from deployments.scaling.report import LatencyHistogram, PassReport
 from training.bundle.program.interpreter import ProgramModule
 
 # A full pass shorter than this runs on the event loop: a thread switch there and back costs about as much (measured
@@ -50,13 +50,19 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 @dataclass
 class BatchStatistics:
-    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds."""
+    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds.
+
+    Histograms are of the passes' seconds and of each request's in the queue; pass_rows counts passes by their rows.
+    """
 
     passes: int = 0
     rows: int = 0
     time_steps: int = 0
     padding: int = 0
     busy_s: float = 0.0
+    durations: LatencyHistogram = field(default_factory=LatencyHistogram)
+    waits: LatencyHistogram = field(default_factory=LatencyHistogram)
+    pass_rows: Counter[int] = field(default_factory=Counter)
 
 
 class Batcher:
@@ -132,11 +138,12 @@ class Batcher:
         self._forward(batch)
         return perf_counter() - start
 
-    async def forward(self, rows: Rows) -> Outputs:
+    async def forward(self, rows: Rows, timing: PassTiming | None = None) -> Outputs:
         """Run rows through the net, together with those of other requests.
 
         Args:
             rows: of one request, B of them.
+            timing: is filled in.
 
         Returns:
             The net's outputs, each of shape (B, ...), or (B, T, ...) with T the length of the request's longest row.
@@ -147,7 +154,7 @@ class Batcher:
             ModelFailed: the net fails for all rows.
             DeviceFailed: its device does.
         """
-        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows))
+        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), timing)
         if isinstance(rows, list):
             self._enqueue(self._split_by_length(request, rows))
         else:
@@ -159,7 +166,18 @@ class Batcher:
         with self._lock:
             queued_rows = sum(len(chunk.x) for chunk in self._queue)
         statistics = self.statistics
-        return PassReport(queued_rows, statistics.passes, statistics.rows, statistics.busy_s)
+        return PassReport(
+            queued_rows,
+            statistics.passes,
+            statistics.rows,
+            statistics.busy_s,
+            statistics.time_steps,
+            statistics.padding,
+            tuple(statistics.waits.counts),
+            statistics.waits.sum_s,
+            tuple(statistics.durations.counts),
+            dict(statistics.pass_rows),
+        )
 
     async def check_health(self, max_pass_s: float) -> None:
         """Check that passes succeed: one has since the last check, or the example's does now, before all that waits.
@@ -252,6 +270,7 @@ class Batcher:
         if batch:
             self.statistics.passes += 1
             self.statistics.rows += rows
+            self.statistics.pass_rows[rows] += 1
             self.statistics.time_steps += rows * longest
             self.statistics.padding += rows * longest - time_steps
         else:
@@ -279,7 +298,10 @@ class Batcher:
         """Run a batch, and count the time that it takes. Never raises."""
         started_s = perf_counter()
         outputs = self._try_batch(batch)
-        self.statistics.busy_s += perf_counter() - started_s
+        ended_s = perf_counter()
+        self.statistics.busy_s += ended_s - started_s
+        self.statistics.durations.record(ended_s - started_s)
+        record_pass(batch, started_s, ended_s, self.statistics.waits)
         return outputs
 
     def _try_batch(self, batch: list[Chunk]) -> list[Outputs | Exception]:

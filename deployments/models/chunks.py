@@ -6,19 +6,41 @@ Request walk: batching.py -> [chunks.py]
 
 import asyncio
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 from deployments.protocols.arrays import Array, Outputs
+from deployments.scaling.report import LatencyHistogram
+
+
+@dataclass(slots=True)
+class PassTiming:
+    """When a request was in the queue and in passes, by time.perf_counter, for whoever traces it.
+
+    Attributes:
+        queued_s: when it came.
+        started_s: start of its first pass; 0 where it had none.
+        ended_s: end of its last one.
+        passes: that its rows took.
+        pass_rows: rows of all requests in its largest pass.
+    """
+
+    queued_s: float = 0.0
+    started_s: float = 0.0
+    ended_s: float = 0.0
+    passes: int = 0
+    pass_rows: int = 0
 
 
 class PendingRequest:
     """A request on its way: its number of rows, and the outputs of those that are through."""
 
-    __slots__ = ("future", "parts", "remaining_rows", "rows")
+    __slots__ = ("future", "is_started", "parts", "queued_s", "remaining_rows", "rows", "timing")
 
-    def __init__(self, future: "asyncio.Future[Outputs]", rows: int) -> None:
+    def __init__(self, future: "asyncio.Future[Outputs]", rows: int, timing: PassTiming | None = None) -> None:
         self.future, self.rows, self.remaining_rows = future, rows, rows
+        self.queued_s, self.is_started, self.timing = perf_counter(), False, timing
         self.parts: list[tuple[slice | Array, Outputs]] = []
 
 
@@ -55,6 +77,24 @@ class Chunk:
         first = Chunk(self.request, self.x[:rows], first_index, None if lengths is None else lengths[:rows])
         rest = Chunk(self.request, self.x[rows:], rest_index, None if lengths is None else lengths[rows:])
         return first, rest
+
+
+def record_pass(batch: list[Chunk], started_s: float, ended_s: float, waits: LatencyHistogram) -> None:
+    """Record a pass: how long each request that it began had waited, and the timing of those that are traced."""
+    for chunk in batch:
+        request = chunk.request
+        if not request.is_started:
+            request.is_started = True
+            waits.record(started_s - request.queued_s)
+        timing = request.timing
+        if timing:
+            timing.queued_s, timing.started_s, timing.ended_s = (
+                request.queued_s,
+                timing.started_s or started_s,
+                ended_s,
+            )
+            timing.passes += 1
+            timing.pass_rows = max(timing.pass_rows, sum(len(each.x) for each in batch))
 
 
 def resolve_futures(batch: list[Chunk], outputs: list[Outputs | Exception]) -> None:

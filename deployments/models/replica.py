@@ -3,6 +3,7 @@
 Deploy walk: deployments.applications -> [replica.py] -> served_model.py, deployments.edge.replica_server
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from ray import serve
 
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
+from deployments.observability.observation import Observation
+from deployments.observability.tracing import build_tracer
 from deployments.ray_internals import bind_replica_port
 from deployments.scaling.policy import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelEndpoint
 
 
@@ -24,6 +28,7 @@ class ModelReplica(HandleApi):
     """One replica; it joins the edge once its net is loaded and warm."""
 
     async def __init__(self, endpoint: dict[str, Any], cache: str, host: str) -> None:  # type: ignore[misc]
+        constructed_s = time.monotonic()
         bind_replica_port(host)
         # Here, not above: Serve imports this module in a process that only binds the application, too.
         import torch
@@ -36,14 +41,21 @@ class ModelReplica(HandleApi):
         specification = ModelEndpoint.model_validate(endpoint)
         self.servable = self._model = ServedModel(specification, Path(cache))
         limits = specification.limits
+        replica = serve.get_replica_context().replica_id.unique_id
+        self.tracer = build_tracer(ServingSettings().tracing, specification.name, specification.version, replica)
+        if self.tracer:
+            self._model.enable_tracing(self.tracer)
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(ModelRoutes(self._model), limits, secret),
+            lambda secret, observation: compose_http(ModelRoutes(self._model), limits, secret, observation),
             host,
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
             count_calls=lambda: self.ongoing_calls,
+            report_calls=self.call_statistics.report_calls,
+            observation=Observation(tracer=self.tracer),
+            constructed_s=constructed_s,
         )
 
     async def check_health(self) -> None:
@@ -56,3 +68,5 @@ class ModelReplica(HandleApi):
 
     async def __del__(self) -> None:
         await self._server.stop()
+        if self.tracer:
+            self.tracer.close()

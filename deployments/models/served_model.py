@@ -7,7 +7,8 @@ Knows nothing of HTTP.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from deployments.errors import DeadlineExceeded, NotStreamable
 from deployments.models.batching import Batcher
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
+from deployments.observability.tracing import ReplicaTracer
 from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.oip.codec import OipCodec, encode_metadata
 from deployments.protocols.predict import events
@@ -78,6 +80,11 @@ class ServedModel:
         self._batcher = _build_batcher(net, bundle, endpoint, self.device)
         self._batcher.warm_up(rows)
         self._generator = _build_generator(bundle, self._batcher)
+        self._forward: Callable[[Rows], Awaitable[Outputs]] = self._batcher.forward
+
+    def enable_tracing(self, tracer: ReplicaTracer) -> None:
+        """Make spans of the queue and the passes of sampled requests, those of generated tokens aside."""
+        self._forward = tracer.trace_forward(self._batcher.forward)
 
     async def check_health(self) -> None:
         """Check that forward passes succeed; see Batcher.check_health."""
@@ -85,7 +92,8 @@ class ServedModel:
 
     def report_passes(self) -> PassReport:
         """What its batcher has done, and has to do."""
-        return self._batcher.report_passes()
+        report = self._batcher.report_passes()
+        return replace(report, generated_tokens=self._generator.generated_tokens) if self._generator else report
 
     def _decode_example(self) -> Rows:
         rows = self.predict_codec.decode_request(encode_json(self.example), "application/json").rows
@@ -100,7 +108,7 @@ class ServedModel:
         else:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
         if request.timeout_s is None:
-            outputs = await self._batcher.forward(request.rows)
+            outputs = await self._forward(request.rows)
         else:
             outputs = await self._forward_in_time(request.rows, request.timeout_s)
         if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
@@ -110,7 +118,7 @@ class ServedModel:
     async def _forward_in_time(self, rows: Rows, timeout_s: float) -> Outputs:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._batcher.forward(rows)
+                return await self._forward(rows)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no response within the request's timeout of {timeout_s:g} s; set a longer one"
@@ -126,7 +134,7 @@ class ServedModel:
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
             return await run_in_image_thread(self._sample_images, request.options)
-        outputs = await self._batcher.forward(request.rows)
+        outputs = await self._forward(request.rows)
         if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
             return self.predict_codec.encode_response(outputs, request)
         return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)

@@ -43,9 +43,7 @@ class ModelNodePlan:
         timeout_s = remaining_s if self._timeout_s is None else min(self._timeout_s, remaining_s)
         try:
             async with asyncio.timeout(timeout_s):
-                body = await context.call_model(
-                    self._model, msgspec.json.encode(request), context.request_id, timeout_s
-                )
+                body = await self._call(context, msgspec.json.encode(request), timeout_s)
         except TimeoutError:
             message = f"no response within its {max(timeout_s, 0):.3g} s; try again, or send less"
             raise NodeError(self.path, DeadlineExceeded.status, DeadlineExceeded.code, message) from None
@@ -56,6 +54,12 @@ class ModelNodePlan:
             message = f"{len(predictions)} predictions for {len(batch.rows)} rows"
             raise NodeError(self.path, 500, "internal", message)
         return predictions
+
+    async def _call(self, context: RequestContext, body: bytes, timeout_s: float) -> bytes:
+        if context.trace_node is None:
+            return await context.call_model(self._model, body, context.request_id, timeout_s)
+        with context.trace_node(self.path, self._model):
+            return await context.call_model(self._model, body, context.request_id, timeout_s)
 
 
 def _check_options(path: str, node: ModelNode, signature: Signature) -> None:

@@ -12,6 +12,8 @@ from ray import serve
 
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
+from deployments.observability.observation import Observation
+from deployments.observability.tracing import build_tracer
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.ray_internals import bind_replica_port
@@ -19,6 +21,7 @@ from deployments.scaling.policy import Load, report_load
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
+from deployments.settings import ServingSettings
 from deployments.specs.deployment import PipelineEndpoint
 
 STATUS_INTERVAL_S = 1.0
@@ -47,18 +50,30 @@ class PipelineReplica(HandleApi):
     """A pipeline executor as a Serve deployment, with an HTTP server in its own process."""
 
     async def __init__(self, endpoint: dict[str, Any], host: str) -> None:  # type: ignore[misc]
+        constructed_s = time.monotonic()
         bind_replica_port(host)
         specification = PipelineEndpoint.model_validate(endpoint)
-        self.servable = executor = PipelineExecutor(specification, HandleClient().predict)
+        replica = serve.get_replica_context().replica_id.unique_id
+        tracer = build_tracer(ServingSettings().tracing, specification.name, specification.version, replica)
+        self.tracer = tracer
+        client = HandleClient(inject_trace=tracer.inject_headers if tracer else None)
+        self.servable = executor = PipelineExecutor(
+            specification, client.predict, trace_node=tracer.trace_node if tracer else None
+        )
         readiness = NodeReadiness(specification.pipeline.list_models())
         limits = specification.limits
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(PipelineRoutes(executor, readiness.list_unready), limits, secret),
+            lambda secret, observation: compose_http(
+                PipelineRoutes(executor, readiness.list_unready), limits, secret, observation
+            ),
             host,
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
             count_calls=lambda: self.ongoing_calls,
+            report_calls=self.call_statistics.report_calls,
+            observation=Observation(tracer=tracer),
+            constructed_s=constructed_s,
         )
 
     def record_autoscaling_stats(self) -> Load:
@@ -67,3 +82,5 @@ class PipelineReplica(HandleApi):
 
     async def __del__(self) -> None:
         await self._server.stop()
+        if self.tracer:
+            self.tracer.close()

@@ -7,8 +7,8 @@ scales. Counts are totals: a reader takes the difference of two reports, so that
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
@@ -64,12 +64,41 @@ class PassReport:
         passes: forward passes.
         rows: through them.
         busy_s: seconds that they took together.
+        time_steps: through them, padding included; 0 for rows without a time axis.
+        padding: time steps among those that are padding.
+        waits: counts of the histogram of each request's seconds in the queue, by BOUNDS_S.
+        wait_s: their sum.
+        durations: counts of the histogram of each pass's seconds, by BOUNDS_S.
+        pass_rows: number of passes by their rows.
+        generated_tokens: of a language model.
     """
 
     queued_rows: int = 0
     passes: int = 0
     rows: int = 0
     busy_s: float = 0.0
+    time_steps: int = 0
+    padding: int = 0
+    waits: tuple[int, ...] = ()
+    wait_s: float = 0.0
+    durations: tuple[int, ...] = ()
+    pass_rows: Mapping[int, int] = field(default_factory=dict)
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """What came by handles: from pipelines, the gRPC gateways and the control application.
+
+    Attributes:
+        responses: number by status.
+        latencies: counts of the histogram of those with a status below 499, by BOUNDS_S.
+        latency_s: their sum.
+    """
+
+    responses: Mapping[int, int] = field(default_factory=dict)
+    latencies: tuple[int, ...] = ()
+    latency_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +109,13 @@ class ReplicaReport:
         uptime_s: since it takes requests.
         ongoing: requests inside it now, from the edge and by handles.
         responses: number of requests from the edge by the status of their response; 499: the caller left before.
-        latencies: counts of the histogram of those that were answered with a status below 500, by BOUNDS_S.
+        latencies: counts of the histogram of those that were answered with a status below 499, by BOUNDS_S.
         passes: of its batcher; all zero for a pipeline.
+        latency_s: sum of those latencies.
+        errors: number of error responses by their code, those to handle calls not among them.
+        calls: what came by handles.
+        node_id: Ray's id of the node that it runs on.
+        cold_start_s: seconds from its construction until the edges sent requests.
     """
 
     uptime_s: float
@@ -89,17 +123,30 @@ class ReplicaReport:
     responses: dict[int, int]
     latencies: tuple[int, ...]
     passes: PassReport = PassReport()
+    latency_s: float = 0.0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    calls: CallReport = CallReport()
+    node_id: str = ""
+    cold_start_s: float = 0.0
 
 
 class RequestStatistics:
-    """Counts the requests of one replica."""
+    """Counts the requests of one replica: the one record that is made of each.
+
+    Error responses are counted by their code, too, where they are made.
+    """
 
     def __init__(self) -> None:
         self.responses: Counter[int] = Counter()
         self.latencies = LatencyHistogram()
+        self.errors: Counter[str] = Counter()
 
     def record(self, status: int, latency_s: float) -> None:
         """Count one request."""
         self.responses[status] += 1
         if status < 499:
             self.latencies.record(latency_s)
+
+    def report_calls(self) -> CallReport:
+        """What was counted, of calls by handles."""
+        return CallReport(dict(self.responses), tuple(self.latencies.counts), self.latencies.sum_s)

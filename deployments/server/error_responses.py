@@ -1,6 +1,7 @@
 """Error middleware, the outermost: encodes every error as a response; logs those of the service, and hides why."""
 
 import logging
+from collections import Counter
 
 from deployments import errors
 from deployments.server.asgi import (
@@ -24,8 +25,14 @@ INTERNAL_ERROR_MESSAGE = "internal error of the service; it has been logged"
 class ErrorResponses:
     """Responds for the exceptions that the layers within it raise."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, counts: Counter[str] | None = None) -> None:
+        """Make the layer.
+
+        Args:
+            app: the layers within it.
+            counts: of the errors, by their code.
+        """
+        self._app, self._counts = app, Counter() if counts is None else counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -35,6 +42,7 @@ class ErrorResponses:
         try:
             await self._app(scope, receive, send if RESPONSE_STARTED in scope else _track_start(scope, send))
         except errors.ClientError as error:
+            self._counts[error.code] += 1
             if scope[RESPONSE_STARTED]:
                 if isinstance(error, errors.ClientDisconnected):
                     return
@@ -42,7 +50,9 @@ class ErrorResponses:
             body = encode_error_for(scope, error.code, error.message)
             await send_response(send, error.status, body, headers=error.headers)
         except Exception:
-            logger.exception("request failed: %s %s", scope["method"], scope["path"])
+            self._counts[errors.CallError.code] += 1
+            request_id = get_header(scope, b"x-request-id").decode("latin-1")
+            logger.exception("request failed: %s %s", scope["method"], scope["path"], extra={"request_id": request_id})
             if scope[RESPONSE_STARTED]:
                 raise
             body = encode_error_for(scope, errors.CallError.code, INTERNAL_ERROR_MESSAGE)

@@ -7,9 +7,14 @@ An exception would reach the caller as a remote traceback; errors are returned a
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from functools import cached_property
+from time import perf_counter
 
-from deployments.errors import ClientError, DeadlineExceeded, encode_error
+from deployments.errors import CallError, ClientError, DeadlineExceeded, encode_error
+from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import ERROR
+from deployments.scaling.report import RequestStatistics
+from deployments.server.http_server import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
 
 
@@ -17,18 +22,26 @@ class HandleApi:
     """The methods of a replica that Serve handles call; they delegate to `servable`."""
 
     servable: Servable
+    tracer: ReplicaTracer | None = None
     ongoing_calls = 0
 
-    async def infer(self, version: str, body: bytes, header_length: int | None) -> tuple[int, bytes, int | None]:
+    @cached_property
+    def call_statistics(self) -> RequestStatistics:
+        """Counts of the calls."""
+        return RequestStatistics()
+
+    async def infer(
+        self, version: str, body: bytes, header_length: int | None, trace: TraceHeaders | None = None
+    ) -> tuple[int, bytes, int | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
         try:
-            with self._count_call():
+            with self._observe_call(trace):
                 self.servable.endpoint.check_version(version)
                 return 200, *await self.servable.infer(body, header_length)
         except ClientError as error:
             return error.status, encode_error(error.code, error.message, None), None
 
-    async def metadata(self, version: str) -> tuple[int, bytes]:
+    async def metadata(self, version: str, trace: TraceHeaders | None = None) -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
         try:
             self.servable.endpoint.check_version(version)
@@ -37,13 +50,18 @@ class HandleApi:
             return error.status, encode_error(error.code, error.message, None)
 
     async def predict(
-        self, body: bytes, content_type: str, request_id: str | None, timeout_s: float | None = None
+        self,
+        body: bytes,
+        content_type: str,
+        request_id: str | None,
+        timeout_s: float | None = None,
+        trace: TraceHeaders | None = None,
     ) -> tuple[int, bytes]:
         """Run a `predict` request, for timeout_s at most; returns status and body."""
         limit_s = self.servable.endpoint.limits.request_timeout_s
         limit_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
         try:
-            with self._count_call():
+            with self._observe_call(trace):
                 async with asyncio.timeout(limit_s):
                     return 200, await self.servable.predict(body, content_type, request_id, timeout_s)
         except ClientError as error:
@@ -53,10 +71,10 @@ class HandleApi:
             return late.status, encode_error(late.code, late.message, request_id)
 
     async def stream(
-        self, body: bytes, content_type: str, request_id: str | None
+        self, body: bytes, content_type: str, request_id: str | None, trace: TraceHeaders | None = None
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last."""
-        with self._count_call():
+        with self._observe_call(trace):
             async with contextlib.aclosing(self.servable.stream(body, content_type)) as events:
                 try:
                     async for name, data in events:
@@ -65,9 +83,25 @@ class HandleApi:
                     yield error.status, ERROR, encode_error(error.code, error.message, request_id)
 
     @contextlib.contextmanager
-    def _count_call(self) -> Iterator[None]:
+    def _observe_call(self, trace: TraceHeaders | None) -> Iterator[None]:
+        """Count a call, and its span where the caller is traced."""
+        started_s, status = perf_counter(), 200
         self.ongoing_calls += 1
+        span = self.tracer.trace_call(trace) if self.tracer and trace else contextlib.nullcontext()
         try:
-            yield
+            with span:
+                yield
+        except BaseException as error:
+            status = _find_status(error)
+            raise
         finally:
             self.ongoing_calls -= 1
+            self.call_statistics.record(status, perf_counter() - started_s)
+
+
+def _find_status(error: BaseException) -> int:
+    if isinstance(error, ClientError):
+        return error.status
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded.status
+    return CLIENT_DISCONNECTED if isinstance(error, asyncio.CancelledError | GeneratorExit) else CallError.status

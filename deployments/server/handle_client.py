@@ -36,13 +36,19 @@ class HandleClient:
     timeout_s) and NodeFailed (the replica raised something unexpected).
     """
 
-    def __init__(self, list_deployed: Callable[[], Collection[str]] | None = None) -> None:
+    def __init__(
+        self,
+        list_deployed: Callable[[], Collection[str]] | None = None,
+        inject_trace: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         """Make a client.
 
         Args:
             list_deployed: lists the names of deployed models, and may block; None for a caller that knows that the
                 models which it calls are deployed.
+            inject_trace: makes the argument that takes the caller's span along; None where tracing is off.
         """
+        self._inject_trace = inject_trace
         self._list_deployed = list_deployed
         self._checked_s: dict[str, float] = {}
         self._handles: dict[str, dict[str, DeploymentHandle[Any]]] = {}
@@ -85,7 +91,7 @@ class HandleClient:
         for _ in range(MAX_ATTEMPTS):
             has_started = False
             handles = await self._get_handles(model)
-            response: Any = handles["stream"].remote(body, content_type, request_id)
+            response: Any = handles["stream"].remote(body, content_type, request_id, **self._make_options())
             try:
                 with _translate_errors(model):
                     await _wait_for_replica(model, response, REPLICA_WAIT_S)
@@ -110,13 +116,18 @@ class HandleClient:
                 for _ in range(MAX_ATTEMPTS):
                     with contextlib.suppress(RayActorError), _translate_errors(model):
                         handles = await self._get_handles(model)
-                        status, *result = await _call_once(model, handles[method], timeout_s, arguments)
+                        status, *result = await _call_once(
+                            model, handles[method], timeout_s, arguments, self._make_options()
+                        )
                         if status != 200:
                             raise parse_error(status, result[0])
                         return tuple(result)
         except TimeoutError:
             raise DeadlineExceeded(f"no response within {timeout_s:.3g} s; try again, or send less") from None
         raise Unavailable(f"{MAX_ATTEMPTS} replicas of {model} died during this request")
+
+    def _make_options(self) -> dict[str, Any]:
+        return self._inject_trace() if self._inject_trace else {}
 
     async def _get_handles(self, model: str) -> dict[str, DeploymentHandle[Any]]:
         await self._check_deployed(model)
@@ -144,8 +155,10 @@ class HandleClient:
         self._checked_s[model] = time.monotonic()
 
 
-async def _call_once(model: str, handle: DeploymentHandle[Any], timeout_s: float, arguments: tuple[Any, ...]) -> Any:
-    response: Any = handle.remote(*arguments)
+async def _call_once(
+    model: str, handle: DeploymentHandle[Any], timeout_s: float, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    response: Any = handle.remote(*arguments, **options)
     try:
         await _wait_for_replica(model, response, min(timeout_s, REPLICA_WAIT_S))
         return await _await_result(response)

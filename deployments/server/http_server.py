@@ -44,10 +44,10 @@ _ASGI = {"version": "3.0", "spec_version": "2.3"}
 logger = logging.getLogger("ray.serve")
 
 
-OnFinished = Callable[[str, int, float], None]
+OnFinished = Callable[[int, float], None]
 
 
-def _ignore(method: str, status: int, duration_s: float) -> None:
+def _ignore(status: int, duration_s: float) -> None:
     """Where nobody counts."""
 
 
@@ -59,7 +59,7 @@ class HttpServer:
 
         Args:
             app: the application.
-            on_finished: told method, status and seconds of each request; 499 where the caller left before the response.
+            on_finished: told status and seconds of each request; 499 where the caller left before the response.
         """
         self.app, self.on_finished = app, on_finished
         self.ongoing = 0
@@ -283,7 +283,7 @@ class _Exchange:
         finally:
             server = connection.server
             server.ongoing -= 1
-            server.on_finished(self._scope["method"], self._status, time.perf_counter() - self._started_s)
+            server.on_finished(self._status, time.perf_counter() - self._started_s)
             if self._is_sent:
                 connection.finish(self)
             else:

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from deployments.errors import ClientError
+from deployments.observability.observation import Observation
 from deployments.server.asgi import App
 from deployments.server.edge_check import EdgeCheck
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, ErrorResponses
@@ -35,9 +36,11 @@ GrpcMethod = Callable[[bytes, Any], Awaitable[bytes]]
 """A unary method: from a serialized request and grpc.aio's context to a serialized response."""
 
 
-def compose_http(routes: App, limits: Limits, secret: str) -> App:
-    """Put the layers around routes, outermost first: errors, the edge's secret, limits."""
-    return ErrorResponses(EdgeCheck(RequestLimits(routes, limits), secret))
+def compose_http(routes: App, limits: Limits, secret: str, observation: Observation | None = None) -> App:
+    """Put the layers around routes, outermost first: the trace if it is on, errors, the edge's secret, limits."""
+    observation = observation or Observation()
+    app: App = ErrorResponses(EdgeCheck(RequestLimits(routes, limits), secret), observation.statistics.errors)
+    return observation.tracer.trace_app(app) if observation.tracer else app
 
 
 def compose_grpc(method: GrpcMethod, *, name: str) -> GrpcMethod:
