@@ -17,8 +17,8 @@ from ray import serve
 from ray.exceptions import RayError
 
 from deployments.edge.directory import get_directory
-from deployments.edge.haproxy import HAProxy
-from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
+from deployments.edge.haproxy import HAProxy, make_private_dir
+from deployments.edge.state import CONTROL, EDGE, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
 from deployments.edge.template import (
     Files,
     get_server_options,
@@ -27,8 +27,11 @@ from deployments.edge.template import (
     render_config,
     write_files,
 )
+from deployments.observability.access_log import AccessLog
+from deployments.observability.edge_spans import EdgeSpans
 from deployments.observability.exposition import Reports
 from deployments.observability.node_metrics import NodeList, NodeMetrics
+from deployments.observability.tracing import build_tracer
 from deployments.ray_internals import bind_replica_port
 from deployments.server.edge_check import EdgeCheck
 from deployments.server.error_responses import ErrorResponses
@@ -70,8 +73,11 @@ class Edge:
             self._fetch_edges,
         )
         self._metrics_address = ""
-        self._haproxy = HAProxy(folder, self._settings.haproxy)
         self._folder = folder
+        self._tracer = build_tracer(self._settings.tracing, EDGE, 0, self._id)
+        self._access_log = self._open_access_log()
+        descriptor = self._access_log.descriptor if self._access_log else None
+        self._haproxy = HAProxy(folder, self._settings.haproxy, descriptor)
         self._removed: set[str] = set()
         # Whether HAProxy has the whole state; where a change has failed, it gets all of it anew.
         self._is_applied = False
@@ -83,6 +89,16 @@ class Edge:
         await self._restart()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
+
+    def _open_access_log(self) -> AccessLog | None:
+        edge = self._settings.edge
+        if not edge.access_log and not self._tracer:
+            return None
+        make_private_dir(self._folder)
+        on_traced = EdgeSpans(self._tracer).add if self._tracer else None
+        access_log = AccessLog(self._folder, edge.access_log_bytes, writes=edge.access_log, on_traced=on_traced)
+        access_log.start(asyncio.get_running_loop())
+        return access_log
 
     async def _fetch_edges(self) -> dict[str, bool]:
         """The ids of the nodes with an edge, and whether edges speak TLS."""
@@ -106,6 +122,10 @@ class Edge:
             task.cancel()
         await self._haproxy.stop()
         await self._metrics.close()
+        if self._access_log:
+            self._access_log.close(asyncio.get_running_loop())
+        if self._tracer:
+            self._tracer.close()
 
     async def _follow(self) -> None:
         """Bring about every state that the directory tells; while it is away, the last one stands."""

@@ -92,6 +92,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
         access_log=edge.access_log,
+        sample_millionths=round(1e6 * settings.tracing.sample_ratio) if settings.tracing.endpoint else None,
         header_timeout_s=round(edge.request_header_timeout_s),
         client_timeout_s=max([MIN_SILENCE_S, *(route.max_silence_s for route in state.routes)]),
         hard_stop_s=round(settings.limits.stream_timeout_s + settings.limits.request_timeout_s),

@@ -68,6 +68,8 @@ class NodeList:
 
 
 def _list_nodes() -> list[Node]:
+    if not ray.is_initialized():
+        raise ConnectionError("this process is not Ray's")
     return [
         Node(node["NodeID"], node["NodeManagerAddress"], node["MetricsExportPort"])
         for node in ray.nodes()

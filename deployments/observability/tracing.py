@@ -1,6 +1,6 @@
 """Tracing: spans of a replica's requests, sent by OTLP over HTTP; only there where `tracing.endpoint` is set.
 
-Request walk: http_server.py -> [tracing.py] -> error_responses.py
+Request walk: deployments.server.http_server -> [tracing.py] -> deployments.server.error_responses
 The edge decides what is sampled, gives each such request its W3C trace context and is the parent of the span here:
 https://www.w3.org/TR/trace-context/. What is not sampled costs a look-up of one header. Queue and passes are spans made
 afterwards from their times; a call by a handle carries its context as an argument.
