@@ -3,6 +3,7 @@
 It extends training's part, since what is served comes from the registry.
 """
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -97,6 +98,19 @@ class TracingSettings(StrictModel):
         le=1,
         description="Share of requests that are traced; one that comes with a trace context follows its flag.",
     )
+
+    @model_validator(mode="after")
+    def _check_installed(self) -> "TracingSettings":
+        if self.endpoint and not _has_exporter():
+            raise ValueError("endpoint needs OpenTelemetry's exporter; install Shoal with its extra: '.[tracing]'")
+        return self
+
+
+def _has_exporter() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 class ServingSettings(TrainingSettings):
