@@ -37,9 +37,10 @@ def write_monitoring(settings: Settings, cluster: Cluster, folder: Path) -> list
 
 def _build_config(settings: Settings, cluster: Cluster) -> dict[str, object]:
     """One job; the edge tells the address of each node. Both need a key, which Prometheus reads from a file."""
-    key = {"credentials_file": str(settings.home / "secrets" / secrets.ADMIN_KEY)}
+    # The type is its default, which Prometheus 2.42 forgets in service discovery.
+    key = {"type": "Bearer", "credentials_file": str(settings.home / "secrets" / secrets.ADMIN_KEY)}
     discovery = {"url": cluster.url + TARGETS_PATH, "authorization": key, "refresh_interval": "10s"}
-    job = {"job_name": JOB, "authorization": key, "http_sd_configs": [discovery]}
+    job = {"job_name": JOB, "authorization": dict(key), "http_sd_configs": [discovery]}
     return {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL},
         "rule_files": [ALERTS_FILE],

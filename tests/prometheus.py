@@ -1,4 +1,4 @@
-"""A real Prometheus of the tests' own, in a new folder and on a free port; promtool; queries as a dashboard has them."""
+"""A real Prometheus of the tests' own, in a new folder and on a free port; queries as dashboards have them."""
 
 import contextlib
 import json
@@ -65,7 +65,7 @@ class Prometheus:
 def run_prometheus(
     folder: Path, adapt_rule: Callable[[str, str], str] = lambda name, expr: expr
 ) -> Iterator[Prometheus]:
-    """Run Prometheus on what `shoal monitoring` wrote, scraping each second, with windows and waits of seconds.
+    """Run Prometheus on what `shoal monitoring` wrote, scraping every two seconds, with windows and waits of seconds.
 
     Args:
         folder: of prometheus.yml and alerts.yaml; they are changed.
@@ -73,13 +73,13 @@ def run_prometheus(
     """
     program = find_program("prometheus")
     config = yaml.safe_load((folder / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
+    config["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s", "scrape_timeout": "2s"}
     config["scrape_configs"][0]["http_sd_configs"][0]["refresh_interval"] = "1s"
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     rules = yaml.safe_load((folder / "alerts.yaml").read_text())
     for rule in rules["groups"][0]["rules"]:
         rule["for"] = "1s"
-        rule["expr"] = adapt_rule(rule["alert"], _DURATION.sub("[6s]", rule["expr"]))
+        rule["expr"] = adapt_rule(rule["alert"], _DURATION.sub("[10s]", rule["expr"]))
     (folder / "alerts.yaml").write_text(yaml.safe_dump(rules))
     port = find_port()
     options = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={folder / 'data'}"]
@@ -117,6 +117,6 @@ def list_panels() -> list[tuple[str, str]]:
         dashboard = json.loads(file.read_text())
         for panel in dashboard["panels"]:
             for target in panel["targets"]:
-                expression = target["expr"].replace("$__rate_interval", "6s").replace("$model", ".*")
+                expression = target["expr"].replace("$__rate_interval", "10s").replace("$model", ".*")
                 panels.append((f"{dashboard['title']} / {panel['title']}", expression))
     return panels
