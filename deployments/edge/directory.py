@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from deployments.edge.state import EdgeState, Member, Route
+from deployments.observability.json_logs import configure_logging
 from deployments.scaling.report import ReplicaReport
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
@@ -44,6 +45,7 @@ class Directory:
 
     def __init__(self) -> None:
         settings = ServingSettings()
+        configure_logging(settings.log_format)
         self._settings = settings
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
         self._members: dict[str, Member] = {}

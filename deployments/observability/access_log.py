@@ -28,7 +28,7 @@ class AccessLog:
         """Open the pipe; its lines are read after `start`.
 
         Args:
-            folder: of the edge's files.
+            folder: of the edge's files; closed to other users.
             max_bytes: of the file, before it is rotated.
             writes: whether lines go into the file.
             on_traced: is called with each line of a sampled request.
@@ -41,7 +41,6 @@ class AccessLog:
                 file, maxBytes=max_bytes, backupCount=BACKUPS, encoding="utf-8", errors="surrogateescape"
             )
             self._file.terminator = ""
-            file.chmod(0o600)
         pipe = folder / PIPE_NAME
         if not pipe.is_fifo():
             pipe.unlink(missing_ok=True)
