@@ -16,9 +16,10 @@ import asyncio
 import math
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -28,11 +29,11 @@ from torch import Tensor, nn
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
 from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
-from deployments.models.chunks import Chunk, PendingRequest, resolve_futures, split_outputs
+from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, record_pass, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.protocols.arrays import Array, Outputs, Rows
 from deployments.scaling.profile import MIN_PASS_S, PassTiming, choose_pass_rows
-from deployments.scaling.report import PassReport
+from deployments.scaling.report import LatencyHistogram, PassReport
 from deployments.server.scheduling import Scheduling
 from training.bundle.program.interpreter import ProgramModule
 
@@ -49,13 +50,19 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 @dataclass
 class BatchStatistics:
-    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds."""
+    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds.
+
+    Histograms are of the passes' seconds and of each request's in the queue; pass_rows counts passes by their rows.
+    """
 
     passes: int = 0
     rows: int = 0
     time_steps: int = 0
     padding: int = 0
     busy_s: float = 0.0
+    durations: LatencyHistogram = field(default_factory=LatencyHistogram)
+    waits: LatencyHistogram = field(default_factory=LatencyHistogram)
+    pass_rows: Counter[int] = field(default_factory=Counter)
 
 
 class Batcher:
@@ -199,12 +206,15 @@ class Batcher:
             running_s = max(0.0, admission.estimator.estimate_pass_s(self._running_rows) - elapsed_s)
         admission.check(rows, scheduling, running_s)
 
-    async def forward(self, rows: Rows, scheduling: Scheduling | None = None) -> Outputs:
+    async def forward(
+        self, rows: Rows, scheduling: Scheduling | None = None, timing: RequestTiming | None = None
+    ) -> Outputs:
         """Run rows through the net, together with those of other requests.
 
         Args:
             rows: of one request, B of them.
             scheduling: its deadline and priority, if it has one.
+            timing: is filled in.
 
         Returns:
             The net's outputs, each of shape (B, ...), or (B, T, ...) with T the length of the request's longest row.
@@ -218,7 +228,7 @@ class Batcher:
             DeadlineExceeded: its deadline is past, or would be if it were alone.
         """
         self.check_admission(scheduling, len(rows))
-        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), scheduling)
+        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), scheduling, timing)
         if isinstance(rows, list):
             self._enqueue(request, self._split_by_length(request, rows))
         else:
@@ -242,6 +252,12 @@ class Batcher:
             refused=self._admission.refused if self._admission else 0,
             late_rows=queue.late_rows,
             abandoned_rows=queue.abandoned_rows,
+            time_steps=statistics.time_steps,
+            padding=statistics.padding,
+            waits=tuple(statistics.waits.counts),
+            wait_s=statistics.waits.sum_s,
+            durations=tuple(statistics.durations.counts),
+            pass_rows=dict(statistics.pass_rows),
         )
 
     async def check_health(self, max_pass_s: float) -> None:
@@ -328,6 +344,7 @@ class Batcher:
         if batch.chunks:
             statistics.passes += 1
             statistics.rows += batch.rows
+            statistics.pass_rows[batch.rows] += 1
             statistics.time_steps += batch.rows * batch.longest
             statistics.padding += batch.rows * batch.longest - batch.time_steps
         return batch
@@ -352,7 +369,10 @@ class Batcher:
         started_s = perf_counter()
         outputs = self._try_batch(batch.chunks)
         end_s = perf_counter()
-        self.statistics.busy_s += end_s - started_s
+        statistics = self.statistics
+        statistics.busy_s += end_s - started_s
+        statistics.durations.record(end_s - started_s)
+        record_pass(batch.chunks, batch.rows, started_s, end_s, statistics.waits)
         if self._admission is not None:
             # From the end of the pass before, where one was: what comes between two passes takes its time, too.
             self._admission.record_pass(batch.rows, end_s - (self._last_end_s or started_s), end_s)

@@ -6,23 +6,62 @@ Request walk: batching.py -> [chunks.py]
 
 import asyncio
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 from deployments.protocols.arrays import Array, Outputs
+from deployments.scaling.report import LatencyHistogram
 from deployments.server.scheduling import Scheduling
 
 _UNSCHEDULED = Scheduling()
 
 
+@dataclass(slots=True)
+class RequestTiming:
+    """When a request was in the queue and in passes, by time.perf_counter, for whoever traces it.
+
+    Attributes:
+        queued_s: when it came.
+        started_s: start of its first pass; 0 where it had none.
+        ended_s: end of its last one.
+        passes: that its rows took.
+        pass_rows: rows of all requests in its largest pass.
+    """
+
+    queued_s: float = 0.0
+    started_s: float = 0.0
+    ended_s: float = 0.0
+    passes: int = 0
+    pass_rows: int = 0
+
+
 class PendingRequest:
     """A request on its way: its number of rows, and the outputs of those that are through."""
 
-    __slots__ = ("deadline_s", "future", "parts", "priority", "remaining_rows", "rows", "timeout_s")
+    __slots__ = (
+        "deadline_s",
+        "future",
+        "is_started",
+        "parts",
+        "priority",
+        "queued_s",
+        "remaining_rows",
+        "rows",
+        "timeout_s",
+        "timing",
+    )
 
-    def __init__(self, future: "asyncio.Future[Outputs]", rows: int, scheduling: Scheduling | None = None) -> None:
+    def __init__(
+        self,
+        future: "asyncio.Future[Outputs]",
+        rows: int,
+        scheduling: Scheduling | None = None,
+        timing: RequestTiming | None = None,
+    ) -> None:
         self.future, self.rows, self.remaining_rows = future, rows, rows
         self.deadline_s, self.priority, self.timeout_s = scheduling or _UNSCHEDULED
+        self.queued_s, self.is_started, self.timing = perf_counter(), False, timing
         self.parts: list[tuple[slice | Array, Outputs]] = []
 
 
@@ -80,6 +119,29 @@ def split_outputs(batch: list[Chunk], y_N: Outputs, has_time_axis: tuple[bool, .
             )
         )
     return outputs
+
+
+def record_pass(batch: list[Chunk], rows: int, started_s: float, ended_s: float, waits: LatencyHistogram) -> None:
+    """Record a pass: how long each request that it began had waited, and the timing of those that are traced.
+
+    Args:
+        batch: its chunks.
+        rows: of all of them.
+        started_s: its start, by time.perf_counter.
+        ended_s: its end.
+        waits: takes the seconds in the queue.
+    """
+    for chunk in batch:
+        request = chunk.request
+        if not request.is_started:
+            request.is_started = True
+            waits.record(started_s - request.queued_s)
+        timing = request.timing
+        if timing is not None:
+            timing.queued_s, timing.ended_s = request.queued_s, ended_s
+            timing.started_s = timing.started_s or started_s
+            timing.passes += 1
+            timing.pass_rows = max(timing.pass_rows, rows)
 
 
 def resolve_futures(batch: list[Chunk], outputs: list[Outputs | Exception]) -> None:
