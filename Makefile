@@ -38,10 +38,10 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 # Benchmarks of serving (needs wrk) compared with FastAPI, LitServe, mosec and Ray Serve, of HTTP servers, of bf16 and compiled variants,
-# of training compared with torchrun, and of waits compared with bare Ray.
+# of training compared with torchrun, of waits compared with bare Ray, and of simulated canaries.
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	for name in serving servers payloads compute pipelines client precision training waits; do \
+	for name in serving servers payloads compute pipelines client precision training waits canary; do \
 		$(BIN)/python tests/benchmarks/$$name.py $(ARGS) || exit 1; done
 
 # Compile the gRPC messages after a change of open_inference.proto.

@@ -24,6 +24,7 @@ from training.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cluster.model_profiles import ModelProfiles
     from deployments.client import Client
     from deployments.rollout.canary import Canary
     from deployments.rollout.criteria import Criteria
@@ -170,6 +171,30 @@ class Shoal:
                 compile=compile,
                 origin=make_origin(reason),
             )
+
+    def profile(
+        self,
+        reference: str,
+        *,
+        dtype: Dtype | None = None,
+        compile: bool | None = None,  # noqa: A002 - torch's word
+        cpus: float | None = None,
+        refresh: bool = False,
+        on_status: OnStatus = _ignore,
+    ) -> ModelProfiles:
+        """How fast a version is, as its replicas or this machine measured; its `plan` says what a rate takes.
+
+        Args:
+            reference: NAME (the deployed version, or else the newest), NAME:VERSION or NAME@ALIAS.
+            dtype: measure this precision here.
+            compile: measure the compiled net here.
+            cpus: measure with the threads of so many CPUs here.
+            refresh: measure anew here.
+            on_status: told what goes on.
+        """
+        from cluster.model_profiles import MeasureOptions, find_profiles
+
+        return find_profiles(self.settings, reference, MeasureOptions(dtype, compile, cpus, refresh), on_status)
 
     def apply(self, pipeline: Pipeline, *, reason: str = "", on_status: OnStatus = _ignore) -> PipelineDeployment:
         """Serve a pipeline of deployed models at /v2/models/NAME; returns when it answers."""

@@ -103,7 +103,7 @@ def build_serve_config(
                 else _build_model_config(deployment, settings, listen.host, replicas.get(deployment.name, 1))
                 for deployment in deployments
             ),
-            *(_build_model_config(canary, settings, listen.host, suffix=CANARY_SUFFIX) for canary in canaries),
+            *(_build_model_config(_keep_awake(each), settings, listen.host, suffix=CANARY_SUFFIX) for each in canaries),
         ],
     }
 
@@ -158,6 +158,12 @@ def _build_model_config(
     config = _build_scaled_config(name, bind_model, args, deployment.scale, endpoint.limits, replicas)
     config["deployments"][0]["ray_actor_options"]["runtime_env"] = preload.RUNTIME_ENV
     return config
+
+
+def _keep_awake(canary: ModelDeployment) -> ModelDeployment:
+    """A canary that slept could not be compared."""
+    scale = canary.scale.model_copy(update={"min_replicas": max(1, canary.scale.min_replicas)})
+    return canary.model_copy(update={"scale": scale})
 
 
 def _build_pipeline_config(deployment: PipelineDeployment, host: str, replicas: int) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_an_error_of_the_inspection_reaches_the_test() -> None:
 
     with run_answers(answer_ok) as url:
         load = OpenLoop(url, schedule_arrivals([Step(1, 100)], "constant"), get(url), inspect=inspect)
-        with pytest.raises(ValueError, match="response 0"), load:
+        with pytest.raises(ValueError, match="response"), load:
             load.wait()
 
 

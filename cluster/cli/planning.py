@@ -51,13 +51,14 @@ def profile(
     Of a deployed model it is what its replicas measured when they started; any other version is measured here. With a
     goal, how many requests a replica answers within it.
     """
-    from cluster.model_profiles import MeasureOptions, find_profiles
+    from cluster.shoal import Shoal
 
     if plot is not None and plot.suffix != ".png":
         raise typer.BadParameter(f"{plot} is no .png file", param_hint="--plot")
     with show_status(f"profile of {reference}") as on_status:
-        options = MeasureOptions(dtype, compile_, cpus, refresh)
-        found = find_profiles(context.settings, reference, options, on_status)
+        found = Shoal(context.settings).profile(
+            reference, dtype=dtype, compile=compile_, cpus=cpus, refresh=refresh, on_status=on_status
+        )
     goal = found.slo_p99_s if slo_p99 is None else slo_p99
     described = [_describe_profile(found, each, goal, rows_per_request) for each in found.profiles]
     if plot is not None:
@@ -93,11 +94,11 @@ def plan(
     Replicas are simulated with the profile of each variant that was deployed or that `shoal profile` has measured; the
     one that needs the fewest processors is chosen.
     """
-    from cluster.model_profiles import find_profiles
+    from cluster.shoal import Shoal
     from training.errors import UserError
 
     with show_status(f"plan for {reference}") as on_status:
-        found = find_profiles(context.settings, reference, on_status=on_status)
+        found = Shoal(context.settings).profile(reference, on_status=on_status)
         goal = found.slo_p99_s if slo_p99 is None else slo_p99
         if goal is None:
             raise UserError(f"{found.name} has no goal; give one: --slo-p99 SECONDS")

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Canaries and shadows: versions beside the deployed one.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_models)]
 
+# Options of `deploy`.
+CanaryPercent = Annotated[
+    str | None, typer.Option(metavar="PERCENT", help="Beside the deployed version, for a share of the requests.")
+]
+Steps = Annotated[str | None, typer.Option(metavar="PERCENTS", help="Shares of a canary, rising to 100: 5,25,50,100.")]
+ShadowPercent = Annotated[
+    str | None, typer.Option(metavar="PERCENT", help="Send it copies of a share of the requests.")
+]
+SplitBy = Annotated[
+    str, typer.Option(metavar="BY", help="What a canary's share is of: caller, request or header:NAME.")
+]
+MinStep = Annotated[float | None, typer.Option(help="Seconds that a canary's step lasts at least.")]
+MinAgreement = Annotated[float | None, typer.Option(help="Share of shadow copies whose answers must agree; 0.95, say.")]
+
 DEFAULT_SHARES = (25.0, 50.0, 100.0)
 """What follows the percent of --canary, as far as it is more."""
 
@@ -146,11 +160,14 @@ def _print_evidence(canary: "Canary") -> None:
 
 
 def _format_sample(evidence: "MetricEvidence", sample: "SampleEvidence") -> str:
+    from deployments.scaling.report import MAX_LATENCY_S
+
     if sample.value is None:
         return "none yet"
     if evidence.metric in ("errors", "agreement"):
         return f"{sample.value:.2%} of {sample.total:,} ({sample.low:.2%} to {sample.high:.2%})"
-    return f"{sample.value * 1000:.3g} ms ({sample.low * 1000:.3g} to {sample.high * 1000:.3g})"
+    high = f"{sample.high * 1000:.3g}" if sample.high < MAX_LATENCY_S else "any"
+    return f"{sample.value * 1000:.3g} ms ({sample.low * 1000:.3g} to {high})"
 
 
 def _get_missing(canary: "Canary") -> list[str]:

@@ -1,13 +1,27 @@
 """Subcommands of serving: deploy (a model), apply (a pipeline's file), undeploy."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.cli import deploy_options as options
 from cluster.cli.completion import complete_models
-from cluster.cli.rollout import build_plan, describe_rollout
+from cluster.cli.rollout import (
+    CanaryPercent,
+    MinAgreement,
+    MinStep,
+    ShadowPercent,
+    SplitBy,
+    Steps,
+    build_plan,
+    describe_rollout,
+)
 from cluster.cli.terminal import Reason, Reference, context, print_line, print_note, show_status
+
+if TYPE_CHECKING:
+    from cluster.shoal import Shoal
+    from deployments.specs.model_deployment import ModelDeployment
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -18,46 +32,24 @@ def add_commands(app: typer.Typer) -> None:
 
 def deploy(
     reference: Reference,
-    min_replicas: Annotated[
-        int | None, typer.Option(help="Replicas that always run; 0: it sleeps while nobody calls.")
-    ] = None,
-    max_replicas: Annotated[int | None, typer.Option(help="Replicas at most; Serve scales between the two.")] = None,
-    target: Annotated[float | None, typer.Option(help="Requests in one replica that scaling aims at.")] = None,
-    slo_p99: Annotated[
-        float | None,
-        typer.Option(
-            help="Goal: seconds within which 99% of the requests are answered; passes and scaling then follow from the "
-            "model's profile. 0: none."
-        ),
-    ] = None,
-    upscale_delay: Annotated[float | None, typer.Option(help="Seconds for which more must have been needed.")] = None,
-    downscale_delay: Annotated[float | None, typer.Option(help="Seconds for which fewer must have sufficed.")] = None,
-    downscale_to_zero_delay: Annotated[
-        float | None, typer.Option(help="Seconds without a call before it sleeps.")
-    ] = None,
-    cpus: Annotated[float | None, typer.Option(help="CPUs of one replica.")] = None,
-    gpus: Annotated[
-        float | None, typer.Option(help="GPUs of one replica, or a share of one; 1 where the cluster has any.")
-    ] = None,
-    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")] = "fp32",
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")] = False,
+    min_replicas: options.MinReplicas = None,
+    max_replicas: options.MaxReplicas = None,
+    target: options.Target = None,
+    slo_p99: options.SloP99 = None,
+    upscale_delay: options.UpscaleDelay = None,
+    downscale_delay: options.DownscaleDelay = None,
+    downscale_to_zero_delay: options.DownscaleToZeroDelay = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    dtype: options.Dtype = "fp32",
+    compile_: options.Compile = False,
     reason: Reason = "",
-    canary: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Beside the deployed version, for a share of the requests.")
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="PERCENTS", help="Shares of a canary, rising to 100: 5,25,50,100.")
-    ] = None,
-    shadow: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Send it copies of a share of the requests.")
-    ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="BY", help="What a canary's share is of: caller, request or header:NAME.")
-    ] = "",
-    min_step: Annotated[float | None, typer.Option(help="Seconds that a canary's step lasts at least.")] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(help="Share of shadow copies whose answers must agree; 0.95, say.")
-    ] = None,
+    canary: CanaryPercent = None,
+    steps: Steps = None,
+    shadow: ShadowPercent = None,
+    split: SplitBy = "",
+    min_step: MinStep = None,
+    min_agreement: MinAgreement = None,
 ) -> None:
     """Serve a published version at /v2/models/NAME.
 
@@ -89,22 +81,25 @@ def deploy(
     plan = build_plan(canary, steps, shadow, split, min_step, min_agreement)
     require_cluster(context.settings)
     interrupt_on_termination()
+    choices: dict[str, Any] = {"scale": changes, "dtype": dtype, "compile": compile_, "reason": reason}
+    with show_status(f"deploying {reference}") as on_status:
+        if plan:
+            rollout = shoal.deploy_canary(reference, **plan, **choices, on_status=on_status)
+        else:
+            deployment = shoal.deploy(shoal.registry.resolve(reference), **choices, on_status=on_status)
     if plan:
-        with show_status(f"deploying {reference}") as on_status:
-            options: dict[str, Any] = {"scale": changes, "dtype": dtype, "compile": compile_, "reason": reason}
-            rollout = shoal.deploy_canary(reference, **plan, **options, on_status=on_status)
         print_line(describe_rollout(rollout))
         print_note(f"next: shoal rollout status {rollout.spec.name}")
-        return
-    with show_status(f"deploying {reference}") as on_status:
-        version = shoal.registry.resolve(reference)
-        deployment = shoal.deploy(
-            version, scale=changes, dtype=dtype, compile=compile_, reason=reason, on_status=on_status
-        )
-    bounds = f"{deployment.scale.min_replicas}-{deployment.scale.max_replicas}"
+    else:
+        _print_deployed(shoal, deployment)
+
+
+def _print_deployed(shoal: "Shoal", deployment: "ModelDeployment") -> None:
+    endpoint, scale = deployment.endpoint, deployment.scale
     url = f"{shoal.cluster.url}/v2/models/{deployment.name}"
-    print_line(f"deployed {version} at {url} (replicas {bounds}, {deployment.endpoint.variant})")
-    print_note(_describe_others(shoal.registry.list_versions(version.name), version.version))
+    bounds = f"{scale.min_replicas}-{scale.max_replicas}"
+    print_line(f"deployed {deployment.name}:{endpoint.version} at {url} (replicas {bounds}, {endpoint.variant})")
+    print_note(_describe_others(shoal.registry.list_versions(deployment.name), endpoint.version))
     print_note(f"next: shoal predict {deployment.name} FILE|JSON")
 
 

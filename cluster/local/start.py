@@ -62,9 +62,8 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         check_tls(settings)
     stop_cluster(settings)
     _make_private_dir(temp_dir(settings.home))
-    secrets.ensure_secret(settings.home, secrets.ADMIN_KEY)
-    secrets.ensure_secret(settings.home, secrets.RAY_TOKEN)
-    secrets.ensure_secret(settings.home, secrets.EDGE_SECRET)
+    for name in (secrets.ADMIN_KEY, secrets.RAY_TOKEN, secrets.EDGE_SECRET):
+        secrets.ensure_secret(settings.home, name)
     ports = Ports()
     # A run's own cluster serves nothing, and must not fail where another one does.
     set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)

@@ -5,6 +5,7 @@ The controller decides inside the cluster, and starts this module as a process t
 and the checks of a command: a version that is promoted is deployed as by `shoal deploy`, with a revision.
 """
 
+import contextlib
 import sys
 import time
 
@@ -55,7 +56,9 @@ def begin(settings: Settings, cluster: Cluster, spec: CanarySpec, on_status: OnS
             while (canary := _get(store, canary)).state.phase == "starting":
                 if time.monotonic() > deadline:
                     raise ServiceError(f"version {spec.version} is not up within {settings.deploy_timeout_s:g} s")
-                capacity.observe(serve.fetch_applications())
+                # The message is a help only.
+                with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
+                    capacity.observe(serve.fetch_applications())
                 capacity.report(f"version {spec.version} starts beside version {spec.stable_version}")
                 time.sleep(POLL_INTERVAL_S)
         except BaseException as error:

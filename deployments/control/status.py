@@ -6,14 +6,21 @@ cluster came up has been brought up, or has failed; never false again), ready (e
 
 import asyncio
 import time
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
-from deployments.control.summary import FAILED_STATUSES, DeploymentSummary, ReplicaWindows, summarize_deployments
+from deployments.control.summary import (
+    FAILED_STATUSES,
+    NOT_STARTED,
+    DeploymentSummary,
+    ReplicaWindows,
+    summarize_deployments,
+)
 from deployments.ray_internals import fetch_serve_details
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import ASLEEP, DeploymentRecord
@@ -24,12 +31,24 @@ STATUS_INTERVAL_S = 1.0
 MAX_STATUS_AGE_S = 60.0
 
 
+class ApplicationState(NamedTuple):
+    """What Serve says of an application.
+
+    Attributes:
+        status: of the application.
+        replicas: how many there are in each state.
+    """
+
+    status: str
+    replicas: dict[str, int]
+
+
 class DeploymentStatus:
     """What is deployed, and how each deployment is doing."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self.store = DeploymentStore(settings.platform)
-        self._applications: dict[str, ApplicationStatusOverview] = {}
+        self._applications: dict[str, ApplicationState] = {}
         self._fetched_s = self._answered_s = float("-inf")
         self._details: dict[str, Any] = {}
         self._details_fetched_s = float("-inf")
@@ -98,14 +117,15 @@ class DeploymentStatus:
         record = (await asyncio.to_thread(self.list_deployed)).get(name)
         return record is not None and record.scale.min_replicas == 0
 
-    def _fetch_applications(self) -> dict[str, ApplicationStatusOverview]:
+    def _fetch_applications(self) -> dict[str, ApplicationState]:
         """Fetch Serve's status, at most once per STATUS_INTERVAL_S, whoever calls.
 
         While Serve's controller restarts, replicas go on answering, and the last status stands.
         """
         if time.monotonic() - self._fetched_s > STATUS_INTERVAL_S:
             try:
-                self._applications = serve.status().applications
+                applications = serve.status().applications
+                self._applications = {name: self._read_state(name, each) for name, each in applications.items()}
                 self._answered_s = time.monotonic()
             except (RayError, RayServeException):
                 if time.monotonic() - self._answered_s > MAX_STATUS_AGE_S:
@@ -113,30 +133,32 @@ class DeploymentStatus:
             self._fetched_s = time.monotonic()
         return self._applications
 
+    def _read_state(self, name: str, application: ApplicationStatusOverview) -> ApplicationState:
+        status = application.status.value
+        if status == "DEPLOYING" and not application.deployments and name in self._applications:
+            # While Serve builds a changed application, for some seconds, it lists none of its replicas; they go on.
+            return ApplicationState(status, self._applications[name].replicas)
+        replicas: Counter[str] = Counter()
+        for deployment in application.deployments.values():
+            # Keys are texts, though Ray 2.60 declares an enum, whose members equal them.
+            replicas.update({str(state): count for state, count in deployment.replica_states.items() if count})
+        return ApplicationState(status, dict(replicas))
 
-def _get_status(record: DeploymentRecord, application: ApplicationStatusOverview | None) -> str:
+
+def _get_status(record: DeploymentRecord, application: ApplicationState | None) -> str:
     if application is None:
-        return "NOT_STARTED"
-    status: str = application.status.value
-    sleeps = record.scale.min_replicas == 0 and status == "RUNNING" and not _has_running_replica(application)
-    return ASLEEP if sleeps else status
+        return NOT_STARTED
+    sleeps = record.scale.min_replicas == 0 and application.status == "RUNNING"
+    return ASLEEP if sleeps and not application.replicas.get("RUNNING") else application.status
 
 
-def _has_running_replica(application: ApplicationStatusOverview | None) -> bool:
-    deployments = application.deployments if application else {}
-    # Keys are texts, though Ray 2.60 declares an enum, whose members equal them.
-    return any(
-        state == "RUNNING" and count > 0
-        for deployment in deployments.values()
-        for state, count in deployment.replica_states.items()
-    )
-
-
-def _is_available(application: ApplicationStatusOverview | None, record: DeploymentRecord) -> bool:
+def _is_available(application: ApplicationState | None, record: DeploymentRecord) -> bool:
     """Whether a replica runs, or the deployment sleeps and wakes for a request."""
-    return _has_running_replica(application) or _get_status(record, application) == ASLEEP
+    if application is None:
+        return False
+    return application.replicas.get("RUNNING", 0) > 0 or _get_status(record, application) == ASLEEP
 
 
-def _has_settled(application: ApplicationStatusOverview | None, record: DeploymentRecord) -> bool:
-    has_failed = application is not None and application.status.value in FAILED_STATUSES
+def _has_settled(application: ApplicationState | None, record: DeploymentRecord) -> bool:
+    has_failed = application is not None and application.status in FAILED_STATUSES
     return has_failed or _is_available(application, record)

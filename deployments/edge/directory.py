@@ -144,7 +144,11 @@ class Directory:
 
     async def keep_profile(self, profile: Profile) -> None:
         """Keep a replica's profile on the head, where commands read it: the replica may be on another node."""
-        await asyncio.to_thread(ProfileCache(self._settings.home / "cache" / PROFILES).save, profile)
+        cache = ProfileCache(self._settings.home / "cache" / PROFILES)
+        # A replica on another node may have an older one.
+        known = await asyncio.to_thread(cache.load, profile.key)
+        if known is None or known.measured_at <= profile.measured_at:
+            await asyncio.to_thread(cache.save, profile)
 
     async def may_sleep(self, name: str) -> bool:
         """Whether a model or pipeline has no replica while nobody calls it."""
@@ -189,10 +193,7 @@ class Directory:
             *(Route.of(record.endpoint) for record in self._deployments.list_records()),
             *(Route.of(each.spec.deployment.endpoint, each.spec.application) for each in canaries),
         )
-        splits = tuple(
-            Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by.removeprefix("header:"))
-            for each in canaries
-        )
+        splits = tuple(Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by) for each in canaries)
         self._shadows = {each.spec.name: each.shadow_percent for each in canaries}
         certificate = self._read_certificate()
         return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}

@@ -116,7 +116,7 @@ class Split:
         name: of the model.
         canary_version: requests that name it go to the canary, whatever the weight.
         weight: of SPLIT_BUCKETS.
-        by: `caller`, `request` (its id), or a header's name, in lower case; a request without it counts by its caller.
+        by: caller, request (its id) or header:NAME; a request without the header counts by its caller.
     """
 
     name: str

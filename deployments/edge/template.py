@@ -40,6 +40,7 @@ ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
 # What requests are split by; all else is a header's name.
 SPLIT_SAMPLES = {"caller": "var(txn.caller)", "request": "var(txn.id)"}
+HEADER_PREFIX = "header:"
 # Fields of a request's header.
 MAX_FIELDS = 256
 # Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.
@@ -106,7 +107,10 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
-        splits=[(split.name, SPLIT_SAMPLES.get(split.by, f"req.hdr({split.by})")) for split in state.splits],
+        splits=[
+            (split.name, SPLIT_SAMPLES.get(split.by, f"req.hdr({split.by.removeprefix(HEADER_PREFIX)})"))
+            for split in state.splits
+        ],
         splits_file=files.splits,
         split_buckets=SPLIT_BUCKETS,
         canary_suffix=CANARY_SUFFIX,

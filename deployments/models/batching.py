@@ -31,8 +31,9 @@ from deployments.models.admission import Admission, PassEstimator, fail_late, re
 from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
 from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, record_pass, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
+from deployments.models.pass_timing import time_passes
 from deployments.protocols.arrays import Array, Outputs, Rows
-from deployments.scaling.profile import MIN_PASS_S, PassTiming, choose_pass_rows
+from deployments.scaling.profile import PassTiming, choose_pass_rows
 from deployments.scaling.report import LatencyHistogram, PassReport
 from deployments.server.scheduling import Scheduling
 from training.bundle.program.interpreter import ProgramModule
@@ -41,8 +42,8 @@ from training.bundle.program.interpreter import ProgramModule
 # 0.1 ms and more under load), and a loop that is blocked for so little serves its other requests as well.
 MAX_INLINE_PASS_S = 0.5e-3
 
-# Rounds of timing passes of every size, after the first.
-MIN_ROUNDS, MAX_ROUNDS = 2, 200
+
+_NO_BATCH = Batch()
 
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -139,7 +140,7 @@ class Batcher:
         """
         x = self._pad(rows) if isinstance(rows, list) else rows
         x = self._example = self._pad_time_axis(x[:1])
-        passes = tuple(known) or self._time_passes(x, budget_s)
+        passes = tuple(known) or time_passes(self._forward, x, self._max_rows, budget_s)
         self._pass_rows = choose_pass_rows(passes, slo_p99_s)
         durations_s = {each.rows: each.min_s for each in passes}
         self._inline = durations_s[self._pass_rows] < MAX_INLINE_PASS_S
@@ -151,26 +152,6 @@ class Batcher:
         self._admission = Admission(estimator, self._queue, self._request_timeout_s, slo_p99_s)
         return passes
 
-    def _time_passes(self, x: Array, budget_s: float) -> tuple[PassTiming, ...]:
-        """Time passes of every size that may be worth it."""
-        durations_s: dict[int, list[float]] = {}
-        best = size = 1
-        while size <= self._max_rows and (size <= 4 * best or max(map(min, durations_s.values())) < MIN_PASS_S):
-            batch = np.repeat(x, size, axis=0)
-            self._forward(batch)
-            durations_s[size] = [self._time_pass(batch)]
-            best = min(durations_s, key=lambda each: min(durations_s[each]) / each)
-            # Powers of two, and the maximum.
-            size = size * 2 if size == self._max_rows else min(size * 2, self._max_rows)
-        # More rounds over all sizes: the start of another replica, which lasts seconds, slows them all alike.
-        end_s = perf_counter() + budget_s
-        rounds = 0
-        while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and perf_counter() < end_s):
-            for each, timed_s in durations_s.items():
-                timed_s.append(self._time_pass(np.repeat(x, each, axis=0)))
-            rounds += 1
-        return tuple(PassTiming.of(each, timed_s) for each, timed_s in durations_s.items())
-
     def run_rows(self, rows: Rows) -> Iterator[Outputs]:
         """Run each row by itself, outside of the queue; yields its outputs, of its own length where they have one."""
         for row in rows:
@@ -180,11 +161,6 @@ class Batcher:
                     self._forward(self._pad_time_axis(np.asarray(row)[None])), self._has_time_axis, strict=True
                 )
             )
-
-    def _time_pass(self, batch: Array) -> float:
-        start = perf_counter()
-        self._forward(batch)
-        return perf_counter() - start
 
     def check_admission(self, scheduling: Scheduling | None, rows: int = 1) -> None:
         """Check that a request can be answered in time, before it costs anything.
@@ -325,6 +301,10 @@ class Batcher:
 
     def _take_batch(self, loop: asyncio.AbstractEventLoop) -> Batch:
         """Take the chunks of the next pass; without any, passes stop."""
+        with self._lock:
+            if not self._queue.rows:
+                self._is_running, self._last_end_s = False, None
+                return _NO_BATCH
         now_s = perf_counter()
         end_s = now_s
         estimator = self._admission.estimator if self._admission else None

@@ -27,14 +27,14 @@ class Batch:
         rows: of all chunks.
         time_steps: of all rows, without padding; 0 where they have no time axis.
         longest: time steps of the longest row.
-        late: requests that were dropped, since their deadlines come before the end of this pass.
+        late: requests that were dropped, since their deadlines come before the end of this pass; None without any.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
     rows: int = 0
     time_steps: int = 0
     longest: int = 0
-    late: list[PendingRequest] = field(default_factory=list)
+    late: list[PendingRequest] | None = None
 
 
 class ChunkQueue:
@@ -95,7 +95,7 @@ class ChunkQueue:
                 continue
             if request.deadline_s < end_s:
                 self.late_rows += len(chunk.x)
-                batch.late.append(request)
+                batch.late = [*(batch.late or ()), request]
                 self._count_out(queue, chunk)
                 continue
             rest = None

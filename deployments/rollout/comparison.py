@@ -1,6 +1,6 @@
 """Comparison of two versions: what their replicas report becomes evidence, and evidence a verdict.
 
-Rollout walk: controller.py -> [comparison.py] -> sequential.py
+Rollout walk: progress.py -> [comparison.py] -> sequential.py
 Three events are counted on both sides: a failure (a status of 500 or more; callers' own 4xx are none), an answer that
 is slower than the old version's median, and one slower than its p99. The two latter are taken where the old version's
 quantile was before the block, so that a machine that is busy for a while makes both sides slow; of the new version only

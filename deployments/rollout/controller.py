@@ -30,6 +30,8 @@ FINISH_MODULE = "cluster.rollout.canary"
 LOOK_INTERVAL_S = 1.0
 # The evidence is some 10 KB for each rollout.
 EVIDENCE_INTERVAL_S = 5.0
+# One that failed is started again after so long: Serve or the database did not answer.
+FINISH_INTERVAL_S = 5.0
 FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Controller:
         self._progress: dict[int, Progress] = {}
         self._written_s = 0.0
         self._finishing: subprocess.Popen[bytes] | None = None
+        self._finishing_s = float("-inf")
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def ping(self) -> None:
@@ -86,8 +89,11 @@ class Controller:
             logger.warning("canary %s:%s: %s: %s", canary.spec.name, canary.spec.version, state.phase, state.reason)
 
     def _finish(self) -> None:
-        """Let a process bring about what has been decided; the next one is started a second after its end."""
-        if self._finishing is None or self._finishing.poll() is not None:
+        """Let a process bring about what has been decided, one at a time."""
+        if self._finishing and self._finishing.poll() is None:
+            return
+        if time.monotonic() - self._finishing_s > FINISH_INTERVAL_S:
+            self._finishing_s = time.monotonic()
             self._finishing = subprocess.Popen([sys.executable, "-m", FINISH_MODULE], stdin=subprocess.DEVNULL)
 
 

@@ -1,6 +1,6 @@
 """Traffic: from the totals that replicas report to what came of the requests of both versions since the last look.
 
-Rollout walk: controller.py -> [traffic.py] -> comparison.py
+Rollout walk: progress.py -> [traffic.py] -> comparison.py
 """
 
 from collections.abc import Iterable

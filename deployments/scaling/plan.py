@@ -13,7 +13,7 @@ from pydantic import Field
 
 from deployments.scaling.load import CAPACITY, TARGET_ONGOING, Load
 from deployments.scaling.profile import Profile, choose_pass_rows
-from deployments.scaling.simulation import Service, Simulated, simulate
+from deployments.scaling.simulation import DEFAULT_REQUESTS, Service, Simulated, simulate
 from training.errors import UserError
 from training.schema import StrictModel
 
@@ -22,7 +22,7 @@ TARGET_SHARE = 0.8
 
 # A replica that is as good as idle: what no number of replicas improves upon.
 IDLE_SHARE = 0.01
-BISECTIONS = 10
+BISECTIONS = 8
 # Beyond, replicas are simulated as if the edge chose among them at random, which needs a few more of them.
 MAX_SIMULATED_REPLICAS = 16
 TARGET_REQUESTS = 5_000
@@ -72,7 +72,7 @@ def build_service(profile: Profile, slo_p99_s: float, overhead: Overhead) -> Ser
 
 
 def find_max_rate(
-    service: Service, slo_p99_s: float, *, rows: int = 1, cv: float = 1.0, requests: int = 20_000
+    service: Service, slo_p99_s: float, *, rows: int = 1, cv: float = 1.0, requests: int = DEFAULT_REQUESTS
 ) -> float:
     """Find the most requests per second that one replica answers within the goal; 0 where it cannot even when idle.
 

@@ -19,7 +19,7 @@ from deployments.scaling.profile import Profile
 
 Times = npt.NDArray[np.float64]
 
-DEFAULT_REQUESTS = 20_000
+DEFAULT_REQUESTS = 10_000
 # Of the requests, not counted: the queue begins empty.
 WARM_UP_SHARE = 0.1
 DURATION_SAMPLES = 4096

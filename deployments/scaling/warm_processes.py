@@ -20,7 +20,8 @@ from deployments.models.preload import RUNTIME_ENV, warm_folder
 CHECK_INTERVAL_S = 1.0
 # A model that has just got one first loads and answers; two cores would not do both at once.
 REPLACE_DELAY_S = 5.0
-START_TIMEOUT_S = 30.0
+# Where the machine is so busy that a process takes long, a second one would not help.
+START_TIMEOUT_S = 180.0
 logger = logging.getLogger("ray.serve")
 
 

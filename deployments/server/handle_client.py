@@ -22,10 +22,10 @@ from deployments.ray_internals import assignment_of
 from deployments.server.scheduling import INTERACTIVE
 from deployments.server.sse import Event
 
-# Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one, and for one
-# of a model that may sleep as long as its caller does.
+# Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one, and as
+# long as its caller does for one of a model that may sleep.
 REPLICA_WAIT_S = 25.0
-# So much before the caller's own limit a call that waits for a replica says so.
+# So much before the caller's own limit a call that waits for a replica says so; at most a tenth of it.
 WAIT_MARGIN_S = 0.1
 # How long the client relies on a model's being deployed before it looks again.
 CHECK_INTERVAL_S = 1.0
@@ -176,10 +176,11 @@ class HandleClient:
         assignment = assignment_of(response)
         if assignment is None:
             return
-        wait_s = min(timeout_s, REPLICA_WAIT_S)
-        await asyncio.wait({assignment}, timeout=min(wait_s, timeout_s - WAIT_MARGIN_S))
+        limit_s = timeout_s - min(WAIT_MARGIN_S, timeout_s / 10)
+        wait_s = min(limit_s, REPLICA_WAIT_S)
+        await asyncio.wait({assignment}, timeout=wait_s)
         if not assignment.done() and self._may_sleep and await self._may_sleep(model):
-            await asyncio.wait({assignment}, timeout=timeout_s - wait_s - WAIT_MARGIN_S)
+            await asyncio.wait({assignment}, timeout=limit_s - wait_s)
             if not assignment.done():
                 raise Unavailable(
                     f"{model} was asleep and is still starting after {timeout_s:.3g} s; try again shortly"

@@ -5,6 +5,7 @@ A change is what one command does at once: a model, and the pipelines that call 
 revision of its own, whose numbers increase by one per name.
 """
 
+import functools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -119,8 +120,9 @@ class Revision:
         return None if self.spec is None else parse_record(f"revision {self.number} of {self.name}", self.spec)
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_record(what: str, spec: str) -> DeploymentRecord:
-    """Read a deployment's JSON.
+    """Read a deployment's JSON; the directory reads all of them several times a second, and they rarely change.
 
     Raises:
         UserError: another version of Shoal wrote it.

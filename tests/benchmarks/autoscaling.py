@@ -9,6 +9,7 @@ much faster more machines are.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -102,9 +103,8 @@ def main() -> None:
         rows = save_benchmark_bundle(MODEL, folder / MODEL).numpy()
         for kind, warm in (("a warm process", "1"), ("a new process", "0")):
             os.environ[WARM_VARIABLE] = warm
-            with BenchmarkCluster(folder) as cluster:
+            with BenchmarkCluster(folder) as cluster, contextlib.closing(Observer(cluster)) as observer:
                 deploy(cluster, folder / MODEL, "--downscale-delay", "0", "--downscale-to-zero-delay", str(SLEEP_S))
-                observer = Observer(cluster)
                 body, headers = encode_request(rows[:1])
                 request = encode(cluster, body, headers)
                 starts[kind] = [measure_start(cluster, observer, request) for _ in range(arguments.starts)]
@@ -112,7 +112,6 @@ def main() -> None:
                     deploy(cluster, folder / MODEL, "--downscale-delay", "8", "--downscale-to-zero-delay", "10")
                     body, headers = encode_request(np.repeat(rows, 16, axis=0))
                     step = measure_step(cluster, observer, encode(cluster, body, headers), arguments.seconds)
-                observer.close()
     report(starts, step, arguments)
 
 

@@ -1,11 +1,11 @@
 """Faults: what callers see while a part of the cluster dies, stops or lacks what it needs.
 
-python tests/benchmarks/faults.py [--only "replica killed" ...] [--seconds 25] [--rate 100] [--ray-serve] [--json]
-python tests/benchmarks/faults.py --requests 1000000     # memory of edge and replicas over so many requests
+python tests/benchmarks/faults.py [--only FAULT ...] [--seconds 25] [--rate 50] [--ray-serve] [--json]
+python tests/benchmarks/faults.py --requests 1000000     # memory of edge and replicas
 
-An open-loop client (tests/open_loop.py) sends idempotent requests on a clock from before the fault until long after it,
-without retries of its own, and accounts for each. `slowest` is from the scheduled arrival to the answer; `recovery` from
-the fault to the last request that failed or took longer than 0.5 s and three times the slowest one before it.
+An open-loop client (tests/open_loop.py) sends idempotent requests on a clock, before the fault and long after, without
+retries of its own, and accounts for each. `slowest` is from the scheduled arrival to the answer; `recovery` from the
+fault to the last request that failed or took longer than 0.5 s and three times the slowest one before it.
 `--ray-serve` does to Ray Serve as documented (other_frameworks/ray_serve_peer.py) what can be done to it, too.
 """
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
     parser.add_argument("--seconds", type=float, default=25.0, help="that requests go on after a fault")
-    parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--requests", type=int, default=0, help="measure memory over so many requests instead")
     parser.add_argument("--ray-serve", action="store_true", help="measure Ray Serve as documented too")
     parser.add_argument("--json", action="store_true", help="print the results as JSON in the last line")

@@ -20,7 +20,7 @@ from tests.open_loop import OpenLoop, Step, encode_request, schedule_arrivals
 PEER = Path(__file__).parent / "other_frameworks" / "ray_serve_peer.py"
 START_TIMEOUT_S, BEFORE_S, TIMEOUT_S = 240.0, 3.0, 30.0
 BODY = json.dumps({"inputs": [[0.5] * 64]}).encode()
-# By the names of faults.py: what is killed or stopped, and how many replicas there are. Its proxy is what HAProxy is here.
+# By the names of faults.py: what is killed or stopped, and the number of replicas. Its proxy is what HAProxy is here.
 FAULTS = {
     "none": ("", "", 2),
     "replica killed": ("kill", "ServeReplica:default:Model", 2),

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from cluster.local import processes
-from cluster.local.running_cluster import Cluster, cluster_id, temp_dir
+from cluster.local.running_cluster import Cluster, cluster_id, require_cluster, temp_dir
 from cluster.rollout.deploy import deploy, undeploy
 from cluster.rollout.serve_api import count_running_replicas
 from cluster.settings import Settings
@@ -104,6 +104,33 @@ def test_a_killed_directory_costs_nothing_and_members_join_its_successor(
     deploy_small_model(settings, serving_cluster, tmp_path, "after-directory")
     load.wait_for_answers(200)
     assert load.failures == []
+
+
+@pytest.mark.soak
+def test_a_killed_global_control_store_costs_nothing_and_is_back(
+    load: Load, find_process: FindProcess, settings: Settings, serving_cluster: Cluster, tmp_path: Path
+) -> None:
+    find_process("gcs/gcs_server").kill()
+
+    load.wait_for_answers(200)
+    cluster = require_cluster(settings)
+    assert cluster.head != serving_cluster.head
+    deploy_small_model(settings, cluster, tmp_path, "after-gcs")
+    assert load.failures == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", ["ServeReplica:pair", "haproxy -db"])
+def test_what_is_stopped_is_replaced(load: Load, find_process: FindProcess, part: str) -> None:
+    before = find_process(part)
+    before.suspend()
+    stopped_s = time.monotonic()
+
+    assert wait_until(lambda: is_replaced(find_process, part, before), 90)
+    load.wait_for_answers(200)
+    # Of HAProxy, those that were on their way.
+    assert all(at - stopped_s < 5 for at, _ in load.failures)
+    assert len(load.failures) <= (4 if part.startswith("haproxy") else 0)
 
 
 def test_a_killed_replica_costs_nothing_where_there_is_another(load: Load, find_process: FindProcess) -> None:

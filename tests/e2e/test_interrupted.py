@@ -89,22 +89,21 @@ def test_two_interrupts_leave_what_the_command_says(
         assert shoal("deploy", f"{NAME}:1").returncode == 0
 
 
-def test_a_deploy_that_is_killed_is_undone_by_the_next_up(
+def test_a_deploy_that_is_killed_is_finished_by_the_cluster(
     shoal: ShoalCli, two_versions: None, settings: Settings, http: httpx.Client
 ) -> None:
     process = start_deploy(settings)
     store = DeploymentStore(settings.platform)
-    assert wait_until(lambda: [each.name for each in store.list_open_revisions()] == [NAME], 20)
+    assert wait_until(lambda: [each.name for each in store.list_open_revisions()] == [NAME], 30)
     process.kill()
     process.communicate()
 
     warned = shoal("status").stderr
-    again = shoal("up")
+    assert wait_until(lambda: store.list_open_revisions() == [], 60)
 
-    assert f"{NAME} is being deployed; if the command that did was killed, `shoal up` restores" in warned
-    assert again.returncode == 0, again.stderr
-    assert get_shown_version(shoal) == 1
-    assert wait_until(lambda: list_served_versions(http) == ["1"], 20), list_served_versions(http)
+    assert re.search(rf"{NAME} is being deployed \(revision \d+ of \S+; its command was killed", warned)
+    assert (store.list_revisions(NAME)[0].outcome, get_shown_version(shoal)) == ("succeeded", 2)
+    assert wait_until(lambda: list_served_versions(http) == ["2"], 20), list_served_versions(http)
     assert shoal("status").stderr == ""
 
 

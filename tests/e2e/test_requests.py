@@ -89,6 +89,18 @@ def test_a_request_larger_than_a_batch_gets_all_its_rows(http: httpx.Client) -> 
     assert output["data"][777 * 3 : 778 * 3] == pytest.approx(row_output, abs=1e-5)
 
 
+@pytest.mark.parametrize("path", [f"{FLOWERS}/predict", "/api/v1/models/flowers/predict"])
+def test_deadline_and_priority_pass_the_edge(http: httpx.Client, path: str) -> None:
+    def post(**headers: str) -> httpx.Response:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return http.post(path, json={"inputs": [[1, 2, 3, 4]]}, headers=names)
+
+    assert post(x_request_timeout_seconds="20", x_request_priority="batch").status_code == 200
+    assert post(x_request_timeout_seconds="1e-9").json()["error"]["code"] == "deadline_exceeded"
+    assert post(x_request_timeout_seconds="soon").status_code == 400
+    assert post(x_request_priority="urgent").status_code == 400
+
+
 def test_each_of_many_concurrent_callers_gets_its_own_rows(http: httpx.Client) -> None:
     def infer_rows(number: int) -> list[float]:
         rows = [[float(number), 0.0, 0.0, 0.0]] * (1 + number % 7)

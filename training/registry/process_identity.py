@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
-# A process id is reused: a process that started at another time is another process.
-START_TOLERANCE_S = 5.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,13 @@ class ProcessIdentity:
     Attributes:
         host: name of its machine.
         pid: its process id there.
-        started_s: when it started, in whole seconds since the epoch.
+        started: when it started: the id of the machine's boot, and clock ticks since then. A process id is reused, and
+            the time of day may be set.
     """
 
     host: str
     pid: int
-    started_s: int
+    started: str
 
     @classmethod
     def current(cls) -> ProcessIdentity:
@@ -42,30 +43,35 @@ class ProcessIdentity:
         Raises:
             psutil.NoSuchProcess: it has ended.
         """
-        return cls(socket.gethostname(), pid, round(psutil.Process(pid).create_time()))
+        return cls(socket.gethostname(), pid, _read_start(pid))
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity:
         """Read what `str` wrote."""
-        host, pid, started_s = text.split()
-        return cls(host, int(pid), round(float(started_s)))
+        host, pid, started = text.split()
+        return cls(host, int(pid), started)
 
     def __str__(self) -> str:
-        return f"{self.host} {self.pid} {self.started_s}"
+        return f"{self.host} {self.pid} {self.started}"
 
     def is_alive(self) -> bool:
         """Whether it runs on this machine; False for a process of another machine."""
         if self.host != socket.gethostname():
             return False
         try:
-            process = psutil.Process(self.pid)
-            return (
-                abs(process.create_time() - self.started_s) < START_TOLERANCE_S
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
+            return _read_start(self.pid) == self.started and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
     def has_ended(self) -> bool:
         """Whether it ran on this machine and has ended; False for a process of another machine."""
         return self.host == socket.gethostname() and not self.is_alive()
+
+
+def _read_start(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        raise psutil.NoSuchProcess(pid) from None
+    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: starttime, counted behind the name in parentheses.
+    return f"{BOOT_ID.read_text().strip()}-{stat.rpartition(')')[2].split()[19]}"

@@ -16,6 +16,7 @@ CPUS: dict[str, float] = {"CPU": 6}
     ("scale", "nodes", "message"),
     [
         (Scale(gpus=1), [CPUS], "m: a replica needs 1 CPU, 1 GPU, and no node has so much (6 CPU, 0 GPU); --gpus 0"),
+        (Scale(min_replicas=0, cpus=100), [CPUS], "m: a replica needs 100 CPU"),  # it must have room to wake
         (Scale(cpus=100), [CPUS, CPUS], "needs 100 CPU, and no node has so much (6 CPU, 0 GPU, 6 CPU, 0 GPU); ask"),
         (Scale(min_replicas=9, max_replicas=9), [CPUS, {"CPU": 2}], "at least 9 replicas of 1 CPU do not fit"),
     ],

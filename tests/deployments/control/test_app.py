@@ -11,7 +11,11 @@ from ray.exceptions import RayActorError
 
 from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
+from deployments.edge.state import Member, Route
+from deployments.scaling.report import LatencyHistogram, PassReport, ReplicaReport
+from deployments.scaling.traffic import Window
 from deployments.settings import ServingSettings
+from deployments.state.revisions import Origin
 from tests.deployments.control.conftest import LocalClient
 from tests.deployments.server.apps import make_asgi_app, open_client
 
@@ -153,3 +157,112 @@ async def test_the_profiles_of_a_deployed_model_are_those_of_its_version(
     assert [profile["key"]["variant"] for profile in described["profiles"]] == ["fp32"]
     assert described["profiles"][0]["passes"][0]["rows"] == 1
     assert [(each.status_code, each.json()["error"]["code"]) for each in refused] == [(404, "unknown_model")] * 2
+
+
+async def test_a_deployment_that_serve_builds_anew_stays_ready(
+    http: httpx.AsyncClient, catalog: Catalog, applications: dict[str, SimpleNamespace]
+) -> None:
+    assert (await http.get("/v2/health/ready")).status_code == 200
+
+    # As Serve does for seconds after each change of an application.
+    applications["images"].status.value, applications["images"].deployments = "DEPLOYING", {}
+    catalog.status._fetched_s = float("-inf")
+
+    assert (await http.get("/v2/health/ready")).status_code == 200
+    assert (await http.get("/v2/models/images/ready")).status_code == 200
+
+
+async def test_a_model_that_is_new_does_not_count_before_it_runs(
+    http: httpx.AsyncClient, catalog: Catalog, applications: dict[str, SimpleNamespace]
+) -> None:
+    store, images = catalog.status.store, catalog.status.list_deployed()["images"]
+    new = images.model_copy(update={"endpoint": images.endpoint.model_copy(update={"name": "new"})})
+    change = store.begin_change({"new": new}, "deploy", Origin("ann@machine"))
+    try:
+        assert (await http.get("/v2/health/ready")).status_code == 200
+        # A probe of the model itself is answered at once.
+        response = await http.get("/v2/models/new/ready")
+        assert (response.status_code, response.json()["error"].split(";")[0]) == (503, "no replica of new is available")
+    finally:
+        store.end_change(change, "failed", restore=True)
+    assert (await http.get("/v2/models/new/ready")).status_code == 404
+
+
+async def test_the_service_has_started_once_everything_ran_or_failed_and_for_good(
+    http: httpx.AsyncClient, catalog: Catalog, applications: dict[str, SimpleNamespace]
+) -> None:
+    async def get_started() -> int:
+        catalog.status._fetched_s = float("-inf")
+        return (await http.get("/v2/health/started")).status_code
+
+    applications["images"].deployments["replica"].replica_states = {"STARTING": 1}
+    applications["images"].status.value = "DEPLOYING"
+    assert await get_started() == 503
+    applications["images"].status.value = "DEPLOY_FAILED"
+    assert await get_started() == 200
+    assert (await http.get("/v2/health/ready")).status_code == 503
+    del applications["images"]
+    assert await get_started() == 200
+
+
+def make_report(responses: dict[int, int], uptime_s: float = 100.0) -> ReplicaReport:
+    histogram = LatencyHistogram()
+    for _ in range(sum(responses.values())):
+        histogram.record(0.01)
+    return ReplicaReport(uptime_s, 3, responses, tuple(histogram.counts), PassReport(queued_rows=7))
+
+
+async def test_deployments_are_listed_with_the_versions_that_answer_and_their_traffic(
+    catalog: Catalog,
+    local_client: LocalClient,
+    serving_settings: ServingSettings,
+    applications: dict[str, SimpleNamespace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    details = {
+        name: {
+            "status": "RUNNING",
+            "deployments": {"replica": {"target_num_replicas": 2, "message": "", "replicas": []}},
+        }
+        for name in ("flowers", "images")
+    }
+    details["images"]["status"] = "DEPLOY_FAILED"
+    details["images"]["message"] = "Traceback\n  ...\nValueError: no memory"
+    monkeypatch.setattr("deployments.control.status.fetch_serve_details", lambda: details)
+    members = [
+        Member(f"{name}-{index}", Route(name, 30.0), "127.0.0.1:1", version, "fp32")
+        for index, (name, version) in enumerate([("flowers", 1), ("flowers", 2), ("flowers", 2), ("images", 1)])
+    ]
+    before, after = make_report({200: 100}), make_report({200: 150, 503: 20})
+    windows = [
+        (members[0], Window(10.0, before, after)),
+        (members[1], Window(5.0, None, make_report({200: 10}, 5.0))),
+        (members[2], None),
+        (members[3], Window(10.0, after, after)),
+    ]
+
+    async def fetch_windows() -> Any:
+        return windows
+
+    api = build_api(catalog, local_client, serving_settings, "http://test", fetch_windows)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+        deployments = {each["name"]: each for each in (await http.get("/api/v1/deployments")).json()["deployments"]}
+
+    flowers, images, twice = (deployments[name] for name in ("flowers", "images", "twice"))
+    assert flowers["versions"] == [
+        {"version": 2, "variant": "fp32", "weight": 66.67, "replicas": 2},
+        {"version": 1, "variant": "fp32", "weight": 33.33, "replicas": 1},
+    ]
+    assert (flowers["replicas"], flowers["target_replicas"], flowers["reason"]) == (3, 2, "")
+    traffic = flowers["traffic"]
+    assert (traffic["requests_per_s"], traffic["errors_per_s"]) == (9.0, 2.0)
+    assert 0.01 <= traffic["p50_s"] <= traffic["p99_s"] < 0.011
+    assert (traffic["ongoing"], traffic["queued_rows"]) == (6, 14)
+    assert (images["status"], images["reason"]) == ("DEPLOY_FAILED", "ValueError: no memory")
+    assert (images["traffic"]["requests_per_s"], images["traffic"]["p50_s"]) == (0.0, None)
+    assert (twice["kind"], twice["status"], twice["versions"], twice["target_replicas"]) == (
+        "pipeline",
+        "NOT_STARTED",
+        [],
+        None,
+    )

@@ -69,7 +69,7 @@ async def test_requests_of_one_caller_are_split_by_their_ids(folder: Path) -> No
 
 
 async def test_requests_are_split_by_a_header_and_without_it_by_their_caller(folder: Path) -> None:
-    async with run_edge(folder, NAMES, splits=split(50, "x-user")) as edge:
+    async with run_edge(folder, NAMES, splits=split(50, "header:x-user")) as edge:
         users = [{"x-user": f"user-{number}"} for number in range(20)]
         first, second = await find_replicas(edge, users), await find_replicas(edge, users)
         assert first == second

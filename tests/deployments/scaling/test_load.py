@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.scaling.load import BUSY_SHARE, CALL_RATE, ONGOING, P99_S, QUEUED_ROWS, LoadMeter
+from deployments.scaling.load import BUSY_SHARE, CALL_RATE, ONGOING, P99_S, QUEUED_ROWS, ROW_RATE, LoadMeter
 from deployments.scaling.report import LatencyHistogram, PassReport, ReplicaReport
 
 
@@ -39,9 +39,9 @@ def test_means_are_over_the_samples_since_the_last_report(replica: Replica, mete
 
     load = meter.measure()
 
-    assert load == {ONGOING: 1.5, QUEUED_ROWS: 37.5, BUSY_SHARE: 0.75, CALL_RATE: 3.0}
+    assert load == {ONGOING: 1.5, QUEUED_ROWS: 37.5, BUSY_SHARE: 0.75, CALL_RATE: 3.0, ROW_RATE: 0.0}
     replica.now_s = 3.0
-    assert meter.measure() == {ONGOING: 0.0, QUEUED_ROWS: 0.0, BUSY_SHARE: 0.0, CALL_RATE: 0.0}
+    assert meter.measure() == {ONGOING: 0.0, QUEUED_ROWS: 0.0, BUSY_SHARE: 0.0, CALL_RATE: 0.0, ROW_RATE: 0.0}
 
 
 def test_the_quantile_is_of_the_last_seconds(replica: Replica, meter: LoadMeter) -> None:

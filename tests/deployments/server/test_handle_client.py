@@ -110,7 +110,7 @@ async def call_metadata(client: HandleClient) -> Any:
 
 
 async def call_stream(client: HandleClient) -> Any:
-    return [event async for event in client.stream("m", b"body", None)]
+    return [event async for event in client.stream("m", b"body", None, timeout_s=2.0)]
 
 
 # Each method, and the results of a success and of an error.
@@ -167,6 +167,36 @@ async def test_a_call_that_no_replica_takes_is_given_up(
     with pytest.raises(Unavailable, match=r"no replica of m is available; waited 0\.01 s"):
         await call(HandleClient())
 
+    assert handle.responses[0].canceled
+
+
+async def sleeps(model: str) -> bool:
+    return model == "m"
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_call_waits_for_a_model_that_wakes_as_long_as_its_caller_does(
+    handle: FakeHandle, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle_client, "REPLICA_WAIT_S", 0.01)
+    call, success, _ = METHODS[method]
+    response = FakeResponse(success, assigned=False)
+    handle.results = [response]
+    asyncio.get_running_loop().call_later(0.1, response._replica_result_future.set_result, response)
+
+    assert await call(HandleClient(may_sleep=sleeps))
+
+
+async def test_a_caller_with_less_time_than_a_start_takes_is_told_to_try_again(
+    handle: FakeHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle_client, "REPLICA_WAIT_S", 0.01)
+    handle.results = [FakeResponse((200, b""), assigned=False)]
+
+    with pytest.raises(Unavailable, match=r"m was asleep and is still starting after 0\.2 s") as refused:
+        await HandleClient(may_sleep=sleeps).predict("m", b"body", None, 0.2)
+
+    assert refused.value.headers
     assert handle.responses[0].canceled
 
 

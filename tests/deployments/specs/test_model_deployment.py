@@ -17,6 +17,15 @@ def test_a_scale_whose_maximum_is_below_its_minimum_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "value", [{"min_replicas": -1}, {"max_replicas": 0}, {"downscale_to_zero_delay_s": 1}, {"upscale_delay_s": -1}]
+)
+def test_a_model_may_sleep_but_not_be_nothing(value: dict[str, float]) -> None:
+    assert Scale(min_replicas=0).max_replicas == 1
+    with pytest.raises(ValidationError, match=next(iter(value))):
+        Scale(**({"min_replicas": 0} | value))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("dtype", "compiled", "variant"),
     [
         ("fp32", False, "fp32"),

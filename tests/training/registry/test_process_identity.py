@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from training.errors import UserError
@@ -56,9 +57,19 @@ def test_a_driver_on_another_machine_counts_neither_as_alive_nor_as_ended(regist
     assert not ProcessIdentity.parse("elsewhere 1 0").has_ended()
 
 
+def test_a_process_stays_the_same_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ProcessIdentity.current()
+    # What psutil.Process.create_time() adds to the ticks since boot; it moves with the clock.
+    boot_s = psutil.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_s + 3600)
+
+    assert before.is_alive()
+    assert ProcessIdentity.parse(str(before)) == ProcessIdentity.current()
+
+
 def test_a_reused_process_id_is_another_process() -> None:
     current = ProcessIdentity.current()
-    earlier = replace(current, started_s=current.started_s - 1000)
+    earlier = replace(current, started=f"{current.started}0")
 
     assert current.pid == os.getpid()
     assert current.is_alive()

@@ -1,0 +1,90 @@
+"""Status where the control application does not answer; tests/e2e has it where it does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.status import format_latency, list_warnings, make_status_table
+from cluster.cli.terminal import print_table
+from cluster.local import secrets
+from cluster.local.ports import Ports
+from cluster.local.running_cluster import Cluster
+from cluster.rollout.status import ClusterStatus, StatusClient
+from cluster.settings import Settings
+from deployments.control.summary import DeploymentSummary, VersionSummary
+from deployments.scaling.traffic import Traffic
+from deployments.state.revisions import Origin
+from deployments.state.store import DeploymentStore
+from tests.cluster.rollout.dashboard import Dashboard
+from tests.cluster.rollout.test_deploy import make_deployment
+from training.errors import ServiceError
+from training.registry.process_identity import ProcessIdentity
+
+
+def test_without_the_control_application_all_but_the_traffic_comes_from_serve(tmp_path: Path, cluster: Cluster) -> None:
+    for name in (secrets.RAY_TOKEN, secrets.ADMIN_KEY):
+        secrets.ensure_secret(tmp_path, name)
+    settings = Settings(home=tmp_path)
+    store, cluster = DeploymentStore(settings.platform), replace(cluster, http_port=Ports().pick_free())
+    store.end_change(store.begin_change({"m": make_deployment(1)}, "deploy", Origin("ann@machine")), "succeeded")
+    owner = str(ProcessIdentity.current())
+    store.begin_change({"n": make_deployment(2, name="n")}, "deploy", Origin("bob@machine", owner=owner))
+    message = "Deployment 'replica' has 1 replicas that have taken more than 30s to be scheduled."
+    Dashboard.applications = {
+        "m": {
+            "status": "RUNNING",
+            "deployments": {
+                "replica": {
+                    "target_num_replicas": 2,
+                    "message": "",
+                    "replicas": [{"state": "RUNNING"}, {"state": "STARTING"}],
+                }
+            },
+        },
+        "n": {"status": "DEPLOYING", "deployments": {"replica": {"target_num_replicas": 1, "message": message}}},
+    }
+
+    with StatusClient(settings, cluster) as client:
+        m, n = (current := client.fetch()).deployments
+
+    assert current.warning == "the control application does not answer (ConnectError): traffic is not known"
+    assert (m.revision, m.version, m.replicas, m.target_replicas, m.traffic) == (1, 1, 1, 2, None)
+    assert m.reason == "replicas: 1 starting"
+    assert (n.replicas, n.versions) == (0, [])
+    assert n.reason == f"being deployed (revision 1 of bob@machine); {message}"
+    gone = replace(cluster, dashboard_port=Ports().pick_free())
+    with (
+        StatusClient(settings, gone) as client,
+        pytest.raises(ServiceError, match=r"neither the control application \(ConnectError\) nor Ray Serve's API"),
+    ):
+        client.fetch()
+
+
+def test_a_row_shows_versions_with_their_weights_and_the_traffic(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = DeploymentSummary(
+        name="digits",
+        kind="model",
+        revision=7,
+        version=3,
+        variant="fp32",
+        versions=[
+            VersionSummary(version=version, variant="fp32", weight=weight, replicas=1)
+            for version, weight in ((3, 5), (2, 95))
+        ],
+        status="UNHEALTHY",
+        reason="ValueError: no memory",
+        replicas=2,
+        target_replicas=3,
+        min_replicas=1,
+        max_replicas=4,
+        traffic=Traffic(requests_per_s=12.34, errors_per_s=0.5, p50_s=0.00123, p99_s=1.5, ongoing=3, queued_rows=9),
+    )
+    current = ClusterStatus([summary], "")
+
+    print_table(make_status_table(current))
+
+    *_, row = capsys.readouterr().out.splitlines()
+    assert " ".join(row.split()) == "digits 7 3 (5%), 2 (95%) UNHEALTHY 2/3 1-4 fp32 12.3 1.23 ms 1.50 s 0.5 9"
+    assert list_warnings(current) == ["digits does not run: ValueError: no memory"]
+    assert format_latency(None) == ""
