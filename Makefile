@@ -41,7 +41,7 @@ check: $(VENV)/.dev
 # of training compared with torchrun, and of waits compared with bare Ray.
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	for name in serving servers payloads compute pipelines client precision training waits; do \
+	for name in serving servers payloads compute pipelines client precision observability training waits; do \
 		$(BIN)/python tests/benchmarks/$$name.py $(ARGS) || exit 1; done
 
 # Compile the gRPC messages after a change of open_inference.proto.
