@@ -2,8 +2,8 @@
 
 A walk is the path of a request, or of a deployment, through the files, in the order in which they act.
 
-Request walk: server.http_server -> server.asgi -> server.middleware -> server.routes -> models.served_model
-    -> protocols -> models.batching
+Request walk: server.http_server -> server.http_exchange -> server.request -> server.middleware -> server.routes
+    -> models.served_model -> protocols -> models.batching
 Deploy walk: applications -> models.replica -> models.served_model -> models.variants -> models.batching
 
 A request comes from the edge, where HAProxy has checked its key (edge/haproxy.cfg.j2), to the replica's own server. It

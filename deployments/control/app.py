@@ -25,14 +25,15 @@ from deployments.observability.tracing import build_tracer
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
-from deployments.server.asgi import Receive, Scope, Send
+from deployments.server.asgi import REQUEST, AsgiHandler, Receive, Scope, Send
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
-from deployments.server.request_limits import read_body, reject_encoding
+from deployments.server.request import Request as ServerRequest
+from deployments.server.request_limits import reject_encoding
 from deployments.server.routes import reject_content_type
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
-from deployments.settings import Limits, ServingSettings
+from deployments.settings import ServingSettings
 from training.errors import UserError
 
 
@@ -50,7 +51,7 @@ class Control:
         api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._server = await ReplicaServer.start(
-            lambda secret, observation: compose_http(api, limits, secret, observation),
+            lambda secret, observation: compose_http(AsgiHandler(api), limits, secret, observation),
             host,
             Route(CONTROL, limits.request_timeout_s),
             observation=Observation(tracer=tracer),
@@ -118,8 +119,7 @@ def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSett
     @api.post(STABLE_PATH, tags=[openapi.STABLE_TAG], summary="Predict")
     async def predict(name: str, request: Request) -> Response:
         """The model's own `predict`, at an address that stays the same however the model is served."""
-        body = await _read_request(request, settings.limits)
-        return await _predict(client, name, request, body, settings.limits.request_timeout_s)
+        return await _predict(client, name, request, settings.limits.request_timeout_s)
 
 
 def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
@@ -127,8 +127,8 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
     limits = settings.limits
 
     async def infer(name: str, request: Request, version: str = "") -> Response:
-        reject_content_type(request.scope)
-        body = await _read_request(request, limits)
+        reject_content_type(get_server_request(request))
+        body = _read_body(request)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
         response, length = await client.infer(name, version, body, header_length, limits.request_timeout_s)
         if length is None:
@@ -137,10 +137,9 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         return Response(response, headers=headers, media_type="application/octet-stream")
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
-        body = await _read_request(request, limits)
         if version:
             await client.metadata(name, version, limits.request_timeout_s)
-        return await _predict(client, name, request, body, limits.request_timeout_s)
+        return await _predict(client, name, request, limits.request_timeout_s)
 
     async def metadata(name: str, version: str = "") -> Response:
         response = await client.metadata(name, version, limits.request_timeout_s)
@@ -176,14 +175,22 @@ def _add_model_routes(api: FastAPI, client: HandleClient, settings: ServingSetti
         api.add_api_route(path + end, handlers[end], methods=[method], include_in_schema=False, response_model=None)
 
 
-async def _read_request(request: Request, limits: Limits) -> bytes:
-    reject_encoding(request.scope)
-    return await read_body(request.scope, request.receive, limits.max_body_bytes)
+def get_server_request(request: Request) -> ServerRequest:
+    """The server's own request, of which FastAPI's was made."""
+    server_request: ServerRequest = request.scope[REQUEST]
+    return server_request
 
 
-async def _predict(client: HandleClient, name: str, request: Request, body: bytes, timeout_s: float) -> Response:
+def _read_body(request: Request) -> bytes:
+    server_request = get_server_request(request)
+    reject_encoding(server_request)
+    return server_request.body
+
+
+async def _predict(client: HandleClient, name: str, request: Request, timeout_s: float) -> Response:
+    body = _read_body(request)
     content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
-    if wants_stream(request.scope, body):
+    if wants_stream(get_server_request(request)):
         return EventStreamResponse(client.stream(name, body, request_id, content_type))
     response = await client.predict(name, body, request_id, timeout_s, content_type)
     return Response(response, media_type="application/json")
@@ -200,7 +207,7 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        await send_events(scope, send, self._events)
+        await send_events(scope[REQUEST], self._events)
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -208,7 +215,7 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(CallError)
     async def encode_call_error(request: Request, error: CallError) -> Response:
-        body = encode_error_for(request.scope, error.code, error.message)
+        body = encode_error_for(get_server_request(request), error.code, error.message)
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return Response(body, error.status, headers, media_type="application/json")
 

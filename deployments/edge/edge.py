@@ -21,7 +21,7 @@ from deployments.edge.haproxy import HAProxy, make_private_dir
 from deployments.edge.state import CONTROL, EDGE, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
 from deployments.edge.template import (
     Files,
-    get_server_options,
+    describe_server,
     list_members,
     list_model_routes,
     render_config,
@@ -34,8 +34,8 @@ from deployments.observability.node_metrics import NodeList, NodeMetrics
 from deployments.observability.tracing import build_tracer
 from deployments.ray_internals import bind_replica_port
 from deployments.server.edge_check import EdgeCheck
-from deployments.server.error_responses import ErrorResponses
 from deployments.server.http_server import HttpServer
+from deployments.server.middleware import HttpApp
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
@@ -49,6 +49,8 @@ SUCCESS_ANSWERS = (
     "Key not found",
 )
 LOOPBACK = "127.0.0.1"
+# Requests for metrics have none.
+MAX_METRICS_BODY = 1024
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.2
 logger = logging.getLogger("ray.serve")
@@ -84,7 +86,7 @@ class Edge:
         self._lock = asyncio.Lock()
         self._state = await self._fetch_first_state()
         # Of this node alone, and for HAProxy alone.
-        metrics_server = HttpServer(ErrorResponses(EdgeCheck(self._metrics, self._state.secret)))
+        metrics_server = HttpServer(HttpApp(self._metrics, (EdgeCheck(self._state.secret),), MAX_METRICS_BODY))
         self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
         await self._restart()
         loop = asyncio.get_running_loop()
@@ -224,9 +226,8 @@ class Edge:
             self._removed.add(name)
         for name in names_after.keys() - names_before.keys():
             member = names_after[name]
-            options = get_server_options(member.protocol, self._settings, self._files)
             commands += [
-                f"add server {name} {member.address} {options}",
+                f"add server {name} {describe_server(member, self._settings, self._files)}",
                 f"enable server {name}",
                 f"enable health {name}",
             ]

@@ -3,27 +3,35 @@
 Deploy walk: deployments.models.replica -> [replica_server.py] -> membership.py
 """
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import ray
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
-from deployments.edge.state import Member, Route
+from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, identify_machine
 from deployments.observability.observation import Observation
 from deployments.scaling.report import CallReport, PassReport, ReplicaReport
-from deployments.server.asgi import App
 from deployments.server.http_server import HttpServer
+from deployments.server.request import App
 from deployments.settings import ServingSettings
+
+# What a Unix socket's address holds: https://man7.org/linux/man-pages/man7/unix.7.html
+MAX_SOCKET_PATH = 107
 
 
 class ReplicaServer:
     """Takes requests from the edges: listens, then joins; leaves, finishes what is inside, then closes."""
 
-    def __init__(self, server: HttpServer, membership: Membership, drain_timeout_s: float) -> None:
+    def __init__(
+        self, server: HttpServer, membership: Membership, drain_timeout_s: float, local_socket: LocalSocket | None
+    ) -> None:
         self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
+        self._local_socket = local_socket
 
     @classmethod
     async def start(
@@ -79,10 +87,14 @@ class ReplicaServer:
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
-        membership = Membership(Member(member_id, route, f"{address}:{port}", version, variant), report)
+        local_socket = _choose_local_socket(member_id)
+        if local_socket:
+            await server.start_local(local_socket.path)
+        member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
+        membership = Membership(member, report)
         await membership.join()
         cold_start_s = time.monotonic() - constructed_s
-        return cls(server, membership, route.response_timeout_s)
+        return cls(server, membership, route.response_timeout_s, local_socket)
 
     @property
     def ongoing(self) -> int:
@@ -93,3 +105,16 @@ class ReplicaServer:
         """Leave, finish what is inside, and close."""
         await self._membership.leave()
         await self._server.drain(self._drain_timeout_s)
+        if self._local_socket:
+            Path(self._local_socket.path).unlink(missing_ok=True)
+
+
+def _choose_local_socket(member_id: str) -> LocalSocket | None:
+    """A socket in the folder of this node's edge, where there is one, or None."""
+    folder = os.environ.get(EDGE_DIR_VARIABLE)
+    if not folder or not identify_machine():
+        return None
+    sockets = Path(folder, "replicas")
+    sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = sockets / f"{member_id}.sock"
+    return LocalSocket(str(path), identify_machine()) if len(os.fsencode(path)) <= MAX_SOCKET_PATH else None

@@ -1,7 +1,9 @@
 """What the directory tells the edges: the members that take requests, the callers' keys, the certificate."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -54,6 +56,30 @@ class Route:
 
 
 @dataclass(frozen=True)
+class LocalSocket:
+    """A Unix socket, which takes a third less time of each request than TCP on loopback.
+
+    Attributes:
+        path: of the socket.
+        machine: where it can be reached, in the kernel's words: a folder may be shared between machines, a socket not.
+    """
+
+    path: str
+    machine: str
+
+    def is_reachable(self) -> bool:
+        """Whether a process here can connect."""
+        return self.machine == identify_machine() and Path(self.path).is_socket()
+
+
+def identify_machine() -> str:
+    """An id of this machine's running kernel: https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html, boot_id."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+@dataclass(frozen=True)
 class Member:
     """A replica that takes requests.
 
@@ -61,6 +87,7 @@ class Member:
         id: unique among all members.
         route: where its requests come from.
         address: host:port of its server.
+        local_socket: the server's Unix socket, for an edge on the same machine; empty where it has none.
         version: of the model.
         variant: of the model: its precision, or `pipeline`.
         protocol: http (HTTP/1.1), or grpc (HTTP/2 without TLS).
@@ -72,6 +99,7 @@ class Member:
     version: int = 0
     variant: str = ""
     protocol: Literal["http", "grpc"] = "http"
+    local_socket: LocalSocket | None = None
 
 
 @dataclass(frozen=True)

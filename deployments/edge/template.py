@@ -107,8 +107,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
-        server_options=get_server_options("http", settings, files),
-        grpc_options=get_server_options("grpc", settings, files),
+        describe_server=lambda member: describe_server(member, settings, files),
         control=list_members(state, CONTROL),
         gateways=list_members(state, GRPC),
         models={route: list_members(state, route.name) for route in list_model_routes(state)},
@@ -122,12 +121,14 @@ def write_files(files: Files, state: EdgeState, settings: ServingSettings) -> No
     write_private(files.node_certificate, read_client_certificate(settings.edge))
 
 
-def get_server_options(protocol: str, settings: ServingSettings, files: Files) -> str:
-    """HAProxy's options of a server that takes requests over a protocol."""
-    http2 = "proto h2 " if protocol == "grpc" else ""
+def describe_server(member: Member, settings: ServingSettings, files: Files) -> str:
+    """HAProxy's address and options of a server: its Unix socket where an edge can reach it, otherwise TCP."""
+    http2 = "proto h2 " if member.protocol == "grpc" else ""
+    if member.local_socket and member.local_socket.is_reachable():
+        return f"unix@{member.local_socket.path} {http2}{SERVER_OPTIONS}"
     tls = get_tls_options(settings.edge, files.node_certificate)
     # A gRPC server takes TLS connections that ask for HTTP/2 alone.
-    return http2 + SERVER_OPTIONS + tls + (" alpn h2" if tls and http2 else "")
+    return f"{member.address} {http2}{SERVER_OPTIONS}" + tls + (" alpn h2" if tls and http2 else "")
 
 
 def list_members(state: EdgeState, name: str) -> list[Member]:

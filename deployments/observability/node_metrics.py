@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from deployments.errors import MethodNotAllowed, NotFound
 from deployments.observability.exposition import Reports, encode_metrics
-from deployments.server.asgi import Receive, Scope, Send, get_header, send_response
+from deployments.server.request import Request, Response
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 # Prometheus gives a target up after 10 s by default.
@@ -78,7 +78,7 @@ def _list_nodes() -> list[Node]:
 
 
 class NodeMetrics:
-    """The paths below /metrics, as an ASGI application."""
+    """The paths below /metrics, as a handler."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class NodeMetrics:
         fetch_reports: Callable[[], Awaitable[Reports]],
         fetch_edges: Callable[[], Awaitable[Mapping[str, bool]]],
     ) -> None:
-        """Make the application.
+        """Make the handler.
 
         Args:
             node_id: of this edge's node.
@@ -106,20 +106,19 @@ class NodeMetrics:
         self._edge = httpx.AsyncClient(transport=transport, base_url="http://edge", timeout=PART_TIMEOUT_S)
         self._http = httpx.AsyncClient(timeout=PART_TIMEOUT_S, trust_env=False)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["method"] != "GET":
-            raise MethodNotAllowed(scope["method"], "GET")
-        path: str = scope["path"]
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request."""
+        if request.method != "GET":
+            raise MethodNotAllowed(request.method, "GET")
+        path = request.path
         if path == TARGETS_PATH:
-            targets = await self._list_targets(get_header(scope, b"host").decode("latin-1"))
-            await send_response(send, 200, json.dumps(targets).encode())
-            return
+            targets = await self._list_targets(request.get_header(b"host").decode("latin-1"))
+            return Response(200, json.dumps(targets).encode())
         node_id = self._node_id if path == "/metrics" else path.removeprefix(NODES_PREFIX)
         node = next((each for each in await self._fetch_nodes() if each.id == node_id), None)
         if node is None and path != "/metrics":
             raise NotFound(f"no node {node_id!r} is alive; GET {TARGETS_PATH} lists them")
-        await send_response(send, 200, await self._collect(node_id, node), CONTENT_TYPE)
+        return Response(200, await self._collect(node_id, node), CONTENT_TYPE)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,6 +1,6 @@
 """Tracing: spans of a replica's requests, sent by OTLP over HTTP; only there where `tracing.endpoint` is set.
 
-Request walk: deployments.server.http_server -> [tracing.py] -> deployments.server.error_responses
+Request walk: deployments.server.middleware -> [tracing.py] -> deployments.server.routes
 The edge decides what is sampled, gives each such request its W3C trace context and is the parent of the span here:
 https://www.w3.org/TR/trace-context/. What is not sampled costs a look-up of one header. Queue and passes are spans made
 afterwards from their times; a call by a handle carries its context as an argument.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.models.chunks import PassTiming
 from deployments.protocols.arrays import Outputs, Rows
-from deployments.server.asgi import App, Message, Receive, Scope, Send, get_header
+from deployments.server.request import Handler, Request, Response
 from deployments.settings import TracingSettings
 
 if TYPE_CHECKING:
@@ -48,35 +48,30 @@ class ReplicaTracer:
         self._tracer = self._provider.get_tracer("shoal")
         self._propagator = TraceContextTextMapPropagator()
 
-    def trace_app(self, app: App) -> App:
-        """Put a span around the sampled requests of an application."""
+    def trace_handler(self, handler: Handler) -> Handler:
+        """Put a span around the sampled requests of a handler."""
 
-        async def traced_app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or not get_header(scope, b"traceparent").endswith(SAMPLED):
-                await app(scope, receive, send)
-            else:
-                await self._run_traced(app, scope, receive, send)
+        async def traced_handler(request: Request) -> Response | None:
+            if not request.get_header(b"traceparent").endswith(SAMPLED):
+                return await handler(request)
+            return await self._run_traced(handler, request)
 
-        return traced_app
+        return traced_handler
 
-    async def _run_traced(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_traced(self, handler: Handler, request: Request) -> Response | None:
         from opentelemetry.trace import SpanKind
 
-        headers = {name: get_header(scope, name.encode()).decode("latin-1") for name in ("traceparent", "tracestate")}
+        headers = {name: request.get_header(name.encode()).decode("latin-1") for name in ("traceparent", "tracestate")}
         attributes = {
-            "http.request.method": scope["method"],
-            "url.path": scope["path"],
-            "shoal.request_id": get_header(scope, b"x-request-id").decode("latin-1"),
+            "http.request.method": request.method,
+            "url.path": request.path,
+            "shoal.request_id": request.request_id or "",
         }
         with self._use_span("server", SpanKind.SERVER, {k: v for k, v in headers.items() if v}, attributes) as span:
-
-            async def traced_send(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                    _set_status(span, message["status"])
-                await send(message)
-
-            await app(scope, receive, traced_send)
+            response = await handler(request)
+            # A response that comes in parts has begun with 200.
+            _set_status(span, response.status if response else 200)
+            return response
 
     def trace_grpc(self, method: GrpcMethod, name: str) -> GrpcMethod:
         """Put a span around the sampled calls of a unary gRPC method."""
@@ -204,5 +199,6 @@ def _build_provider(settings: TracingSettings, attributes: dict[str, str]) -> "t
 def _set_status(span: "Span", status: int) -> None:
     from opentelemetry.trace import Status, StatusCode
 
+    span.set_attribute("http.response.status_code", status)
     if status >= 500:
         span.set_status(Status(StatusCode.ERROR))

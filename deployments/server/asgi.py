@@ -1,50 +1,85 @@
-"""ASGI types, and the few functions that every layer uses.
+"""ASGI applications, such as FastAPI's, as handlers of the HTTP server.
 
 https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from deployments.server.request import Request, Response
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-JSON = b"application/json"
-Headers = Iterable[tuple[bytes, bytes]]
+REQUEST = "shoal.request"
+"""Key of a scope: the Request that it was made of."""
 
-RESPONSE_STARTED = "shoal.response_started"
-"""Key of a scope: whether its response has begun. A server that keeps it saves the error layer a wrapper."""
-
-_HEADER_MAP = "shoal.header_map"
+_VERSION = {"version": "3.0", "spec_version": "2.3"}
 
 
-def get_header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header of this (lower case) name, or b""."""
-    headers: dict[bytes, bytes] | None = scope.get(_HEADER_MAP)
-    if headers is None:
-        # Made once a request: the layers look some ten names up.
-        headers = scope[_HEADER_MAP] = dict(reversed(scope["headers"]))
-    return headers.get(name, b"")
+class AsgiHandler:
+    """Answers requests by an ASGI application; it gets each body in one part."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        self._app = app
+
+    async def __call__(self, request: Request) -> Response | None:
+        """Answer a request."""
+        exchange = _AsgiExchange(request)
+        await self._app(build_scope(request), exchange.receive, exchange.send)
+        return exchange.response
 
 
-async def send_response(
-    send: Send, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()
-) -> None:
-    """Send a complete response."""
-    fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
+def build_scope(request: Request) -> Scope:
+    """Build the scope of a request."""
+    return {
+        "type": "http",
+        "asgi": _VERSION,
+        "http_version": request.http_version,
+        "method": request.method,
+        "scheme": "http",
+        "path": request.path,
+        "raw_path": request.raw_path,
+        "query_string": request.query,
+        "root_path": "",
+        "headers": [*request.headers.items(), *request.duplicates],
+        "client": None,
+        "server": None,
+        REQUEST: request,
+    }
 
 
-async def reject_non_http(scope: Scope, receive: Receive, send: Send) -> None:
-    """Acknowledge the server's lifespan events, which nothing here uses, and close WebSockets."""
-    if scope["type"] == "lifespan":
-        for phase in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{phase}.complete"})
-    else:
-        await receive()
-        await send({"type": "websocket.close", "code": 1003})
+class _AsgiExchange:
+    """`receive` and `send` of one request; a response that comes in one part is kept in `response`."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._is_body_taken = False
+        self._status, self._headers = 0, []  # type: tuple[int, list[tuple[bytes, bytes]]]
+        self.response: Response | None = None
+
+    async def receive(self) -> Message:
+        if not self._is_body_taken:
+            self._is_body_taken = True
+            return {"type": "http.request", "body": self._request.body, "more_body": False}
+        if self.response is None:
+            await self._request.wait_closed()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status, self._headers = message["status"], list(message.get("headers", ()))
+            return
+        body, more_body = message.get("body", b""), message.get("more_body", False)
+        if not more_body and not self._request.is_started:
+            headers = [(name, value) for name, value in self._headers if name.lower() != b"content-length"]
+            self.response = Response(self._status, body, b"", headers)
+            return
+        if not self._request.is_started:
+            await self._request.start(self._status, self._headers)
+        await self._request.write(body)
+        if not more_body:
+            await self._request.end()

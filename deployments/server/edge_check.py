@@ -1,13 +1,12 @@
-"""Edge check middleware: a replica takes requests from the edges alone, which have checked the caller's key.
+"""Edge check: a replica takes requests from the edges alone, which have checked the caller's key.
 
-Whoever else reaches a replica's port lacks the cluster's secret. It puts the caller's name into the ASGI scope for the
-middleware within it.
+Whoever else reaches a replica's port lacks the cluster's secret. The caller's name goes into the request.
 """
 
 import hmac
 
 from deployments.errors import NotFromEdge
-from deployments.server.asgi import App, Receive, Scope, Send, get_header
+from deployments.server.request import Request
 
 SECRET_HEADER, CALLER_HEADER = b"x-shoal-edge", b"x-shoal-caller"
 """Set by the edge, and by nobody else: it deletes what a caller sent under these names."""
@@ -16,14 +15,17 @@ SECRET_HEADER, CALLER_HEADER = b"x-shoal-edge", b"x-shoal-caller"
 class EdgeCheck:
     """Refuses requests that no edge sent."""
 
-    def __init__(self, app: App, secret: str) -> None:
-        self._app, self._secret = app, secret.encode()
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        check_edge_secret(get_header(scope, SECRET_HEADER), self._secret)
-        scope["caller"] = get_header(scope, CALLER_HEADER).decode("latin-1")
-        await self._app(scope, receive, send)
+    def admit(self, request: Request) -> None:
+        """Raise NotFromEdge where the cluster's secret is missing."""
+        headers = request.headers
+        check_edge_secret(headers.get(SECRET_HEADER, b""), self._secret)
+        request.caller = headers.get(CALLER_HEADER, b"").decode("latin-1")
+
+    def leave(self, request: Request) -> None:
+        """Nothing is left."""
 
 
 def check_edge_secret(value: bytes, secret: bytes) -> None:

@@ -14,7 +14,7 @@ from deployments.errors import CallError, ClientError, DeadlineExceeded, encode_
 from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import ERROR
 from deployments.scaling.report import RequestStatistics
-from deployments.server.http_server import CLIENT_DISCONNECTED
+from deployments.server.http_exchange import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
 
 

@@ -1,21 +1,22 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
-Request walk: http_server.py -> asgi.py -> [middleware.py]
-    -> error_responses.py -> edge_check.py -> request_limits.py -> routes.py
+Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
+    -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from deployments.errors import ClientError
+from deployments.errors import CallError, ClientError
 from deployments.observability.observation import Observation
-from deployments.server.asgi import App
 from deployments.server.edge_check import EdgeCheck
-from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, ErrorResponses
+from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, encode_error_response
+from deployments.server.request import Handler, Layer, Request, Response
 from deployments.server.request_limits import RequestLimits
 from deployments.settings import Limits
 
@@ -36,11 +37,39 @@ GrpcMethod = Callable[[bytes, Any], Awaitable[bytes]]
 """A unary method: from a serialized request and grpc.aio's context to a serialized response."""
 
 
-def compose_http(routes: App, limits: Limits, secret: str, observation: Observation | None = None) -> App:
-    """Put the layers around routes, outermost first: the trace if it is on, errors, the edge's secret, limits."""
+class HttpApp:
+    """A handler with its layers: what a server serves."""
+
+    def __init__(
+        self, handler: Handler, layers: tuple[Layer, ...], max_body_bytes: int, errors: Counter[str] | None = None
+    ) -> None:
+        """Put an application together.
+
+        Args:
+            handler: answers what the layers admit.
+            layers: in the order in which a request passes them.
+            max_body_bytes: of a request.
+            errors: counts of the errors, by their code.
+        """
+        self.handler, self.layers, self.max_body_bytes = handler, layers, max_body_bytes
+        self._errors = Counter() if errors is None else errors
+
+    def encode_error(self, request: Request, error: Exception) -> Response:
+        """Encode what a layer or the handler has raised."""
+        self._errors[error.code if isinstance(error, ClientError) else CallError.code] += 1
+        return encode_error_response(request, error)
+
+
+def compose_http(handler: Handler, limits: Limits, secret: str, observation: Observation | None = None) -> HttpApp:
+    """Put the layers before a handler, in the order in which a request passes them: the edge's secret, limits.
+
+    Where tracing is on, the handler has a span around it.
+    """
     observation = observation or Observation()
-    app: App = ErrorResponses(EdgeCheck(RequestLimits(routes, limits), secret), observation.statistics.errors)
-    return observation.tracer.trace_app(app) if observation.tracer else app
+    if observation.tracer:
+        handler = observation.tracer.trace_handler(handler)
+    layers = (EdgeCheck(secret), RequestLimits(limits))
+    return HttpApp(handler, layers, limits.max_body_bytes, observation.statistics.errors)
 
 
 def compose_grpc(method: GrpcMethod, *, name: str) -> GrpcMethod:

@@ -9,15 +9,15 @@ connection, at the last event too. Does not know what the events contain.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 
 import msgspec
 
 from deployments import errors
 from deployments.errors import CallError, ClientDisconnected, ClientError, DeadlineExceeded
 from deployments.protocols.predict.events import ERROR
-from deployments.server.asgi import Message, Scope, Send, get_header
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
+from deployments.server.request import Request
 
 Event = tuple[str, bytes]
 """Its name, and its data as JSON, which has no line break."""
@@ -39,77 +39,74 @@ class _StreamOption(msgspec.Struct):
     stream: bool = False
 
 
-def wants_stream(scope: Scope, body: bytes) -> bool:
+def wants_stream(request: Request) -> bool:
     """Whether a request wants events: by its Accept header, or by "stream": true in its body."""
-    if MEDIA_TYPE in get_header(scope, b"accept").lower():
+    if MEDIA_TYPE in request.get_header(b"accept").lower():
         return True
     # Hardly any body contains it, so hardly any is decoded twice.
-    if b'"stream"' not in body:
+    if b'"stream"' not in request.body:
         return False
     try:
-        return msgspec.json.decode(body, type=_StreamOption).stream
+        return msgspec.json.decode(request.body, type=_StreamOption).stream
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
 
 
-async def send_events(scope: Scope, send: Send, events: AsyncGenerator[Event]) -> None:
+async def send_events(request: Request, events: AsyncGenerator[Event]) -> None:
     """Send events as they come; their source is closed at the end, also where the request is canceled.
 
     Raises:
         ClientError: before the first event; afterwards it is an event itself.
     """
+    limits = request.limits
     async with contextlib.aclosing(events):
         first = await anext(events)
-        limits = scope.get("request_limits")
-        timeout_s = None if limits is None else limits.extend_deadline(asyncio.current_task())
-        if limits is not None:
-            send = _close_when_stalled(send, limits.stall_timeout_s)
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        keep_alive_task = asyncio.create_task(_send_keep_alives(send))
+        timeout_s = None if limits is None else limits.extend_deadline(request)
+        stream = _Stream(request, None if limits is None else limits.stall_timeout_s)
+        await stream.send(request.start(200, _HEADERS))
+        keep_alive_task = asyncio.create_task(_send_keep_alives(stream))
         try:
             async with asyncio.timeout(timeout_s):
-                await _send_event(send, *first)
+                await stream.send_event(*first)
                 async for name, data in events:
-                    await _send_event(send, name, data)
+                    await stream.send_event(name, data)
         except ClientDisconnected:
             raise
         except Exception as error:
-            await _send_event(send, ERROR, _encode_late_error(error, scope, timeout_s))
+            await stream.send_event(ERROR, _encode_late_error(error, request, timeout_s))
         finally:
             keep_alive_task.cancel()
-        await send({"type": "http.response.body", "body": b""})
+        await stream.send(request.end())
 
 
-def _close_when_stalled(send: Send, timeout_s: float) -> Send:
-    """Raise ClientDisconnected where a message is not taken in time: its caller has stopped reading."""
+class _Stream:
+    """Sends the parts of a response; raises ClientDisconnected where its caller has stopped reading."""
 
-    async def send_in_time(message: Message) -> None:
+    def __init__(self, request: Request, stall_timeout_s: float | None) -> None:
+        self.request, self._stall_timeout_s = request, stall_timeout_s
+
+    async def send(self, part: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(timeout_s):
-                await send(message)
+            async with asyncio.timeout(self._stall_timeout_s):
+                await part
         except TimeoutError:
-            raise ClientDisconnected(f"the caller has read nothing for {timeout_s:g} s") from None
+            raise ClientDisconnected(f"the caller has read nothing for {self._stall_timeout_s:g} s") from None
 
-    return send_in_time
-
-
-async def _send_event(send: Send, name: str, data: bytes) -> None:
-    event = b"event: %b\ndata: %b\n\n" % (name.encode(), data)
-    await send({"type": "http.response.body", "body": event, "more_body": True})
+    async def send_event(self, name: str, data: bytes) -> None:
+        await self.send(self.request.write(b"event: %b\ndata: %b\n\n" % (name.encode(), data)))
 
 
-async def _send_keep_alives(send: Send) -> None:
+async def _send_keep_alives(stream: _Stream) -> None:
     while True:
         await asyncio.sleep(KEEP_ALIVE_S)
-        await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+        await stream.send(stream.request.write(b": keep-alive\n\n"))
 
 
-def _encode_late_error(error: Exception, scope: Scope, timeout_s: float | None) -> bytes:
+def _encode_late_error(error: Exception, request: Request, timeout_s: float | None) -> bytes:
     """Encode an error that comes too late for a status."""
-    request_id = get_header(scope, b"x-request-id").decode("latin-1") or None
     if isinstance(error, TimeoutError):
         error = DeadlineExceeded(f"the stream did not end within {timeout_s:g} s; request fewer tokens or rows")
     if isinstance(error, ClientError):
-        return errors.encode_error(error.code, error.message, request_id)
-    logger.exception("stream failed: %s", scope["path"])
-    return errors.encode_error(CallError.code, INTERNAL_ERROR_MESSAGE, request_id)
+        return errors.encode_error(error.code, error.message, request.request_id)
+    logger.error("stream failed: %s", request.path, exc_info=error)
+    return errors.encode_error(CallError.code, INTERNAL_ERROR_MESSAGE, request.request_id)

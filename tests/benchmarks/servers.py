@@ -35,10 +35,12 @@ from cluster.local.ports import Ports
 from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EdgeState, Listen, Member, Route
 from deployments.edge.template import Files, render_config, write_files
+from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
-from deployments.server.asgi import App
+from deployments.server.asgi import AsgiApp, Receive, Scope, Send
 from deployments.server.http_server import HttpServer
-from deployments.server.middleware import compose_http
+from deployments.server.middleware import HttpApp, compose_http
+from deployments.server.request import Headers, Request, Response
 from deployments.server.routes import ModelRoutes
 from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelEndpoint
@@ -114,6 +116,7 @@ async def serve(name: str, bundle: str, port: str) -> None:
     endpoint = ModelEndpoint(name="mlp", version=1, digest=verify_bundle(Path(bundle)).digest, uri=bundle)
     model = ServedModel(endpoint, Path(bundle).parent / "cache")
     app = compose_http(ModelRoutes(model), endpoint.limits, SECRET)
+    asgi_app = build_asgi_app(app)
     # As Serve does in a replica: otherwise the collector scans torch again and again.
     gc.collect()
     gc.freeze()
@@ -124,10 +127,58 @@ async def serve(name: str, bundle: str, port: str) -> None:
     elif name == "uvicorn":
         import uvicorn
 
-        config = uvicorn.Config(app, port=int(port), loop="uvloop", http="httptools", access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            asgi_app, port=int(port), loop="uvloop", http="httptools", access_log=False, lifespan="off"
+        )
         await uvicorn.Server(config).serve()
     else:
-        await _serve_granian(name, app, model, int(port))
+        await _serve_granian(name, asgi_app, model, int(port))
+
+
+def build_asgi_app(app: HttpApp) -> AsgiApp:
+    """What Shoal's application would be as an ASGI application, for servers that have no other interface."""
+
+    async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, more_body = b"", True
+        while more_body:
+            message = await receive()
+            body, more_body = body + message.get("body", b""), message.get("more_body", False)
+        request = _WholeRequest(scope["method"], scope["raw_path"], dict(scope["headers"]), [])
+        request.body = body
+        response: Response | None
+        try:
+            for layer in app.layers:
+                layer.admit(request)
+            response = await app.handler(request)
+        except Exception as error:
+            response = app.encode_error(request, error)
+        for layer in app.layers:
+            layer.leave(request)
+        assert response is not None, "infer does not stream"
+        fields = [(b"content-type", response.content_type), (b"content-length", b"%d" % len(response.body))]
+        await send({"type": "http.response.start", "status": response.status, "headers": fields})
+        await send({"type": "http.response.body", "body": response.body})
+
+    return asgi_app
+
+
+class _WholeRequest(Request):
+    """A request that is answered in one part."""
+
+    def cancel(self, error: ClientError) -> None:
+        raise NotImplementedError
+
+    async def start(self, status: int, headers: Headers) -> None:
+        raise NotImplementedError
+
+    async def write(self, part: bytes) -> None:
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        raise NotImplementedError
+
+    async def wait_closed(self) -> None:
+        raise NotImplementedError
 
 
 async def _serve_asyncio(server: HttpServer, port: int) -> None:
@@ -160,7 +211,7 @@ async def _serve_no_layers(model: ServedModel, port: int) -> None:
     await asyncio.Event().wait()
 
 
-async def _serve_granian(name: str, app: App, model: ServedModel, port: int) -> None:
+async def _serve_granian(name: str, app: AsgiApp, model: ServedModel, port: int) -> None:
     from granian.constants import Interfaces
     from granian.server.embed import Server
 

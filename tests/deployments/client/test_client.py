@@ -17,7 +17,7 @@ import pytest
 from deployments import errors
 from deployments.client import AsyncClient, CallError, Client, ConnectionFailed, ProtocolError, ResponseTimeout
 from deployments.client.core import INITIAL_BACKOFF_S, MAX_BACKOFF_S, backoff_s
-from deployments.server.asgi import App, Scope, get_header
+from deployments.server.asgi import AsgiApp, Scope
 from tests.deployments.local_server import Headers, Reply, make_app, run_server
 from training.errors import UserError
 
@@ -35,7 +35,7 @@ def double(path: str, body: bytes, scope: Scope) -> Reply:
     """A model that doubles x: the Open Inference Protocol in JSON, and with bytes behind it."""
     if path == "/v2/models/double":
         return 200, json.dumps(METADATA).encode(), []
-    header_length = get_header(scope, b"inference-header-content-length")
+    header_length = dict(scope["headers"]).get(b"inference-header-content-length", b"")
     request = json.loads(body[: int(header_length)] if header_length else body)
     (tensor,) = request["inputs"]
     if header_length:
@@ -129,7 +129,7 @@ def test_connections_are_reused() -> None:
     assert len(ports) == 1
 
 
-def make_failing_app(statuses: list[int], headers: Headers = []) -> tuple[App, list[float]]:  # noqa: B006
+def make_failing_app(statuses: list[int], headers: Headers = []) -> tuple[AsgiApp, list[float]]:  # noqa: B006
     """A server that responds with these statuses in turn, and then with 200; and the times of its requests."""
     times_s: list[float] = []
     remaining = iter(statuses)
@@ -293,7 +293,7 @@ def test_predict_sends_the_json_form_of_the_task() -> None:
     requests: list[tuple[str, bytes, bytes]] = []
 
     def handle(path: str, body: bytes, scope: Scope) -> Reply:
-        requests.append((path, get_header(scope, b"content-type"), body))
+        requests.append((path, dict(scope["headers"])[b"content-type"], body))
         return 200, b'{"predictions": []}', []
 
     png = b"\x89PNG\r\n"
@@ -326,7 +326,7 @@ STREAM = (
 DONE = b'event: done\ndata: {"predictions": [{"text": "a\xe2\x80\xa8b"}]}\n\n'
 
 
-def make_streaming_app(events: bytes) -> App:
+def make_streaming_app(events: bytes) -> AsgiApp:
     def handle(path: str, body: bytes, scope: Scope) -> Reply:
         assert json.loads(body)["stream"] is True
         return 200, events, [(b"content-type", b"text/event-stream; charset=utf-8")]

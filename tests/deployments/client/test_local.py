@@ -12,7 +12,7 @@ from cluster.local.running_cluster import Cluster, write_record
 from cluster.local.secrets import ADMIN_KEY, ensure_secret
 from deployments.client import AsyncClient, Client
 from deployments.errors import ConnectionFailed
-from deployments.server.asgi import Scope, get_header
+from deployments.server.asgi import Scope
 from tests.deployments.local_server import Reply, make_app, run_server
 from training.errors import UserError
 from training.registry.process_identity import ProcessIdentity
@@ -30,7 +30,7 @@ class Service:
         return int(self.url.rpartition(":")[2])
 
     def handle(self, path: str, body: bytes, scope: Scope) -> Reply:
-        self.credentials.append((get_header(scope, b"authorization") or b"").decode())
+        self.credentials.append(dict(scope["headers"]).get(b"authorization", b"").decode())
         return 200, b'{"predictions": [1]}', []
 
 

@@ -13,6 +13,7 @@ from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.settings import ServingSettings
 from tests.deployments.control.conftest import LocalClient
+from tests.deployments.server.apps import make_asgi_app, open_client
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +23,7 @@ async def http(
     catalog: Catalog, local_client: LocalClient, serving_settings: ServingSettings
 ) -> AsyncIterator[httpx.AsyncClient]:
     api = build_api(catalog, local_client, serving_settings, "http://test")  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+    async with open_client(make_asgi_app(api)) as http:
         yield http
 
 

@@ -1,6 +1,7 @@
 """A model's own paths at the control application, for requests that find none of its replicas up."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
@@ -10,9 +11,11 @@ from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.errors import CallError, DeadlineExceeded, Unavailable
 from deployments.protocols.oip.binary import HEADER_LENGTH
+from deployments.server.asgi import AsgiHandler
 from deployments.server.middleware import compose_http
 from deployments.settings import Limits, ServingSettings
 from tests.deployments.control.conftest import LocalClient
+from tests.deployments.server.apps import open_client
 
 pytestmark = pytest.mark.anyio
 SECRET = "of the edge"
@@ -25,16 +28,18 @@ def settings(serving_settings: ServingSettings) -> ServingSettings:
     return serving_settings.model_copy(update={"limits": Limits(max_body_bytes=2000, request_timeout_s=7.0)})
 
 
-def open_client(catalog: Catalog, client: Any, settings: ServingSettings) -> httpx.AsyncClient:
+def open_control(
+    catalog: Catalog, client: Any, settings: ServingSettings
+) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     """A client of the control application with its layers, as behind the edge."""
-    app = compose_http(build_api(catalog, client, settings, "http://test"), settings.limits, SECRET)
-    headers = {"x-shoal-edge": SECRET, "x-request-id": "r1"}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)
+    handler = AsgiHandler(build_api(catalog, client, settings, "http://test"))
+    app = compose_http(handler, settings.limits, SECRET)
+    return open_client(app, headers={"x-shoal-edge": SECRET, "x-request-id": "r1"})
 
 
 @pytest.fixture
 async def http(catalog: Catalog, local_client: LocalClient, settings: ServingSettings) -> AsyncIterator[Any]:
-    async with open_client(catalog, local_client, settings) as http:
+    async with open_control(catalog, local_client, settings) as http:
         yield http
 
 
@@ -148,7 +153,7 @@ class FailingClient:
 async def test_a_model_without_a_replica_gets_the_status_that_fits(
     catalog: Catalog, settings: ServingSettings, error: CallError, status: int, method: str, path: str
 ) -> None:
-    async with open_client(catalog, FailingClient(error), settings) as http:
+    async with open_control(catalog, FailingClient(error), settings) as http:
         response = await http.request(method, f"/v2/models/flowers{path}")
 
     assert response.status_code == status
@@ -157,6 +162,6 @@ async def test_a_model_without_a_replica_gets_the_status_that_fits(
 
 @pytest.mark.parametrize("path", ["/v2/models/../flowers", "/v2/models/flowers/versions/1/x", "/v2/models//infer"])
 async def test_an_odd_path_is_no_models(http: httpx.AsyncClient, path: str) -> None:
-    response = await http.get(httpx.URL("http://test").copy_with(raw_path=path.encode()))
+    response = await http.get(http.base_url.copy_with(raw_path=path.encode()))
 
     assert response.status_code in (404, 405)

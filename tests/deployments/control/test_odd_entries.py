@@ -15,6 +15,7 @@ from deployments.control.catalog import Catalog
 from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.store import DeploymentStore
+from tests.deployments.server.apps import make_asgi_app, open_client
 from training.registry.mlflow_store import MlflowStore
 from training.registry.model_registry import Registry
 from training.settings import TrainingSettings
@@ -49,7 +50,7 @@ def anyio_backend(monkeypatch: pytest.MonkeyPatch) -> str:
 
 async def fetch(settings: ServingSettings, *paths: str) -> list[httpx.Response]:
     api = build_api(Catalog(settings), None, settings, "http://test")  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+    async with open_client(make_asgi_app(api)) as http:
         return [await http.get(path) for path in paths]
 
 

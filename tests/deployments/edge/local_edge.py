@@ -18,10 +18,9 @@ from deployments.edge.edge import Edge
 from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, EdgeState, Member, Route
 from deployments.scaling.report import ReplicaReport
-from deployments.server.asgi import App, Receive, Scope, Send, send_response
-from deployments.server.error_responses import ErrorResponses
 from deployments.server.http_server import HttpServer
-from deployments.server.request_limits import read_body
+from deployments.server.middleware import HttpApp
+from deployments.server.request import Request, Response
 from deployments.settings import ServingSettings
 from deployments.state.key_store import hash_key
 
@@ -111,7 +110,7 @@ class LocalEdge:
         options = {"headers": AUTHORIZATION, "base_url": f"http://127.0.0.1:{self.http_port}", **options}
         return httpx.AsyncClient(trust_env=False, timeout=20, **options)
 
-    async def add(self, name: str, app: App | None = None, **fields: Any) -> Replica:
+    async def add(self, name: str, app: HttpApp | None = None, **fields: Any) -> Replica:
         """Start one more replica and let it join."""
         replica = await start_replica(name, len(self.replicas), app, **fields)
         self.replicas.append(replica)
@@ -131,7 +130,7 @@ class LocalEdge:
         return "".join(file.read_text() for file in files if file.exists())
 
 
-async def start_replica(name: str, number: int, app: App | None = None, **fields: Any) -> Replica:
+async def start_replica(name: str, number: int, app: HttpApp | None = None, **fields: Any) -> Replica:
     """Start a server that answers for a model or application."""
     member_id = f"{name.replace('.', '-')}-{number}"
     server = HttpServer(app or build_describing_app(member_id))
@@ -143,17 +142,16 @@ def build_route(name: str) -> Route:
     return Route(name, 20.0)
 
 
-def build_describing_app(replica: str) -> App:
+def build_describing_app(replica: str) -> HttpApp:
     """An application that answers with the request as it came."""
 
-    async def describe(scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive, MAX_BODY_BYTES)
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        content = {"replica": replica, "method": scope["method"], "path": scope["raw_path"].decode("latin-1")}
-        content |= {"headers": headers, "bytes": len(body)}
-        await send_response(send, 200, json.dumps(content).encode())
+    async def describe(request: Request) -> Response:
+        fields = (*request.headers.items(), *request.duplicates)
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+        content = {"replica": replica, "method": request.method, "path": request.raw_path.decode("latin-1")}
+        return Response(200, json.dumps(content | {"headers": headers, "bytes": len(request.body)}).encode())
 
-    return ErrorResponses(describe)
+    return HttpApp(describe, (), MAX_BODY_BYTES)
 
 
 def find_port() -> int:

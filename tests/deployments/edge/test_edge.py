@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from deployments.edge.state import CONTROL
-from deployments.server.asgi import Receive, Scope, Send, send_response
+from deployments.server.request import Request, Response
 from tests.deployments.edge.local_edge import AUTHORIZATION, LocalEdge, run_edge
+from tests.deployments.server.apps import make_app
 
 pytestmark = pytest.mark.anyio
 PATH = "/v2/models/flowers"
@@ -46,13 +47,13 @@ async def test_a_replica_joins_and_leaves_without_a_reload(folder: Path) -> None
 async def test_a_replica_that_leaves_finishes_what_it_has(folder: Path) -> None:
     is_inside, may_end = asyncio.Event(), asyncio.Event()
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(request: Request) -> Response:
         is_inside.set()
         await may_end.wait()
-        await send_response(send, 200, b"late")
+        return Response(200, b"late")
 
     async with run_edge(folder, names=(CONTROL,)) as edge, edge.open_http() as http:
-        replica = await edge.add("flowers", app)
+        replica = await edge.add("flowers", make_app(answer))
         request = asyncio.ensure_future(http.get(PATH))
         await is_inside.wait()
         await edge.remove(replica)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from deployments.edge.state import CONTROL, Member
-from deployments.server.asgi import Receive, Scope, Send
+from deployments.server.request import Request, Response
 from tests.deployments.edge.local_edge import LocalEdge, build_route, find_port, run_edge
+from tests.deployments.server.apps import make_app
 
 pytestmark = pytest.mark.anyio
 PATH = "/v2/models/flowers/infer"
@@ -135,36 +136,39 @@ async def test_what_is_no_answer_becomes_a_502_in_json(folder: Path) -> None:
 
 
 async def test_a_replica_learns_that_the_caller_has_gone(edge: LocalEdge) -> None:
-    messages: asyncio.Queue[str] = asyncio.Queue()
+    ends: asyncio.Queue[str] = asyncio.Queue()
     is_inside = asyncio.Event()
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
+    async def wait(request: Request) -> Response:
         is_inside.set()
-        messages.put_nowait((await receive())["type"])
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ends.put_nowait("canceled")
+            raise
+        return Response(200, b"never")
 
-    await edge.add("slow", app)
+    await edge.add("slow", make_app(wait))
     async with edge.open_http() as http:
         request = asyncio.ensure_future(http.post("/v2/models/slow/infer", content=b"x" * 1000))
         await is_inside.wait()
         request.cancel()
 
-    assert await asyncio.wait_for(messages.get(), 3) == "http.disconnect"
+    assert await asyncio.wait_for(ends.get(), 3) == "canceled"
 
 
 async def test_load_goes_to_the_replica_with_the_fewest_requests(edge: LocalEdge) -> None:
     may_end = asyncio.Event()
     count = 0
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wait(request: Request) -> Response:
         nonlocal count
         count += 1
         await may_end.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"{}"})
+        return Response(200, b"{}")
 
     for _ in range(2):
-        await edge.add("busy", app)
+        await edge.add("busy", make_app(wait))
     async with edge.open_http() as http:
         requests = [asyncio.ensure_future(http.get("/v2/models/busy")) for _ in range(10)]
         async with asyncio.timeout(5):

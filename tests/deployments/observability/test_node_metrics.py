@@ -10,7 +10,8 @@ import pytest
 
 from deployments.observability.node_metrics import Node, NodeMetrics
 from deployments.server.asgi import Scope
-from deployments.server.error_responses import ErrorResponses
+from deployments.server.http_server import HttpServer
+from deployments.server.middleware import HttpApp
 from tests.deployments.local_server import make_app, run_server
 
 pytestmark = pytest.mark.anyio
@@ -29,9 +30,13 @@ def give(value: Any) -> Callable[[], Awaitable[Any]]:
 
 
 async def fetch(metrics: NodeMetrics, path: str) -> httpx.Response:
-    transport = httpx.ASGITransport(ErrorResponses(metrics))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://edge.example:8000") as client:
-        return await client.get(path)
+    server = HttpServer(HttpApp(metrics, (), 1024))
+    port = await server.start("127.0.0.1")
+    headers = {"host": "edge.example:8000"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
+        response = await client.get(path)
+    await server.drain(1)
+    return response
 
 
 @pytest.mark.parametrize("has_tls", [False, True])

@@ -1,9 +1,10 @@
 """Traces inside a replica: spans of a request, its queue and its pass, of a pipeline's nodes; nothing where off."""
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from deployments.errors import Unavailable
 from deployments.models.served_model import ServedModel
 from deployments.observability.observation import Observation
 from deployments.observability.tracing import ReplicaTracer, build_tracer
-from deployments.server.asgi import App
 from deployments.server.handle_api import HandleApi
+from deployments.server.http_server import HttpServer
 from deployments.server.middleware import compose_http
+from deployments.server.request import App
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits, TracingSettings
 from deployments.specs.model_deployment import ModelEndpoint
@@ -58,9 +60,14 @@ def model(table_bundle: Path, tmp_path: Path, tracer: ReplicaTracer) -> ServedMo
     return served
 
 
-def open_client(app: App, **headers: str) -> httpx.AsyncClient:
+@contextlib.asynccontextmanager
+async def open_client(app: App, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    server = HttpServer(app)
+    port = await server.start("127.0.0.1")
     headers = {"x-shoal-edge": SECRET} | headers
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r", headers=headers)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
+        yield client
+    await server.drain(1)
 
 
 async def test_a_sampled_request_has_spans_of_server_queue_and_pass(
@@ -135,8 +142,8 @@ async def test_an_error_marks_its_span(tracer: ReplicaTracer, receiver: OtlpRece
 
 def test_without_an_endpoint_there_is_no_tracer_and_no_layer(model: ServedModel) -> None:
     assert build_tracer(TracingSettings(), "flowers", 1, "r") is None
-    with_none = compose_http(ModelRoutes(model), Limits(), SECRET, Observation())
-    assert type(with_none).__name__ == "ErrorResponses"
+    routes = ModelRoutes(model)
+    assert compose_http(routes, Limits(), SECRET, Observation()).handler is routes
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://x", "http://"])

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jsonschema
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from deployments.pipelines.routes import PipelineRoutes
 from deployments.server.middleware import compose_http
 from deployments.settings import Limits
 from tests.deployments.local_models import LocalModels, encode_request
+from tests.deployments.server.apps import open_client
 from tests.deployments.small_models import AB, ROWS, TABLE, Linear
 
 pytestmark = pytest.mark.anyio
@@ -334,14 +334,12 @@ async def test_the_routes_are_a_models(models: LocalModels) -> None:
     root = Sequence(nodes=("by-x", ModelNode(model="of-scores", input_from="scores")))  # type: ignore[arg-type]
     executor = models.build_executor(root=root)
     app = compose_http(PipelineRoutes(executor, list_unready), Limits(), "k")
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://t/v2/models/p", headers={"x-shoal-edge": "k"}
-    ) as http:
+    async with open_client(app, "/v2/models/p", headers={"x-shoal-edge": "k"}) as http:
         example = (await http.get("/example")).json()
         response = await http.post("/versions/1/predict", json=example)
         assert response.json()["predictions"][0]["label"] in ("a", "b")
         assert (await http.post("/versions/2/predict", json=example)).json()["error"]["code"] == "unknown_version"
-        assert (await http.get("http://t/v2/models/p")).json()["platform"] == "shoal_pipeline"
+        assert (await http.get(str(http.base_url).rstrip("/"))).json()["platform"] == "shoal_pipeline"
         assert (await http.get("/ready")).json() == {"name": "p", "ready": True}
         unready.append("by-x")
         response = await http.get("/ready")

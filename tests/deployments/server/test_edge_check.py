@@ -3,9 +3,10 @@
 import httpx
 import pytest
 
-from deployments.server.asgi import Receive, Scope, Send, send_response
 from deployments.server.middleware import compose_http
+from deployments.server.request import Request, Response
 from deployments.settings import Limits
+from tests.deployments.server.apps import open_client
 
 SECRET = "of the edge"
 
@@ -17,13 +18,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def send_caller(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_response(send, 200, scope["caller"].encode())
+async def send_caller(request: Request) -> Response:
+    return Response(200, request.caller.encode())
 
 
 async def request(path: str, headers: dict[str, str | bytes]) -> httpx.Response:
-    transport = httpx.ASGITransport(compose_http(send_caller, Limits(), SECRET))
-    async with httpx.AsyncClient(transport=transport, base_url="http://replica") as http:
+    async with open_client(compose_http(send_caller, Limits(), SECRET)) as http:
         return await http.get(path, headers=headers)  # type: ignore[arg-type]
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
-from deployments.server.asgi import App, Message, Receive, Scope, Send
-from deployments.server.middleware import compose_http
+from deployments.server.middleware import HttpApp, compose_http
+from deployments.server.request import Handler, Request, Response
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
 from tests.deployments.local_models import LocalModels
 from tests.deployments.server import hostile
+from tests.deployments.server.captured_request import CapturedRequest
 from tests.deployments.server.hostile import HostileRequest
 from training.bundle.datatypes import DATATYPES
 from training.bundle.manifest import Manifest, ModelInfo
@@ -106,7 +107,7 @@ class Service:
     def __init__(self, folders: list[Path], cache: Path) -> None:
         self.loop = asyncio.new_event_loop()
         self.models: dict[str, ServedModel] = {}
-        self._apps: dict[str, App] = {}
+        self._apps: dict[str, HttpApp] = {}
         for folder in folders:
             digest = verify_bundle(folder).digest
             endpoint = ModelEndpoint(name=folder.name, version=1, digest=digest, uri=str(folder), limits=LIMITS)
@@ -116,39 +117,27 @@ class Service:
         self.faults: list[BaseException] = []
         self.statuses: Counter[tuple[str, int]] = Counter()
 
-    def _record_faults(self, app: App) -> App:
-        async def recording_app(scope: Scope, receive: Receive, send: Send) -> None:
+    def _record_faults(self, handler: Handler) -> Handler:
+        async def recording_handler(request: Request) -> Response | None:
             try:
-                await app(scope, receive, send)
+                return await handler(request)
             except ClientError:
                 raise
             except Exception as fault:
                 self.faults.append(fault)
                 raise
 
-        return recording_app
+        return recording_handler
 
     def post(self, request: HostileRequest) -> tuple[int, bytes]:
         """Send a request; returns status and body."""
         headers = [(b"x-shoal-edge", SECRET.encode())]
         headers += [(name.encode(), value.encode()) for name, value in request.headers]
         path = f"/v2/models/{request.model}/{request.path}"
-        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-        responses: list[Message] = []
-        messages = iter([{"type": "http.request", "body": request.body, "more_body": False}])
-
-        async def receive() -> Message:
-            if (message := next(messages, None)) is not None:
-                return message
-            await asyncio.sleep(60)
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            responses.append(message)
-
-        self.loop.run_until_complete(self._apps[request.model](scope, receive, send))
-        self.statuses[request.model, responses[0]["status"]] += 1
-        return responses[0]["status"], b"".join(message.get("body", b"") for message in responses[1:])
+        captured = CapturedRequest(path, request.body, headers)
+        status, body = self.loop.run_until_complete(captured.answer(self._apps[request.model]))
+        self.statuses[request.model, status] += 1
+        return status, body
 
 
 @pytest.fixture(scope="module")

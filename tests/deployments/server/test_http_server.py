@@ -6,7 +6,8 @@ import json
 import pytest
 
 from deployments.server import http_server
-from deployments.server.asgi import Message, Receive, Scope, Send, send_response
+from deployments.server.asgi import Message, Receive, Scope, Send
+from tests.deployments.server.apps import send_response
 from tests.deployments.server.conftest import StartServer
 from tests.deployments.server.raw_http import encode_request, open_raw
 

@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
+from deployments.errors import PayloadTooLarge
 from deployments.server import http_server
-from deployments.server.asgi import Message, Receive, Scope, Send, send_response
+from deployments.server.asgi import Receive, Scope, Send
+from deployments.server.request import Request, Response
+from tests.deployments.server.apps import echo, make_app, send_response
 from tests.deployments.server.conftest import StartServer
 from tests.deployments.server.raw_http import RawConnection, encode_request, open_raw
 
@@ -14,20 +17,21 @@ MIB = 1024**2
 CHUNKED = b"POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-async def read_body(receive: Receive) -> bytes:
-    body, more_body = b"", True
-    while more_body:
-        message = await receive()
-        body, more_body = body + message.get("body", b""), message.get("more_body", False)
-    return body
+class Refuse:
+    """A layer that refuses every request by its header."""
+
+    def admit(self, request: Request) -> None:
+        raise PayloadTooLarge("too large")
+
+    def leave(self, request: Request) -> None:
+        pass
 
 
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_response(send, 200, await read_body(receive))
+REFUSING = make_app(echo, Refuse())
 
 
 async def test_a_chunked_body_arrives_whole(start_server: StartServer) -> None:
-    _, port = await start_server(echo)
+    _, port = await start_server(make_app(echo))
     async with open_raw(port) as connection:
         for _ in range(2):
             await connection.send(CHUNKED + b"3\r\nabc\r\n")
@@ -37,7 +41,7 @@ async def test_a_chunked_body_arrives_whole(start_server: StartServer) -> None:
 
 
 async def test_a_caller_that_waits_for_100_continue_gets_it_once_the_body_is_wanted(start_server: StartServer) -> None:
-    _, port = await start_server(echo)
+    _, port = await start_server(make_app(echo))
     async with open_raw(port) as connection:
         for _ in range(2):
             await connection.send(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
@@ -49,15 +53,12 @@ async def test_a_caller_that_waits_for_100_continue_gets_it_once_the_body_is_wan
 
 
 async def test_a_caller_that_waits_for_100_continue_may_be_refused_instead(start_server: StartServer) -> None:
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await send_response(send, 413, b"too large")
-
-    _, port = await start_server(refuse)
+    _, port = await start_server(REFUSING)
     async with open_raw(port) as connection:
         await connection.send(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
         response = await connection.read_response()
 
-    assert (response.status, response.body, response["connection"]) == (413, b"too large", "close")
+    assert (response.status, b"too large" in response.body, response["connection"]) == (413, True, "close")
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
@@ -99,75 +100,48 @@ async def test_an_unusual_status_is_sent_as_it_is(start_server: StartServer) -> 
         assert (await connection.request("GET", "/")).status == 499
 
 
-async def test_a_body_is_read_no_faster_than_the_application_takes_it(start_server: StartServer) -> None:
-    may_read, sizes = asyncio.Event(), list[int]()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await may_read.wait()
-        more_body = True
-        while more_body:
-            message = await receive()
-            sizes.append(len(message["body"]))
-            more_body = message["more_body"]
-            await asyncio.sleep(0)
-        await send_response(send, 200, b"%d" % sum(sizes))
-
-    _, port = await start_server(app)
-    async with open_raw(port) as connection:
-        sending = asyncio.ensure_future(connection.send(encode_request("POST", "/", bytes(64 * MIB))))
-        await asyncio.sleep(0.5)
-        # Only the kernel's buffers and MAX_WAITING_BODY are full.
-        assert not sending.done()
-        may_read.set()
-        response = await connection.read_response()
-        await sending
-
-    assert response.body == b"%d" % (64 * MIB)
-    assert max(sizes) < http_server.MAX_WAITING_BODY + MIB
-
-
-async def test_a_slow_body_in_small_chunks_is_read_no_faster_either(start_server: StartServer) -> None:
-    may_read = asyncio.Event()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await may_read.wait()
-        await send_response(send, 200, b"%d" % len(await read_body(receive)))
-
-    _, port = await start_server(app)
-    chunk = b"400\r\n" + bytes(1024) + b"\r\n"
-    async with open_raw(port) as connection:
-        sending = asyncio.ensure_future(connection.send(CHUNKED + chunk * 20_000 + b"0\r\n\r\n"))
-        await asyncio.sleep(0.5)
-        assert not sending.done()
-        may_read.set()
-        assert (await connection.read_response()).body == b"%d" % (20_000 * 1024)
-        await sending
-
-
-@pytest.mark.parametrize("delay_s", [0, 0.3])
-async def test_a_response_before_the_end_of_the_body_is_not_lost(start_server: StartServer, delay_s: float) -> None:
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        # Meanwhile the body fills every buffer.
-        await asyncio.sleep(delay_s)
-        await send_response(send, 413, b"too large")
-
-    _, port = await start_server(refuse)
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 413), (32 * MIB, 413)])
+async def test_a_body_over_the_limit_is_refused_and_the_refusal_is_not_lost(
+    start_server: StartServer, is_chunked: bool, size: int, status: int
+) -> None:
+    server, port = await start_server(make_app(echo, max_body_bytes=1000))
+    body = bytes(size)
+    request = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if is_chunked else encode_request("POST", "/", body)
     async with open_raw(port) as connection:
         # As a caller that sends all of it before it reads.
-        await asyncio.wait_for(connection.send(encode_request("POST", "/", bytes(32 * MIB))), 10)
+        await asyncio.wait_for(connection.send(request), 10)
         response = await connection.read_response()
-        assert (response.status, response.body, response["connection"]) == (413, b"too large", "close")
-        assert await connection.is_closed(http_server.LINGER_S + 2)
+        assert response.status == status
+        if status == 413:
+            assert b"1000" in response.body
+    await asyncio.sleep(0.01)
+    assert server.ongoing == 0
+
+
+async def test_a_request_that_a_layer_refuses_leaves_the_connection_open(start_server: StartServer) -> None:
+    server, port = await start_server(REFUSING)
+    async with open_raw(port) as connection:
+        for _ in range(3):
+            response = await connection.request("POST", "/", b"abc")
+            assert (response.status, "connection" in response) == (413, False)
+    assert server.ongoing == 0
+
+
+async def test_a_caller_that_goes_while_it_is_refused_is_counted_once(start_server: StartServer) -> None:
+    server, port = await start_server(REFUSING)
+    async with open_raw(port) as connection:
+        await connection.send(b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n")
+        connection.writer.transport.abort()
+    await asyncio.sleep(0.05)
+    assert server.ongoing == 0
 
 
 async def test_a_caller_that_never_ends_its_refused_body_is_closed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await send_response(send, 413, b"too large")
-
     monkeypatch.setattr(http_server, "LINGER_S", 0.2)
-    server, port = await start_server(refuse)
+    server, port = await start_server(REFUSING)
     async with open_raw(port) as connection:
         await connection.send(b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n")
         assert (await connection.read_response()).status == 413
@@ -235,60 +209,63 @@ async def disconnect(connection: RawConnection) -> None:
     await connection.writer.wait_closed()
 
 
-async def test_the_application_sees_that_its_caller_has_gone(start_server: StartServer) -> None:
-    messages: list[Message] = []
-    is_done = asyncio.Event()
+async def test_a_handler_is_canceled_when_its_caller_disconnects(start_server: StartServer) -> None:
+    ends: asyncio.Queue[str] = asyncio.Queue()
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        messages.extend([await receive(), await receive(), await receive()])
-        # Nobody hears it, and nothing fails.
-        await send_response(send, 200, b"late")
-        is_done.set()
+    async def handler(request: Request) -> Response:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ends.put_nowait("canceled")
+            raise
+        return Response(200, b"never")
 
-    server, port = await start_server(app)
+    server, port = await start_server(make_app(handler))
     async with open_raw(port) as connection:
         await connection.send(encode_request("POST", "/", b"ab"))
         await asyncio.sleep(0.05)
-        assert len(messages) == 0
+        assert server.ongoing == 1
         await disconnect(connection)
-        await asyncio.wait_for(is_done.wait(), 2)
-
-    assert [message["type"] for message in messages] == ["http.request", "http.disconnect", "http.disconnect"]
+        assert await asyncio.wait_for(ends.get(), 2) == "canceled"
     await asyncio.sleep(0.01)
     assert (server.ongoing, len(server.connections)) == (0, 0)
 
 
-async def test_the_application_sees_that_its_caller_has_gone_within_the_body(start_server: StartServer) -> None:
-    ends: asyncio.Queue[Message] = asyncio.Queue()
+async def test_a_handler_does_not_run_where_its_caller_disconnects_within_the_body(start_server: StartServer) -> None:
+    calls: list[Request] = []
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert await receive() == {"type": "http.request", "body": b"ab", "more_body": True}
-        ends.put_nowait(await receive())
+    async def handler(request: Request) -> Response:
+        calls.append(request)
+        return Response(200, b"")
 
-    server, port = await start_server(app)
+    server, port = await start_server(make_app(handler))
     async with open_raw(port) as connection:
         await connection.send(b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nab")
         await asyncio.sleep(0.05)
+        assert server.ongoing == 1
         await disconnect(connection)
-
-        assert (await asyncio.wait_for(ends.get(), 2))["type"] == "http.disconnect"
-    assert server.ongoing == 0
+    await asyncio.sleep(0.05)
+    assert (server.ongoing, calls) == (0, [])
 
 
 async def test_a_reader_that_has_gone_does_not_block_the_application(start_server: StartServer) -> None:
-    is_done = asyncio.Event()
+    ends: asyncio.Queue[str] = asyncio.Queue()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(64):
-            await send({"type": "http.response.body", "body": bytes(MIB), "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        is_done.set()
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(64):
+                await send({"type": "http.response.body", "body": bytes(MIB), "more_body": True})
+        finally:
+            ends.put_nowait("ended")
 
-    _, port = await start_server(app)
+    server, port = await start_server(app)
     async with open_raw(port) as connection:
         await connection.send(encode_request("GET", "/"))
         await asyncio.sleep(0.2)
+        assert ends.empty()
         connection.writer.transport.abort()
 
-        await asyncio.wait_for(is_done.wait(), 2)
+        await asyncio.wait_for(ends.get(), 2)
+    await asyncio.sleep(0.01)
+    assert server.ongoing == 0

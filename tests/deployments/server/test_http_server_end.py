@@ -1,19 +1,22 @@
 """The replica's HTTP server: applications that fail, and the end of the server."""
 
 import asyncio
+import json
 import logging
 
 import pytest
 
-from deployments.server.asgi import Receive, Scope, Send, send_response
+from deployments.server.asgi import Receive, Scope, Send
 from deployments.server.http_server import HttpServer
+from deployments.server.request import Request
+from tests.deployments.server.apps import make_app, make_asgi_app, send_response
 from tests.deployments.server.conftest import StartServer
 from tests.deployments.server.raw_http import encode_request, open_raw
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_application_that_fails_before_its_response_breaks_the_connection_off(
+async def test_an_application_that_fails_before_its_response_is_an_internal_error(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
@@ -22,10 +25,11 @@ async def test_an_application_that_fails_before_its_response_breaks_the_connecti
     caplog.set_level(logging.ERROR)
     server, port = await start_server(fail)
     async with open_raw(port) as connection:
-        await connection.send(encode_request("GET", "/path"))
-        assert await connection.is_closed(2)
+        response = await connection.request("GET", "/path")
+        assert (response.status, json.loads(response.body)["error"]["code"]) == (500, "internal")
+        assert server.ongoing == 0
+        assert (await connection.request("GET", "/path")).status == 500
 
-    assert server.ongoing == 0
     assert "request failed: GET /path" in caplog.text
 
 
@@ -49,18 +53,20 @@ async def test_a_response_that_breaks_off_does_not_look_complete(
 
 
 @pytest.mark.parametrize("starts", [False, True])
-async def test_an_application_that_returns_too_early_has_failed(
+async def test_a_handler_that_returns_too_early_has_failed(
     start_server: StartServer, caplog: pytest.LogCaptureFixture, starts: bool
 ) -> None:
-    async def stop(scope: Scope, receive: Receive, send: Send) -> None:
+    async def stop(request: Request) -> None:
         if starts:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await request.start(200, ())
 
     caplog.set_level(logging.ERROR)
-    _, port = await start_server(stop)
+    _, port = await start_server(make_app(stop))  # type: ignore[arg-type]
     async with open_raw(port) as connection:
-        await connection.send(encode_request("GET", "/"))
-        assert await connection.read_rest_or_reset() == b""
+        await connection.send(encode_request("GET", "/", b"", "connection: close"))
+        rest = await connection.read_rest_or_reset()
+        # What has begun has no end.
+        assert rest.endswith(b"\r\n\r\n") if starts else rest.startswith(b"HTTP/1.1 500 ")
 
     assert "request failed" in caplog.text
 
@@ -73,8 +79,7 @@ async def test_the_next_connection_is_served_after_a_failure(start_server: Start
 
     _, port = await start_server(app)
     async with open_raw(port) as first, open_raw(port) as second:
-        await first.send(encode_request("GET", "/fail"))
-        assert await first.is_closed(2)
+        assert (await first.request("GET", "/fail")).status == 500
         assert (await second.request("GET", "/")).body == b"ok"
 
 
@@ -153,7 +158,7 @@ async def test_each_request_is_counted_with_its_status_also_where_nobody_got_it(
             return
         await send_response(send, 404, b"")
 
-    server = HttpServer(app, lambda status, duration_s: finished.append(status))
+    server = HttpServer(make_asgi_app(app), lambda status, duration_s: finished.append(status))
     port = await server.start("127.0.0.1")
     async with open_raw(port) as connection:
         await connection.request("POST", "/", b"a")

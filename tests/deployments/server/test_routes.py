@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from deployments.models.served_model import ServedModel
-from deployments.server.asgi import Message, Receive, Scope, Send
-from deployments.server.error_responses import ErrorResponses
 from deployments.server.middleware import compose_http
-from deployments.server.request_limits import CHECK_INTERVAL_S, RequestLimits, read_body
+from deployments.server.request import Request, Response
+from deployments.server.request_limits import RequestLimits
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
+from tests.deployments.server.apps import echo, make_app, open_client
 from training.bundle.verify import verify_bundle
 
 SECRET = "of the edge"
@@ -26,11 +26,7 @@ async def client(table_bundle: Path, tmp_path: Path) -> AsyncIterator[httpx.Asyn
     digest = verify_bundle(table_bundle).digest
     endpoint = ModelEndpoint(name="flowers", version=3, digest=digest, uri=str(table_bundle), limits=LIMITS)
     app = compose_http(ModelRoutes(ServedModel(endpoint, tmp_path)), endpoint.limits, SECRET)
-    transport = httpx.ASGITransport(app)
-    headers = {"x-shoal-edge": SECRET}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://test/v2/models/flowers", headers=headers
-    ) as http:
+    async with open_client(app, "/v2/models/flowers", headers={"x-shoal-edge": SECRET}) as http:
         yield http
 
 
@@ -101,63 +97,44 @@ async def test_a_compressed_body_is_refused(client: httpx.AsyncClient) -> None:
     assert response.status_code == 415
 
 
-async def sleep_briefly(scope: object, receive: object, send: object) -> None:
+async def sleep_briefly(request: Request) -> Response:
     await asyncio.sleep(0.2)
+    return Response(200, b"late")
 
 
 async def test_a_full_queue_and_a_timeout_have_their_own_status() -> None:
-    app = ErrorResponses(RequestLimits(sleep_briefly, Limits(max_queue=1, request_timeout_s=0.1)))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/api") as http:
-        responses = await asyncio.gather(http.get("/"), http.get("/"))
+    limits = RequestLimits(Limits(max_queue=1, request_timeout_s=0.1))
+    async with open_client(make_app(sleep_briefly, limits)) as http:
+        responses = await asyncio.gather(http.get("/api"), http.get("/api"))
 
-    by_status = {response.status_code: response for response in responses}
-    assert by_status.keys() == {503, 504}
-    assert by_status[503].headers["retry-after"] == "1"
-    assert by_status[503].json()["error"]["code"] == "queue_full"
-    assert by_status[504].json()["error"]["code"] == "deadline_exceeded"
+        by_status = {response.status_code: response for response in responses}
+        assert by_status.keys() == {503, 504}
+        assert by_status[503].headers["retry-after"] == "1"
+        assert by_status[503].json()["error"]["code"] == "queue_full"
+        assert by_status[504].json()["error"]["code"] == "deadline_exceeded"
 
-
-async def test_a_request_whose_caller_disconnects_is_canceled() -> None:
-    app = ErrorResponses(RequestLimits(sleep_long, Limits()))
-    disconnected, responses = asyncio.Event(), list[Message]()
-    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
-
-    async def receive() -> Message:
-        if (message := next(messages, None)) is not None:
-            return message
-        await disconnected.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        responses.append(message)
-
-    scope: Scope = {"type": "http", "method": "POST", "path": "/api", "headers": []}
-    call = asyncio.ensure_future(app(scope, receive, send))
-    await asyncio.sleep(3 * CHECK_INTERVAL_S)
-    assert not call.done()
-    disconnected.set()
-
-    await asyncio.wait_for(call, 1)
-    assert scope["outcome"] == "canceled"
-    assert responses[0]["status"] == 499
+        # Both have left, and the next one is late by itself.
+        assert (await http.get("/api")).status_code == 504
 
 
-async def sleep_long(scope: Scope, receive: Receive, send: Send) -> None:
-    await read_body(scope, receive, 10)
-    try:
-        await asyncio.sleep(60)
-    except asyncio.CancelledError:
-        scope["outcome"] = "canceled"
-        raise
+async def test_a_body_that_is_late_is_a_timeout_too() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(1)
+
+    async with open_client(make_app(echo, RequestLimits(Limits(request_timeout_s=0.1)))) as http:
+        response = await http.post("/api", content=chunks())
+
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
-async def fail(scope: object, receive: object, send: object) -> None:
+async def fail(request: Request) -> Response:
     raise ZeroDivisionError("secret detail")
 
 
 async def test_an_internal_error_does_not_show_its_reason() -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(ErrorResponses(fail)), base_url="http://t/api") as http:  # type: ignore[arg-type]
-        response = await http.get("/")
+    async with open_client(make_app(fail)) as http:
+        response = await http.get("/api")
 
     assert response.status_code == 500
     assert "secret" not in response.text

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -15,12 +14,14 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from deployments.errors import EmptyRequest, NotStreamable
 from deployments.server import sse
-from deployments.server.asgi import App, Receive, Scope, Send, send_response
-from deployments.server.error_responses import ErrorResponses
-from deployments.server.request_limits import RequestLimits, read_body
+from deployments.server.middleware import HttpApp
+from deployments.server.request import Request, Response
+from deployments.server.request_limits import RequestLimits
 from deployments.server.sse import Event, send_events, wants_stream
 from deployments.settings import Limits
-from tests.deployments.local_server import run_server
+from tests.deployments.local_server import run_http_server
+from tests.deployments.server.apps import make_app
+from tests.deployments.server.captured_request import CapturedRequest
 
 Source = Callable[[], AsyncGenerator[Event]]
 
@@ -44,12 +45,11 @@ class Counter:
             self.closed.set()
 
 
-def make_app(source: Source, **limits: float) -> App:
-    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-        await read_body(scope, receive, 1000)
-        await send_events(scope, send, source())
+def make_stream(source: Source, **limits: float) -> HttpApp:
+    async def stream(request: Request) -> None:
+        await send_events(request, source())
 
-    return ErrorResponses(RequestLimits(routes, Limits(**limits)))
+    return make_app(stream, RequestLimits(Limits(**limits)))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def open_stream(url: str, **headers: str) -> Iterator[tuple[httpx.Response, Iter
 
 def test_events_arrive_while_the_rest_is_still_to_come() -> None:
     counter = Counter()
-    with run_server(make_app(counter)) as url, open_stream(url) as (response, events):
+    with run_http_server(make_stream(counter)) as url, open_stream(url) as (response, events):
         first = next(events)
 
         assert (first.event, first.data) == ("token", "1")
@@ -71,7 +71,7 @@ def test_events_arrive_while_the_rest_is_still_to_come() -> None:
 
 def test_closing_the_connection_closes_the_source() -> None:
     counter = Counter()
-    with run_server(make_app(counter)) as url:
+    with run_http_server(make_stream(counter)) as url:
         with open_stream(url) as (_, events):
             next(events)
         assert counter.closed.wait(2)
@@ -80,7 +80,7 @@ def test_closing_the_connection_closes_the_source() -> None:
 
 def test_a_disconnect_before_the_first_event_closes_the_source_too() -> None:
     counter = Counter(wait_s=5.0)
-    with run_server(make_app(counter)) as url:
+    with run_http_server(make_stream(counter)) as url:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/api/predict", timeout=0.2)
         assert counter.closed.wait(2)
@@ -89,7 +89,7 @@ def test_a_disconnect_before_the_first_event_closes_the_source_too() -> None:
 @pytest.mark.parametrize(("fail_at", "code"), [(3, "empty_request"), (4, "internal")])
 def test_an_error_after_the_first_event_is_the_last_event(fail_at: int, code: str) -> None:
     with (
-        run_server(make_app(Counter(fail_at))) as url,
+        run_http_server(make_stream(Counter(fail_at))) as url,
         open_stream(url, **{"x-request-id": "r1"}) as (response, events),
     ):
         *tokens, last = list(events)
@@ -132,13 +132,17 @@ class LargeEvents:
 @pytest.mark.parametrize("count", [1000, 1])
 def test_a_caller_that_stops_reading_is_dropped(count: int) -> None:
     source, ended = LargeEvents(count), threading.Event()
-    app = make_app(source, stream_stall_timeout_s=0.5)
+    app = make_stream(source, stream_stall_timeout_s=0.5)
 
-    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, receive, send)
-        ended.set()
+    class Watch:
+        def admit(self, request: Request) -> None:
+            pass
 
-    with run_server(watch) as url, open_stalled(url):
+        def leave(self, request: Request) -> None:
+            ended.set()
+
+    app.layers = (*app.layers, Watch())
+    with run_http_server(app) as url, open_stalled(url):
         assert ended.wait(5)
     assert source.closed.is_set()
     assert source.sent <= 4
@@ -146,12 +150,13 @@ def test_a_caller_that_stops_reading_is_dropped(count: int) -> None:
 
 def test_a_slow_reader_gets_all_of_its_events() -> None:
     source = LargeEvents(3)
-    with run_server(make_app(source, stream_stall_timeout_s=2)) as url, open_stalled(url) as connection:
-        received = 0
+    with run_http_server(make_stream(source, stream_stall_timeout_s=2)) as url, open_stalled(url) as connection:
+        received, paused_at = 0, 2**20
         while chunk := connection.recv(2**20):
             received += len(chunk)
-            if not received % 100:
+            if received > paused_at:
                 time.sleep(0.05)
+                paused_at += 2**20
             if received > 3 * 2**22:
                 break
 
@@ -164,7 +169,7 @@ async def refuse() -> AsyncGenerator[Event]:
 
 
 def test_an_error_before_the_first_event_has_its_own_status() -> None:
-    with run_server(make_app(refuse)) as url:
+    with run_http_server(make_stream(refuse)) as url:
         response = httpx.post(f"{url}/api/predict")
 
     assert response.status_code == 406
@@ -173,7 +178,7 @@ def test_an_error_before_the_first_event_has_its_own_status() -> None:
 
 def test_a_first_event_that_takes_too_long_is_a_504() -> None:
     counter = Counter(wait_s=5.0)
-    with run_server(make_app(counter, request_timeout_s=0.1)) as url:
+    with run_http_server(make_stream(counter, request_timeout_s=0.1)) as url:
         response = httpx.post(f"{url}/api/predict")
 
     assert response.status_code == 504
@@ -184,7 +189,7 @@ def test_a_first_event_that_takes_too_long_is_a_504() -> None:
 def test_a_stream_that_has_begun_has_its_own_timeout() -> None:
     start = time.monotonic()
     with (
-        run_server(make_app(Counter(), request_timeout_s=0.1, stream_timeout_s=0.5)) as url,
+        run_http_server(make_stream(Counter(), request_timeout_s=0.1, stream_timeout_s=0.5)) as url,
         open_stream(url) as (_, events),
     ):
         *_, last = list(events)
@@ -197,7 +202,7 @@ def test_a_stream_that_has_begun_has_its_own_timeout() -> None:
 def test_a_silent_stream_is_kept_alive_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.02)
     counter = Counter(fail_at=3, wait_s=0.1)
-    with run_server(make_app(counter)) as url:
+    with run_http_server(make_stream(counter)) as url:
         text = httpx.post(f"{url}/api/predict").text
 
     assert text.count(": keep-alive\n\n") >= 3
@@ -215,11 +220,10 @@ def test_a_request_is_canceled_when_its_caller_disconnects() -> None:
             ended.set()
         return b"never"
 
-    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-        await read_body(scope, receive, 1000)
-        await send_response(send, 200, await work())
+    async def handler(request: Request) -> Response:
+        return Response(200, await work())
 
-    with run_server(ErrorResponses(RequestLimits(routes, Limits()))) as url:
+    with run_http_server(make_app(handler, RequestLimits(Limits()))) as url:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/api/predict", timeout=0.2)
         assert started.is_set()
@@ -240,6 +244,4 @@ def test_a_request_is_canceled_when_its_caller_disconnects() -> None:
     ],
 )
 def test_a_stream_is_requested_by_a_header_or_in_the_body(accept: bytes, body: bytes, expected: bool) -> None:
-    scope: dict[str, Any] = {"headers": [(b"accept", accept)]}
-
-    assert wants_stream(scope, body) is expected
+    assert wants_stream(CapturedRequest("/", body, [(b"accept", accept)])) is expected
