@@ -52,6 +52,8 @@ SUCCESS_ANSWERS = (
     "Key not found",
 )
 LOOPBACK = "127.0.0.1"
+# Requests for metrics have none.
+MAX_METRICS_BODY = 1024
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.2
 logger = logging.getLogger("ray.serve")
@@ -87,8 +89,7 @@ class Edge:
         self._lock = asyncio.Lock()
         self._state = await self._fetch_first_state()
         # Of this node alone, and for HAProxy alone.
-        layers = (EdgeCheck(self._state.secret),)
-        metrics_server = HttpServer(HttpApp(self._metrics, layers, self._settings.limits.max_body_bytes))
+        metrics_server = HttpServer(HttpApp(self._metrics, (EdgeCheck(self._state.secret),), MAX_METRICS_BODY))
         self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
         await self._restart()
         loop = asyncio.get_running_loop()

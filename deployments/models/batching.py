@@ -16,10 +16,8 @@ import asyncio
 import math
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -28,13 +26,14 @@ from torch import Tensor, nn
 
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
+from deployments.models.batch_statistics import BatchStatistics
 from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
-from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, record_pass, resolve_futures, split_outputs
+from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.models.pass_timing import time_passes
 from deployments.protocols.arrays import Array, Outputs, Rows
 from deployments.scaling.profile import PassTiming, choose_pass_rows
-from deployments.scaling.report import LatencyHistogram, PassReport
+from deployments.scaling.report import PassReport
 from deployments.server.scheduling import Scheduling
 from training.bundle.program.interpreter import ProgramModule
 
@@ -47,23 +46,6 @@ _NO_BATCH = Batch()
 
 # A request's body is read-only memory, and the net does not write to its input.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-
-@dataclass
-class BatchStatistics:
-    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds.
-
-    Histograms are of the passes' seconds and of each request's in the queue; pass_rows counts passes by their rows.
-    """
-
-    passes: int = 0
-    rows: int = 0
-    time_steps: int = 0
-    padding: int = 0
-    busy_s: float = 0.0
-    durations: LatencyHistogram = field(default_factory=LatencyHistogram)
-    waits: LatencyHistogram = field(default_factory=LatencyHistogram)
-    pass_rows: Counter[int] = field(default_factory=Counter)
 
 
 class Batcher:
@@ -320,13 +302,6 @@ class Batcher:
         if batch.late:
             wait_s = 0.0 if estimator is None else estimator.estimate_wait_s(self._queue.rows + batch.rows)
             loop.call_soon_threadsafe(refuse_late, batch.late, wait_s)
-        statistics = self.statistics
-        if batch.chunks:
-            statistics.passes += 1
-            statistics.rows += batch.rows
-            statistics.pass_rows[batch.rows] += 1
-            statistics.time_steps += batch.rows * batch.longest
-            statistics.padding += batch.rows * batch.longest - batch.time_steps
         return batch
 
     def _run_inline_pass(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -349,10 +324,7 @@ class Batcher:
         started_s = perf_counter()
         outputs = self._try_batch(batch.chunks)
         end_s = perf_counter()
-        statistics = self.statistics
-        statistics.busy_s += end_s - started_s
-        statistics.durations.record(end_s - started_s)
-        record_pass(batch.chunks, batch.rows, started_s, end_s, statistics.waits)
+        self.statistics.record_pass(batch, started_s, end_s)
         if self._admission is not None:
             # From the end of the pass before, where one was: what comes between two passes takes its time, too.
             self._admission.record_pass(batch.rows, end_s - (self._last_end_s or started_s), end_s)

@@ -11,7 +11,6 @@ from time import perf_counter
 import numpy as np
 
 from deployments.protocols.arrays import Array, Outputs
-from deployments.scaling.report import LatencyHistogram
 from deployments.server.scheduling import Scheduling
 
 _UNSCHEDULED = Scheduling()
@@ -119,29 +118,6 @@ def split_outputs(batch: list[Chunk], y_N: Outputs, has_time_axis: tuple[bool, .
             )
         )
     return outputs
-
-
-def record_pass(batch: list[Chunk], rows: int, started_s: float, ended_s: float, waits: LatencyHistogram) -> None:
-    """Record a pass: how long each request that it began had waited, and the timing of those that are traced.
-
-    Args:
-        batch: its chunks.
-        rows: of all of them.
-        started_s: its start, by time.perf_counter.
-        ended_s: its end.
-        waits: takes the seconds in the queue.
-    """
-    for chunk in batch:
-        request = chunk.request
-        if not request.is_started:
-            request.is_started = True
-            waits.record(started_s - request.queued_s)
-        timing = request.timing
-        if timing is not None:
-            timing.queued_s, timing.ended_s = request.queued_s, ended_s
-            timing.started_s = timing.started_s or started_s
-            timing.passes += 1
-            timing.pass_rows = max(timing.pass_rows, rows)
 
 
 def resolve_futures(batch: list[Chunk], outputs: list[Outputs | Exception]) -> None:

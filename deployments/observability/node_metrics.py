@@ -78,7 +78,7 @@ def _list_nodes() -> list[Node]:
 
 
 class NodeMetrics:
-    """Handler of the paths below /metrics."""
+    """The paths below /metrics, as a handler."""
 
     def __init__(
         self,
@@ -101,7 +101,8 @@ class NodeMetrics:
         """
         self._node_id, self._http_port = node_id, http_port
         self._fetch_nodes, self._fetch_reports, self._fetch_edges = fetch_nodes, fetch_reports, fetch_edges
-        transport = httpx.AsyncHTTPTransport(uds=str(exporter_socket))
+        # Kept open, a connection would go to the process before a reload once more.
+        transport = httpx.AsyncHTTPTransport(uds=str(exporter_socket), limits=httpx.Limits(max_keepalive_connections=0))
         self._edge = httpx.AsyncClient(transport=transport, base_url="http://edge", timeout=PART_TIMEOUT_S)
         self._http = httpx.AsyncClient(timeout=PART_TIMEOUT_S, trust_env=False)
 

@@ -197,5 +197,6 @@ def _build_provider(settings: TracingSettings, attributes: dict[str, str]) -> "t
 def _set_status(span: "Span", status: int) -> None:
     from opentelemetry.trace import Status, StatusCode
 
+    span.set_attribute("http.response.status_code", status)
     if status >= 500:
         span.set_status(Status(StatusCode.ERROR))

@@ -42,26 +42,22 @@ class HttpApp:
     """A handler with its layers: what a server serves."""
 
     def __init__(
-        self,
-        handler: Handler,
-        layers: tuple[Layer, ...],
-        max_body_bytes: int,
-        error_counts: Counter[str] | None = None,
+        self, handler: Handler, layers: tuple[Layer, ...], max_body_bytes: int, errors: Counter[str] | None = None
     ) -> None:
-        """Make the application.
+        """Put an application together.
 
         Args:
-            handler: answers the requests that all layers admit.
+            handler: answers what the layers admit.
             layers: in the order in which a request passes them.
             max_body_bytes: of a request.
-            error_counts: of the errors, by their code.
+            errors: counts of the errors, by their code.
         """
         self.handler, self.layers, self.max_body_bytes = handler, layers, max_body_bytes
-        self._error_counts = Counter() if error_counts is None else error_counts
+        self._errors = Counter() if errors is None else errors
 
     def encode_error(self, request: Request, error: Exception) -> Response:
-        """Encode what a layer or the handler has raised, and count it."""
-        self._error_counts[error.code if isinstance(error, ClientError) else CallError.code] += 1
+        """Encode what a layer or the handler has raised."""
+        self._errors[error.code if isinstance(error, ClientError) else CallError.code] += 1
         return encode_error_response(request, error)
 
 

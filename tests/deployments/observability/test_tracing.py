@@ -16,6 +16,7 @@ from deployments.observability.tracing import ReplicaTracer, build_tracer
 from deployments.server.edge_check import EdgeCheck
 from deployments.server.handle_api import HandleApi
 from deployments.server.middleware import compose_http
+from deployments.server.request import Request, Response
 from deployments.server.request_limits import RequestLimits
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits, TracingSettings
@@ -96,6 +97,29 @@ async def test_what_the_edge_has_not_sampled_has_no_span(
         assert (await client.post(PATH, json=BODY)).status_code == 200
     tracer.close()
     assert receiver.spans == []
+
+
+async def test_a_refused_request_and_one_whose_caller_left_have_spans_that_say_so(
+    tracer: ReplicaTracer, receiver: OtlpReceiver
+) -> None:
+    has_begun = asyncio.Event()
+
+    async def wait(request: Request) -> Response | None:
+        has_begun.set()
+        await request.wait_closed()
+        return None
+
+    app = compose_http(wait, Limits(), SECRET, Observation(tracer=tracer))
+    async with open_client(app, headers={"traceparent": SAMPLED}) as client:
+        assert (await client.get("/", headers={"x-shoal-edge": "wrong"})).status_code == 403
+        call = asyncio.create_task(client.get("/", headers={"x-shoal-edge": SECRET}))
+        await has_begun.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    tracer.close()
+
+    statuses = [get_attributes(span)["http.response.status_code"] for span in receiver.spans]
+    assert sorted(statuses) == [403, 499]
 
 
 async def test_a_call_by_a_handle_goes_on_with_its_callers_trace(
