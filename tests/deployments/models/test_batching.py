@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deployments.errors import InferenceFailed
-from deployments.models import batching
+from deployments.models import pass_timing
 from deployments.models.batching import MAX_INLINE_PASS_S, Batcher
 from deployments.protocols.arrays import Array
 from training.data.tokenizer import Tokenizer
@@ -161,7 +161,7 @@ def test_a_pass_has_the_rows_that_raise_throughput_and_more_where_it_is_short(
 ) -> None:
     net = SimulatedNet(pass_ms / 1000, free_rows)
     batcher = Batcher(net, "cpu", 32, None, (False,))
-    monkeypatch.setattr(batching, "perf_counter", lambda: net.now_s)
+    monkeypatch.setattr(pass_timing, "perf_counter", lambda: net.now_s)
 
     batcher.warm_up(np.zeros((1, 2), np.float32))
 

@@ -116,6 +116,7 @@ async def test_a_refused_request_and_one_whose_caller_left_have_spans_that_say_s
         await has_begun.wait()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(0.05)
     tracer.close()
 
     statuses = [get_attributes(span)["http.response.status_code"] for span in receiver.spans]
