@@ -57,13 +57,6 @@ def deploy(
     With --canary or --shadow the deployed version goes on serving, and `shoal rollout status NAME` shows how the new
     one compares; it is promoted or rolled back by itself.
     """
-    from cluster.local.running_cluster import require_cluster
-    from cluster.local.signals import interrupt_on_termination
-    from cluster.rollout.deploy import change_scale
-    from cluster.shoal import Shoal
-    from deployments.specs.model_deployment import Scale
-
-    shoal = Shoal(context.settings)
     given = {
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
@@ -77,11 +70,22 @@ def deploy(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if slo_p99 is not None:
         changes["slo_p99_s"] = slo_p99 or None
-    change_scale(Scale(), changes)  # a value that no scale can have is refused before anything else
     plan = build_plan(canary, steps, shadow, split, min_step, min_agreement)
+    _deploy(reference, plan, scale=changes, dtype=dtype, compile=compile_, reason=reason)
+
+
+def _deploy(reference: str, plan: dict[str, Any], **choices: Any) -> None:
+    from cluster.local.running_cluster import require_cluster
+    from cluster.local.signals import interrupt_on_termination
+    from cluster.rollout.deploy import change_scale
+    from cluster.shoal import Shoal
+    from deployments.specs.model_deployment import Scale
+
+    # A value that no scale can have is refused before anything else.
+    change_scale(Scale(), choices["scale"])
     require_cluster(context.settings)
     interrupt_on_termination()
-    choices: dict[str, Any] = {"scale": changes, "dtype": dtype, "compile": compile_, "reason": reason}
+    shoal = Shoal(context.settings)
     with show_status(f"deploying {reference}") as on_status:
         if plan:
             rollout = shoal.deploy_canary(reference, **plan, **choices, on_status=on_status)

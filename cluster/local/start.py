@@ -65,8 +65,8 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
     for name in (secrets.ADMIN_KEY, secrets.RAY_TOKEN, secrets.EDGE_SECRET):
         secrets.ensure_secret(settings.home, name)
     ports = Ports()
-    # A run's own cluster serves nothing, and must not fail where another one does.
     set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)
+    # A run's own cluster serves nothing, and must not fail where another one does.
     http_port, grpc_port, dashboard_port = (0, 0, 0) if for_run else set_ports
     cluster = Cluster(
         head="",
@@ -97,11 +97,10 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         # In memory alone, which is Ray's default, all that runs would end with the GCS.
         environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(temp_dir(settings.home) / "gcs")}
     _run_ray_start(settings, arguments, environment)
-    head = _find_head(settings)
-    cluster = replace(cluster, head=str(head))
+    head, keeper = _find_head(settings), ""
     if not for_run:
-        keeper = gcs_keeper.start_keeper(settings.home, head.pid, environment)
-        cluster = replace(cluster, keeper=str(ProcessIdentity.of(keeper)))
+        keeper = str(ProcessIdentity.of(gcs_keeper.start_keeper(settings.home, head.pid, environment)))
+    cluster = replace(cluster, head=str(head), keeper=keeper)
     write_record(settings.home, cluster)
     return cluster
 
