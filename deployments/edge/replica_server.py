@@ -63,7 +63,6 @@ class ReplicaServer:
         version: int = 0,
         variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
-        count_calls: Callable[[], tuple[int, int]] = lambda: (0, 0),
         report_calls: Callable[[], CallReport] = CallReport,
         start_phases: Mapping[str, float] = MappingProxyType({}),
         shadow: Shadow | None = None,
@@ -78,8 +77,7 @@ class ReplicaServer:
             version: of what is served.
             variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
-            count_calls: how many requests by handles are inside, and how many there were.
-            report_calls: what they came to.
+            report_calls: what came by handles.
             start_phases: seconds of each phase of its start; it may grow.
             shadow: takes copies of requests where the directory says so.
             observation: of this replica; None for a new one without a tracer.
@@ -88,27 +86,24 @@ class ReplicaServer:
         statistics = observation.statistics
         node_id = ray.get_runtime_context().get_node_id()
 
-        def record(method: str, status: int, duration_s: float) -> None:
-            statistics.record(status, duration_s, is_call=method == "POST")
-
         def report() -> ReplicaReport:
-            ongoing_calls, total_calls = count_calls()
+            calls = report_calls()
             return ReplicaReport(
                 uptime_s=time.monotonic() - started_s,
-                ongoing=server.ongoing + ongoing_calls,
+                ongoing=server.ongoing + calls.ongoing,
                 responses=dict(statistics.responses),
                 latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
-                calls=statistics.calls + total_calls,
+                calls=statistics.calls + calls.total,
                 start_phases=dict(start_phases),
                 copies=shadow.report() if shadow else PairReport(),
                 latency_s=statistics.latencies.sum_s,
                 errors=dict(statistics.errors),
-                handle_calls=report_calls(),
+                handle_calls=calls,
                 node_id=node_id,
             )
 
-        server = HttpServer(build_app(await fetch_edge_secret(), observation), record)
+        server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request)
         started_s = time.monotonic()
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))

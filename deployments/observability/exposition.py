@@ -106,9 +106,10 @@ class _Collector:
         }
         infos = GaugeMetricFamily("shoal_replica_info", "A replica's variant; always 1.", labels=(*LABELS, "variant"))
         for labels, member, report in self._each():
-            values = (report.ongoing, report.passes.queued_rows, report.uptime_s, report.cold_start_s)
+            values = (report.ongoing, report.passes.queued_rows, report.uptime_s, report.cold_start_s or None)
             for (_, series), value in zip(gauges.values(), values, strict=True):
-                series.append((labels, value))
+                if value is not None:  # nobody times the start of the control application
+                    series.append((labels, value))
             infos.add_metric((*labels, member.variant), 1.0)
         for name, (description, series) in gauges.items():
             family = GaugeMetricFamily(name, description, labels=LABELS)

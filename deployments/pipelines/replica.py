@@ -78,8 +78,7 @@ class PipelineReplica(HandleApi):
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
-            count_calls=lambda: (self.ongoing_calls, self.total_calls),
-            report_calls=self.call_statistics.report_calls,
+            report_calls=self.report_calls,
             start_phases=start.phases,
             observation=Observation(tracer=tracer),
         )

@@ -117,11 +117,15 @@ class CallReport:
         responses: number by status.
         latencies: counts of the histogram of those with a status below 499, by BOUNDS_S.
         latency_s: their sum.
+        ongoing: calls inside now.
+        total: calls that have begun.
     """
 
     responses: Mapping[int, int] = field(default_factory=dict)
     latencies: tuple[int, ...] = ()
     latency_s: float = 0.0
+    ongoing: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,6 @@ class RequestStatistics:
         if status < 499:
             self.latencies.record(latency_s)
 
-    def report_calls(self) -> CallReport:
-        """What was counted, of calls by handles."""
-        return CallReport(dict(self.responses), tuple(self.latencies.counts), self.latencies.sum_s)
+    def record_request(self, method: str, status: int, latency_s: float) -> None:
+        """Count one request from the edge."""
+        self.record(status, latency_s, is_call=method == "POST")

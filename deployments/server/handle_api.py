@@ -13,7 +13,7 @@ from time import perf_counter
 from deployments.errors import CallError, ClientError, DeadlineExceeded, encode_call_error
 from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import ERROR
-from deployments.scaling.report import RequestStatistics
+from deployments.scaling.report import CallReport, RequestStatistics
 from deployments.server.http_exchange import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
 from deployments.server.scheduling import INTERACTIVE, Scheduling
@@ -28,8 +28,16 @@ class HandleApi:
 
     @cached_property
     def call_statistics(self) -> RequestStatistics:
-        """Counts of the calls."""
+        """Counts of the calls that have ended."""
         return RequestStatistics()
+
+    def report_calls(self) -> CallReport:
+        """What the calls came to."""
+        statistics = self.call_statistics
+        latencies = statistics.latencies
+        return CallReport(
+            dict(statistics.responses), tuple(latencies.counts), latencies.sum_s, self.ongoing_calls, self.total_calls
+        )
 
     async def infer(
         self,

@@ -1,7 +1,7 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
-    -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py; trace_layer.py before them where it is on
+    -> trace_layer.py -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 

@@ -149,8 +149,7 @@ async def serve(variant: str, folder: Path, port: int, endpoint: str) -> None:
     app = compose_http(ModelRoutes(model), specification.limits, SECRET, observation)
     if variant == OFF:
         leave_counting_out()
-    record = observation.statistics.record
-    server = HttpServer(app) if variant == OFF else HttpServer(app, lambda _, *finished: record(*finished))
+    server = HttpServer(app) if variant == OFF else HttpServer(app, observation.statistics.record_request)
     member = Member("replica", Route("mlp", 30.0), f"127.0.0.1:{await server.start('127.0.0.1')}", 1)
     edge = folder / "edge"
     make_private_dir(edge)
