@@ -30,13 +30,13 @@ LINGER_S = 2.0
 POLL_INTERVAL_S = 0.02
 BACKLOG = 4096
 
-# To `OPTIONS *`, HTTP's own ping (RFC 9110, 9.3.7), by which edges see that this loop runs. No caller's gets here.
-_PONG = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 _MALFORMED_BODY = encode_error("bad_request", "the request is not valid HTTP", None)
 _MALFORMED = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
     % (len(_MALFORMED_BODY), _MALFORMED_BODY)
 )
+# To `OPTIONS *`, HTTP's own ping (RFC 9110, 9.3.7), by which edges see that this loop runs. No caller's gets here.
+_PONG = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 logger = logging.getLogger("ray.serve")
 
 

@@ -16,7 +16,7 @@ from deployments.applications import (
     build_serve_config,
 )
 from deployments.edge.state import CONTROL, EDGE, GRPC, HEAD_LABEL, Listen
-from deployments.models import preload
+from deployments.models.preload import RUNTIME_ENV
 from deployments.pipelines import ModelNode, Pipeline
 from deployments.scaling.policy import ReplicaPolicy
 from deployments.settings import EdgeSettings, ServingSettings
@@ -90,8 +90,7 @@ def test_a_models_scale_is_that_of_its_deployment(config: dict[str, Any]) -> Non
     assert bounds == {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 16}
     assert getattr(importlib.import_module(module), name) is ReplicaPolicy
     ReplicaPolicy(**policy["policy_kwargs"])
-    options = {"num_cpus": 1, "num_gpus": 0.5, "runtime_env": preload.RUNTIME_ENV}
-    assert deployment["ray_actor_options"] == options
+    assert deployment["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 0.5, "runtime_env": RUNTIME_ENV}
 
 
 @pytest.mark.parametrize(("running", "first"), [(None, 1), (0, 1), (2, 2), (9, 3)])

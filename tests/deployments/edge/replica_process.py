@@ -2,28 +2,21 @@
 
 import asyncio
 import json
-import os
 import sys
 
-from deployments.server.asgi import Receive, Scope, Send, send_response
 from deployments.server.http_server import HttpServer
+from deployments.server.middleware import HttpApp
+from deployments.server.request import Request, Response
 
 
 async def main(name: str, duration_s: float) -> None:
     """Print the port, then serve until the process ends."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-        while (message := await receive())["type"] == "http.request":
-            size += len(message["body"])
-            if not message["more_body"]:
-                break
-        if scope["path"].endswith("/exit"):
-            os._exit(1)
+    async def answer(request: Request) -> Response:
         await asyncio.sleep(duration_s)
-        await send_response(send, 200, json.dumps({"replica": name, "bytes": size}).encode())
+        return Response(200, json.dumps({"replica": name, "bytes": len(request.body)}).encode())
 
-    print(await HttpServer(app).start("127.0.0.1"), flush=True)
+    print(await HttpServer(HttpApp(answer, (), 1_000_000)).start("127.0.0.1"), flush=True)
     await asyncio.Event().wait()
 
 
