@@ -151,6 +151,9 @@ def finish(settings: Settings, cluster: Cluster) -> None:
             with ServeApi(settings, cluster) as serve:
                 # Without the canary, which is deleted: its replicas leave the edges, and finish what they have.
                 serve.put_config(deployments.list_records())
+                # The next rollout's application has the same name, and must not find this one's replicas.
+                application = canary.spec.application
+                serve.wait(lambda applications, name=application: name not in applications, _ignore)  # type: ignore[misc]
             store.end(canary.id)
 
 

@@ -55,6 +55,7 @@ class Progress:
             return state
         if requested == "abort":
             return self._end(state, "aborted", "undecided", "by request", now_s)
+        reports = [each for each in reports if self._is_compared(each[0])]
         names = {member.route.name for member, _ in reports}
         if self._spec.application in names:
             self._seen_s = now_s
@@ -68,6 +69,10 @@ class Progress:
         self._comparison.observe_pairs(np.asarray(pairs), np.asarray(agreements))
         self._comparison.observe(*self._traffic.take(reports))
         return self._decide(state, now_s)
+
+    def _is_compared(self, member: Member) -> bool:
+        """Whether a replica is of either version; one of an earlier rollout may still be there."""
+        return member.route.name != self._spec.application or member.version == self._spec.version
 
     def fail(self, canary: Canary, reason: str, now_s: float) -> CanaryState:
         """The state of a rollout whose new version does not run."""

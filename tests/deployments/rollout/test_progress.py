@@ -158,7 +158,7 @@ def test_a_replica_that_is_replaced_counts_from_its_start() -> None:
     rollout = start()
     rollout.run(1)
     rollout.new = Replica("m.canary")
-    rollout.new.member = Member("m.canary-2", rollout.new.member.route, "127.0.0.1:2")
+    rollout.new.member = Member("m.canary-2", rollout.new.member.route, "127.0.0.1:2", version=2)
     rollout.run(1)
 
     assert rollout.canary.state.evidence[0].canary.total == 100
