@@ -41,7 +41,7 @@ check: $(VENV)/.dev
 # of training compared with torchrun, of waits compared with bare Ray, and of simulated canaries.
 bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	for name in serving servers payloads compute pipelines client precision training waits canary; do \
+	for name in serving servers payloads compute pipelines client precision observability training waits canary; do \
 		$(BIN)/python tests/benchmarks/$$name.py $(ARGS) || exit 1; done
 
 # Compile the gRPC messages after a change of open_inference.proto.

@@ -91,7 +91,8 @@ def build_serve_config(
     return {
         # Requests come from the edge, straight to the replicas.
         "proxy_location": "Disabled",
-        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"}
+        | ({"encoding": "JSON"} if settings.log_format == "json" else {}),
         "applications": [
             *_build_edge_configs(settings, listen),
             _build_control_config(listen.host, url),

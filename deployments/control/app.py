@@ -27,6 +27,8 @@ from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import CONTROL, Route
 from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
+from deployments.observability.observation import Observation
+from deployments.observability.tracing import build_tracer
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
@@ -54,14 +56,18 @@ class Control:
         bind_replica_port(host)
         settings = ServingSettings()
         catalog = Catalog(settings)
-        client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep)
+        replica = serve.get_replica_context().replica_id.unique_id
+        tracer = build_tracer(settings.tracing, CONTROL, 0, replica)
+        inject_trace = tracer.inject_headers if tracer else None
+        client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep, inject_trace)
         api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._task = asyncio.get_running_loop().create_task(finish_abandoned_changes(catalog.status.store))
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(AsgiHandler(api), limits, secret),
+            lambda secret, observation: compose_http(AsgiHandler(api), limits, secret, observation),
             host,
             Route(CONTROL, limits.request_timeout_s),
+            observation=Observation(tracer=tracer),
         )
 
     async def __del__(self) -> None:

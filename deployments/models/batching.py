@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
-from deployments.models.chunk_queue import Batch, BatchStatistics, ChunkQueue, exceeds_padding_share
-from deployments.models.chunks import Chunk, PendingRequest, resolve_futures, split_outputs
+from deployments.models.batch_statistics import BatchStatistics
+from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
+from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, resolve_futures, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.models.pass_timing import time_passes
 from deployments.protocols.arrays import Array, Outputs, Rows
@@ -163,12 +164,15 @@ class Batcher:
             running_s = max(0.0, admission.estimator.estimate_pass_s(self._running_rows) - elapsed_s)
         admission.check(rows, scheduling, running_s)
 
-    async def forward(self, rows: Rows, scheduling: Scheduling | None = None) -> Outputs:
+    async def forward(
+        self, rows: Rows, scheduling: Scheduling | None = None, timing: RequestTiming | None = None
+    ) -> Outputs:
         """Run rows through the net, together with those of other requests.
 
         Args:
             rows: of one request, B of them.
             scheduling: its deadline and priority, if it has one.
+            timing: is filled in.
 
         Returns:
             The net's outputs, each of shape (B, ...), or (B, T, ...) with T the length of the request's longest row.
@@ -182,7 +186,7 @@ class Batcher:
             DeadlineExceeded: its deadline is past, or would be if it were alone.
         """
         self.check_admission(scheduling, len(rows))
-        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), scheduling)
+        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), scheduling, timing)
         if isinstance(rows, list):
             self._enqueue(request, self._split_by_length(request, rows))
         else:
@@ -206,6 +210,12 @@ class Batcher:
             refused=self._admission.refused if self._admission else 0,
             late_rows=queue.late_rows,
             abandoned_rows=queue.abandoned_rows,
+            time_steps=statistics.time_steps,
+            padding=statistics.padding,
+            waits=tuple(statistics.waits.counts),
+            wait_s=statistics.waits.sum_s,
+            durations=tuple(statistics.durations.counts),
+            pass_rows=dict(statistics.pass_rows),
         )
 
     async def check_health(self, max_pass_s: float) -> None:
@@ -292,8 +302,6 @@ class Batcher:
         if batch.late:
             wait_s = 0.0 if estimator is None else estimator.estimate_wait_s(self._queue.rows + batch.rows)
             loop.call_soon_threadsafe(refuse_late, batch.late, wait_s)
-        if batch.chunks:
-            self.statistics.count(batch)
         return batch
 
     def _run_inline_pass(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -316,7 +324,7 @@ class Batcher:
         started_s = perf_counter()
         outputs = self._try_batch(batch.chunks)
         end_s = perf_counter()
-        self.statistics.busy_s += end_s - started_s
+        self.statistics.record_pass(batch, started_s, end_s)
         if self._admission is not None:
             # From the end of the pass before, where one was: what comes between two passes takes its time, too.
             self._admission.record_pass(batch.rows, end_s - (self._last_end_s or started_s), end_s)

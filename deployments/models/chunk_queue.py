@@ -37,24 +37,6 @@ class Batch:
     late: list[PendingRequest] | None = None
 
 
-@dataclass
-class BatchStatistics:
-    """Totals since the start: passes, rows, time steps with padding, how many of those are padding, and seconds."""
-
-    passes: int = 0
-    rows: int = 0
-    time_steps: int = 0
-    padding: int = 0
-    busy_s: float = 0.0
-
-    def count(self, batch: Batch) -> None:
-        """Count one pass."""
-        self.passes += 1
-        self.rows += batch.rows
-        self.time_steps += batch.rows * batch.longest
-        self.padding += batch.rows * batch.longest - batch.time_steps
-
-
 class ChunkQueue:
     """Chunks that wait for a pass. Whoever uses it holds the batcher's lock.
 

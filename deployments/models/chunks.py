@@ -6,6 +6,7 @@ Request walk: batching.py -> [chunks.py]
 
 import asyncio
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
@@ -15,14 +16,51 @@ from deployments.server.scheduling import Scheduling
 _UNSCHEDULED = Scheduling()
 
 
+@dataclass(slots=True)
+class RequestTiming:
+    """When a request was in the queue and in passes, by time.perf_counter, for whoever traces it.
+
+    Attributes:
+        queued_s: when it came.
+        started_s: start of its first pass; 0 where it had none.
+        ended_s: end of its last one.
+        passes: that its rows took.
+        pass_rows: rows of all requests in its largest pass.
+    """
+
+    queued_s: float = 0.0
+    started_s: float = 0.0
+    ended_s: float = 0.0
+    passes: int = 0
+    pass_rows: int = 0
+
+
 class PendingRequest:
     """A request on its way: its number of rows, and the outputs of those that are through."""
 
-    __slots__ = ("deadline_s", "future", "parts", "priority", "remaining_rows", "rows", "timeout_s")
+    __slots__ = (
+        "deadline_s",
+        "future",
+        "is_started",
+        "parts",
+        "priority",
+        "queued_s",
+        "remaining_rows",
+        "rows",
+        "timeout_s",
+        "timing",
+    )
 
-    def __init__(self, future: "asyncio.Future[Outputs]", rows: int, scheduling: Scheduling | None = None) -> None:
+    def __init__(
+        self,
+        future: "asyncio.Future[Outputs]",
+        rows: int,
+        scheduling: Scheduling | None = None,
+        timing: RequestTiming | None = None,
+    ) -> None:
         self.future, self.rows, self.remaining_rows = future, rows, rows
         self.deadline_s, self.priority, self.timeout_s = scheduling or _UNSCHEDULED
+        self.queued_s, self.is_started, self.timing = perf_counter(), False, timing
         self.parts: list[tuple[slice | Array, Outputs]] = []
 
 

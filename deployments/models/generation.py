@@ -45,6 +45,7 @@ class TextGenerator:
             context_length: number of tokens that the net takes; older ones are dropped.
         """
         self._forward, self._tokenizer, self._context_length = forward, tokenizer, context_length
+        self.generated_tokens = 0
 
     async def generate(
         self, prompts: list[Encoding], request: TextRequest, scheduling: Scheduling | None = None
@@ -99,6 +100,7 @@ class TextGenerator:
         ids, detokenizer = list(prompt), IncrementalDetokenizer(self._tokenizer, prompt)
         for remaining in range(request.max_tokens - 1, -1, -1):
             (y_1TV,) = await self._forward(np.array([ids[-self._context_length :]]), scheduling)
+            self.generated_tokens += 1
             ids.append(_sample_token(torch.from_numpy(y_1TV[0, -1]), request.temperature, random))
             if text := detokenizer.add(ids[-1], is_last=remaining == 0):
                 yield text

@@ -14,6 +14,8 @@ from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.models.cold_start import ColdStart
 from deployments.models.preload import leave_warm_processes
+from deployments.observability.observation import Observation
+from deployments.observability.tracing import build_tracer
 from deployments.ray_internals import bind_replica_port
 from deployments.rollout.shadow import ShadowedModel
 from deployments.scaling.load import Load
@@ -53,6 +55,10 @@ class ModelReplica(HandleApi):
         # The same for as long as it lives; Serve's policy has no other way to know it.
         self._goal_load = describe_capacity(profile, slo_p99_s) if slo_p99_s else {}
         start.end_phase("warm_up")
+        replica = serve.get_replica_context().replica_id.unique_id
+        self.tracer = build_tracer(ServingSettings().tracing, specification.name, specification.version, replica)
+        if self.tracer:
+            self._model.enable_tracing(self.tracer)
         limits, routes = specification.limits, ModelRoutes(self._model)
         shadow = ShadowedModel(
             self._model,
@@ -61,15 +67,16 @@ class ModelReplica(HandleApi):
             serve=routes.serve,
         )
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(routes, limits, secret),
+            lambda secret, observation: compose_http(routes, limits, secret, observation),
             host,
             Route.of(specification, application),
             version=specification.version,
             variant=specification.variant,
             report_passes=self._model.report_passes,
-            count_calls=lambda: (self.ongoing_calls, self.total_calls),
+            report_calls=self.report_calls,
             start_phases=start.phases,
             shadow=shadow,
+            observation=Observation(tracer=self.tracer),
         )
         start.end_phase("join")
         start.log(specification.name)
@@ -84,3 +91,5 @@ class ModelReplica(HandleApi):
 
     async def __del__(self) -> None:
         await self._server.stop()
+        if self.tracer:
+            self.tracer.close()

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ from deployments.models.batching import Batcher
 from deployments.models.example_check import MAX_ROWS, check_example_outputs
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
-from deployments.protocols.arrays import Rows
+from deployments.observability.tracing import ReplicaTracer
+from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.oip.codec import InferRequest, OipCodec, encode_metadata
 from deployments.protocols.predict import events
 from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
@@ -114,6 +115,11 @@ class ServedModel:
         end_phase("warm_up")
         self._generator = _build_generator(bundle, self._batcher)
         self._failures = 0
+        self._forward: Callable[[Rows, Scheduling | None], Awaitable[Outputs]] = self._batcher.forward
+
+    def enable_tracing(self, tracer: ReplicaTracer) -> None:
+        """Make spans of the queue and the passes of sampled requests, those of generated tokens aside."""
+        self._forward = tracer.trace_forward(self._batcher.forward)
 
     def _check_goal(self, slo_p99_s: float | None) -> None:
         """Raise UserError where not even a pass of one row fits into the goal."""
@@ -130,7 +136,8 @@ class ServedModel:
 
     def report_passes(self) -> PassReport:
         """What its batcher has done and has to do, and the requests that the net failed for."""
-        return replace(self._batcher.report_passes(), failures=self._failures)
+        generated_tokens = self._generator.generated_tokens if self._generator else 0
+        return replace(self._batcher.report_passes(), failures=self._failures, generated_tokens=generated_tokens)
 
     async def time_codec(self) -> float:
         """CPU seconds of decoding the example request and encoding its response, per request."""
@@ -164,7 +171,7 @@ class ServedModel:
         if request.timeout_s is not None or request.priority:
             scheduling = _combine(scheduling, request)
         try:
-            outputs = await self._batcher.forward(request.rows, scheduling)
+            outputs = await self._forward(request.rows, scheduling)
             if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
                 return codec.encode_response(outputs, request)
             return await asyncio.to_thread(codec.encode_response, outputs, request)
@@ -184,7 +191,7 @@ class ServedModel:
         if request.rows is None:
             return await run_in_image_thread(self._sample_images, request.options)
         try:
-            outputs = await self._batcher.forward(request.rows, scheduling)
+            outputs = await self._forward(request.rows, scheduling)
             if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
                 return self.predict_codec.encode_response(outputs, request)
             return await self._run_in_thread(self.predict_codec.encode_response, outputs, request)

@@ -13,7 +13,7 @@ import msgspec
 from deployments.errors import EmptyRequest, InvalidType, NotStreamable, PayloadTooLarge, TensorsNotSupported
 from deployments.pipelines.crops import CropBudget
 from deployments.pipelines.pipeline_plan import build_plan
-from deployments.pipelines.request_context import ALL_LABELS, ModelCall, Raw, RequestContext, RowBatch
+from deployments.pipelines.request_context import ALL_LABELS, ModelCall, Raw, RequestContext, RowBatch, TraceNode
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.protocols.predict.requests import parse_json_request
 from deployments.server.scheduling import Scheduling
@@ -38,8 +38,10 @@ class _LabelsRequest(msgspec.Struct, forbid_unknown_fields=True):
 class PipelineExecutor:
     """One pipeline, and the function that calls its models."""
 
-    def __init__(self, endpoint: PipelineEndpoint, call_model: ModelCall) -> None:
-        self.endpoint, self._call_model = endpoint, call_model
+    def __init__(
+        self, endpoint: PipelineEndpoint, call_model: ModelCall, *, trace_node: TraceNode | None = None
+    ) -> None:
+        self.endpoint, self._call_model, self._trace_node = endpoint, call_model, trace_node
         self._plan = build_plan(endpoint)
         self.example: dict[str, Any] = {"inputs": [self._plan.example]}
         self.metadata = encode_metadata(endpoint)
@@ -72,7 +74,12 @@ class PipelineExecutor:
         predictions = await self._plan.run(
             RowBatch(request.inputs, list(range(len(request.inputs)))),
             RequestContext(
-                self._call_model, deadline_s, CropBudget(self.endpoint.limits), request_id, scheduling.priority
+                self._call_model,
+                deadline_s,
+                CropBudget(self.endpoint.limits),
+                request_id,
+                scheduling.priority,
+                self._trace_node,
             ),
             getattr(request, "top_k", ALL_LABELS),
         )

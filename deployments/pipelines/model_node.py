@@ -4,6 +4,7 @@ Request walk: pipeline_plan.py -> [model_node.py] -> request_context.py
 """
 
 import asyncio
+import contextlib
 
 import msgspec
 
@@ -43,9 +44,7 @@ class ModelNodePlan:
         timeout_s = remaining_s if self._timeout_s is None else min(self._timeout_s, remaining_s)
         try:
             async with asyncio.timeout(timeout_s):
-                body = await context.call_model(
-                    self._model, msgspec.json.encode(request), context.request_id, timeout_s, context.priority
-                )
+                body = await self._call(context, msgspec.json.encode(request), timeout_s)
         except TimeoutError:
             message = f"no response within its {max(timeout_s, 0):.3g} s; try again, or send less"
             raise NodeError(self.path, DeadlineExceeded.status, DeadlineExceeded.code, message) from None
@@ -57,6 +56,11 @@ class ModelNodePlan:
             message = f"{len(predictions)} predictions for {len(batch.rows)} rows"
             raise NodeError(self.path, 500, "internal", message)
         return predictions
+
+    async def _call(self, context: RequestContext, body: bytes, timeout_s: float) -> bytes:
+        span = context.trace_node(self.path, self._model) if context.trace_node else contextlib.nullcontext()
+        with span:
+            return await context.call_model(self._model, body, context.request_id, timeout_s, context.priority)
 
 
 def _check_options(path: str, node: ModelNode, signature: Signature) -> None:

@@ -13,6 +13,9 @@ from ray import serve
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
+from deployments.models.cold_start import ColdStart
+from deployments.observability.observation import Observation
+from deployments.observability.tracing import build_tracer
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.pipelines.routes import PipelineRoutes
 from deployments.ray_internals import bind_replica_port
@@ -20,6 +23,7 @@ from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
+from deployments.settings import ServingSettings
 from deployments.specs.deployment import PipelineEndpoint
 
 STATUS_INTERVAL_S = 1.0
@@ -54,18 +58,32 @@ class PipelineReplica(HandleApi):
 
     async def __init__(self, endpoint: dict[str, Any], host: str) -> None:  # type: ignore[misc]
         bind_replica_port(host)
+        start = ColdStart()
         specification = PipelineEndpoint.model_validate(endpoint)
-        self.servable = executor = PipelineExecutor(specification, HandleClient(may_sleep=_may_sleep).predict)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self.tracer = tracer = build_tracer(
+            ServingSettings().tracing, specification.name, specification.version, replica
+        )
+        client = HandleClient(may_sleep=_may_sleep, inject_trace=tracer.inject_headers if tracer else None)
+        self.servable = executor = PipelineExecutor(
+            specification, client.predict, trace_node=tracer.trace_node if tracer else None
+        )
         readiness = NodeReadiness(specification.pipeline.list_models())
         limits = specification.limits
         self._server = await ReplicaServer.start(
-            lambda secret: compose_http(PipelineRoutes(executor, readiness.list_unready), limits, secret),
+            lambda secret, observation: compose_http(
+                PipelineRoutes(executor, readiness.list_unready), limits, secret, observation
+            ),
             host,
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
-            count_calls=lambda: (self.ongoing_calls, self.total_calls),
+            report_calls=self.report_calls,
+            start_phases=start.phases,
+            observation=Observation(tracer=tracer),
         )
+        start.end_phase("join")
+        start.log(specification.name)
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
@@ -73,3 +91,5 @@ class PipelineReplica(HandleApi):
 
     async def __del__(self) -> None:
         await self._server.stop()
+        if self.tracer:
+            self.tracer.close()

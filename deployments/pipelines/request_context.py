@@ -6,6 +6,7 @@ Rows and predictions stay undecoded JSON until a node reads them.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ Raises:
     TimeoutError: no response in that time.
     CallError: the model refuses the request, or no replica responds.
 """
+
+TraceNode = Callable[[str, str], AbstractContextManager[Any]]
+"""Makes a span around a node's call, of its path and its model's name."""
 
 ALL_LABELS = 2**31
 """A `top_k` that no model's labels reach."""
@@ -53,6 +57,7 @@ class RequestContext:
         crop_budget: what may be cropped from the request's images.
         request_id: as the caller sent it, for the log of each node's model.
         priority: of the request; see Scheduling.
+        trace_node: None where tracing is off.
     """
 
     call_model: ModelCall
@@ -60,6 +65,7 @@ class RequestContext:
     crop_budget: CropBudget
     request_id: str | None = None
     priority: int = INTERACTIVE
+    trace_node: TraceNode | None = None
 
     def remaining_s(self) -> float:
         """Seconds until the deadline."""

@@ -7,7 +7,7 @@ scales. Counts are totals: a reader takes the difference of two reports, so that
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -68,6 +68,13 @@ class PassReport:
         late_rows: rows that were not computed, since the deadlines of their requests came too early.
         abandoned_rows: rows that were not computed, since their callers had left.
         failures: requests whose rows the net failed for, or gave no finite number: 422, but not for the caller's fault.
+        time_steps: through the passes, padding included; 0 for rows without a time axis.
+        padding: time steps among those that are padding.
+        waits: counts of the histogram of each request's seconds in the queue, by BOUNDS_S.
+        wait_s: their sum.
+        durations: counts of the histogram of each pass's seconds, by BOUNDS_S.
+        pass_rows: number of passes by their rows.
+        generated_tokens: of a language model.
     """
 
     queued_rows: int = 0
@@ -78,6 +85,13 @@ class PassReport:
     late_rows: int = 0
     abandoned_rows: int = 0
     failures: int = 0
+    time_steps: int = 0
+    padding: int = 0
+    waits: tuple[int, ...] = ()
+    wait_s: float = 0.0
+    durations: tuple[int, ...] = ()
+    pass_rows: Mapping[int, int] = field(default_factory=dict)
+    generated_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,25 @@ class PairReport:
 
 
 @dataclass(frozen=True)
+class CallReport:
+    """What came by handles: from pipelines, the gRPC gateways and the control application.
+
+    Attributes:
+        responses: number by status.
+        latencies: counts of the histogram of those with a status below 499, by BOUNDS_S.
+        latency_s: their sum.
+        ongoing: calls inside now.
+        total: calls that have begun.
+    """
+
+    responses: Mapping[int, int] = field(default_factory=dict)
+    latencies: tuple[int, ...] = ()
+    latency_s: float = 0.0
+    ongoing: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
 class ReplicaReport:
     """What a replica has done since its start.
 
@@ -103,12 +136,16 @@ class ReplicaReport:
         uptime_s: since it takes requests.
         ongoing: requests inside it now, from the edge and by handles.
         responses: number of requests from the edge by the status of their response; 499: the caller left before.
-        latencies: counts of the histogram of those that were answered with a status below 500, by BOUNDS_S.
+        latencies: counts of the histogram of those that were answered with a status below 499, by BOUNDS_S.
         passes: of its batcher; all zero for a pipeline.
         calls: number of requests that compute something, POSTs from the edge and calls by handles: a monitor that asks
             whether a model is ready does not use it.
-        start_phases: seconds of each phase of its start (deployments.models.cold_start); empty for a pipeline.
+        start_phases: seconds of each phase of its start (deployments.models.cold_start).
         copies: what came of the copies of its requests.
+        latency_s: sum of those latencies.
+        errors: number of error responses by their code, those to handle calls not among them.
+        handle_calls: what came by handles.
+        node_id: Ray's id of the node that it runs on.
     """
 
     uptime_s: float
@@ -119,15 +156,28 @@ class ReplicaReport:
     calls: int = 0
     start_phases: dict[str, float] = field(default_factory=dict)
     copies: PairReport = PairReport()
+    latency_s: float = 0.0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    handle_calls: CallReport = CallReport()
+    node_id: str = ""
+
+    @property
+    def cold_start_s(self) -> float:
+        """Seconds from the start of its process until the edges sent requests."""
+        return sum(self.start_phases.values())
 
 
 class RequestStatistics:
-    """Counts the requests of one replica."""
+    """Counts the requests of one replica: the one record that is made of each.
+
+    Error responses are counted by their code, too, where they are made.
+    """
 
     def __init__(self) -> None:
         self.responses: Counter[int] = Counter()
         self.latencies = LatencyHistogram()
         self.calls = 0
+        self.errors: Counter[str] = Counter()
 
     def record(self, status: int, latency_s: float, *, is_call: bool = True) -> None:
         """Count one request; `is_call`: whether it asks to compute something."""
@@ -135,3 +185,7 @@ class RequestStatistics:
         self.calls += is_call
         if status < 499:
             self.latencies.record(latency_s)
+
+    def record_request(self, method: str, status: int, latency_s: float) -> None:
+        """Count one request from the edge."""
+        self.record(status, latency_s, is_call=method == "POST")

@@ -15,7 +15,8 @@ def encode_error_response(request: Request, error: Exception) -> Response:
     """Encode an error in the form of the request's path: Shoal's own, or the Open Inference Protocol's."""
     if isinstance(error, errors.ClientError):
         return Response(error.status, encode_error_for(request, error.code, error.message), headers=error.headers)
-    logger.error("request failed: %s %s", request.method, request.path, exc_info=error)
+    extra = {"request_id": request.request_id} if request.request_id else None
+    logger.error("request failed: %s %s", request.method, request.path, exc_info=error, extra=extra)
     return Response(errors.CallError.status, encode_error_for(request, errors.CallError.code, INTERNAL_ERROR_MESSAGE))
 
 

@@ -7,9 +7,14 @@ An exception would reach the caller as a remote traceback; errors are returned a
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from functools import cached_property
+from time import perf_counter
 
-from deployments.errors import ClientError, DeadlineExceeded, encode_call_error
+from deployments.errors import CallError, ClientError, DeadlineExceeded, encode_call_error
+from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import ERROR
+from deployments.scaling.report import CallReport, RequestStatistics
+from deployments.server.http_exchange import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
 from deployments.server.scheduling import INTERACTIVE, Scheduling
 
@@ -18,7 +23,21 @@ class HandleApi:
     """The methods of a replica that Serve handles call; they delegate to `servable`."""
 
     servable: Servable
+    tracer: ReplicaTracer | None = None
     ongoing_calls = total_calls = 0
+
+    @cached_property
+    def call_statistics(self) -> RequestStatistics:
+        """Counts of the calls that have ended."""
+        return RequestStatistics()
+
+    def report_calls(self) -> CallReport:
+        """What the calls came to."""
+        statistics = self.call_statistics
+        latencies = statistics.latencies
+        return CallReport(
+            dict(statistics.responses), tuple(latencies.counts), latencies.sum_s, self.ongoing_calls, self.total_calls
+        )
 
     async def infer(
         self,
@@ -27,17 +46,18 @@ class HandleApi:
         header_length: int | None,
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
+        trace: TraceHeaders | None = None,
     ) -> tuple[int, bytes, int | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
         scheduling = self._schedule(timeout_s, priority)
         try:
-            with self._count_call():
+            with self._observe_call(trace):
                 self.servable.endpoint.check_version(version)
                 return 200, *await self.servable.infer(body, header_length, scheduling)
         except ClientError as error:
             return error.status, encode_call_error(error, None), None
 
-    async def metadata(self, version: str) -> tuple[int, bytes]:
+    async def metadata(self, version: str, trace: TraceHeaders | None = None) -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
         try:
             self.servable.endpoint.check_version(version)
@@ -53,11 +73,12 @@ class HandleApi:
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
         version: str = "",
+        trace: TraceHeaders | None = None,
     ) -> tuple[int, bytes]:
         """Run a `predict` request, for timeout_s at most; returns status and body."""
         scheduling = self._schedule(timeout_s, priority)
         try:
-            with self._count_call():
+            with self._observe_call(trace):
                 self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(scheduling.timeout_s):
                     return 200, await self.servable.predict(body, content_type, request_id, scheduling)
@@ -75,13 +96,14 @@ class HandleApi:
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
         version: str = "",
+        trace: TraceHeaders | None = None,
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
 
         The first event comes within timeout_s.
         """
         scheduling = self._schedule(timeout_s, priority)
-        with self._count_call():
+        with self._observe_call(trace):
             async with contextlib.aclosing(self.servable.stream(body, content_type, scheduling)) as events:
                 try:
                     self.servable.endpoint.check_version(version)
@@ -95,10 +117,26 @@ class HandleApi:
         return Scheduling.after(limit_s if timeout_s is None else min(timeout_s, limit_s), priority)
 
     @contextlib.contextmanager
-    def _count_call(self) -> Iterator[None]:
+    def _observe_call(self, trace: TraceHeaders | None) -> Iterator[None]:
+        """Count a call, and its span where the caller is traced."""
+        started_s, status = perf_counter(), 200
         self.ongoing_calls += 1
         self.total_calls += 1
+        span = self.tracer.trace_call(trace) if self.tracer and trace else contextlib.nullcontext()
         try:
-            yield
+            with span:
+                yield
+        except BaseException as error:
+            status = _find_status(error)
+            raise
         finally:
             self.ongoing_calls -= 1
+            self.call_statistics.record(status, perf_counter() - started_s)
+
+
+def _find_status(error: BaseException) -> int:
+    if isinstance(error, ClientError):
+        return error.status
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded.status
+    return CLIENT_DISCONNECTED if isinstance(error, asyncio.CancelledError | GeneratorExit) else CallError.status

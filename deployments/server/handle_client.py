@@ -44,6 +44,7 @@ class HandleClient:
         self,
         list_deployed: Callable[[], Collection[str]] | None = None,
         may_sleep: Callable[[str], Awaitable[bool]] | None = None,
+        inject_trace: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         """Make a client.
 
@@ -52,8 +53,9 @@ class HandleClient:
                 models which it calls are deployed.
             may_sleep: whether a model has no replica while nobody calls it. Serve starts one for a call that waits at a
                 handle, and does so even if the caller gives up.
+            inject_trace: makes the argument that takes the caller's span along; None where tracing is off.
         """
-        self._list_deployed, self._may_sleep = list_deployed, may_sleep
+        self._list_deployed, self._may_sleep, self._inject_trace = list_deployed, may_sleep, inject_trace
         self._checked_s: dict[str, float] = {}
         self._handles: dict[str, dict[str, DeploymentHandle[Any]]] = {}
         self._handles_lock = asyncio.Lock()
@@ -123,7 +125,8 @@ class HandleClient:
         for _ in range(MAX_ATTEMPTS):
             has_started = False
             handles = await self._get_handles(model)
-            response: Any = handles["stream"].remote(body, content_type, request_id, timeout_s, priority, version)
+            arguments = body, content_type, request_id, timeout_s, priority, version
+            response: Any = handles["stream"].remote(*arguments, **self._make_options())
             try:
                 with _translate_errors(model):
                     await self._wait_for_replica(model, response, REPLICA_WAIT_S if timeout_s is None else timeout_s)
@@ -156,8 +159,11 @@ class HandleClient:
             raise DeadlineExceeded(f"no response within {timeout_s:.3g} s; try again, or send less") from None
         raise Unavailable(f"{MAX_ATTEMPTS} replicas of {model} died during this request")
 
+    def _make_options(self) -> dict[str, Any]:
+        return self._inject_trace() if self._inject_trace else {}
+
     async def _call_once(self, model: str, handle: DeploymentHandle[Any], timeout_s: float, arguments: Any) -> Any:
-        response: Any = handle.remote(*arguments)
+        response: Any = handle.remote(*arguments, **self._make_options())
         try:
             await self._wait_for_replica(model, response, timeout_s)
             return await _await_result(response)

@@ -31,7 +31,7 @@ class Exchange(Request):
     _is_refused = _is_chunked = _is_sent = _is_head_request = False
     _size = 0
     _started_s = 0.0
-    _status = CLIENT_DISCONNECTED
+    status = CLIENT_DISCONNECTED
     _parts: list[bytes] | None = None
     _task: asyncio.Task[None] | None = None
     _cancellation: ClientError | None = None
@@ -141,7 +141,7 @@ class Exchange(Request):
     def _respond(self, response: Response) -> None:
         """Send a complete response; the request is at its end."""
         if not self._is_disconnected:
-            self._status = status = response.status
+            self.status = status = response.status
             body = response.body
             content_type = b"content-type: %b\r\n" % response.content_type if response.content_type else b""
             length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
@@ -169,7 +169,7 @@ class Exchange(Request):
                 fields = b"transfer-encoding: chunked\r\n"
             else:
                 self.keep_alive = False
-        self.is_started, self._status = True, status
+        self.is_started, self.status = True, status
         if not self._is_disconnected:
             self._connection.transport.write(self._encode_head(status, fields, headers))
 
@@ -220,7 +220,7 @@ class Exchange(Request):
         server.ongoing -= 1
         for layer in server.app.layers:
             layer.leave(self)
-        server.on_finished(self.method, self._status, time.perf_counter() - self._started_s)
+        server.on_finished(self.method, self.status, time.perf_counter() - self._started_s)
         if self._closed:
             self._close()
         if self._is_sent:

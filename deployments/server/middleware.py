@@ -1,21 +1,24 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
-    -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py
+    -> trace_layer.py -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from deployments.errors import ClientError
+from deployments.errors import CallError, ClientError
+from deployments.observability.observation import Observation
 from deployments.server.edge_check import EdgeCheck
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, encode_error_response
 from deployments.server.request import Handler, Layer, Request, Response
 from deployments.server.request_limits import RequestLimits
+from deployments.server.trace_layer import TraceLayer, activate_traces
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
@@ -38,17 +41,36 @@ GrpcMethod = Callable[[bytes, Any], Awaitable[bytes]]
 class HttpApp:
     """A handler with its layers: what a server serves."""
 
-    def __init__(self, handler: Handler, layers: tuple[Layer, ...], max_body_bytes: int) -> None:
+    def __init__(
+        self, handler: Handler, layers: tuple[Layer, ...], max_body_bytes: int, errors: Counter[str] | None = None
+    ) -> None:
+        """Put an application together.
+
+        Args:
+            handler: answers what the layers admit.
+            layers: in the order in which a request passes them.
+            max_body_bytes: of a request.
+            errors: counts of the errors, by their code.
+        """
         self.handler, self.layers, self.max_body_bytes = handler, layers, max_body_bytes
+        self._errors = Counter() if errors is None else errors
 
     def encode_error(self, request: Request, error: Exception) -> Response:
         """Encode what a layer or the handler has raised."""
+        self._errors[error.code if isinstance(error, ClientError) else CallError.code] += 1
         return encode_error_response(request, error)
 
 
-def compose_http(handler: Handler, limits: Limits, secret: str) -> HttpApp:
-    """Put the layers before a handler, in the order in which a request passes them: the edge's secret, limits."""
-    return HttpApp(handler, (EdgeCheck(secret), RequestLimits(limits)), limits.max_body_bytes)
+def compose_http(handler: Handler, limits: Limits, secret: str, observation: Observation | None = None) -> HttpApp:
+    """Put the layers before a handler, in the order in which a request passes them: trace, edge's secret, limits.
+
+    Without a tracer there is no layer of the first.
+    """
+    observation = observation or Observation()
+    layers: tuple[Layer, ...] = (EdgeCheck(secret), RequestLimits(limits))
+    if observation.tracer:
+        layers, handler = (TraceLayer(observation.tracer), *layers), activate_traces(handler)
+    return HttpApp(handler, layers, limits.max_body_bytes, observation.statistics.errors)
 
 
 def compose_grpc(method: GrpcMethod, *, name: str) -> GrpcMethod:

@@ -17,6 +17,8 @@ import msgspec
 from deployments.errors import ClientError
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from deployments.server.request_limits import RequestLimits
     from deployments.server.scheduling import Scheduling
 
@@ -53,7 +55,9 @@ class Request(ABC):
         caller: name of the caller's key; empty for public paths.
         limits: set by the layer of that name; None without it.
         scheduling: deadline and priority that the caller has chosen; None where it says nothing.
+        trace: its span; None where it is not traced.
         is_started: whether the response has begun.
+        status: of the response, once it has begun.
     """
 
     # Defaults in the class: a request sets only what is its own.
@@ -61,7 +65,9 @@ class Request(ABC):
     caller: str = ""
     limits: "RequestLimits | None" = None
     scheduling: "Scheduling | None" = None
+    trace: "Span | None" = None
     is_started: bool = False
+    status: int = 0
     _path: str = ""
 
     def __init__(

@@ -1,64 +1,73 @@
-"""Metrics: each request is counted, timed and, while it is inside, shown; the edge has statistics of its own."""
+"""Metrics: each request is counted and timed; one address for each node, with a key; every panel has data.
+
+A real Prometheus scrapes the cluster with the configuration that `shoal monitoring` writes.
+"""
 
 import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from cluster.local.running_cluster import Cluster, temp_dir
+from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
-from tests.conftest import wait_until
+from tests.conftest import ShoalCli, publish_and_deploy, wait_until
+from tests.e2e.load import Load
+from tests.prometheus import ALERTS, list_panels, run_prometheus
+from tests.small_bundles import save_text_generator
 
 PATH = "/v2/models/flowers/predict"
 
 
 @pytest.fixture
-def scrape(serving_cluster: Cluster, settings: Settings) -> Iterator[Callable[..., float]]:
-    """A function that scrapes a metric as Prometheus does, and sums its series with the given labels."""
-    file = temp_dir(settings.home) / "ray" / "prom_metrics_service_discovery.json"
-    (group,) = json.loads(file.read_text())
-    with httpx.Client(trust_env=False) as scraper:
+def scrape(http: httpx.Client) -> Iterator[Callable[..., float]]:
+    """A function that scrapes a metric at the edge, and sums its series with the given labels."""
 
-        def scrape_sum(name: str, **labels: str) -> float:
-            total = 0.0
-            for target in group["targets"]:
-                for line in scraper.get(f"http://{target}/metrics").text.splitlines():
-                    series_labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-                    if line.startswith(f"{name}{{") and labels.items() <= series_labels.items():
-                        total += float(line.rpartition(" ")[2])
-            return total
+    def scrape_sum(name: str, **labels: str) -> float:
+        total = 0.0
+        for line in http.get("/metrics").text.splitlines():
+            series_labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            if line.startswith(f"{name}{{") and labels.items() <= series_labels.items():
+                total += float(line.rpartition(" ")[2])
+        return total
 
-        yield scrape_sum
+    return scrape_sum
 
 
 def test_every_request_is_counted_with_its_status(http: httpx.Client, scrape: Callable[..., float]) -> None:
-    def count(method: str, status: str) -> float:
-        return scrape("ray_shoal_http_requests_total", application="flowers", method=method, status=status)
+    def count(status: str) -> float:
+        return scrape("shoal_requests_total", model="flowers", version="1", source="edge", status=status)
 
     def count_within(bound: str) -> float:
-        return scrape("ray_shoal_http_request_latency_seconds_bucket_total", application="flowers", le=bound)
+        return scrape("shoal_request_duration_seconds_bucket", model="flowers", source="edge", le=bound)
 
-    # Requests of other tests may not be in the metrics yet; only this test sends DELETE, whose count is exact.
-    before, timed_before = count("POST", "200"), count_within("+Inf")
+    # Only this test sends DELETE and calls by handle.
+    before, refused_before, timed_before = count("200"), count("405"), count_within("+Inf")
     for _ in range(20):
         assert http.post(PATH, json={"inputs": [[1, 2, 3, 4]]}).status_code == 200
     for _ in range(3):
         assert http.delete(PATH).status_code == 405
+    for _ in range(2):
+        http.post("/api/v1/models/flowers/predict", json={"inputs": [[1, 2, 3, 4]]})
 
-    assert wait_until(lambda: count("DELETE", "405") == 3, 30)
-    assert wait_until(lambda: count("POST", "200") >= before + 20, 30)
+    assert wait_until(lambda: count("405") == refused_before + 3, 30)
+    assert wait_until(lambda: count("200") >= before + 20, 30)
     assert wait_until(lambda: count_within("+Inf") >= timed_before + 23, 30)
-    assert 0 < count_within("0.1") <= count_within("60") <= count_within("+Inf")
+    assert 0 < count_within("0.1024") <= count_within("+Inf")
+    assert scrape("shoal_request_errors_total", model="flowers", code="method_not_allowed") >= 3
+    assert wait_until(lambda: scrape("shoal_requests_total", model="flowers", source="handle", status="200") >= 2, 30)
+    assert scrape("shoal_pass_rows_sum", model="flowers") >= 22
+    assert 0 < scrape("shoal_replica_cold_start_seconds", model="flowers") < 120
 
 
 def test_a_request_counts_as_ongoing_until_its_caller_disconnects(
     http: httpx.Client, serving_cluster: Cluster, scrape: Callable[..., float]
 ) -> None:
     def count_ongoing() -> float:
-        return scrape("ray_shoal_ongoing_requests", application="flowers")
+        return scrape("shoal_ongoing_requests", model="flowers")
 
     assert wait_until(lambda: count_ongoing() == 0, 30)
     with socket.create_connection(("127.0.0.1", serving_cluster.http_port)) as caller:
@@ -71,9 +80,54 @@ def test_a_request_counts_as_ongoing_until_its_caller_disconnects(
     assert wait_until(lambda: count_ongoing() == 0, 30)
 
 
-def test_the_edge_has_statistics_for_whoever_has_a_key(http: httpx.Client, serving_cluster: Cluster) -> None:
+def test_one_address_has_the_metrics_of_replicas_of_the_edge_and_of_ray(
+    http: httpx.Client, serving_cluster: Cluster
+) -> None:
     assert httpx.get(f"{serving_cluster.url}/metrics", trust_env=False).status_code == 401
+    assert httpx.get(f"{serving_cluster.url}/metrics/targets", trust_env=False).status_code == 401
 
     text = http.get("/metrics").text
+    (target,) = http.get("/metrics/targets").json()
 
+    for part in ("edge", "replicas", "ray"):
+        assert f'shoal_scrape_part_up{{part="{part}"}} 1.0' in text
     assert 'haproxy_backend_http_responses_total{proxy="model.flowers",code="2xx"}' in text
+    assert "ray_node_mem_total{" in text
+    assert target["targets"] == [serving_cluster.url.removeprefix("http://")]
+    assert target["labels"]["__metrics_path__"] == "/metrics"
+    node = http.get(f"/metrics/nodes/{target['labels']['instance']}")
+    assert "shoal_replica_info" in node.text
+    assert http.get("/metrics/nodes/nowhere").status_code == 404
+
+
+def test_every_panel_of_every_dashboard_has_data_and_every_alert_is_evaluated(
+    shoal: ShoalCli, serving_cluster: Cluster, settings: Settings, http: httpx.Client, tmp_path: Path
+) -> None:
+    save_text_generator(tmp_path / "bundle", "scribe")
+    publish_and_deploy(settings, serving_cluster, tmp_path / "bundle")
+    result = shoal("monitoring", str(tmp_path / "monitoring"), "--json")
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "monitoring" / "alerts.yaml") in json.loads(result.stdout)["files"]
+
+    with (
+        run_prometheus(tmp_path / "monitoring") as prometheus,
+        Load(settings, serving_cluster, "flowers", callers=2),
+    ):
+        missing: list[str] = []
+
+        def has_data() -> bool:
+            http.post("/v2/models/scribe/predict", json={"inputs": ["To be", "or"], "max_tokens": 3})
+            http.delete(PATH)
+            missing[:] = [name for name, expression in list_panels() if not _has_value(prometheus.query(expression))]
+            return not missing
+
+        wait_until(has_data, 60)
+        assert not missing
+        assert [target["health"] for target in prometheus.list_targets()] == ["up"]
+        rules = prometheus.list_rules()
+        assert len(rules) == ALERTS.read_text().count("- alert:")
+        assert {rule["health"] for rule in rules} == {"ok"}
+
+
+def _has_value(series: list[dict[str, object]]) -> bool:
+    return any(each["value"][1] != "NaN" for each in series)  # type: ignore[index]

@@ -17,6 +17,7 @@ from deployments.edge import edge as edge_module
 from deployments.edge.edge import Edge
 from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EDGE_DIR_VARIABLE, EdgeState, Member, Route
+from deployments.scaling.report import ReplicaReport
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp
 from deployments.server.request import Request, Response
@@ -38,7 +39,16 @@ class FakeDirectory:
         self.state = state
         self._changed = asyncio.Condition()
         self._applied = 0
+        self.reports: list[tuple[Member, ReplicaReport]] = []
         self.watch = type("Method", (), {"remote": staticmethod(self._watch)})
+        self.list_reports = type("Method", (), {"remote": staticmethod(self._list_reports)})
+        self.list_edges = type("Method", (), {"remote": staticmethod(self._list_edges)})
+
+    async def _list_reports(self) -> list[tuple[Member, ReplicaReport]]:
+        return self.reports
+
+    async def _list_edges(self) -> list[str]:
+        return []
 
     async def _watch(self, _: str, applied: int) -> EdgeState:
         async with self._changed:
@@ -115,7 +125,9 @@ class LocalEdge:
     async def read_log(self) -> str:
         """What HAProxy has written, a moment later."""
         await asyncio.sleep(0.1)
-        return (self.haproxy._folder / "haproxy.log").read_text()
+        folder = self.haproxy._folder
+        files = [folder / "haproxy.log", *sorted(folder.glob("access.log*"), reverse=True)]
+        return "".join(file.read_text() for file in files if file.exists())
 
 
 async def start_replica(name: str, number: int, app: HttpApp | None = None, **fields: Any) -> Replica:
