@@ -103,7 +103,7 @@ def monitoring(
     folder: Annotated[Path, typer.Argument(help="Folder of the files.")],
     as_json: Json = False,
 ) -> None:
-    """Write Prometheus' configuration for this cluster, alert rules, and Grafana dashboards."""
+    """Write files for Prometheus and Grafana: targets, alerts, dashboards."""
     from cluster.local.running_cluster import require_cluster
     from cluster.monitoring import write_monitoring
 

@@ -31,7 +31,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between refreshes.")] = 1.0,
 ) -> None:
-    """Show what runs: the cluster, its models and their replicas.
+    """Show the cluster, its models and their replicas.
 
     Replicas are those that take requests, of those that shall run; several versions at once have each their share of
     the requests in percent. Rates and latencies are of the last 10 seconds, within the replicas.
