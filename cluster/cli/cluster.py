@@ -103,7 +103,7 @@ def monitoring(
     folder: Annotated[Path, typer.Argument(help="Folder of the files.")],
     as_json: Json = False,
 ) -> None:
-    """Write files for Prometheus and Grafana: targets, alerts, dashboards."""
+    """Write targets, alerts and dashboards for Prometheus and Grafana."""
     from cluster.local.running_cluster import require_cluster
     from cluster.monitoring import write_monitoring
 
