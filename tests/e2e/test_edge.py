@@ -11,8 +11,8 @@ import pytest
 from cluster.local import processes
 from cluster.local.running_cluster import Cluster, cluster_id, require_cluster, temp_dir
 from cluster.rollout.deploy import deploy, undeploy
-from cluster.rollout.serve_api import count_running_replicas
 from cluster.settings import Settings
+from deployments.control.summary import count_running_replicas
 from deployments.server.handle_client import REPLICA_WAIT_S
 from deployments.specs.model_deployment import Scale
 from deployments.state.key_store import KeyStore

@@ -10,9 +10,9 @@ import pytest
 from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.rollout.deploy import deploy, deploy_pipeline
-from cluster.rollout.serve_api import count_running_replicas
 from cluster.rollout.status import list_statuses
 from cluster.settings import Settings
+from deployments.control.summary import count_running_replicas
 from deployments.pipelines import ModelNode, Pipeline
 from deployments.protocols.grpc import messages
 from deployments.specs.model_deployment import Scale
