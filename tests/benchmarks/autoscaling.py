@@ -30,8 +30,9 @@ sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ray_environment import set_ray_environment
 from cluster.local.running_cluster import Cluster, require_cluster
-from cluster.rollout.serve_api import ServeApi, count_running_replicas
+from cluster.rollout.serve_api import ServeApi
 from cluster.settings import Settings
+from deployments.control.summary import count_running_replicas
 from deployments.scaling.report import ReplicaReport
 from tests.benchmarks.benchmark_cluster import BenchmarkCluster, encode_request
 from tests.benchmarks.closed_loop import ClosedLoop

@@ -10,7 +10,7 @@ import pytest
 from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.rollout.deploy import deploy, deploy_pipeline
-from cluster.rollout.status import list_statuses
+from cluster.rollout.status import StatusClient
 from cluster.settings import Settings
 from deployments.control.summary import count_running_replicas
 from deployments.pipelines import ModelNode, Pipeline
@@ -61,8 +61,9 @@ def test_a_model_sleeps_and_all_first_calls_are_answered(
     assert http.get(f"{path}/versions/2").status_code == 404
     assert http.get(f"{path}/example").json()["inputs"]
     assert http.get("/v2/health/ready").status_code == 200
-    status = next(each for each in list_statuses(settings, serving_cluster) if each["name"] == sleeper)
-    assert (status["status"], status["replicas"], status["reason"]) == ("ASLEEP", 0, "")
+    with StatusClient(settings, serving_cluster) as client:
+        (status,) = [each for each in client.fetch().deployments if each.name == sleeper]
+    assert (status.status, status.replicas, status.reason) == ("ASLEEP", 0, "")
     models = http.get("/api/v1/models").json()["models"]
     assert next(each for each in models if each["name"] == sleeper)["status"] == "ASLEEP"
     assert count_running_replicas(fetch_applications(settings, serving_cluster)[sleeper]) == 0
