@@ -186,6 +186,8 @@ class HandleClient:
                     f"{model} was asleep and is still starting after {timeout_s:.3g} s; try again shortly"
                 )
         if not assignment.done():
+            if limit_s < REPLICA_WAIT_S:
+                raise DeadlineExceeded(f"no response within {timeout_s:.3g} s; try again, or send less")
             raise Unavailable(f"no replica of {model} is available; waited {wait_s:.3g} s for one; try again shortly")
 
     async def _get_handles(self, model: str) -> dict[str, DeploymentHandle[Any]]:

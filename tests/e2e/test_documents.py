@@ -41,7 +41,14 @@ def deployed_models(cluster: Cluster, settings: Settings, tmp_path_factory: pyte
         publish_and_deploy(settings, cluster, folder / name)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+# It trains for more than a minute.
+LONG_DOCUMENTS = {"training/README.md"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(each, marks=pytest.mark.soak) if each in LONG_DOCUMENTS else each for each in DOCUMENTS],
+)
 def test_the_commands_and_scripts_of_a_document_run_as_printed(
     cluster: Cluster, settings: Settings, folder: Path, deployed_models: None, document: str
 ) -> None:

@@ -155,6 +155,8 @@ def test_requests_wait_where_the_only_replica_is_killed(
     assert [each for each in load.failures if each[1] != "503" or each[0] - killed_s < REPLICA_WAIT_S] == []
 
 
+# Versions that are rolled under load are test_rollout.py's; here with four connections that stay.
+@pytest.mark.soak
 def test_a_new_version_answers_and_no_request_is_lost(
     load: Load, settings: Settings, serving_cluster: Cluster, pair: Version, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def write_coins(folder: Path, count: int = 3000) -> str:
     return write_recipe(folder, "coins", "tabular-classification", files, "mlp:mlp", {"hidden_sizes": [16]})
 
 
+@pytest.mark.soak
 def test_a_folder_of_csv_files_is_streamed_trained_and_served(
     shoal: ShoalCli, cluster: Cluster, registry: Registry, tmp_path: Path
 ) -> None:

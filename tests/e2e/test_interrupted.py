@@ -62,7 +62,7 @@ def list_served_versions(http: httpx.Client) -> list[str]:
 
 
 # While the command is imported, while it asks, while replicas start, while they settle.
-@pytest.mark.parametrize("after_s", [0.4, 1.2, 2.5, 4.0, 5.5])
+@pytest.mark.parametrize("after_s", [0.4, 1.2, 2.5, 4.0, pytest.param(5.5, marks=pytest.mark.soak)])
 def test_two_interrupts_leave_what_the_command_says(
     shoal: ShoalCli, two_versions: None, settings: Settings, http: httpx.Client, after_s: float
 ) -> None:

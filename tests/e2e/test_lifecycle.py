@@ -64,6 +64,7 @@ def assert_nothing_is_left(home: Path, sockets: set[tuple[str, int]]) -> None:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, port
 
 
+@pytest.mark.soak
 def test_a_cluster_restarts_with_its_deployments_and_stops_without_a_trace_beside_another_cluster(
     own_home: Path, tmp_path: Path, serving_cluster: Cluster, http: httpx.Client
 ) -> None:

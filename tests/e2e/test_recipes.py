@@ -57,8 +57,8 @@ def client(cluster: Cluster, settings: Settings) -> Iterator[httpx.Client]:
         yield http
 
 
-# Always three whose outputs have different schemas (test_train_and_deploy.py has classes); all with `make soak`.
-NOT_SOAK = {"digits-detect", "roles", "shakespeare-gpt"}
+# Always two whose outputs have different schemas (test_train_and_deploy.py has classes); all with `make soak`.
+NOT_SOAK = {"roles", "shakespeare-gpt"}
 
 
 @pytest.mark.parametrize(

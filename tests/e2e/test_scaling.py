@@ -78,6 +78,7 @@ def test_a_model_sleeps_and_all_first_calls_are_answered(
     assert statuses == [200] * CALLERS
 
 
+@pytest.mark.soak
 def test_a_grpc_caller_in_a_hurry_wakes_it_for_the_node_of_a_pipeline(
     settings: Settings, serving_cluster: Cluster, sleeper: str, http: httpx.Client
 ) -> None:

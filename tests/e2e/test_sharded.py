@@ -11,6 +11,7 @@ from training.recipe.load import load_recipe
 from training.registry.model_registry import Registry
 
 
+@pytest.mark.soak
 def test_a_sharded_net_is_published_unsharded_and_scores_as_its_card_says(
     shoal: ShoalCli, cluster: Cluster, settings: Settings
 ) -> None:

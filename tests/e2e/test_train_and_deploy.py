@@ -341,7 +341,7 @@ def test_bf16_predicts_as_fp32_and_a_version_whose_error_exceeds_its_tolerance_i
     assert refused.stderr.count("\n") == 1
     assert http.post("/v2/models/rounded/versions/1/predict", json=request).status_code == 200
     assert http.get("/api/v1/models/rounded").json()["variant"] == "bf16"
-    assert re.search(r"rounded +1 +RUNNING +1 +1-1 +bf16", shoal("status", env={"COLUMNS": "200"}).stdout)
+    assert re.search(r"rounded +\d+ +1 +RUNNING +1/1 +1-1 +bf16", shoal("status", env={"COLUMNS": "200"}).stdout)
     assert shoal("undeploy", "rounded").returncode == 0
 
 

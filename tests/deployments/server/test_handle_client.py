@@ -170,6 +170,15 @@ async def test_a_call_that_no_replica_takes_is_given_up(
     assert handle.responses[0].canceled
 
 
+async def test_a_call_that_no_replica_takes_within_its_own_time_is_late(handle: FakeHandle) -> None:
+    handle.results = [FakeResponse((200, b""), assigned=False)]
+
+    with pytest.raises(DeadlineExceeded, match=r"no response within 0\.05 s"):
+        await HandleClient().predict("m", b"body", None, 0.05)
+
+    assert handle.responses[0].canceled
+
+
 async def sleeps(model: str) -> bool:
     return model == "m"
 
