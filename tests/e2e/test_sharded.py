@@ -1,5 +1,6 @@
 """A sharded net (FSDP2) on a real cluster: trained by two workers, published unsharded, loaded and evaluated."""
 
+import pytest
 import torch
 
 from cluster.local.running_cluster import Cluster
