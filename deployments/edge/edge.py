@@ -159,10 +159,12 @@ class Edge:
                 logger.error("HAProxy was stuck; it has been killed")
             elif self._haproxy.is_alive():
                 continue
-            logger.error("HAProxy has ended; it is started again")
             try:
                 async with self._lock:
-                    await self._restart()
+                    # A reload that was under way has replaced the one that has ended.
+                    if not self._haproxy.is_alive():
+                        logger.error("HAProxy has ended; it is started again")
+                        await self._restart()
             except Exception:
                 # Whatever it is, the next attempt may succeed; nobody else makes one.
                 logger.exception("HAProxy cannot be started")

@@ -26,6 +26,7 @@ START_TIMEOUT_S, STOP_TIMEOUT_S, COMMAND_TIMEOUT_S = 20.0, 5.0, 5.0
 # answer in so many seconds: after one alone, it may be this process that did not run.
 STUCK_PROBES, PROBE_TIMEOUT_S = 2, 0.8
 POLL_INTERVAL_S = 0.02
+REPLACE_TIMEOUT_S = 1.0
 # Read by watch_node.lua.
 RAYLET_PID, RAYLET_START_TIME = "SHOAL_RAYLET_PID", "SHOAL_RAYLET_START_TIME"
 logger = logging.getLogger("ray.serve")
@@ -134,6 +135,8 @@ class HAProxy:
             if isinstance(error, TimeoutError):
                 raise ServiceError(f"HAProxy did not start within {START_TIMEOUT_S:g} s") from None
             raise
+        if before:
+            await self._wait_until_replaced(before[-1])
         started = Process(number, ProcessIdentity.of(process.pid), socket)
         write_private(file.with_suffix(".pid"), str(started.identity))
         self._processes = [*before, started]
@@ -163,6 +166,13 @@ class HAProxy:
                 while any(process.identity.is_alive() for process in self._processes):
                     await asyncio.sleep(POLL_INTERVAL_S)
         self._processes = []
+
+    async def _wait_until_replaced(self, process: Process) -> None:
+        """Wait until a process takes no more connections: it checks no server any more, and would know of no change."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPLACE_TIMEOUT_S):
+                while await self._is_listening(process.identity.pid, process.admin_socket):
+                    await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _is_listening(self, pid: int, socket: Path) -> bool:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.edge import edge as edge_module
 from deployments.edge.state import CONTROL
 from deployments.server.request import Request, Response
 from tests.deployments.edge.local_edge import AUTHORIZATION, LocalEdge, run_edge
@@ -201,3 +202,15 @@ async def drip() -> AsyncIterator[bytes]:
     for _ in range(10):
         yield b"x"
         await asyncio.sleep(0.05)
+
+
+async def test_each_new_route_is_one_reload(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Between a reload's end of the last process and its own, whoever watches sees no process.
+    monkeypatch.setattr(edge_module, "SUPERVISE_INTERVAL_S", 0.001)
+    async with run_edge(folder, names=(CONTROL,)) as edge:
+        first = edge.haproxy._number
+        for number in range(4):
+            await edge.add(f"route-{number}")
+        await asyncio.sleep(0.3)
+        assert edge.haproxy._number == first + 4
+        assert len(edge.pids) == 1
