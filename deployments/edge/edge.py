@@ -6,6 +6,7 @@ dies, it is started again at once.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import uuid
@@ -178,6 +179,7 @@ class Edge:
             state = replace(state, members=members)
         before, self._state = self._state, state
         if not self._is_applied or _needs_reload(before, state):
+            await self._drain_leaving(before, state)
             await self._restart()
         elif before != state:
             self._is_applied = False
@@ -202,6 +204,14 @@ class Edge:
         for command, answer in zip(commands, answers, strict=True):
             if answer and not answer.startswith(SUCCESS_ANSWERS) and "Success!" not in answer:
                 raise ServiceError(f"HAProxy refused {command.split(' <<')[0]!r}: {answer}")
+
+    async def _drain_leaving(self, before: EdgeState, after: EdgeState) -> None:
+        """Send nothing more to members that leave: a process that is replaced answers idle connections once more."""
+        names = {_get_server(member) for member in before.members} - {_get_server(member) for member in after.members}
+        commands = [f"set server {name} state drain" for name in names if not name.startswith("control/")]
+        if commands and self._haproxy.is_alive():
+            with contextlib.suppress(ServiceError):
+                await self._haproxy.run_commands(commands)
 
     async def _restart(self) -> None:
         """Start HAProxy anew with the whole state; the process before it finishes its connections."""

@@ -214,3 +214,14 @@ async def test_each_new_route_is_one_reload(folder: Path, monkeypatch: pytest.Mo
         await asyncio.sleep(0.3)
         assert edge.haproxy._number == first + 4
         assert len(edge.pids) == 1
+
+
+async def test_an_undeployed_model_gets_nothing_more_from_a_connection_that_was_idle(folder: Path) -> None:
+    async with run_edge(folder, names=(CONTROL, "flowers")) as edge, edge.open_http() as http:
+        flowers = edge.replicas[1]
+        assert (await http.get(PATH)).json()["replica"] == flowers.member.id
+        # Its server goes on, as it does until its last request has ended.
+        await edge.directory.tell(
+            members=tuple(each for each in edge.directory.state.members if each != flowers.member), routes=()
+        )
+        assert (await http.get(PATH)).json()["replica"] == "shoal-control-0"
