@@ -207,8 +207,9 @@ class Edge:
 
     async def _drain_leaving(self, before: EdgeState, after: EdgeState) -> None:
         """Send nothing more to members that leave: a process that is replaced answers idle connections once more."""
-        names = {_get_server(member) for member in before.members} - {_get_server(member) for member in after.members}
-        commands = [f"set server {name} state drain" for name in names if not name.startswith("control/")]
+        # Control's have no other: they answer while the next process starts.
+        names = [name for name in _list_leaving(before, after) if not name.startswith("control/")]
+        commands = [command for name in names for command in _build_drain_commands(name)]
         if commands and self._haproxy.is_alive():
             with contextlib.suppress(ServiceError):
                 await self._haproxy.run_commands(commands)
@@ -232,14 +233,13 @@ class Edge:
 
     def _change_servers(self, before: EdgeState, after: EdgeState) -> list[str]:
         commands = []
-        names_before = {_get_server(member): member for member in before.members}
-        names_after = {_get_server(member): member for member in after.members}
-        for name in names_before.keys() - names_after.keys():
-            # It finishes what it has, and gets no more. Its port may be closed before that, which no check must see.
-            commands += [f"disable health {name}", f"set server {name} state drain"]
+        for name in _list_leaving(before, after):
+            commands += _build_drain_commands(name)
             self._removed.add(name)
-        for name in names_after.keys() - names_before.keys():
-            member = names_after[name]
+        known = {_get_server(member) for member in before.members}
+        members = {_get_server(member): member for member in after.members}
+        for name in members.keys() - known:
+            member = members[name]
             commands += [
                 f"add server {name} {describe_server(member, self._settings, self._files)}",
                 f"enable server {name}",
@@ -279,6 +279,16 @@ def _change_map(file: Path, before: Mapping[str, str], after: Mapping[str, str])
         elif before[key] != value:
             commands.append(f"set map {file} {key} {value}")
     return commands
+
+
+def _list_leaving(before: EdgeState, after: EdgeState) -> set[str]:
+    """The servers that are not there any more."""
+    return {_get_server(member) for member in before.members} - {_get_server(member) for member in after.members}
+
+
+def _build_drain_commands(server: str) -> list[str]:
+    """It finishes what it has, and gets no more. Its port may be closed before that, which no check must see."""
+    return [f"disable health {server}", f"set server {server} state drain"]
 
 
 def _get_server(member: Member) -> str:

@@ -163,7 +163,7 @@ class Comparison:
         return self._get_agreement_bets()[1] if name == AGREEMENT else self.metrics[name].noninferior_evidence
 
     @property
-    def judged(self) -> tuple[str, ...]:
+    def deciding_metrics(self) -> tuple[str, ...]:
         """The metrics that decide."""
         return (*self.metrics, *((AGREEMENT,) if self.criteria.min_agreement is not None else ()))
 
@@ -174,8 +174,8 @@ class Comparison:
 
     def decide(self) -> tuple[Array, Array]:
         """Where the new version is to be rolled back, and where it has passed the step; elsewhere it is undecided."""
-        is_worse = np.any([self.is_worse(name) for name in self.judged], axis=0)
-        has_passed = np.all([self.is_noninferior(name) for name in self.judged], axis=0)
+        is_worse = np.any([self.is_worse(name) for name in self.deciding_metrics], axis=0)
+        has_passed = np.all([self.is_noninferior(name) for name in self.deciding_metrics], axis=0)
         return is_worse, has_passed & ~is_worse & (self.requests >= self.criteria.min_requests)
 
     def _get_agreement_bets(self) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ def describe_evidence(comparison: Comparison) -> tuple[MetricEvidence, ...]:
     """Describe each metric of one rollout's comparison."""
     evidence = [_describe_metric(comparison, name) for name in comparison.metrics]
     pairs, agreements = int(comparison.pairs), int(comparison.agreements)
-    if pairs or AGREEMENT in comparison.judged:
+    if pairs or AGREEMENT in comparison.deciding_metrics:
         low, high = compute_rate_interval(agreements, pairs, INTERVAL_ALPHA)
         rate = agreements / pairs if pairs else None
         canary = SampleEvidence(total=pairs, events=agreements, value=rate, low=low, high=high)
@@ -82,7 +82,7 @@ def _describe_quantile(counts: Any, q: float) -> tuple[float | None, float, floa
 
 
 def _judge(comparison: Comparison, name: str) -> dict[str, Any]:
-    if name not in comparison.judged:
+    if name not in comparison.deciding_metrics:
         return {}
     verdict, missing = "undecided", ""
     if comparison.is_worse(name):

@@ -56,14 +56,16 @@ class LoadMeter:
 
     def sample(self) -> None:
         """Take one sample."""
-        report = self._report()
+        self._add_sample(self._report())
+
+    def _add_sample(self, report: ReplicaReport) -> None:
         self._ongoing.append(report.ongoing)
         self._queued_rows.append(report.passes.queued_rows)
 
     def measure(self) -> Load:
         """Return the load since the last call: what a replica's `record_autoscaling_stats` returns."""
-        self.sample()
         now_s, report = self._now(), self._report()
+        self._add_sample(report)
         last_s, last = self._history[-1]
         interval_s = max(now_s - last_s, 1e-3)
         load = {
