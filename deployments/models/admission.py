@@ -181,8 +181,7 @@ class Admission:
 
 def fail_late(request: PendingRequest) -> None:
     """Fail a request at its deadline; its rows are dropped before the next pass."""
-    if not request.future.done():
-        request.future.set_exception(_build_deadline_exceeded(request.timeout_s))
+    request.finish(_build_deadline_exceeded(request.timeout_s))
 
 
 def refuse_late(requests: list[PendingRequest], wait_s: float) -> None:
@@ -193,8 +192,7 @@ def refuse_late(requests: list[PendingRequest], wait_s: float) -> None:
         wait_s: how long the rows take that go first.
     """
     for request in requests:
-        if not request.future.done():
-            request.future.set_exception(_build_queue_full(wait_s, request.timeout_s, wait_s))
+        request.finish(_build_queue_full(wait_s, request.timeout_s, wait_s))
 
 
 def _build_deadline_exceeded(timeout_s: float) -> DeadlineExceeded:

@@ -16,8 +16,9 @@ import asyncio
 import math
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -28,7 +29,7 @@ from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
 from deployments.models.batch_statistics import BatchStatistics
 from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
-from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, resolve_futures, split_outputs
+from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, finish_requests, split_outputs
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.models.pass_timing import time_passes
 from deployments.protocols.arrays import Array, Outputs, Rows
@@ -185,19 +186,43 @@ class Batcher:
             QueueFull: the rows that wait take longer than it may.
             DeadlineExceeded: its deadline is past, or would be if it were alone.
         """
-        self.check_admission(scheduling, len(rows))
-        request = PendingRequest(asyncio.get_running_loop().create_future(), len(rows), scheduling, timing)
+        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+        request = self.submit(rows, partial(_settle, future), scheduling, timing)
+        try:
+            return await future
+        finally:
+            request.abandon()
+
+    def submit(
+        self,
+        rows: Rows,
+        on_done: Callable[[Outputs | Exception], None],
+        scheduling: Scheduling | None = None,
+        timing: RequestTiming | None = None,
+    ) -> PendingRequest:
+        """Do as `forward`, without a future: a small net answers sooner than the event loop wakes who awaits one.
+
+        Args:
+            rows: of one request, B of them.
+            on_done: called by the event loop, later, with what `forward` returns or raises.
+            scheduling: its deadline and priority, if it has one.
+            timing: is filled in.
+
+        Raises:
+            QueueFull: the rows that wait take longer than it may.
+            DeadlineExceeded: its deadline is past, or would be if it were alone.
+        """
+        count = len(rows)
+        self.check_admission(scheduling, count)
+        request = PendingRequest(count, on_done, scheduling, timing)
         if isinstance(rows, list):
             self._enqueue(request, self._split_by_length(request, rows))
         else:
-            self._enqueue(request, [Chunk(request, rows, slice(0, len(rows)))])
-        if scheduling is None or request.deadline_s == math.inf:
-            return await request.future
-        timer = asyncio.get_running_loop().call_later(scheduling.remaining_s(), fail_late, request)
-        try:
-            return await request.future
-        finally:
-            timer.cancel()
+            self._enqueue(request, (Chunk(request, rows, slice(0, count)),))
+        if request.deadline_s != math.inf:
+            remaining_s = request.deadline_s - perf_counter()
+            request.timer = asyncio.get_running_loop().call_later(remaining_s, fail_late, request)
+        return request
 
     def report_passes(self) -> PassReport:
         """What it has done, and has to do."""
@@ -237,18 +262,19 @@ class Batcher:
         self._succeeded_at_check = self._succeeded
         if has_progressed or self._example is None:
             return
-        request = PendingRequest(asyncio.get_running_loop().create_future(), 1)
-        self._enqueue(request, [Chunk(request, self._example, slice(0, 1))], first=True)
-        await request.future
+        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+        request = PendingRequest(1, partial(_settle, future))
+        self._enqueue(request, (Chunk(request, self._example, slice(0, 1)),), first=True)
+        await future
         self._succeeded_at_check = self._succeeded
 
     def _enqueue(self, request: PendingRequest, chunks: Iterable[Chunk], *, first: bool = False) -> None:
         """Queue a request's chunks, and start passes where none run."""
-        loop = asyncio.get_running_loop()
         with self._lock:
             self._queue.extend(chunks, request, first=first)
             is_idle, self._is_running = not self._is_running, True
         if is_idle:
+            loop = asyncio.get_running_loop()
             if self._inline:
                 # Not at once: other tasks that are ready may add rows first.
                 loop.call_soon(self._run_inline_pass, loop)
@@ -308,8 +334,9 @@ class Batcher:
         """On the event loop: one pass, and the next one later, so that other tasks run between them."""
         batch = self._take_batch(loop)
         if batch.chunks:
-            resolve_futures(batch.chunks, self._run_batch(batch))
+            outputs = self._run_batch(batch)
             loop.call_soon(self._run_inline_pass, loop)
+            finish_requests(batch.chunks, outputs)
 
     def _run_passes(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the thread: pass after pass while the queue has rows; the net does not wait for encoding."""
@@ -317,7 +344,7 @@ class Batcher:
             batch = self._take_batch(loop)
             if not batch.chunks:
                 return
-            loop.call_soon_threadsafe(resolve_futures, batch.chunks, self._run_batch(batch))
+            loop.call_soon_threadsafe(finish_requests, batch.chunks, self._run_batch(batch))
 
     def _run_batch(self, batch: Batch) -> list[Outputs | Exception]:
         """Run a batch, and count the time that it takes. Never raises."""
@@ -372,6 +399,15 @@ class Batcher:
             y_N = y if isinstance(y, tuple) else (y,)
             check_outputs(y_N, len(x_N), len(self._has_time_axis))
             return tuple(_to_numpy(each.cpu()) for each in y_N)
+
+
+def _settle(future: "asyncio.Future[Outputs]", result: Outputs | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def _to_numpy(y: Tensor) -> Array:

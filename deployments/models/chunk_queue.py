@@ -88,9 +88,9 @@ class ChunkQueue:
         while queue and batch.rows < pass_rows:
             chunk = queue.popleft()
             request = chunk.request
-            if request.future.done():
+            if request.is_done:
                 # Its caller has left, or another chunk of it failed.
-                self.abandoned_rows += len(chunk.x) if request.future.cancelled() else 0
+                self.abandoned_rows += len(chunk.x) if request.is_abandoned else 0
                 self._count_out(queue, chunk)
                 continue
             if request.deadline_s < end_s:

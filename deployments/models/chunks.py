@@ -5,6 +5,7 @@ Request walk: batching.py -> [chunks.py]
 # Shapes: B rows of one request, N rows of a pass, T time steps (or tokens) of the longest row.
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -36,32 +37,60 @@ class RequestTiming:
 
 
 class PendingRequest:
-    """A request on its way: its number of rows, and the outputs of those that are through."""
+    """A request on its way: its number of rows, and the outputs of those that are through.
+
+    Attributes:
+        is_done: whether it has its outputs or an error, or nobody waits for them any more.
+        is_abandoned: the latter.
+    """
 
     __slots__ = (
         "deadline_s",
-        "future",
+        "is_abandoned",
+        "is_done",
         "is_started",
+        "on_done",
         "parts",
         "priority",
         "queued_s",
         "remaining_rows",
         "rows",
         "timeout_s",
+        "timer",
         "timing",
     )
 
     def __init__(
         self,
-        future: "asyncio.Future[Outputs]",
         rows: int,
+        on_done: Callable[[Outputs | Exception], None],
         scheduling: Scheduling | None = None,
         timing: RequestTiming | None = None,
     ) -> None:
-        self.future, self.rows, self.remaining_rows = future, rows, rows
+        self.rows = self.remaining_rows = rows
+        self.on_done, self.timing = on_done, timing
         self.deadline_s, self.priority, self.timeout_s = scheduling or _UNSCHEDULED
-        self.queued_s, self.is_started, self.timing = perf_counter(), False, timing
-        self.parts: list[tuple[slice | Array, Outputs]] = []
+        self.queued_s = perf_counter()
+        self.is_started = self.is_done = self.is_abandoned = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.parts: list[tuple[slice | Array, Outputs]] | None = None
+
+    def finish(self, result: Outputs | Exception) -> None:
+        """Hand over the outputs, or an error; without effect once it is done."""
+        if self.is_done:
+            return
+        self.is_done = True
+        if self.timer is not None:
+            self.timer.cancel()
+        self.on_done(result)
+
+    def abandon(self) -> None:
+        """Drop its rows before the next pass, since nobody waits for it; without effect once it is done."""
+        if self.is_done:
+            return
+        self.is_done = self.is_abandoned = True
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 @dataclass(slots=True, eq=False)
@@ -120,31 +149,32 @@ def split_outputs(batch: list[Chunk], y_N: Outputs, has_time_axis: tuple[bool, .
     return outputs
 
 
-def resolve_futures(batch: list[Chunk], outputs: list[Outputs | Exception]) -> None:
+def finish_requests(batch: list[Chunk], outputs: list[Outputs | Exception]) -> None:
     """Give each request its outputs, once all its rows are through."""
     for chunk, chunk_outputs in zip(batch, outputs, strict=True):
         request = chunk.request
-        if request.future.done():
+        if request.is_done:
             continue
-        if isinstance(chunk_outputs, Exception):
-            request.future.set_exception(chunk_outputs)
+        if isinstance(chunk_outputs, Exception) or (
+            len(chunk.x) == request.rows and isinstance(chunk.row_index, slice)
+        ):
+            request.finish(chunk_outputs)
             continue
-        if len(chunk.x) == request.rows and isinstance(chunk.row_index, slice):
-            request.future.set_result(chunk_outputs)
-            continue
+        if request.parts is None:
+            request.parts = []
         request.parts.append((chunk.row_index, chunk_outputs))
         request.remaining_rows -= len(chunk.x)
         if not request.remaining_rows:
-            request.future.set_result(_reassemble(request))
+            request.finish(_reassemble(request.rows, request.parts))
 
 
-def _reassemble(request: PendingRequest) -> Outputs:
+def _reassemble(rows: int, request_parts: list[tuple[slice | Array, Outputs]]) -> Outputs:
     """Put a request's rows back in their order; outputs with a time axis are padded with zeros."""
     outputs = []
-    for number, first in enumerate(request.parts[0][1]):
-        parts = [(row_index, chunk_outputs[number]) for row_index, chunk_outputs in request.parts]
+    for number, first in enumerate(request_parts[0][1]):
+        parts = [(row_index, chunk_outputs[number]) for row_index, chunk_outputs in request_parts]
         shape = np.max([y.shape[1:] for _, y in parts], axis=0).astype(int)
-        y_B = np.zeros((request.rows, *shape), first.dtype)
+        y_B = np.zeros((rows, *shape), first.dtype)
         for row_index, y in parts:
             y_B[(row_index, *(slice(0, size) for size in y.shape[1:]))] = y
         outputs.append(y_B)

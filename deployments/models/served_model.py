@@ -18,12 +18,13 @@ import torch
 
 from deployments.errors import DeadlineExceeded, InferenceFailed, NotStreamable
 from deployments.models.batching import Batcher
+from deployments.models.chunks import PendingRequest
 from deployments.models.example_check import MAX_ROWS, check_example_outputs
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.variants import build_variant
 from deployments.observability.tracing import ReplicaTracer
 from deployments.protocols.arrays import Outputs, Rows
-from deployments.protocols.oip.codec import InferRequest, OipCodec, encode_metadata
+from deployments.protocols.oip.codec import InferRequest, InferResponse, OipCodec, encode_metadata
 from deployments.protocols.predict import events
 from deployments.protocols.predict.codec import PredictCodec, PredictRequest, encode_json
 from deployments.protocols.predict.events import TextChunk
@@ -36,6 +37,7 @@ from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
+from training.bundle.manifest import Manifest
 from training.errors import UserError
 from training.registry import storage
 from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput
@@ -94,9 +96,11 @@ class ServedModel:
         is_image = isinstance(bundle.manifest.input_schema, ImageInput)
         self._run_in_thread = run_in_image_thread if is_image else asyncio.to_thread
         self._inline_bytes = MAX_INLINE_TEXT_BYTES if is_text or is_image else MAX_INLINE_ROWS_BYTES
-        # Texts may come as an input's bytes, too.
-        self._inline_json_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_JSON_TENSOR_BYTES
-        self._inline_binary_bytes = MAX_INLINE_TEXT_BYTES if is_text else MAX_INLINE_TENSOR_BYTES
+        # Of JSON, and with binary tensors. Texts may come as an input's bytes, too.
+        self._max_inline_infer_bytes = (
+            (MAX_INLINE_TEXT_BYTES,) * 2 if is_text else (MAX_INLINE_JSON_TENSOR_BYTES, MAX_INLINE_TENSOR_BYTES)
+        )
+        self._max_inline_infer_rows = _count_inline_rows(bundle.manifest)
         self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
         self._example_body = encode_json(self.example)
         rows = self._decode_example()
@@ -159,12 +163,12 @@ class ServedModel:
 
     async def infer(
         self, body: bytes, header_length: int | None = None, scheduling: Scheduling | None = None
-    ) -> tuple[bytes, int | None]:
+    ) -> InferResponse:
         """Run an Open Inference Protocol request; header lengths are of the JSON parts (see OipCodec)."""
         # Before it is decoded: to refuse must cost less than to answer.
         self._batcher.check_admission(scheduling)
         codec = self.oip_codec
-        if len(body) <= (self._inline_json_bytes if header_length is None else self._inline_binary_bytes):
+        if len(body) <= self._max_inline_infer_bytes[header_length is not None]:
             request = codec.decode_request(body, header_length)
         else:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
@@ -178,6 +182,47 @@ class ServedModel:
         except InferenceFailed:
             self._failures += 1
             raise
+
+    def submit_infer(
+        self,
+        body: bytes,
+        header_length: int | None,
+        scheduling: Scheduling | None,
+        on_done: Callable[[InferResponse | Exception], None],
+    ) -> PendingRequest | None:
+        """Do as `infer` for a small request, without a task; None for one that `infer` has to take.
+
+        Args:
+            body: as for `infer`.
+            header_length: as for `infer`.
+            scheduling: as for `infer`.
+            on_done: called later with what `infer` returns or raises, unless the request is abandoned before.
+
+        Raises:
+            ClientError: what `infer` raises before the request is queued.
+        """
+        if len(body) > self._max_inline_infer_bytes[header_length is not None] or not self._max_inline_infer_rows:
+            return None
+        batcher, codec = self._batcher, self.oip_codec
+        batcher.check_admission(scheduling)
+        request = codec.decode_request(body, header_length)
+        if len(request.rows) > self._max_inline_infer_rows:
+            return None
+        if request.timeout_s is not None or request.priority:
+            scheduling = _combine(scheduling, request)
+
+        def finish(outputs: Outputs | Exception) -> None:
+            try:
+                if isinstance(outputs, Exception):
+                    raise outputs
+                response = codec.encode_response(outputs, request)
+            except Exception as error:
+                self._failures += isinstance(error, InferenceFailed)
+                on_done(error)
+            else:
+                on_done(response)
+
+        return batcher.submit(request.rows, finish, scheduling)
 
     async def predict(
         self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
@@ -260,6 +305,14 @@ def _combine(scheduling: Scheduling | None, request: InferRequest) -> Scheduling
     priority = max(headers.priority, request.priority)
     parameters = Scheduling(priority=priority) if timeout_s is None else Scheduling.after(timeout_s, priority)
     return min(headers._replace(priority=priority), parameters)
+
+
+def _count_inline_rows(manifest: Manifest) -> int:
+    """Rows whose outputs are encoded on the event loop; 0 where that depends on their lengths."""
+    shapes = [spec.shape[1:] for spec in manifest.outputs]
+    if any(size < 0 for shape in shapes for size in shape):
+        return 0
+    return MAX_INLINE_ELEMENTS // max(1, sum(map(math.prod, shapes)))
 
 
 def _get_prompts(request: PredictRequest) -> list[Any]:

@@ -7,8 +7,9 @@ Ray Serve pickles what a deployment's class refers to, and msgspec's decoders ca
 
 import math
 import re
+import struct
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -24,6 +25,9 @@ Rows: TypeAlias = Array | list[Array]
 
 Outputs: TypeAlias = tuple[Array, ...]
 """The net's outputs for them, each (B, ...)."""
+
+# Lists up to here are packed; above, numpy's own loop costs little beside the numbers.
+MAX_PACKED = 4096
 
 
 @cache
@@ -60,7 +64,9 @@ def parse_json_array(data: bytes | msgspec.Raw, datatype: Datatype, shape: tuple
             ) from None
     except msgspec.DecodeError as error:
         raise MalformedBody(f"data is not JSON: {describe_json_error(error, data)}") from None
-    array = _convert_small_numbers(values, datatype)
+    array = _pack_small_floats(values, datatype)
+    if array is None:
+        array = _convert_small_numbers(values, datatype)
     if array is None:
         array = _convert_numbers(values, datatype)
         if _may_be_inexact(array, datatype):
@@ -83,6 +89,21 @@ def to_array(values: list[Any], datatype: Datatype, *, allow_nan: bool = False) 
     """Convert lists of numbers to an array of one datatype; checks lengths, range and finiteness."""
     array = _convert_small_numbers(values, datatype)
     return _convert_numbers(values, datatype, allow_nan=allow_nan) if array is None else array
+
+
+def _pack_small_floats(values: list[Any], datatype: Datatype) -> Array | None:
+    """Do as _convert_small_numbers in a third of its time, for a flat list of floats that is not too long."""
+    limit = max_exact_integer(datatype)
+    # A norm is at least as large as each of its numbers, and NaN where one is.
+    if limit is None or not 0 < len(values) <= MAX_PACKED or type(values[0]) is list or not math.hypot(*values) < limit:
+        return None
+    dtype = numpy_dtype(datatype)
+    return np.frombuffer(_make_packer(len(values), dtype.char).pack(*values), dtype)
+
+
+@lru_cache(1024)
+def _make_packer(count: int, char: str) -> struct.Struct:
+    return struct.Struct(f"<{count}{char}")
 
 
 def _convert_small_numbers(values: list[Any], datatype: Datatype) -> Array | None:

@@ -14,9 +14,7 @@ from itertools import accumulate
 MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
 BUCKETS_PER_OCTAVE = 8
 """Two bounds next to each other differ by 2**(1/8), 9%: fine enough to compare two latencies, or one with its goal."""
-_FACTOR = BUCKETS_PER_OCTAVE / math.log(2)
-_LOG_MIN = math.log(MIN_LATENCY_S)
-BUCKETS = math.ceil((math.log(MAX_LATENCY_S) - _LOG_MIN) * _FACTOR) + 1
+BUCKETS = math.ceil(math.log2(MAX_LATENCY_S / MIN_LATENCY_S) * BUCKETS_PER_OCTAVE) + 1
 BOUNDS_S = tuple(MIN_LATENCY_S * 2 ** (index / BUCKETS_PER_OCTAVE) for index in range(BUCKETS - 1))
 """Upper bounds of all buckets but the last one, which has none."""
 
@@ -36,10 +34,7 @@ class LatencyHistogram:
     def record(self, latency_s: float) -> None:
         """Count one latency."""
         self.sum_s += latency_s
-        if latency_s <= MIN_LATENCY_S:
-            self.counts[0] += 1
-        else:
-            self.counts[min(BUCKETS - 1, math.ceil((math.log(latency_s) - _LOG_MIN) * _FACTOR))] += 1
+        self.counts[bisect_left(BOUNDS_S, latency_s)] += 1
 
     def compute_quantile(self, q: float) -> float:
         """Compute a quantile in seconds, as the upper bound of its bucket; NaN where nothing was counted."""

@@ -6,6 +6,7 @@ Request walk: http_server.py -> [http_exchange.py] -> request.py -> middleware.p
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +59,25 @@ class Exchange(Request):
         self._started_s = time.perf_counter()
         self._has_begun = True
         try:
-            for layer in server.app.layers:
-                layer.admit(self)
-            if b"content-length" in self.headers:
-                self._check_size(int(self.headers[b"content-length"]), "")
+            for admit in server.admitting:
+                admit(self)
+            length = self.headers.get(b"content-length")
+            if length is not None:
+                self._check_size(int(length), "")
             self._check_size(self._size, "more than ")
         except Exception as error:
-            # Later: where all of the request is here already, its connection is kept.
-            self._is_refused = True
-            self._connection.loop.call_soon(self._respond, server.app.encode_error(self, error))
+            self._refuse(error)
             return
         if self.is_received:
             self._run()
         elif self.headers.get(b"expect", b"").lower() == b"100-continue":
             self._connection.transport.write(_CONTINUE)
+
+    def _refuse(self, error: Exception) -> None:
+        """Respond with an error in the loop's next turn: where all of the request is here, its connection is kept."""
+        self._is_refused = True
+        response = self._connection.server.app.encode_error(self, error)
+        self._connection.loop.call_soon(self._respond, response)
 
     def receive_body(self, body: bytes) -> None:
         """Take bytes of the body from the parser."""
@@ -108,12 +114,18 @@ class Exchange(Request):
     def _run(self) -> None:
         if self._parts is not None:
             self.body, self._parts = b"".join(self._parts), None
-        self._task = self._connection.loop.create_task(self._answer())
-
-    async def _answer(self) -> None:
-        app = self._connection.server.app
+        connection = self._connection
         try:
-            response = await app.handler(self)
+            response = connection.server.app.handler(self)
+        except Exception as error:
+            self._refuse(error)
+            return
+        if response is not None:
+            self._task = connection.loop.create_task(self._answer(response))
+
+    async def _answer(self, awaitable: Awaitable[Response | None]) -> None:
+        try:
+            response = await awaitable
         except asyncio.CancelledError:
             if self._cancellation is None or self._task is None:
                 self._finish()
@@ -130,6 +142,14 @@ class Exchange(Request):
             else:
                 self._fail(RuntimeError("the handler returned before its response was complete"))
 
+    def respond(self, response: Response) -> None:
+        if self._cancellation is None:
+            self._respond(response)
+
+    def fail(self, error: Exception) -> None:
+        if self._cancellation is None:
+            self._fail(error)
+
     def _fail(self, error: Exception) -> None:
         """Answer with an error, or break the connection off where a response has begun."""
         response = self._connection.server.app.encode_error(self, error)
@@ -142,11 +162,12 @@ class Exchange(Request):
         """Send a complete response; the request is at its end."""
         if not self._is_disconnected:
             self.status = status = response.status
-            body = response.body
-            content_type = b"content-type: %b\r\n" % response.content_type if response.content_type else b""
-            length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
+            body, content_type = response.body, response.content_type
+            fields = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
+            if content_type:
+                fields = b"content-type: %b\r\n%b" % (content_type, fields)
             self.is_started = self._is_sent = True
-            head = self._encode_head(status, content_type + length, response.headers)
+            head = self._encode_head(status, fields, response.headers)
             self._connection.transport.write(head if self._is_head_request else head + body)
         self._finish()
 
@@ -190,12 +211,14 @@ class Exchange(Request):
             await self._connection.drained.wait()
 
     def cancel(self, error: ClientError) -> None:
-        if self._cancellation is not None or self._is_sent:
+        if self._cancellation is not None or self._is_sent or self._is_refused:
             return
         self._cancellation = error
         if self._task is not None:
             self._task.cancel()
         else:
+            if self.on_cancel is not None:
+                self.on_cancel()
             self._respond(self._connection.server.app.encode_error(self, error))
 
     def disconnect(self) -> None:
@@ -218,8 +241,10 @@ class Exchange(Request):
         """The end of the request, however it came."""
         server = self._connection.server
         server.ongoing -= 1
-        for layer in server.app.layers:
-            layer.leave(self)
+        # What it refers to may refer to this request.
+        self.on_cancel = None
+        for leave in server.leaving:
+            leave(self)
         server.on_finished(self.method, self.status, time.perf_counter() - self._started_s)
         if self._closed:
             self._close()

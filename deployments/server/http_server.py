@@ -58,6 +58,8 @@ class HttpServer:
             on_finished: told method, status and seconds of each request; 499 where the caller left before the response.
         """
         self.app, self.on_finished = app, on_finished
+        self.admitting = tuple(layer.admit for layer in app.layers)
+        self.leaving = tuple(layer.leave for layer in app.layers)
         self.ongoing = 0
         self.connections: set[Connection] = set()
         self.is_draining = False

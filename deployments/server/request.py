@@ -58,6 +58,7 @@ class Request(ABC):
         trace: its span; None where it is not traced.
         is_started: whether the response has begun.
         status: of the response, once it has begun.
+        on_cancel: called where the request ends before a handler without a task has responded; see Handler.
     """
 
     # Defaults in the class: a request sets only what is its own.
@@ -68,6 +69,7 @@ class Request(ABC):
     trace: "Span | None" = None
     is_started: bool = False
     status: int = 0
+    on_cancel: Callable[[], None] | None = None
     _path: str = ""
 
     def __init__(
@@ -110,6 +112,14 @@ class Request(ABC):
         return self.headers.get(b"x-request-id", b"").decode("latin-1") or None
 
     @abstractmethod
+    def respond(self, response: Response) -> None:
+        """Send a complete response, where the handler has returned None for an awaitable."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Respond with an error, where the handler has returned None for an awaitable."""
+
+    @abstractmethod
     def cancel(self, error: ClientError) -> None:
         """End the request with an error, whatever its handler does; without effect once its response is complete."""
 
@@ -130,8 +140,13 @@ class Request(ABC):
         """Wait until the response is complete, or the caller has disconnected."""
 
 
-Handler = Callable[[Request], Awaitable[Response | None]]
-"""Answers a request; None where it has answered with `start`, `write` and `end`. Its errors are answered for it."""
+Handler = Callable[[Request], Awaitable[Response | None] | None]
+"""Answers a request.
+
+It returns an awaitable, which the server makes a task of: of the response, or of None where it has answered with
+`start`, `write` and `end`. A task is a tenth of a small model's time; a handler that needs none returns None itself,
+sets `on_cancel`, and calls `respond` or `fail` later. Its errors are answered for it.
+"""
 
 
 class Layer(Protocol):

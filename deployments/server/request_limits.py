@@ -83,8 +83,8 @@ def reject_encoding(request: Request) -> None:
     Raises:
         UnsupportedMediaType: the body is encoded.
     """
-    encoding = request.headers.get(b"content-encoding", b"")
-    if encoding not in (b"", b"identity"):
+    encoding = request.headers.get(b"content-encoding")
+    if encoding and encoding != b"identity":
         raise UnsupportedMediaType(
             f"content encoding {encoding.decode('latin-1')!r} is not supported; send the body without one"
         )

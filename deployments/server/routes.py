@@ -3,13 +3,15 @@
 Request walk: middleware.py -> [routes.py] -> deployments.models.served_model or deployments.pipelines.executor
 """
 
-from collections.abc import AsyncGenerator, Awaitable
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from deployments.errors import MethodNotAllowed, NotFound, UnsupportedMediaType
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
+from deployments.protocols.oip.codec import InferResponse
 from deployments.server.request import JSON, Handler, Request, Response
 from deployments.server.request_limits import reject_encoding
 from deployments.server.scheduling import Scheduling
@@ -19,6 +21,13 @@ from deployments.specs.model_deployment import Endpoint
 OCTET_STREAM = b"application/octet-stream"
 # curl and HTTP libraries send the last one by default, and the protocol's clients do not change it.
 INFER_CONTENT_TYPES = (JSON, OCTET_STREAM, b"application/x-www-form-urlencoded")
+
+
+class Submitted(Protocol):
+    """A request that a servable has taken."""
+
+    def abandon(self) -> None:
+        """Its caller has left."""
 
 
 class Servable(Protocol):
@@ -33,8 +42,8 @@ class Servable(Protocol):
 
     async def infer(
         self, body: bytes, header_length: int | None = None, scheduling: Scheduling | None = None
-    ) -> tuple[bytes, int | None]:
-        """Run an Open Inference Protocol request; the second values are the lengths of the JSON parts."""
+    ) -> InferResponse:
+        """Run an Open Inference Protocol request; `header_length` is that of its JSON part."""
 
     async def predict(
         self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
@@ -45,11 +54,25 @@ class Servable(Protocol):
         """Run the same request and yield its output while it grows."""
 
 
+@runtime_checkable
+class SubmitsInfer(Protocol):
+    """A servable that takes small requests without a task."""
+
+    def submit_infer(
+        self,
+        body: bytes,
+        header_length: int | None,
+        scheduling: Scheduling | None,
+        on_done: Callable[[InferResponse | Exception], None],
+    ) -> Submitted | None:
+        """Do as `infer`, and call `on_done` later; None for a request that `infer` has to take."""
+
+
 class ModelRoutes:
     """The paths below /v2/models/NAME."""
 
     def __init__(self, model: Servable) -> None:
-        self._model = model
+        self.serve(model)
         name, version = model.endpoint.name, model.endpoint.version
         base, versioned = f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"
         self._versions_prefix = f"{base}/versions/"
@@ -67,8 +90,9 @@ class ModelRoutes:
     def serve(self, model: Servable) -> None:
         """Answer by another servable of the same model from now on."""
         self._model = model
+        self._submit_infer = model.submit_infer if isinstance(model, SubmitsInfer) else None
 
-    def __call__(self, request: Request) -> Awaitable[Response | None]:
+    def __call__(self, request: Request) -> Awaitable[Response | None] | None:
         """Answer a request."""
         route = self._routes.get(request.target) or self._routes.get(request.path.encode())
         if route is None:
@@ -84,16 +108,22 @@ class ModelRoutes:
             self._model.endpoint.check_version(version)
         return NotFound(f"no path {path!r}; this model has {', '.join(each.decode() for each in self._routes)}")
 
-    async def _infer(self, request: Request) -> Response:
+    def _infer(self, request: Request) -> Awaitable[Response | None] | None:
         reject_content_type(request)
         reject_encoding(request)
-        body = request.body
-        header_length = request.headers.get(HEADER_LENGTH)
-        length = None if header_length is None else parse_header_length(header_length, len(body))
-        response, length = await self._model.infer(body, length, request.scheduling)
-        if length is None:
-            return Response(200, response)
-        return Response(200, response, OCTET_STREAM, ((HEADER_LENGTH, b"%d" % length),))
+        header_length, length = request.headers.get(HEADER_LENGTH), None
+        if header_length is not None:
+            length = parse_header_length(header_length, len(request.body))
+        if self._submit_infer is not None and request.trace is None:
+            on_done = partial(_respond_infer, request)
+            submitted = self._submit_infer(request.body, length, request.scheduling, on_done)
+            if submitted is not None:
+                request.on_cancel = submitted.abandon
+                return None
+        return self._await_infer(request, length)
+
+    async def _await_infer(self, request: Request, length: int | None) -> Response:
+        return _build_infer_response(*await self._model.infer(request.body, length, request.scheduling))
 
     async def _predict(self, request: Request) -> Response | None:
         reject_encoding(request)
@@ -115,14 +145,27 @@ class ModelRoutes:
         return Response(200, self._model.metadata)
 
 
+def _respond_infer(request: Request, result: InferResponse | Exception) -> None:
+    if isinstance(result, Exception):
+        request.fail(result)
+    else:
+        request.respond(_build_infer_response(*result))
+
+
+def _build_infer_response(body: bytes, header_length: int | None) -> Response:
+    if header_length is None:
+        return Response(200, body)
+    return Response(200, body, OCTET_STREAM, ((HEADER_LENGTH, b"%d" % header_length),))
+
+
 def reject_content_type(request: Request) -> None:
     """Refuse bodies of other types than Open Inference Protocol requests have.
 
     Raises:
         UnsupportedMediaType: the body is of another type.
     """
-    content_type = request.headers.get(b"content-type", b"")
-    if content_type and not content_type.lower().startswith(INFER_CONTENT_TYPES):
+    content_type = request.headers.get(b"content-type")
+    if content_type and content_type != JSON and not content_type.lower().startswith(INFER_CONTENT_TYPES):
         raise UnsupportedMediaType(
             f"content type {content_type.decode('latin-1')!r} is not supported; "
             "send application/json or application/octet-stream"

@@ -5,9 +5,13 @@ What is not sampled costs a look-up of one header.
 """
 
 from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from deployments.observability.tracing import SAMPLED, ReplicaTracer, activate_span
 from deployments.server.request import Handler, Request, Response
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 
 class TraceLayer:
@@ -35,11 +39,15 @@ class TraceLayer:
 
 
 def activate_traces(handler: Handler) -> Handler:
-    """Make a request's span the current one of its handler, which has a task of its own."""
+    """Make a request's span the current one of its handler's task."""
 
-    def activate_and_handle(request: Request) -> Awaitable[Response | None]:
-        if request.trace is not None:
-            activate_span(request.trace)
-        return handler(request)
+    async def handle_traced(request: Request, span: "Span") -> Response | None:
+        activate_span(span)
+        response = handler(request)
+        assert response is not None, "what is traced is answered by a task"
+        return await response
 
-    return activate_and_handle
+    def handle(request: Request) -> Awaitable[Response | None] | None:
+        return handler(request) if request.trace is None else handle_traced(request, request.trace)
+
+    return handle

@@ -2,8 +2,8 @@
 
 `http_server` is Shoal's own (deployments/server/http_server.py). uvicorn and granian serve the same ASGI application.
 `granian_rsgi` has granian's own interface and `no_layers` the same protocol as `http_server`, both without ASGI and
-without layers (no limits, deadlines, edge check): the lower bounds. Client, edge and server share this machine's cores;
-only ratios matter. servers.md in this folder has what was measured.
+without layers (no limits, deadlines, edge check): the lower bounds. All answer the edge's health check, `OPTIONS *`.
+Client, edge and server share this machine's cores; only ratios matter. servers.md in this folder has what was measured.
 
     python tests/benchmarks/servers.py [--seconds 8] [--rounds 3] [--only uvicorn,http_server] [--json]
 """
@@ -35,18 +35,17 @@ from cluster.local.ports import Ports
 from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EdgeState, Listen, Member, Route
 from deployments.edge.template import Files, render_config, write_files
-from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.asgi import AsgiApp, Receive, Scope, Send
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp, compose_http
-from deployments.server.request import Headers, Request, Response
 from deployments.server.routes import ModelRoutes
 from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelEndpoint
 from deployments.state.key_store import hash_key
 from tests.benchmarks.benchmark_cluster import require_tools, run_wrk, write_wrk_script
 from tests.benchmarks.serving import INFER, save_mlp
+from tests.deployments.server.captured_request import CapturedRequest
 
 SERVERS = ("uvicorn", "granian", "http_server", "granian_rsgi", "no_layers")
 CONNECTIONS = (1, 16, 64)
@@ -139,46 +138,20 @@ def build_asgi_app(app: HttpApp) -> AsgiApp:
     """What Shoal's application would be as an ASGI application, for servers that have no other interface."""
 
     async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "OPTIONS":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         body, more_body = b"", True
         while more_body:
             message = await receive()
             body, more_body = body + message.get("body", b""), message.get("more_body", False)
-        request = _WholeRequest(scope["method"], scope["raw_path"], dict(scope["headers"]), [])
-        request.body = body
-        response: Response | None
-        try:
-            for layer in app.layers:
-                layer.admit(request)
-            response = await app.handler(request)
-        except Exception as error:
-            response = app.encode_error(request, error)
-        for layer in app.layers:
-            layer.leave(request)
-        assert response is not None, "infer does not stream"
-        fields = [(b"content-type", response.content_type), (b"content-length", b"%d" % len(response.body))]
-        await send({"type": "http.response.start", "status": response.status, "headers": fields})
-        await send({"type": "http.response.body", "body": response.body})
+        status, response = await CapturedRequest(scope["path"], body, scope["headers"]).answer(app)
+        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(response))]
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        await send({"type": "http.response.body", "body": response})
 
     return asgi_app
-
-
-class _WholeRequest(Request):
-    """A request that is answered in one part."""
-
-    def cancel(self, error: ClientError) -> None:
-        raise NotImplementedError
-
-    async def start(self, status: int, headers: Headers) -> None:
-        raise NotImplementedError
-
-    async def write(self, part: bytes) -> None:
-        raise NotImplementedError
-
-    async def end(self) -> None:
-        raise NotImplementedError
-
-    async def wait_closed(self) -> None:
-        raise NotImplementedError
 
 
 async def _serve_asyncio(server: HttpServer, port: int) -> None:
@@ -200,6 +173,9 @@ async def _serve_no_layers(model: ServedModel, port: int) -> None:
             self.body += body
 
         def on_message_complete(self) -> None:
+            if self.parser.get_method() == b"OPTIONS":
+                self.transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                return
             body, self.body = self.body, b""
             self.task = loop.create_task(self.answer(body))
 
@@ -216,6 +192,9 @@ async def _serve_granian(name: str, app: AsgiApp, model: ServedModel, port: int)
     from granian.server.embed import Server
 
     async def answer(scope: Any, protocol: Any) -> None:
+        if scope.method == "OPTIONS":
+            protocol.response_empty(204, [])
+            return
         response, _ = await model.infer(await protocol(), None)
         protocol.response_bytes(200, [("content-type", "application/json")], response)
 

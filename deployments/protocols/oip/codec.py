@@ -7,14 +7,16 @@ extensions for binary tensor data and classification.
 """
 # Shapes: B rows of one request, C classes.
 
+import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
 
 from deployments.errors import (
     EmptyRequest,
+    InferenceFailed,
     InvalidShape,
     InvalidType,
     MalformedBody,
@@ -123,6 +125,10 @@ class InferRequest(msgspec.Struct):
     priority: int = INTERACTIVE
 
 
+InferResponse: TypeAlias = tuple[bytes, int | None]
+"""A response's body, and the length of its JSON part where bytes follow."""
+
+
 class OipCodec:
     """Decodes requests and encodes responses of one model version."""
 
@@ -192,12 +198,8 @@ class OipCodec:
         priority = BATCH if parameters.priority > 1 else INTERACTIVE
         return InferRequest(rows, outputs, request.id, timeout_s, priority)
 
-    def encode_response(self, outputs: Outputs, request: InferRequest) -> tuple[bytes, int | None]:
-        """Encode the net's outputs, each of shape (B, ...).
-
-        Returns:
-            The body, and the length of its JSON part where bytes follow.
-        """
+    def encode_response(self, outputs: Outputs, request: InferRequest) -> InferResponse:
+        """Encode the net's outputs, each of shape (B, ...)."""
         response: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
         if request.id is not None:
             response["id"] = request.id
@@ -240,7 +242,13 @@ class OipCodec:
             parts.append(binary.encode_tensor(y, output.datatype))
             tensor["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            tensor["data"] = y.ravel().tolist()
+            tensor["data"] = values = y.ravel().tolist()
+            # The norm is cheap, and finite where all numbers are, unless they are near the largest.
+            if y.dtype.kind == "f" and not math.isfinite(math.hypot(*values)) and not np.isfinite(y).all():
+                raise InferenceFailed(
+                    f"output {output.name!r} is not finite for these rows, and JSON has no such number; send values in "
+                    "the range of the training data, or ask for it with binary_data"
+                )
         return tensor
 
     def _encode_top_k(self, y_BC: Array, output: RequestedOutput, parts: list[binary.Buffer]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def test_batch_requests_are_refused_first() -> None:
 
 def make_chunk(value: float, priority: int = INTERACTIVE, rows: int = 1, deadline_s: float = math.inf) -> Chunk:
     scheduling = Scheduling(deadline_s, priority)
-    request = PendingRequest(asyncio.Future(loop=asyncio.new_event_loop()), rows, scheduling)
+    request = PendingRequest(rows, lambda result: None, scheduling)
     return Chunk(request, make_rows(value, rows), slice(0, rows))
 
 
@@ -186,7 +186,7 @@ def test_what_is_late_or_abandoned_is_dropped_before_the_pass_and_counted() -> N
     queue = ChunkQueue(False)
     late, gone = make_chunk(1, rows=3, deadline_s=5.0), make_chunk(2, BATCH, rows=2)
     fill(queue, late, gone, make_chunk(3, deadline_s=7.0))
-    gone.request.future.cancel()
+    gone.request.abandon()
 
     batch = queue.take(4, 6.0)
 

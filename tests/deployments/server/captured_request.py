@@ -1,10 +1,10 @@
 """A request without a connection, whose response is kept."""
 
+import asyncio
 from collections.abc import Iterable
 
 from deployments.errors import ClientError
-from deployments.server.middleware import HttpApp
-from deployments.server.request import Headers, Request, Response
+from deployments.server.request import App, Headers, Request, Response
 
 
 class CapturedRequest(Request):
@@ -15,13 +15,16 @@ class CapturedRequest(Request):
         super().__init__("POST", path.encode(), dict(reversed(list(headers))), [])
         self.body = body
         self.status, self.parts = 0, list[bytes]()
+        self._responded: asyncio.Future[Response]
 
-    async def answer(self, app: HttpApp) -> tuple[int, bytes]:
+    async def answer(self, app: App) -> tuple[int, bytes]:
         """Answer it; returns status and body."""
         try:
             for layer in app.layers:
                 layer.admit(self)
-            response = await app.handler(self)
+            self._responded = asyncio.get_running_loop().create_future()
+            awaitable = app.handler(self)
+            response = await (self._responded if awaitable is None else awaitable)
         except Exception as error:
             response = app.encode_error(self, error)
         for layer in app.layers:
@@ -32,6 +35,12 @@ class CapturedRequest(Request):
 
     def _take(self, response: Response) -> None:
         self.status, self.parts = response.status, [response.body]
+
+    def respond(self, response: Response) -> None:
+        self._responded.set_result(response)
+
+    def fail(self, error: Exception) -> None:
+        self._responded.set_exception(error)
 
     def cancel(self, error: ClientError) -> None:
         raise AssertionError(f"canceled: {error}")

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import resource
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.middleware import HttpApp, compose_http
-from deployments.server.request import Handler, Request, Response
+from deployments.server.request import Request, Response
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
@@ -101,6 +103,20 @@ class SumPresent(nn.Module):
         return x.nan_to_num().sum(1, keepdim=True)
 
 
+class RecordingApp(HttpApp):
+    """Keeps what is raised besides ClientErrors."""
+
+    def __init__(self, app: HttpApp, faults: list[Exception]) -> None:
+        super().__init__(app.handler, app.layers, app.max_body_bytes)
+        self.faults = faults
+
+    def encode_error(self, request: Request, error: Exception) -> Response:
+        """Keep a fault."""
+        if not isinstance(error, ClientError):
+            self.faults.append(error)
+        return super().encode_error(request, error)
+
+
 class Service:
     """Every model behind its layers, without a socket; keeps statuses, and what is raised besides ClientErrors."""
 
@@ -108,26 +124,13 @@ class Service:
         self.loop = asyncio.new_event_loop()
         self.models: dict[str, ServedModel] = {}
         self._apps: dict[str, HttpApp] = {}
+        self.faults: list[Exception] = []
         for folder in folders:
             digest = verify_bundle(folder).digest
             endpoint = ModelEndpoint(name=folder.name, version=1, digest=digest, uri=str(folder), limits=LIMITS)
             model = self.models[folder.name] = ServedModel(endpoint, cache)
-            routes = self._record_faults(ModelRoutes(model))
-            self._apps[folder.name] = compose_http(routes, LIMITS, SECRET)
-        self.faults: list[BaseException] = []
+            self._apps[folder.name] = RecordingApp(compose_http(ModelRoutes(model), LIMITS, SECRET), self.faults)
         self.statuses: Counter[tuple[str, int]] = Counter()
-
-    def _record_faults(self, handler: Handler) -> Handler:
-        async def recording_handler(request: Request) -> Response | None:
-            try:
-                return await handler(request)
-            except ClientError:
-                raise
-            except Exception as fault:
-                self.faults.append(fault)
-                raise
-
-        return recording_handler
 
     def post(self, request: HostileRequest) -> tuple[int, bytes]:
         """Send a request; returns status and body."""
@@ -254,6 +257,24 @@ def test_an_output_that_json_cannot_encode_is_refused(service: Service) -> None:
 
     assert status == 422
     assert "row 0" in json.loads(response)["error"]["message"]
+
+
+def test_a_tensor_that_json_cannot_encode_is_refused_and_counted_as_a_failure_and_bytes_hold_it(
+    service: Service,
+) -> None:
+    def infer(parameters: dict[str, Any]) -> tuple[int, bytes]:
+        tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
+        header = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+        length = (("inference-header-content-length", str(len(header))),)
+        return service.post(HostileRequest("sum", "infer", length, header + struct.pack("<2f", 3e38, 3e38)))
+
+    failures = service.models["sum"].report_passes().failures
+    status, response = infer({})
+    assert (status, b"is not finite for these rows" in response) == (422, True)
+    assert service.models["sum"].report_passes().failures == failures + 1
+
+    status, response = infer({"binary_data_output": True})
+    assert (status, struct.unpack("<f", response[-4:])) == (200, (math.inf,))
 
 
 def peak_mib() -> float:
