@@ -27,6 +27,9 @@ STOP_MARGIN_S = 10.0
 # Replicas tell Serve's controller their load so often; by default every 10 s, and in Ray 2.60 only this field changes
 # that: the variables RAY_SERVE_*_AUTOSCALING_METRIC_PUSH_INTERVAL_S, which shall replace it, are read by nothing.
 METRICS_INTERVAL_S = 1.0
+# Where a model may sleep, the call that wakes it waits for the handle's next count of calls and its next report: Serve
+# 2.60 reports at once, but the count of before.
+SLEEPER_METRICS_INTERVAL_S = 0.2
 # The policy gets means over this time.
 LOOK_BACK_S = 4.0
 # Calls that one gRPC gateway has at a time before another one starts.
@@ -198,7 +201,7 @@ def _build_autoscaling_config(scale: Scale, limits: Limits, replicas: int) -> di
         "min_replicas": scale.min_replicas,
         "max_replicas": scale.max_replicas,
         "target_ongoing_requests": scale.target_ongoing_requests,
-        "metrics_interval_s": METRICS_INTERVAL_S,
+        "metrics_interval_s": METRICS_INTERVAL_S if scale.min_replicas else SLEEPER_METRICS_INTERVAL_S,
         "look_back_period_s": LOOK_BACK_S,
         "policy": {
             "policy_function": "deployments.scaling.policy:ReplicaPolicy",

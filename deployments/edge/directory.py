@@ -22,9 +22,6 @@ from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.scaling.traffic import ReportHistory, Window
 from deployments.settings import ServingSettings
-from deployments.state.canary_store import CanaryStore
-from deployments.state.key_store import KeyStore
-from deployments.state.store import DeploymentStore
 
 EDGE_SECRET_FILE = Path("secrets") / "edge_secret"
 NAME, NAMESPACE = "edge-directory", "shoal"
@@ -50,6 +47,9 @@ class Directory:
 
     def __init__(self) -> None:
         # Here, not above: members import this file, and the databases would take a tenth of a replica's cold start.
+        from deployments.state.canary_store import CanaryStore
+        from deployments.state.key_store import KeyStore
+        from deployments.state.store import DeploymentStore
 
         settings = ServingSettings()
         configure_logging(settings.log_format)

@@ -1,6 +1,6 @@
 """Batching: rows that arrived during one forward pass go through the net together in the next.
 
-Request walk: served_model.py -> [batching.py] -> admission.py, chunk_queue.py
+Request walk: served_model.py -> [batching.py] -> admission.py, padding.py, chunk_queue.py
     -> [batching.py: stack, forward pass, split] -> chunks.py
 There is no batch window: an idle model runs a request at once, a busy one fills its passes. A pass is limited in rows;
 a larger request is split, and one whose rows the net cannot take fails by itself. A request that cannot be answered in
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
 from deployments.models.batch_statistics import BatchStatistics
-from deployments.models.chunk_queue import Batch, ChunkQueue, exceeds_padding_share
+from deployments.models.chunk_queue import Batch, ChunkQueue
 from deployments.models.chunks import Chunk, PendingRequest, RequestTiming, finish_requests, split_outputs
+from deployments.models.padding import pad_rows, pad_time_axis, split_by_length
 from deployments.models.pass_failures import check_outputs, describe_failure, is_device_error
 from deployments.models.pass_timing import time_passes
 from deployments.protocols.arrays import Array, Outputs, Rows
@@ -121,8 +122,8 @@ class Batcher:
         Returns:
             The timings, ascending by rows.
         """
-        x = self._pad(rows) if isinstance(rows, list) else rows
-        x = self._example = self._pad_time_axis(x[:1])
+        x = pad_rows(rows, self._padding_value) if isinstance(rows, list) else rows
+        x = self._example = pad_time_axis(x[:1], self._padding_value)
         passes = tuple(known) or time_passes(self._forward, x, self._max_rows, budget_s)
         self._pass_rows = choose_pass_rows(passes, slo_p99_s)
         durations_s = {each.rows: each.min_s for each in passes}
@@ -138,11 +139,10 @@ class Batcher:
     def run_rows(self, rows: Rows) -> Iterator[Outputs]:
         """Run each row by itself, outside of the queue; yields its outputs, of its own length where they have one."""
         for row in rows:
+            outputs = self._forward(pad_time_axis(np.asarray(row)[None], self._padding_value))
             yield tuple(
                 y[:, : len(row)] if has_time_axis else y
-                for y, has_time_axis in zip(
-                    self._forward(self._pad_time_axis(np.asarray(row)[None])), self._has_time_axis, strict=True
-                )
+                for y, has_time_axis in zip(outputs, self._has_time_axis, strict=True)
             )
 
     def check_admission(self, scheduling: Scheduling | None, rows: int = 1) -> None:
@@ -216,7 +216,7 @@ class Batcher:
         self.check_admission(scheduling, count)
         request = PendingRequest(count, on_done, scheduling, timing)
         if isinstance(rows, list):
-            self._enqueue(request, self._split_by_length(request, rows))
+            self._enqueue(request, split_by_length(request, rows, self._pass_rows, self._padding_value))
         else:
             self._enqueue(request, (Chunk(request, rows, slice(0, count)),))
         if request.deadline_s != math.inf:
@@ -280,32 +280,6 @@ class Batcher:
                 loop.call_soon(self._run_inline_pass, loop)
             else:
                 self._thread.submit(self._run_passes, loop)
-
-    def _split_by_length(self, request: PendingRequest, rows: list[Array]) -> Iterator[Chunk]:
-        """Sort rows of unequal length into chunks of similar length."""
-        lengths = np.array([len(row) for row in rows])
-        order = lengths.argsort(kind="stable")[::-1]
-        start = time_steps = 0
-        for end, row in enumerate(order):
-            longest, count = lengths[order[start]], end - start + 1
-            if count > self._pass_rows or exceeds_padding_share(time_steps + lengths[row], count * longest):
-                yield self._make_chunk(request, rows, order[start:end], lengths)
-                start, time_steps = end, 0
-            time_steps += lengths[row]
-        yield self._make_chunk(request, rows, order[start:], lengths)
-
-    def _make_chunk(self, request: PendingRequest, rows: list[Array], row_index: Array, lengths: Array) -> Chunk:
-        x = self._pad([rows[row] for row in row_index])
-        if len(row_index) == len(rows) == 1:
-            return Chunk(request, x, slice(0, 1))
-        return Chunk(request, x, row_index, lengths[row_index])
-
-    def _pad(self, rows: Sequence[Array]) -> Array:
-        """Stack rows (T_i, ...) to (N, T, ...)."""
-        x = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), self._padding_value, rows[0].dtype)
-        for padded, row in zip(x, rows, strict=True):
-            padded[: len(row)] = row
-        return x
 
     def _take_batch(self, loop: asyncio.AbstractEventLoop) -> Batch:
         """Take the chunks of the next pass; without any, passes stop."""
@@ -382,16 +356,11 @@ class Batcher:
 
     def _stack(self, batch: list[Chunk]) -> Array:
         if len(batch) == 1:
-            return self._pad_time_axis(batch[0].x)
+            return pad_time_axis(batch[0].x, self._padding_value)
         if self._padding_value is None:
             return np.concatenate([chunk.x for chunk in batch])
-        return self._pad_time_axis(self._pad([row for chunk in batch for row in chunk.x]))
-
-    def _pad_time_axis(self, x: Array) -> Array:
-        """Pad to two time steps, the minimum of an exported net."""
-        if self._padding_value is None or x.shape[1] >= 2:
-            return x
-        return np.pad(x, ((0, 0), (0, 1), *((0, 0),) * (x.ndim - 2)), constant_values=self._padding_value)
+        x = pad_rows([row for chunk in batch for row in chunk.x], self._padding_value)
+        return pad_time_axis(x, self._padding_value)
 
     def _forward(self, x_N: Array) -> Outputs:
         with torch.inference_mode():

@@ -6,6 +6,7 @@ runtime environment says for which of them it imports the rest. So a process tha
 (deployments.scaling.warm_processes) has done the longest part of a cold start.
 """
 
+import gc
 import importlib
 import os
 import time
@@ -27,8 +28,12 @@ def preload() -> None:
     """Import what serves a model, and say that this process waits for one."""
     global started_s, ended_s
     started_s = time.time()
+    # A full collection visits all that was imported so far, in vain; together they take a quarter of the time.
+    gc.disable()
     for module in MODULES:
         importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
     ended_s = time.time()
     folder = warm_folder()
     folder.mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from deployments.models.batching import Batcher
 from deployments.models.chunks import PendingRequest
 from deployments.models.example_check import MAX_ROWS, check_example_outputs
 from deployments.models.generation import TextGenerator, sample_images
+from deployments.models.inline_limits import MAX_INLINE_ELEMENTS, MAX_INLINE_ROWS, InlineLimits
 from deployments.models.variants import build_variant
 from deployments.observability.tracing import ReplicaTracer
 from deployments.protocols.arrays import Outputs, Rows
@@ -37,19 +38,12 @@ from deployments.server.scheduling import Scheduling
 from deployments.server.sse import Event
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.load import Bundle, load_bundle
-from training.bundle.manifest import Manifest
 from training.errors import UserError
 from training.registry import storage
 from training.schema import ImageInput, ImageOutput, SeriesInput, TextInput
 
 Result = TypeVar("Result")
 
-# About a millisecond's work. What is larger is decoded or encoded in a thread, since it would stall the event loop.
-MAX_INLINE_TEXT_BYTES = 2048  # and of images, whose pixels count too; see MAX_INLINE_PIXELS
-MAX_INLINE_ROWS_BYTES = 4096
-MAX_INLINE_JSON_TENSOR_BYTES = 2**15
-MAX_INLINE_TENSOR_BYTES = 2**20
-MAX_INLINE_ROWS, MAX_INLINE_ELEMENTS = 64, 8192
 # Seconds of timing passes where there is a latency goal: enough for a 99th percentile of all but the slowest nets.
 PROFILE_S = 1.5
 CODEC_REPEATS = 30
@@ -92,15 +86,9 @@ class ServedModel:
         self.manifest, self.example, self._decoder = bundle.manifest, bundle.example, bundle.decoder
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
-        is_text = isinstance(bundle.manifest.input_schema, TextInput)
+        self._inline = InlineLimits.of(bundle.manifest)
         is_image = isinstance(bundle.manifest.input_schema, ImageInput)
         self._run_in_thread = run_in_image_thread if is_image else asyncio.to_thread
-        self._inline_bytes = MAX_INLINE_TEXT_BYTES if is_text or is_image else MAX_INLINE_ROWS_BYTES
-        # Of JSON, and with binary tensors. Texts may come as an input's bytes, too.
-        self._max_inline_infer_bytes = (
-            (MAX_INLINE_TEXT_BYTES,) * 2 if is_text else (MAX_INLINE_JSON_TENSOR_BYTES, MAX_INLINE_TENSOR_BYTES)
-        )
-        self._max_inline_infer_rows = _count_inline_rows(bundle.manifest)
         self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
         self._example_body = encode_json(self.example)
         rows = self._decode_example()
@@ -168,7 +156,7 @@ class ServedModel:
         # Before it is decoded: to refuse must cost less than to answer.
         self._batcher.check_admission(scheduling)
         codec = self.oip_codec
-        if len(body) <= self._max_inline_infer_bytes[header_length is not None]:
+        if len(body) <= self._inline.infer_bytes(header_length):
             request = codec.decode_request(body, header_length)
         else:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
@@ -201,12 +189,12 @@ class ServedModel:
         Raises:
             ClientError: what `infer` raises before the request is queued.
         """
-        if len(body) > self._max_inline_infer_bytes[header_length is not None] or not self._max_inline_infer_rows:
+        if len(body) > self._inline.infer_bytes(header_length) or not self._inline.infer_rows:
             return None
         batcher, codec = self._batcher, self.oip_codec
         batcher.check_admission(scheduling)
         request = codec.decode_request(body, header_length)
-        if len(request.rows) > self._max_inline_infer_rows:
+        if len(request.rows) > self._inline.infer_rows:
             return None
         if request.timeout_s is not None or request.priority:
             scheduling = _combine(scheduling, request)
@@ -245,7 +233,7 @@ class ServedModel:
             raise
 
     async def _decode_predict(self, body: bytes, content_type: str) -> PredictRequest:
-        if len(body) <= self._inline_bytes:
+        if len(body) <= self._inline.predict_bytes:
             with contextlib.suppress(TooLargeInline):
                 return self.predict_codec.decode_request(body, content_type, inline=True)
         return await self._run_in_thread(self.predict_codec.decode_request, body, content_type)
@@ -305,14 +293,6 @@ def _combine(scheduling: Scheduling | None, request: InferRequest) -> Scheduling
     priority = max(headers.priority, request.priority)
     parameters = Scheduling(priority=priority) if timeout_s is None else Scheduling.after(timeout_s, priority)
     return min(headers._replace(priority=priority), parameters)
-
-
-def _count_inline_rows(manifest: Manifest) -> int:
-    """Rows whose outputs are encoded on the event loop; 0 where that depends on their lengths."""
-    shapes = [spec.shape[1:] for spec in manifest.outputs]
-    if any(size < 0 for shape in shapes for size in shape):
-        return 0
-    return MAX_INLINE_ELEMENTS // max(1, sum(map(math.prod, shapes)))
 
 
 def _get_prompts(request: PredictRequest) -> list[Any]:
