@@ -89,7 +89,7 @@ class ModelProfiles:
             else "the server's CPU time was not measured and is not counted"
         )
         source = f"{server}; {self.path_source}"
-        return Overhead(request_s=profile.request_s or 0.0, path_s=self.path_s or 0.0, source=source)
+        return Overhead.of(profile, self.path_s or 0.0, source)
 
     def plan(self, rps: float, slo_p99_s: float, rows: int = 1, cv: float = 1.0) -> "tuple[Plan, list[Plan]]":
         """Plan the replicas for a rate: the plan of the fewest processors, and those of the other profiles.

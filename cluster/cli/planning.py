@@ -135,6 +135,7 @@ def _describe_profile(
     description: dict[str, Any] = profile.key.model_dump(exclude={"digest"}) | {
         "measured_at": profile.measured_at,
         "request_s": profile.request_s,
+        "row_s": profile.row_s,
         "passes": [timing.model_dump() | {"rows_per_s": round(timing.rows_per_s, 1)} for timing in profile.passes],
         "pass_rows": None,
         "max_rps": None,
@@ -162,7 +163,10 @@ def _print_profile(found: "ModelProfiles", described: dict[str, Any]) -> None:
             str(timing["passes"]),
         )
     print_table(table)
-    overhead = "" if described["request_s"] is None else f"server {1000 * described['request_s']:.3g} ms a request; "
+    overhead = ""
+    if described["request_s"] is not None and described["row_s"] is not None:
+        request_ms, row_ms = 1000 * described["request_s"], 1000 * described["row_s"]
+        overhead = f"server {request_ms:.3g} ms a request and {row_ms:.3g} ms a row; "
     path = "" if found.path_s is None else f"{1000 * found.path_s:.3g} ms through the edge; "
     print_line(f"{overhead}{path}measured {found.source}")
     if described["max_rps"] is None:

@@ -42,7 +42,7 @@ class ModelReplica(HandleApi):
 
         from deployments.models.served_model import ServedModel
         from deployments.scaling.measure import measure_request_cost
-        from deployments.scaling.plan import describe_capacity
+        from deployments.scaling.plan import GoalCapacity
 
         start.end_phase("imports")
         # torch would otherwise use every core in each replica.
@@ -52,8 +52,8 @@ class ModelReplica(HandleApi):
         self.servable = self._model = ServedModel(specification, Path(cache), start.end_phase, slo_p99_s=slo_p99_s)
         profile = await measure_request_cost(self._model)
         send_profile(profile)
-        # The same for as long as it lives; Serve's policy has no other way to know it.
-        self._goal_load = describe_capacity(profile, slo_p99_s) if slo_p99_s else {}
+        # Serve's policy has no other way to know it.
+        self._capacity = GoalCapacity(profile, slo_p99_s) if slo_p99_s else None
         start.end_phase("warm_up")
         replica = serve.get_replica_context().replica_id.unique_id
         self.tracer = build_tracer(ServingSettings().tracing, specification.name, specification.version, replica)
@@ -87,7 +87,8 @@ class ModelReplica(HandleApi):
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""
-        return self._server.measure_load() | self._goal_load
+        load = self._server.measure_load()
+        return load | self._capacity.describe(load) if self._capacity else load
 
     async def __del__(self) -> None:
         await self._server.stop()

@@ -24,6 +24,7 @@ from deployments.specs.model_deployment import ModelEndpoint
 from training.errors import UserError
 
 REQUESTS, CONNECTIONS, TIMEOUT_S = 400, 8, 10.0
+CODEC_ROWS = 16
 HOST, SECRET = "127.0.0.1", "profile"
 
 
@@ -31,12 +32,14 @@ async def measure_request_cost(model: ServedModel) -> Profile:
     """Complete a model's profile with the CPU time of a request beside its pass, where it does not know it yet.
 
     It is that of the server and its layers, for requests of metadata over loopback, and that of decoding the bundle's
-    example and encoding the response to it.
+    example and encoding the response to it, each with one row and with several.
     """
-    if model.profile.request_s is None:
+    if model.profile.request_s is None or model.profile.row_s is None:
         with contextlib.suppress(CallError, OSError):  # the model fails its own example: requests will say so
-            request_s = await _measure_server(model) + await model.time_codec()
-            model.profile = model.profile.model_copy(update={"request_s": request_s})
+            one_s, many_s = await model.time_codec(1), await model.time_codec(CODEC_ROWS)
+            row_s = max(0.0, many_s - one_s) / (CODEC_ROWS - 1)
+            request_s = await _measure_server(model) + max(0.0, one_s - row_s)
+            model.profile = model.profile.model_copy(update={"request_s": request_s, "row_s": row_s})
             model.profiles.save(model.profile)
     return model.profile
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from deployments.scaling.load import CAPACITY, TARGET_ONGOING, Load
+from deployments.scaling.load import CALL_RATE, CAPACITY, ROW_RATE, TARGET_ONGOING, Load
 from deployments.scaling.profile import Profile, choose_pass_rows
 from deployments.scaling.simulation import DEFAULT_REQUESTS, Service, Simulated, simulate
 from training.errors import UserError
@@ -32,8 +32,14 @@ class Overhead(StrictModel):
     """What a request costs beside its pass."""
 
     request_s: float = Field(0.0, ge=0, description="CPU seconds of the replica's server.")
+    row_s: float = Field(0.0, ge=0, description="CPU seconds of the replica's server for each row, on top.")
     path_s: float = Field(0.0, ge=0, description="Seconds on the way to the replica and back.")
-    source: str = Field("", description="Where both were measured.")
+    source: str = Field("", description="Where they were measured.")
+
+    @classmethod
+    def of(cls, profile: Profile, path_s: float = 0.0, source: str = "") -> "Overhead":
+        """Make that of a profile, whose cost of a request is not counted where it was not measured."""
+        return cls(request_s=profile.request_s or 0.0, row_s=profile.row_s or 0.0, path_s=path_s, source=source)
 
 
 class Plan(StrictModel):
@@ -68,7 +74,7 @@ class Targets(StrictModel):
 def build_service(profile: Profile, slo_p99_s: float, overhead: Overhead) -> Service:
     """Build what a replica of a profile does under a goal."""
     pass_rows = choose_pass_rows(profile.passes, slo_p99_s)
-    return Service(profile, pass_rows, overhead.request_s, overhead.path_s)
+    return Service(profile, pass_rows, overhead.request_s, overhead.path_s, row_s=overhead.row_s)
 
 
 def find_max_rate(
@@ -108,7 +114,7 @@ def choose_targets(profile: Profile, slo_p99_s: float) -> Targets:
         profile: of the replica's net on its processor.
         slo_p99_s: goal for the 99th percentile of a request's latency.
     """
-    service = build_service(profile, slo_p99_s, Overhead(request_s=profile.request_s or 0.0))
+    service = build_service(profile, slo_p99_s, Overhead.of(profile))
     max_rate = find_max_rate(service, slo_p99_s, requests=TARGET_REQUESTS)
     # Where passes are too long for the goal, one request at a time is the best there is.
     ongoing = 1.0
@@ -117,10 +123,20 @@ def choose_targets(profile: Profile, slo_p99_s: float) -> Targets:
     return Targets(slo_p99_s=slo_p99_s, pass_rows=service.pass_rows, max_rows_per_s=max_rate, ongoing_requests=ongoing)
 
 
-def describe_capacity(profile: Profile, slo_p99_s: float) -> Load:
-    """Describe what a replica with a goal reports beside its load, for Serve's policy; see choose_targets."""
-    targets = choose_targets(profile, slo_p99_s)
-    return {TARGET_ONGOING: targets.ongoing_requests, CAPACITY: TARGET_SHARE * targets.max_rows_per_s}
+class GoalCapacity:
+    """What a replica with a goal reports beside its load, for Serve's policy."""
+
+    def __init__(self, profile: Profile, slo_p99_s: float) -> None:
+        self._targets = choose_targets(profile, slo_p99_s)
+        self._service = build_service(profile, slo_p99_s, Overhead.of(profile))
+
+    def describe(self, load: Load) -> Load:
+        """Describe it for requests like those of a load: many rows in one cost less than each alone."""
+        calls = load.get(CALL_RATE, 0.0)
+        rows = max(1, round(load[ROW_RATE] / calls)) if calls else 1
+        gain = rows * self._service.compute_capacity(rows) / self._service.compute_capacity()
+        rows_per_s = gain * TARGET_SHARE * self._targets.max_rows_per_s
+        return {TARGET_ONGOING: self._targets.ongoing_requests, CAPACITY: rows_per_s}
 
 
 def plan_replicas(
@@ -200,7 +216,8 @@ def _describe_choice(service: Service, slo_p99_s: float, max_rate: float) -> str
     pass_ms, p99_ms = (1000 * profile.estimate_pass_s(rows, p99=p99) for p99 in (False, True))
     return (
         f"a pass of {rows} row{'s' * (rows > 1)} lasts {pass_ms:.3g} ms (p99 {p99_ms:.3g} ms), and a request that just "
-        f"missed one waits for two; with {1000 * service.request_s:.3g} ms of the server for each request, a replica "
+        f"missed one waits for two; with {1000 * service.request_s:.3g} ms of the server for each request and "
+        f"{1000 * service.row_s:.3g} ms for each row, a replica "
         f"answers {max_rate:.4g} requests/s with p99 within {1000 * slo_p99_s:g} ms, and is given "
         f"{TARGET_SHARE:.0%} of that"
     )

@@ -85,6 +85,9 @@ class Profile(StrictModel):
     request_s: float | None = Field(
         None, ge=0, description="CPU seconds of the server for a request, beside the pass; None: not measured."
     )
+    row_s: float | None = Field(
+        None, ge=0, description="CPU seconds of the server for each row of a request, on top; None: not measured."
+    )
     budget_s: float = Field(ge=0, description="Seconds that were given to timing; more means more passes of each size.")
     measured_at: float = Field(description="Unix time.")
 

@@ -35,6 +35,7 @@ class Service:
         request_s: CPU seconds beside the passes for each request. They are counted as if nothing ran beside them: the
             event loop and the passes share a replica's core, and Python's lock.
         path_s: seconds that a request is on its way to the replica and back; they delay, and do not occupy.
+        row_s: CPU seconds beside the passes for each row of a request, on top.
         is_noisy: whether a pass lasts as long as one of those that were timed, at random; else always their mean.
     """
 
@@ -42,6 +43,7 @@ class Service:
     pass_rows: int
     request_s: float = 0.0
     path_s: float = 0.0
+    row_s: float = 0.0
     is_noisy: bool = True
 
     def compute_capacity(self, rows: int = 1) -> float:
@@ -51,7 +53,7 @@ class Service:
             rows: of each request.
         """
         pass_s = self.profile.estimate_pass_s(self.pass_rows)
-        return 1 / max(pass_s * rows / self.pass_rows + self.request_s, 1e-9)
+        return 1 / max(pass_s * rows / self.pass_rows + self.request_s + self.row_s * rows, 1e-9)
 
 
 class Simulated(NamedTuple):
@@ -172,7 +174,7 @@ class _Replica:
             batch.append((request, count))
             self._starts.append((request, now_s))
         duration_s = self._durations_s[self._passes % len(self._durations_s)][rows - 1]
-        duration_s += self._service.request_s * len(batch)
+        duration_s += self._service.request_s * len(batch) + self._service.row_s * rows
         self._passes += 1
         self._batch, self.next_s = batch, now_s + duration_s
         self.busy_s += duration_s

@@ -30,6 +30,8 @@ def test_the_next_replica_takes_over_the_profile_with_what_a_request_costs(
     assert second.profile == profile
     assert profile.request_s is not None
     assert 0 < profile.request_s < 0.1
+    assert profile.row_s is not None
+    assert 0 < profile.row_s < 0.01
     assert profile.budget_s == 0.02
     assert profile.passes[0].rows == 1
 

@@ -33,9 +33,10 @@ def test_the_servers_time_for_a_request_occupies_and_the_way_only_delays() -> No
     assert result.mean_s == pytest.approx(result.mean_wait_s + 0.01 + 0.5)
 
 
+@pytest.mark.parametrize("row_s", [0.0, 0.0003])
 @pytest.mark.parametrize(("pass_rows", "rows"), [(1, 1), (16, 1), (64, 1), (16, 3), (16, 40)])
-def test_a_full_queue_is_answered_at_the_capacity(pass_rows: int, rows: int) -> None:
-    service = Service(build_affine_profile(0.002, 0.0001), pass_rows)
+def test_a_full_queue_is_answered_at_the_capacity(pass_rows: int, rows: int, row_s: float) -> None:
+    service = Service(build_affine_profile(0.002, 0.0001), pass_rows, row_s=row_s)
     capacity = service.compute_capacity(rows)
 
     result = simulate(service, 3 * capacity, rows=rows, requests=4000)
