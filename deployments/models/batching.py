@@ -14,6 +14,7 @@ sequence lengths, and takes a fifth of a small model's time per request.
 
 import asyncio
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +43,10 @@ from training.bundle.program.interpreter import ProgramModule
 # A full pass shorter than this runs on the event loop: a thread switch there and back costs about as much (measured
 # 0.1 ms and more under load), and a loop that is blocked for so little serves its other requests as well.
 MAX_INLINE_PASS_S = 0.5e-3
+# A pass in a thread needs Python's lock again after each of its operators, and the event loop gives it back to who
+# waits for it after so long; with Python's 5 ms, a net of 500 operators did a third of its work while the loop refused
+# what was too much (tests/benchmarks/overload.py).
+SWITCH_INTERVAL_S = 0.1e-3
 
 
 _NO_BATCH = Batch()
@@ -128,6 +133,8 @@ class Batcher:
         self._pass_rows = choose_pass_rows(passes, slo_p99_s)
         durations_s = {each.rows: each.min_s for each in passes}
         self._inline = durations_s[self._pass_rows] < MAX_INLINE_PASS_S
+        if not self._inline:
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
         if known:
             # A device's first pass of a size takes longer.
             for size in {1, self._pass_rows}:
