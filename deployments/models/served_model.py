@@ -78,7 +78,8 @@ class ServedModel:
             UserError: the variant cannot be built, cannot meet the goal, or gives no finite outputs for the example.
         """
         self.endpoint = endpoint
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        # With its number, as tensors have it: an export for compiling compares the two.
+        self.device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
         def load(folder: Path) -> Bundle:
             end_phase("fetch")

@@ -37,13 +37,13 @@ class Bf16Net(nn.Module):
 
     def __init__(self, net: ProgramModule, device: str, output_dtypes: tuple[torch.dtype, ...]) -> None:
         super().__init__()
-        self._net, self._device, self._output_dtypes = net, device, output_dtypes
+        self._net, self._device_type, self._output_dtypes = net, torch.device(device).type, output_dtypes
         for weight in _find_matmul_weights(net, _BF16_OPERATORS | (_RECURRENT_OPERATORS if device == "cpu" else set())):
             weight.data = weight.data.to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor | Outputs:
         """The same shapes and dtypes as the net's."""
-        with torch.autocast(self._device, torch.bfloat16, cache_enabled=False):
+        with torch.autocast(self._device_type, torch.bfloat16, cache_enabled=False):
             y = self._net(x)
         if isinstance(y, tuple):
             return tuple(each.to(dtype) for each, dtype in zip(y, self._output_dtypes, strict=True))
@@ -61,7 +61,7 @@ def build_variant(
         endpoint: names the variant, and the maximum rows of a batch.
         manifest: the bundle's; it gives the tolerance.
         rows: the bundle's example, of which the first row is used.
-        device: "cpu" or "cuda".
+        device: "cpu", or "cuda:0".
         cache: folder whose `compiled` keeps machine code.
 
     Returns:
