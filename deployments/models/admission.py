@@ -17,8 +17,11 @@ from deployments.models.chunk_queue import MAX_PASSES_WITHOUT_BATCH, ChunkQueue
 from deployments.models.chunks import PendingRequest
 from deployments.server.scheduling import BATCH, TIMEOUT_HEADER, Scheduling
 
-# Weight of the last pass in the moving averages.
+# Least weight of the last pass in the moving averages.
 SMOOTHING = 0.1
+# One pass that lasts longer than so many times the one before, or the average, counts as so many: the process may have
+# been suspended. The next one says whether it was an exception.
+MAX_RISE = 2.0
 # The sum of passes is planned with so many deviations above its mean.
 DEVIATIONS = 2.0
 # How often the rows that are admitted without a look are computed; for a fast net, less often than it has passes.
@@ -42,7 +45,8 @@ class PassEstimator:
     """Durations of passes by their rows, as the warm-up has measured them, times what passes take now.
 
     Mean and mean deviation of that factor are exponential moving averages, as TCP's of the round-trip time (Jacobson,
-    "Congestion avoidance and control", 1988).
+    "Congestion avoidance and control", 1988), begun anew after a pause. A single pass can hardly move them: an estimate
+    that is far too high refuses every request, and few passes are left to correct it.
     """
 
     def __init__(self, durations_s: Mapping[int, float], pass_rows: int) -> None:
@@ -55,18 +59,21 @@ class PassEstimator:
         self.pass_rows = pass_rows
         self._durations_s = [_interpolate(durations_s, rows) for rows in range(pass_rows + 1)]
         self._slowdown, self._deviation, self._least_slowdown = 1.0, 0.0, 1.0
+        self._last_slowdown, self._weight = 1.0, SMOOTHING
         self.measured_s = perf_counter()
 
     def record(self, rows: int, duration_s: float, now_s: float) -> None:
         """Take the duration of a pass that has ended, with what the thread did between it and the one before."""
         slowdown = duration_s / self._durations_s[min(rows, self.pass_rows)]
+        error = min(slowdown, MAX_RISE * max(self._slowdown, self._last_slowdown)) - self._slowdown
         if now_s - self.measured_s > MAX_ESTIMATE_AGE_S + duration_s:
-            self._slowdown, self._deviation = slowdown, 0.0
+            self._slowdown, self._deviation, self._weight = self._slowdown + error, 0.0, 1.0
         else:
-            error = slowdown - self._slowdown
-            self._slowdown += SMOOTHING * error
-            self._deviation += SMOOTHING * (abs(error) - self._deviation)
-        self._least_slowdown = min(self._least_slowdown, slowdown)
+            # The mean of the passes since the pause, until they are many.
+            self._weight = max(SMOOTHING, self._weight / (1 + self._weight))
+            self._slowdown += self._weight * error
+            self._deviation += self._weight * (abs(error) - self._deviation)
+        self._last_slowdown, self._least_slowdown = slowdown, min(self._least_slowdown, slowdown)
         self.measured_s = now_s
 
     def estimate_pass_s(self, rows: int) -> float:

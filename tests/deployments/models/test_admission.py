@@ -78,6 +78,28 @@ def test_the_estimate_follows_what_passes_take_now_and_an_old_one_is_forgotten()
     assert estimator.estimate_pass_s(8) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("pause_s", [0.1, 60.0], ids=["in a stream of passes", "after a pause"])
+def test_one_pass_of_a_suspended_process_does_not_refuse_what_comes_after_it(pause_s: float) -> None:
+    # Found with SIGSTOP during a health check's pass: for seconds, 12,151 of 12,182 requests got a 429.
+    estimator = PassEstimator({8: 0.1}, 8)
+    for _ in range(20):
+        estimator.record(8, 0.1, estimator.measured_s + 0.1)
+
+    estimator.record(8, 30.0, estimator.measured_s + 30 + pause_s)
+    assert estimator.estimate_pass_s(8) <= 0.2
+    assert estimator.estimate_wait_s(16) < 1
+    for _ in range(10):
+        estimator.record(8, 0.1, estimator.measured_s + 0.1)
+    assert estimator.estimate_pass_s(8) < 0.12
+
+
+def test_after_a_pause_a_few_passes_show_that_they_take_longer_now() -> None:
+    estimator = PassEstimator({8: 0.1}, 8)
+    for step in range(4):
+        estimator.record(8, 0.8, estimator.measured_s + 0.8 + (60 if step == 0 else 0))
+    assert 0.6 < estimator.estimate_pass_s(8) <= 0.8
+
+
 @pytest.mark.parametrize(
     ("queued", "timeout_s", "retry_after"),
     # 40 rows are ten passes, 1 s; with the running pass and its own, 1.15 s; 0.8 of the time may be planned.
