@@ -9,9 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import psutil
@@ -27,15 +27,19 @@ from tests.conftest import open_http
 class BenchmarkCluster:
     """A cluster with its own SHOAL_HOME and with authentication; use as a context manager, which stops it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder, self.home = folder, folder / "home"
         self._settings = Settings(home=self.home, http_port=0, dashboard_port=0, ray_port=0)
-        self._environment = os.environ | {
-            "SHOAL_HOME": str(self.home),
-            "SHOAL_HTTP_PORT": "0",
-            "SHOAL_DASHBOARD_PORT": "0",
-            "SHOAL_GRPC_PORT": "0",
-        }
+        self._environment = (
+            os.environ
+            | dict(environment)
+            | {
+                "SHOAL_HOME": str(self.home),
+                "SHOAL_HTTP_PORT": "0",
+                "SHOAL_DASHBOARD_PORT": "0",
+                "SHOAL_GRPC_PORT": "0",
+            }
+        )
 
     def __enter__(self) -> Self:
         try:

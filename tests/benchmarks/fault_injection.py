@@ -6,7 +6,6 @@ processes and files of the benchmark's own cluster alone.
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,14 +21,28 @@ from cluster.local.ray_environment import ray_environment
 from cluster.local.running_cluster import cluster_id, require_cluster, temp_dir
 from cluster.settings import Settings
 from deployments.edge.state import EDGE_DIR_VARIABLE
+from tests.benchmarks.fault_settings import (
+    Setting,
+    fake_clock,
+    find_device,
+    mount_own_disk,
+    mount_small_disks,
+    set_clock,
+)
 from tests.e2e.test_nodes import START_NODE
 
 PAIR, SINGLE = "pair", "single"
 """Models of two replicas and of one."""
 
+NODE, SMALL_DISK, OWN_DISK, CLOCK = "node", "small disk", "own disk", "clock"
+SETTINGS: dict[str, Setting] = {SMALL_DISK: mount_small_disks, OWN_DISK: mount_own_disk, CLOCK: fake_clock}
+
 # Seconds for which a process is stopped, a store or free space is missing.
 OUTAGE_S = 8.0
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
+BLOCK_CGROUP = Path("/sys/fs/cgroup/blkio")
+SLOW_BYTES_PER_S = 100_000
+NEW_PAGES_BYTES = 2**16
 
 
 class World:
@@ -83,12 +96,13 @@ class Fault(NamedTuple):
     Attributes:
         inject: breaks something.
         model: whose callers are watched.
-        needs_node: whether the cluster has a second node, with one of the model's replicas on it.
+        setting: what must be there before the cluster starts: one of SETTINGS; NODE, a second node with one of the
+            model's replicas on it; or nothing.
     """
 
     inject: Inject
     model: str = PAIR
-    needs_node: bool = False
+    setting: str = ""
 
 
 def kill(part: str) -> Inject:
@@ -168,22 +182,53 @@ def fill_disk(world: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def slow_disk(world: World) -> Iterator[None]:
+    """Let the disk of SHOAL_HOME and Ray's folder read and write 100 KB/s, and end a replica, whose successor reads."""
+    device = find_device(world.home)
+    limits = [BLOCK_CGROUP / f"blkio.throttle.{kind}_bps_device" for kind in ("read", "write")]
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    for limit in limits:
+        limit.write_text(f"{device} {SLOW_BYTES_PER_S}")
+    try:
+        world.find(f"ServeReplica:{PAIR}").kill()
+        time.sleep(2 * OUTAGE_S)
+    finally:
+        for limit in limits:
+            limit.write_text(f"{device} 0")
+    yield
+
+
+def move_clock(ahead_s: int) -> Inject:
+    """Move the wall clock of the cluster's processes, for OUTAGE_S and back, and end a replica in between."""
+
+    @contextlib.contextmanager
+    def inject(world: World) -> Iterator[None]:
+        folder = world.home.parent
+        set_clock(folder, ahead_s)
+        try:
+            time.sleep(OUTAGE_S / 2)
+            world.find(f"ServeReplica:{PAIR}").kill()
+            time.sleep(OUTAGE_S / 2)
+        finally:
+            set_clock(folder, 0)
+        yield
+
+    return inject
+
+
+@contextlib.contextmanager
 def exhaust_memory(world: World) -> Iterator[None]:
-    """Allow a replica less memory than it has, so that the kernel ends it (a control group, version 1)."""
+    """Allow a replica no more memory than it has: the kernel ends it at the next page (a control group, version 1)."""
     group = MEMORY_CGROUP / f"shoal-faults-{os.getpid()}"
     group.mkdir()
     process = world.find(f"ServeReplica:{PAIR}")
     try:
-        (group / "memory.move_charge_at_immigrate").write_text("1")
+        # What it holds stays with the group that it came from; only new pages count in this one.
+        (group / "memory.limit_in_bytes").write_text(str(NEW_PAGES_BYTES))
         (group / "cgroup.procs").write_text(str(process.pid))
-        # Below what it holds: the limit cannot be set, but each new page now meets it.
-        used = int((group / "memory.usage_in_bytes").read_text())
-        (group / "memory.limit_in_bytes").write_text(str(used + 2**20))
         deadline = time.monotonic() + OUTAGE_S
         while process.is_running() and time.monotonic() < deadline:
             time.sleep(0.1)
-        if process.is_running():
-            process.send_signal(signal.SIGKILL)
     finally:
         with contextlib.suppress(psutil.Error):
             process.wait(5)
@@ -210,9 +255,12 @@ FAULTS: dict[str, Fault] = {
     "gcs killed": Fault(kill("gcs/gcs_server")),
     "gcs stopped": Fault(stop("gcs/gcs_server")),
     "store gone": Fault(lose_store),
-    "disk full": Fault(fill_disk),
     "memory at its limit": Fault(exhaust_memory),
-    "raylet of a node killed": Fault(kill_raylet, needs_node=True),
-    "node killed": Fault(kill_node, needs_node=True),
+    "disk full": Fault(fill_disk, setting=SMALL_DISK),
+    "disk slow": Fault(slow_disk, setting=OWN_DISK),
+    "clock an hour ahead": Fault(move_clock(3600), setting=CLOCK),
+    "clock an hour behind": Fault(move_clock(-3600), setting=CLOCK),
+    "raylet of a node killed": Fault(kill_raylet, setting=NODE),
+    "node killed": Fault(kill_node, setting=NODE),
 }
-"""By name, in the order in which they are measured; the last two need a cluster of two nodes."""
+"""By name, in the order in which they are measured."""

@@ -11,13 +11,12 @@ fault to the last request that failed or took longer than 0.5 s and three times 
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ import psutil
 # Python puts the script's folder first, where training.py would shadow the package.
 sys.path[0] = str(Path(__file__).parents[2])
 
-from cluster.local.running_cluster import temp_dir
 from tests.benchmarks.benchmark_cluster import BenchmarkCluster
-from tests.benchmarks.fault_injection import FAULTS, PAIR, SINGLE, Fault, World
+from tests.benchmarks.fault_injection import FAULTS, NODE, PAIR, SETTINGS, SINGLE, Fault, World
 from tests.benchmarks.peer_faults import measure_ray_serve
 from tests.open_loop import OpenLoop, Step, encode_request, schedule_arrivals
 from tests.small_bundles import save_table
@@ -38,7 +36,6 @@ BEFORE_S, TIMEOUT_S = 3.0, 30.0
 # What a request took longer than this is not recovered, whatever was usual before.
 SLOW_S = 0.5
 BODY = json.dumps({"inputs": [[5.1, 3.5, 1.4, 0.2]]}).encode()
-DISK_BYTES = 512 * 2**20
 
 
 def measure(world: World, url: str, key: str, fault: Fault, seconds: float, rate: float) -> dict[str, Any]:
@@ -70,32 +67,15 @@ def summarize(load: OpenLoop, at_s: float) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def mount_small_disks(home: Path) -> Iterator[None]:
-    """Put SHOAL_HOME and Ray's folder on file systems of their own, where root runs this."""
-    folders = [home, temp_dir(home)]
-    for folder in folders:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True).returncode:
-            sys.exit("the fault `disk full` needs root, which may mount a file system; leave it out with --only")
-    try:
-        yield
-    finally:
-        for folder in folders:
-            subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
-def run_group(names: list[str], *, with_node: bool, seconds: float, rate: float) -> list[dict[str, Any]]:
-    """Measure faults one after the other; those that take a node away each have a cluster of their own."""
+def run_group(names: list[str], setting: str, *, seconds: float, rate: float) -> list[dict[str, Any]]:
+    """Measure faults one after the other in a cluster of one setting."""
     rows = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)))
-        if "disk full" in names:
-            stack.enter_context(mount_small_disks(folder / "home"))
-        cluster = stack.enter_context(BenchmarkCluster(folder))
+        environment = stack.enter_context(SETTINGS[setting](folder)) if setting in SETTINGS else {}
+        cluster = stack.enter_context(BenchmarkCluster(folder, environment))
         world = World(cluster.home, dict(os.environ))
-        if with_node:
+        if setting == NODE:
             world.add_node()
         for model, replicas in ((PAIR, "2"), (SINGLE, "1")):
             save_table(folder / model, name=model)
@@ -175,12 +155,10 @@ def main() -> None:
     print(f"{'fault':<34}{'sent':>6} {'failed':>6} {'slowest':>8} {'recovery':>8}  (seconds)")
     options = {"seconds": arguments.seconds, "rate": arguments.rate}
     rows = []
-    on_one_node = [name for name in arguments.only if not FAULTS[name].needs_node]
-    if on_one_node:
-        rows += run_group(on_one_node, with_node=False, **options)
-    for name in arguments.only:
-        if FAULTS[name].needs_node:
-            rows += run_group([name], with_node=True, **options)
+    for setting, group in itertools.groupby(arguments.only, lambda name: FAULTS[name].setting):
+        # A node that was taken away does not come back.
+        for names in [[name] for name in group] if setting == NODE else [list(group)]:
+            rows += run_group(names, setting, **options)
     result: dict[str, Any] = {"faults": rows}
     if arguments.ray_serve:
         print("Ray Serve as documented:")
