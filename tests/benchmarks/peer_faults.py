@@ -18,7 +18,7 @@ from tests.benchmarks.fault_injection import OUTAGE_S
 from tests.open_loop import OpenLoop, Step, encode_request, schedule_arrivals
 
 PEER = Path(__file__).parent / "other_frameworks" / "ray_serve_peer.py"
-START_TIMEOUT_S, BEFORE_S, TIMEOUT_S = 240.0, 3.0, 30.0
+START_TIMEOUT_S, BEFORE_S, TIMEOUT_S = 60.0, 3.0, 30.0
 BODY = json.dumps({"inputs": [[0.5] * 64]}).encode()
 # By the names of faults.py: what is killed or stopped, and the number of replicas. Its proxy is what HAProxy is here.
 FAULTS = {
@@ -80,7 +80,8 @@ def run_peer(replicas: int) -> Iterator[tuple[psutil.Process, str]]:
 def is_answering(url: str) -> bool:
     """Whether a request is answered."""
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.post(f"{url}/predict", content=BODY, trust_env=False, timeout=5).status_code == 200
+        headers = {"content-type": "application/json"}
+        return httpx.post(f"{url}/predict", content=BODY, headers=headers, trust_env=False, timeout=5).status_code == 200
     return False
 
 
