@@ -211,6 +211,7 @@ def _build_autoscaling_config(scale: Scale, limits: Limits, replicas: int) -> di
                 "downscale_to_zero_delay_s": scale.downscale_to_zero_delay_s,
                 "pass_rows": limits.max_batch_rows,
                 "slo_p99_s": scale.slo_p99_s,
+                "shares_cores": 0 < scale.cpus < 1,
             },
         },
         **no_delays,

@@ -53,6 +53,7 @@ class ReplicaPolicy:
         downscale_to_zero_delay_s: float,
         pass_rows: int,
         slo_p99_s: float | None = None,
+        shares_cores: bool = False,
     ) -> None:
         """Make a policy; the arguments are the `policy_kwargs` of deployments.applications.
 
@@ -62,10 +63,12 @@ class ReplicaPolicy:
             downscale_to_zero_delay_s: how long nobody must have called.
             pass_rows: rows of a full forward pass.
             slo_p99_s: goal for the 99th percentile of the latency; replicas then report what they can do within it.
+            shares_cores: whether a replica reserves less than a core. One that starts takes a whole one for seconds, so
+                that no more start at a time than run: they would take it from those that answer.
         """
         self._upscale_delay_s, self._downscale_delay_s = upscale_delay_s, downscale_delay_s
         self._to_zero_delay_s = max(downscale_delay_s, downscale_to_zero_delay_s)
-        self._pass_rows, self._slo_p99_s = pass_rows, slo_p99_s
+        self._pass_rows, self._slo_p99_s, self._shares_cores = pass_rows, slo_p99_s, shares_cores
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Return the number of replicas, and what the next call needs to know; Serve applies the bounds."""
@@ -77,7 +80,10 @@ class ReplicaPolicy:
         state = context.policy_state
         low: Window = _add(state.get("low") or ((now_s, target),), now_s, fewest, self._upscale_delay_s, min)
         high: Window = _add(state.get("high") or ((now_s, target),), now_s, most, self._to_zero_delay_s, max)
-        return self._decide(target, low, high, now_s), {"low": low, "high": high}
+        wanted = self._decide(target, low, high, now_s)
+        if self._shares_cores:
+            wanted = min(wanted, max(target, 2 * len(metrics[ONGOING])))
+        return wanted, {"low": low, "high": high}
 
     def _recommend(self, metrics: Metrics, target_ongoing_requests: float) -> tuple[int, int]:
         """Return the fewest and the most replicas that fit the load; what runs between the two stays."""

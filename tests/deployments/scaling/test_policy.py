@@ -170,6 +170,22 @@ def test_rare_calls_that_no_sample_sees_keep_a_model_awake() -> None:
         assert target == 1
 
 
+@pytest.mark.parametrize(("shares_cores", "expected"), [(True, [2, 2, 4, 4, 8, 8]), (False, [8] * 6)])
+def test_where_replicas_share_cores_no_more_start_at_a_time_than_run(shares_cores: bool, expected: list[int]) -> None:
+    policy, state = ReplicaPolicy(0.0, 1.0, 1.0, PASS_ROWS, shares_cores=shares_cores), {}
+    target, targets = 1, []
+    # One reports; two do; four do: each replica has as much as eight of them could take.
+    for second, running in enumerate((1, 1, 2, 2, 4, 4)):
+        metrics = build_metrics(*[8 * TARGET / running] * running)
+        target, state = policy(build_context(metrics, target, current_time=float(second), policy_state=state))
+        targets.append(target)
+
+    assert targets == expected
+    # One that is gone is replaced, and none of the others with it.
+    metrics = build_metrics(8 * TARGET)
+    assert policy(build_context(metrics, 8, current_time=9.0, policy_state=state))[0] == 8
+
+
 def test_the_state_stays_small() -> None:
     policy, state, source = ReplicaPolicy(60.0, 3600.0, 86_400.0, PASS_ROWS), {}, random.Random(1)
     for second in range(1000):
