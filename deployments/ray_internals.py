@@ -9,6 +9,8 @@ What is used, which public way is missing, and what happens in another Ray:
 - `serve.context._get_global_client`, `get_serve_details`. The public status in a cluster does not say how many replicas
   Serve wants; only the dashboard's REST API does, which needs its token and a process of its own. Without it
   `shoal status` asks there.
+- `serve._private.constants`: the name and namespace of Serve's controller, which has no public handle. Without them a
+  clock that was set back keeps Serve from replacing replicas until it has caught up.
 
 tests/deployments/test_ray_internals.py fails where another Ray is installed.
 """
@@ -78,6 +80,26 @@ def fetch_serve_details() -> dict[str, Any]:
     except (RayError, RayServeException) as error:
         raise ServiceError(f"Serve's controller does not answer: {type(error).__name__}") from error
     return applications
+
+
+def restart_serve_controller() -> None:
+    """Let Ray start Serve's controller anew, which goes on from its checkpoint; replicas go on answering.
+
+    Its health checks are due by the wall clock (ray/serve/_private/deployment_state.py, `_last_health_check_time`):
+    where that was set back by an hour, no replica that dies within the hour is found to be dead.
+
+    Raises:
+        ServiceError: it cannot be found.
+    """
+    from ray.serve._private import constants
+
+    try:
+        name, namespace = vars(constants)["SERVE_CONTROLLER_NAME"], vars(constants)["SERVE_NAMESPACE"]
+        ray.kill(ray.get_actor(name, namespace), no_restart=False)
+    except KeyError as error:
+        raise ServiceError(_describe_change(f"Serve's controller has no known name ({error!r})")) from error
+    except (RayError, ValueError) as error:
+        raise ServiceError(f"Serve's controller is not found: {type(error).__name__}") from error
 
 
 def _describe_change(change: str) -> str:

@@ -25,6 +25,7 @@ from deployments.control.sleeping import SleepingModels
 from deployments.control.summary import DeploymentSummary, ReplicaWindows
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
+from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import CONTROL, Route
 from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
 from deployments.observability.observation import Observation
@@ -59,7 +60,8 @@ class Control:
         replica = serve.get_replica_context().replica_id.unique_id
         tracer = build_tracer(settings.tracing, CONTROL, 0, replica)
         inject_trace = tracer.inject_headers if tracer else None
-        client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep, inject_trace)
+        splits = Splits()
+        client = HandleClient(catalog.status.list_deployed, catalog.status.may_sleep, inject_trace, splits)
         api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._task = asyncio.get_running_loop().create_task(finish_abandoned_changes(catalog.status.store))
@@ -67,6 +69,7 @@ class Control:
             lambda secret, observation: compose_http(AsgiHandler(api), limits, secret, observation),
             host,
             Route(CONTROL, limits.request_timeout_s),
+            splits=splits,
             observation=Observation(tracer=tracer),
         )
 
@@ -196,7 +199,7 @@ def _add_model_routes(
         body = _read_body(request)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
         response, length = await client.infer(
-            name, version, body, header_length, scheduling.remaining_s(), scheduling.priority
+            name, version, body, header_length, scheduling.remaining_s(), scheduling.priority, _get_origin(request)
         )
         if length is None:
             return Response(response, media_type="application/json")
@@ -266,6 +269,11 @@ def _read_body(request: Request) -> bytes:
     return server_request.body
 
 
+def _get_origin(request: Request) -> CallOrigin:
+    server_request = get_server_request(request)
+    return CallOrigin(server_request.caller, request.headers.get("x-request-id", ""), request.headers)
+
+
 def _get_scheduling(request: Request, limits: Limits) -> Scheduling:
     timeout_s = limits.request_timeout_s
     scheduling = get_server_request(request).scheduling or Scheduling()
@@ -278,11 +286,11 @@ async def _predict(
     body = _read_body(request)
     timeout_s, priority = scheduling.remaining_s(), scheduling.priority
     content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
+    arguments = name, body, request_id, timeout_s, priority, content_type
+    origin = _get_origin(request)
     if wants_stream(get_server_request(request)):
-        return EventStreamResponse(
-            client.stream(name, body, request_id, timeout_s, priority, content_type, version=version)
-        )
-    response = await client.predict(name, body, request_id, timeout_s, priority, content_type, version=version)
+        return EventStreamResponse(client.stream(*arguments, version=version, origin=origin))
+    response = await client.predict(*arguments, version=version, origin=origin)
     return Response(response, media_type="application/json")
 
 

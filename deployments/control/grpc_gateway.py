@@ -22,6 +22,7 @@ from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import add_grpc_port
+from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import GRPC, Member, Route
 from deployments.errors import CallError, DeadlineExceeded, Unavailable
 from deployments.observability.tracing import ReplicaTracer, build_tracer
@@ -122,6 +123,7 @@ class GrpcService:
             header_length,
             self._get_timeout_s(context),
             _get_priority(context),
+            _get_origin(context),
         )
         assert response_header_length is not None, "a binary request gets a binary response"
         return translate.response_from_rest(
@@ -149,11 +151,11 @@ class GrpcService:
             yield await self._model_infer(request, context)
             return
         name, version = request.model_name, request.model_version
-        if version and not await asyncio.to_thread(self._sleeping.describe, name, version):
-            await self._client.metadata(request.model_name, request.model_version, self._get_timeout_s(context))
         body = generate.encode_predict_body(request)
         timeout_s, priority = self._get_timeout_s(context), _get_priority(context)
-        stream = self._client.stream(request.model_name, body, request.id or None, timeout_s, priority)
+        stream = self._client.stream(
+            name, body, request.id or None, timeout_s, priority, version=version, origin=_get_origin(context)
+        )
         async with contextlib.aclosing(stream) as events:
             async for event, data in events:
                 yield generate.build_response(request, request.model_version, event, data)
@@ -211,8 +213,13 @@ def _get_priority(context: Any) -> int:
 
 def _get_caller(context: Any) -> str:
     """The caller that the edge has found by its key; empty for none."""
-    metadata = dict(context.invocation_metadata() or ())
-    return str(metadata.get(CALLER_HEADER.decode(), ""))
+    return _get_origin(context).caller
+
+
+def _get_origin(context: Any) -> CallOrigin:
+    """What a canary's share of the calls is chosen by."""
+    metadata = {name: str(value) for name, value in context.invocation_metadata() or ()}
+    return CallOrigin(metadata.get(CALLER_HEADER.decode(), ""), metadata.get("x-request-id", ""), metadata)
 
 
 def build_server(service: GrpcService, health: Health, limits: Limits, secret: str) -> Any:
@@ -247,7 +254,9 @@ class Gateway:
         limits, status = settings.limits, DeploymentStatus(settings)
         member_id = serve.get_replica_context().replica_id.unique_id
         tracer = build_tracer(settings.tracing, GRPC, 0, member_id)
-        client = HandleClient(status.list_deployed, status.may_sleep, tracer.inject_headers if tracer else None)
+        splits = Splits()
+        inject_trace = tracer.inject_headers if tracer else None
+        client = HandleClient(status.list_deployed, status.may_sleep, inject_trace, splits)
         cache = settings.home / "cache"
         sleeping = SleepingModels(status, functools.partial(load_bundle_content, cache))
         self._service = GrpcService(status, client, limits, sleeping, tracer)
@@ -256,7 +265,8 @@ class Gateway:
         port = add_grpc_port(self._server, address, settings.edge)
         await self._server.start()
         route = Route(GRPC, limits.stream_timeout_s)
-        self._membership = Membership(Member(member_id, route, f"{address}:{port}", protocol="grpc"))
+        member = Member(member_id, route, f"{address}:{port}", protocol="grpc")
+        self._membership = Membership(member, follow=splits.follow)
         await self._membership.join()
 
     def record_autoscaling_stats(self) -> Load:

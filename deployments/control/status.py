@@ -24,6 +24,7 @@ from deployments.control.summary import (
 from deployments.ray_internals import fetch_serve_details
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import ASLEEP, DeploymentRecord
+from deployments.state.canary_store import CanaryStore
 from deployments.state.store import DeploymentStore
 
 STATUS_INTERVAL_S = 1.0
@@ -48,6 +49,7 @@ class DeploymentStatus:
 
     def __init__(self, settings: ServingSettings) -> None:
         self.store = DeploymentStore(settings.platform)
+        self._canaries = CanaryStore(settings.platform)
         self._applications: dict[str, ApplicationState] = {}
         self._fetched_s = self._answered_s = float("-inf")
         self._details: dict[str, Any] = {}
@@ -100,7 +102,7 @@ class DeploymentStatus:
         if time.monotonic() - self._details_fetched_s > STATUS_INTERVAL_S:
             self._details = fetch_serve_details()
             self._details_fetched_s = time.monotonic()
-        return summarize_deployments(self.store, self._details, windows)
+        return summarize_deployments(self.store, self._details, windows, self._canaries.list_active())
 
     def _list_new(self) -> set[str]:
         """The names that are being deployed, and were not before."""

@@ -4,12 +4,14 @@ Nothing here imports Ray: `shoal status` falls back to it where the control appl
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from deployments.edge.state import Member
+from deployments.rollout.canary import Canary
 from deployments.scaling.traffic import Traffic, Window, measure_traffic
 from deployments.specs.deployment import ASLEEP, DeploymentRecord, PipelineDeployment
 from deployments.state.revisions import Revision
@@ -32,7 +34,7 @@ class VersionSummary(StrictModel):
 
     version: int
     variant: str
-    weight: float = Field(description="Percent of the requests that it gets.")
+    weight: float = Field(description="Percent of the requests that it gets; 0 of one that gets copies alone.")
     replicas: int = Field(description="Replicas that take requests.")
 
 
@@ -57,7 +59,10 @@ class DeploymentSummary(StrictModel):
 
 
 def summarize_deployments(
-    store: DeploymentStore, applications: Applications, windows: ReplicaWindows | None
+    store: DeploymentStore,
+    applications: Applications,
+    windows: ReplicaWindows | None,
+    canaries: Iterable[Canary] = (),
 ) -> list[DeploymentSummary]:
     """Summarize every deployment.
 
@@ -65,10 +70,14 @@ def summarize_deployments(
         store: what shall run.
         applications: Serve's state of it.
         windows: what the replicas report; None where they cannot be asked.
+        canaries: the rollouts that go on.
     """
+    beside = {canary.spec.name: canary for canary in canaries if canary.is_up}
     deployments, current = store.load(), store.get_current_revisions()
     summaries = [
-        _summarize(record, current.get(record.name), applications.get(record.name, {}), windows)
+        _summarize(
+            record, current.get(record.name), applications.get(record.name, {}), windows, beside.get(record.name)
+        )
         for record in deployments.records
     ]
     for name, reason in deployments.unreadable.items():
@@ -98,6 +107,7 @@ def _summarize(
     revision: Revision | None,
     application: Mapping[str, Any],
     windows: ReplicaWindows | None,
+    canary: Canary | None,
 ) -> DeploymentSummary:
     version, variant = record.endpoint.version, record.endpoint.variant
     if windows is None:
@@ -105,8 +115,9 @@ def _summarize(
         versions = [VersionSummary(version=version, variant=variant, weight=100, replicas=count)] if count else []
     else:
         own = [(member, window) for member, window in windows if member.route.name == record.name]
-        versions = summarize_versions([member for member, _ in own])
-        count, traffic = len(own), measure_traffic(window for _, window in own if window)
+        extra = [(member, window) for member, window in windows if canary and is_of(canary, member)]
+        versions = summarize_versions([member for member, _ in own], canary, [member for member, _ in extra])
+        count, traffic = len(own), measure_traffic(window for _, window in (*own, *extra) if window)
     target = get_target_replicas(application)
     status: str = application.get("status", NOT_STARTED)
     if status == "RUNNING" and record.scale.min_replicas == 0 and not count:
@@ -128,16 +139,32 @@ def _summarize(
     )
 
 
-def summarize_versions(members: Iterable[Member]) -> list[VersionSummary]:
-    """The versions that a deployment's replicas serve, newest first; each replica gets as many requests as another."""
-    counts: dict[tuple[int, str], int] = {}
-    for member in members:
-        counts[member.version, member.variant] = counts.get((member.version, member.variant), 0) + 1
-    total = sum(counts.values())
-    return [
-        VersionSummary(version=version, variant=variant, weight=round(100 * count / total, 2), replicas=count)
-        for (version, variant), count in sorted(counts.items(), reverse=True)
+def is_of(canary: Canary, member: Member) -> bool:
+    """Whether a replica is of a rollout's new version; one of an earlier rollout may still be there."""
+    return member.route.name == canary.spec.application and member.version == canary.spec.version
+
+
+def summarize_versions(
+    members: Iterable[Member], canary: Canary | None = None, canary_members: Iterable[Member] = ()
+) -> list[VersionSummary]:
+    """The versions that a deployment's replicas serve, newest first.
+
+    A canary gets its share of the requests, and of the rest each replica as many as another.
+    """
+    beside = _count_versions(canary_members)
+    weight = canary.percent if canary and beside else 0.0
+    summaries = [
+        VersionSummary(
+            version=version, variant=variant, weight=round(percent * count / sum(counts.values()), 2), replicas=count
+        )
+        for counts, percent in ((_count_versions(members), 100 - weight), (beside, weight))
+        for (version, variant), count in counts.items()
     ]
+    return sorted(summaries, key=lambda each: (each.version, each.variant), reverse=True)
+
+
+def _count_versions(members: Iterable[Member]) -> Counter[tuple[int, str]]:
+    return Counter((member.version, member.variant) for member in members)
 
 
 def _describe(application: Mapping[str, Any], revision: Revision | None, count: int, target: int | None) -> str:

@@ -16,8 +16,10 @@ from typing import Any
 
 import ray
 
-from deployments.edge.state import CANARY_SUFFIX, EdgeState, Member, Route, ShadowTarget, Split
+from deployments.edge.state import CANARY_SUFFIX, EdgeState, Instructions, Member, Route, ShadowTarget, Split
+from deployments.edge.wall_clock import WallClock
 from deployments.observability.json_logs import configure_logging
+from deployments.ray_internals import restart_serve_controller
 from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.scaling.traffic import ReportHistory, Window
@@ -84,25 +86,26 @@ class Directory:
         self._members[member.id] = member
         await self._wait_until_applied(await self._notify())
 
-    async def renew(self, member: Member, report: ReplicaReport | None = None) -> ShadowTarget | None:
-        """Keep a member and its last report; one that is not known joins, as after a restart of this actor.
-
-        Returns:
-            Where it sends copies of its requests to, where it does.
-        """
+    async def renew(self, member: Member, report: ReplicaReport | None = None) -> Instructions:
+        """Keep a member and its last report; one that is not known joins, as after a restart of this actor."""
         self._renewed_s[member.id] = time.monotonic()
         if report:
             self._reports.setdefault(member.id, ReportHistory()).add(time.monotonic(), report)
         if self._members.get(member.id) != member:
             self._members[member.id] = member
             await self._notify()
-        percent = self._shadows.get(member.route.name)
-        if not percent:
-            return None
-        application = member.route.name + CANARY_SUFFIX
-        return ShadowTarget(
-            tuple(each.address for each in self._state.members if each.route.name == application), percent
+        return Instructions(
+            self._find_shadow(member.route.name),
+            tuple(each for each in self._state.splits if self._list_canary_addresses(each.name)),
         )
+
+    def _find_shadow(self, name: str) -> ShadowTarget | None:
+        percent = self._shadows.get(name)
+        return ShadowTarget(self._list_canary_addresses(name), percent) if percent else None
+
+    def _list_canary_addresses(self, name: str) -> tuple[str, ...]:
+        application = name + CANARY_SUFFIX
+        return tuple(each.address for each in self._state.members if each.route.name == application)
 
     async def leave(self, member_id: str) -> None:
         """Remove a member; returns when no edge sends requests to it any more, or after MAX_APPLY_S."""
@@ -160,10 +163,13 @@ class Directory:
         return list(self._asked_s)
 
     async def _run(self) -> None:
-        last_s = time.monotonic()
+        last_s, wall_clock = time.monotonic(), WallClock()
         while True:
             await asyncio.sleep(READ_INTERVAL_S)
             try:
+                if setback_s := wall_clock.measure_setback_s():
+                    logger.warning("the clock was set back by %.0f s; Serve's controller is started anew", setback_s)
+                    await asyncio.to_thread(restart_serve_controller)
                 now = time.monotonic()
                 if now - last_s > MAX_STALL_S:
                     # This process was stopped, or had no CPU: nobody could renew.

@@ -77,6 +77,7 @@ class Edge:
             NodeList().fetch,
             _fetch_reports,
             self._fetch_edges,
+            lambda: self._state.splits,
         )
         self._metrics_address = ""
         self._folder = folder

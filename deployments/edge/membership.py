@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from deployments.edge.directory import RENEW_INTERVAL_S, get_directory
-from deployments.edge.state import Member, ShadowTarget
+from deployments.edge.state import Instructions, Member
 from deployments.scaling.profile import Profile
 from deployments.scaling.report import ReplicaReport
 
@@ -29,14 +29,14 @@ class Membership:
         self,
         member: Member,
         report: Callable[[], ReplicaReport] | None = None,
-        follow: Callable[[ShadowTarget | None], None] | None = None,
+        follow: Callable[[Instructions], None] | None = None,
     ) -> None:
         """Make a membership; it joins after `join`.
 
         Args:
             member: what the edges send requests to.
             report: what it has done; goes to the directory each second.
-            follow: told with each answer where copies of requests go to.
+            follow: gets what the directory tells with each renewal.
         """
         self._member, self._report, self._follow = member, report, follow
         self._task: asyncio.Task[None] | None = None
@@ -59,9 +59,9 @@ class Membership:
             await asyncio.sleep(RENEW_INTERVAL_S)
             try:
                 report = self._report() if self._report else None
-                target = await get_directory().renew.remote(self._member, report)
+                instructions = await get_directory().renew.remote(self._member, report)
                 if self._follow:
-                    self._follow(target)
+                    self._follow(instructions)
             except (RayError, ValueError) as error:
                 logger.warning("the directory does not answer: %s", error)
 

@@ -16,7 +16,8 @@ from ray import serve
 
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import build_server_context
-from deployments.edge.state import EDGE_DIR_VARIABLE, LocalSocket, Member, Route, ShadowTarget, identify_machine
+from deployments.edge.splits import Splits
+from deployments.edge.state import EDGE_DIR_VARIABLE, Instructions, LocalSocket, Member, Route, identify_machine
 from deployments.observability.observation import Observation
 from deployments.scaling.load import Load, LoadMeter
 from deployments.scaling.report import CallReport, PairReport, PassReport, ReplicaReport
@@ -31,8 +32,8 @@ MAX_SOCKET_PATH = 107
 class Shadow(Protocol):
     """What copies a replica's requests."""
 
-    def follow(self, target: ShadowTarget | None) -> None:
-        """Take where to; None for nowhere."""
+    def follow(self, instructions: Instructions) -> None:
+        """Take where to."""
 
     def report(self) -> PairReport:
         """What came of the copies."""
@@ -66,6 +67,7 @@ class ReplicaServer:
         report_calls: Callable[[], CallReport] = CallReport,
         start_phases: Mapping[str, float] = MappingProxyType({}),
         shadow: Shadow | None = None,
+        splits: Splits | None = None,
         observation: Observation | None = None,
     ) -> "ReplicaServer":
         """Listen and join; returns when the edges send requests.
@@ -80,6 +82,7 @@ class ReplicaServer:
             report_calls: what came by handles.
             start_phases: seconds of each phase of its start; it may grow.
             shadow: takes copies of requests where the directory says so.
+            splits: follows what the directory says of canaries, for calls by handles.
             observation: of this replica; None for a new one without a tracer.
         """
         observation = observation or Observation()
@@ -112,7 +115,8 @@ class ReplicaServer:
         if local_socket:
             await server.start_local(local_socket.path)
         member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
-        membership = Membership(member, report, shadow.follow if shadow else None)
+        follower = shadow or splits
+        membership = Membership(member, report, follower.follow if follower else None)
         await membership.join()
         return cls(server, LoadMeter(report), membership, route.response_timeout_s, local_socket)
 

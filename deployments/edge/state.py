@@ -107,10 +107,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Split:
-    """How the edges split a model's requests between the version that serves and a canary beside it.
+    """How a model's requests are split between the version that serves and a canary beside it.
 
     Each request has one of SPLIT_BUCKETS, by the hash of what it is split by and of the model's name; the canary takes
-    the first `weight` of them, so that a higher weight only adds to what it takes.
+    the first `weight` of them, so that a higher weight only adds to what it takes. The edges' template has the rule for
+    requests whose path names a model, splits.py for calls by handles.
 
     Attributes:
         name: of the model.
@@ -139,6 +140,19 @@ class ShadowTarget:
 
     addresses: tuple[str, ...]
     percent: float
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the directory tells a member with each renewal.
+
+    Attributes:
+        shadow: where it sends copies of its requests to, where it does.
+        splits: of the models whose canary takes requests now.
+    """
+
+    shadow: ShadowTarget | None = None
+    splits: tuple[Split, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
-# What requests are split by; all else is a header's name.
+# What requests are split by; all else is a header's name. deployments.edge.splits has the same rule.
 SPLIT_SAMPLES = {"caller": "var(txn.caller)", "request": "var(txn.id)"}
 HEADER_PREFIX = "header:"
 # Fields of a request's header.
@@ -108,7 +108,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         admin_socket=files.admin_socket,
         keys_file=files.keys,
         splits=[
-            (split.name, SPLIT_SAMPLES.get(split.by, f"req.hdr({split.by.removeprefix(HEADER_PREFIX)})"))
+            (split.name, SPLIT_SAMPLES.get(split.by, f"req.fhdr({split.by.removeprefix(HEADER_PREFIX)})"))
             for split in state.splits
         ],
         splits_file=files.splits,

@@ -12,33 +12,36 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from deployments.edge.state import Member
+from deployments.edge.state import CANARY_SUFFIX, SPLIT_BUCKETS, Member, Split
 from deployments.scaling.report import BOUNDS_S, ReplicaReport
 
 REQUEST_BOUND_STEP, PASS_BOUND_STEP = 2, 8
 MAX_PASS_ROWS_EXPONENT = 12
 LABELS = ("model", "version", "replica")
 EDGE_SOURCE, HANDLE_SOURCE = "edge", "handle"
+LATE, ABANDONED = "late", "abandoned"
+COPY_OUTCOMES = ("agreed", "differed", "dropped")
 
 Reports = Sequence[tuple[Member, ReplicaReport]]
 Value = tuple[tuple[str, ...], float]
 
 
-def encode_metrics(reports: Reports, parts_up: Mapping[str, bool]) -> bytes:
+def encode_metrics(reports: Reports, parts_up: Mapping[str, bool], splits: Sequence[Split] = ()) -> bytes:
     """Write metrics in Prometheus' text format, version 0.0.4.
 
     Args:
         reports: of the replicas on one node.
         parts_up: of what makes up a node's metrics, whether it answered.
+        splits: as this node's edge has them.
     """
     registry = CollectorRegistry()
-    registry.register(_Collector(reports, parts_up))
+    registry.register(_Collector(reports, parts_up, splits))
     return generate_latest(registry)
 
 
 class _Collector:
-    def __init__(self, reports: Reports, parts_up: Mapping[str, bool]) -> None:
-        self._reports, self._parts_up = reports, parts_up
+    def __init__(self, reports: Reports, parts_up: Mapping[str, bool], splits: Sequence[Split]) -> None:
+        self._reports, self._parts_up, self._splits = reports, parts_up, splits
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
@@ -49,10 +52,12 @@ class _Collector:
         yield from self._collect_requests()
         yield from self._collect_passes()
         yield from self._collect_replicas()
+        yield from self._collect_canaries()
 
     def _each(self) -> Iterator[tuple[tuple[str, ...], Member, ReplicaReport]]:
         for member, report in self._reports:
-            yield (member.route.name, str(member.version or ""), member.id), member, report
+            model = member.route.name.removesuffix(CANARY_SUFFIX)
+            yield (model, str(member.version or ""), member.id), member, report
 
     def _collect_requests(self) -> Iterator[Metric]:
         counts: list[Value] = []
@@ -80,6 +85,8 @@ class _Collector:
         time_steps: list[Value] = []
         padding: list[Value] = []
         tokens: list[Value] = []
+        refused: list[Value] = []
+        dropped: list[Value] = []
         for labels, _, report in self._each():
             passes = report.passes
             if not passes.waits:
@@ -87,15 +94,36 @@ class _Collector:
             _add_seconds(waits, labels, passes.waits, passes.wait_s, PASS_BOUND_STEP)
             _add_seconds(durations, labels, passes.durations, passes.busy_s, PASS_BOUND_STEP)
             rows.add_metric(labels, _bucket_rows(passes.pass_rows), float(passes.rows))
+            refused.append((labels, passes.refused))
+            dropped += [((*labels, LATE), passes.late_rows), ((*labels, ABANDONED), passes.abandoned_rows)]
             if passes.time_steps:
                 time_steps.append((labels, passes.time_steps))
                 padding.append((labels, passes.padding))
             if passes.generated_tokens:
                 tokens.append((labels, passes.generated_tokens))
         yield from (waits, durations, rows)
+        yield _make_counter("shoal_refused_requests", "Those that could not have been answered in time.", refused)
+        yield _make_counter("shoal_dropped_rows", "Rows that were not computed, by reason.", dropped, "reason")
         yield _make_counter("shoal_pass_time_steps", "Time steps (tokens) of passes, padding included.", time_steps)
         yield _make_counter("shoal_pass_padding_time_steps", "Those that are padding.", padding)
         yield _make_counter("shoal_generated_tokens", "Tokens that a language model generated.", tokens)
+
+    def _collect_canaries(self) -> Iterator[Metric]:
+        weights = GaugeMetricFamily(
+            "shoal_canary_weight_ratio", "Share of a model's requests that its canary gets.", labels=LABELS[:2]
+        )
+        for split in self._splits:
+            weights.add_metric((split.name, str(split.canary_version)), split.weight / SPLIT_BUCKETS)
+        yield weights
+        copies: list[Value] = []
+        for labels, _, report in self._each():
+            pairs = report.copies
+            if pairs.pairs or pairs.dropped:
+                counts = (pairs.agreements, pairs.pairs - pairs.agreements, pairs.dropped)
+                copies += [((*labels, name), count) for name, count in zip(COPY_OUTCOMES, counts, strict=True)]
+        yield _make_counter(
+            "shoal_shadow_copies", "Copies of a replica's requests, by what came of them.", copies, "outcome"
+        )
 
     def _collect_replicas(self) -> Iterator[Metric]:
         gauges: dict[str, tuple[str, list[Value]]] = {

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import httpx
 import ray
 from ray.exceptions import RayError
 
+from deployments.edge.state import Split
 from deployments.errors import MethodNotAllowed, NotFound
 from deployments.observability.exposition import Reports, encode_metrics
 from deployments.server.request import Request, Response
@@ -88,6 +89,7 @@ class NodeMetrics:
         fetch_nodes: Callable[[], Awaitable[list[Node]]],
         fetch_reports: Callable[[], Awaitable[Reports]],
         fetch_edges: Callable[[], Awaitable[Mapping[str, bool]]],
+        get_splits: Callable[[], Sequence[Split]] = tuple,
     ) -> None:
         """Make the handler.
 
@@ -98,8 +100,9 @@ class NodeMetrics:
             fetch_nodes: the nodes of the cluster.
             fetch_reports: what all replicas have done.
             fetch_edges: ids of the nodes with an edge, and whether it speaks TLS.
+            get_splits: as this edge has them.
         """
-        self._node_id, self._http_port = node_id, http_port
+        self._node_id, self._http_port, self._get_splits = node_id, http_port, get_splits
         self._fetch_nodes, self._fetch_reports, self._fetch_edges = fetch_nodes, fetch_reports, fetch_edges
         # Kept open, a connection would go to the process before a reload once more.
         transport = httpx.AsyncHTTPTransport(uds=str(exporter_socket), limits=httpx.Limits(max_keepalive_connections=0))
@@ -131,7 +134,8 @@ class NodeMetrics:
             fetches[EDGE_PART] = _fetch_text(self._edge, "/metrics")
         results = dict(zip(fetches, await asyncio.gather(*map(_attempt, fetches.values())), strict=True))
         reports = [each for each in results[REPLICAS_PART] or () if each[1].node_id == node_id]
-        own = encode_metrics(reports, {part: result is not None for part, result in results.items()})
+        parts_up = {part: result is not None for part, result in results.items()}
+        own = encode_metrics(reports, parts_up, self._get_splits() if node_id == self._node_id else ())
         return b"".join([own, results.get(EDGE_PART) or b"", results[RAY_PART] or b""])
 
     async def _fetch_ray(self, node: Node | None) -> bytes:

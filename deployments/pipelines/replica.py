@@ -12,6 +12,7 @@ from ray import serve
 
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
+from deployments.edge.splits import Splits
 from deployments.edge.state import Route
 from deployments.models.cold_start import ColdStart
 from deployments.observability.observation import Observation
@@ -64,7 +65,14 @@ class PipelineReplica(HandleApi):
         self.tracer = tracer = build_tracer(
             ServingSettings().tracing, specification.name, specification.version, replica
         )
-        client = HandleClient(may_sleep=_may_sleep, inject_trace=tracer.inject_headers if tracer else None)
+        splits = Splits()
+        # A pipeline is one caller of its models.
+        client = HandleClient(
+            may_sleep=_may_sleep,
+            inject_trace=tracer.inject_headers if tracer else None,
+            splits=splits,
+            caller=specification.name,
+        )
         self.servable = executor = PipelineExecutor(
             specification, client.predict, trace_node=tracer.trace_node if tracer else None
         )
@@ -80,6 +88,7 @@ class PipelineReplica(HandleApi):
             variant=specification.variant,
             report_calls=self.report_calls,
             start_phases=start.phases,
+            splits=splits,
             observation=Observation(tracer=tracer),
         )
         start.end_phase("join")

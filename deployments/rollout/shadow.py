@@ -16,7 +16,7 @@ import httpx
 
 from deployments.edge.membership import fetch_edge_secret
 from deployments.edge.node_tls import build_client_context
-from deployments.edge.state import ShadowTarget
+from deployments.edge.state import Instructions, ShadowTarget
 from deployments.errors import CallError, InferenceFailed
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.rollout.agreement import have_same_predictions, have_same_tensors
@@ -75,9 +75,9 @@ class ShadowedModel:
         """What is served."""
         return self._model.endpoint
 
-    def follow(self, target: ShadowTarget | None) -> None:
-        """Copy requests as the directory says; None for none any more."""
-        was_active, self._target = bool(self._target.addresses), target or ShadowTarget((), 0.0)
+    def follow(self, instructions: Instructions) -> None:
+        """Copy requests as the directory says."""
+        was_active, self._target = bool(self._target.addresses), instructions.shadow or ShadowTarget((), 0.0)
         is_active = bool(self._target.addresses)
         if is_active != was_active:
             # Without a shadow, no request takes a step more.

@@ -3,20 +3,20 @@
 Rollout walk: progress.py -> [traffic.py] -> comparison.py
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from deployments.edge.state import Member
 from deployments.rollout.canary import CanarySpec
 from deployments.rollout.comparison import Block
-from deployments.scaling.report import BUCKETS, ReplicaReport
+from deployments.scaling.report import BUCKETS, CallReport, ReplicaReport
 
 CALLER_LEFT = 499
 
 
 class Traffic:
-    """What each replica had reported at the last look."""
+    """What each replica had reported at the last look, of requests from the edge and of calls by handles."""
 
     def __init__(self, spec: CanarySpec) -> None:
         self._spec = spec
@@ -59,19 +59,28 @@ class Counts:
 
     def add(self, report: ReplicaReport, last: ReplicaReport | None) -> None:
         """Add what a replica did since its last report."""
-        before = last.responses if last else {}
-        for status, count in report.responses.items():
+        calls, last_calls = report.handle_calls, last.handle_calls if last else CallReport()
+        self._add_responses(report.responses, last.responses if last else {})
+        self._add_responses(calls.responses, last_calls.responses)
+        self._add_latencies(report.latencies, last.latencies if last else ())
+        self._add_latencies(calls.latencies, last_calls.latencies)
+        # A net that fails for valid rows is a 422, which by its status a caller's mistake would be too.
+        self._failures += report.passes.failures - (last.passes.failures if last else 0)
+
+    def _add_responses(self, responses: Mapping[int, int], before: Mapping[int, int]) -> None:
+        for status, count in responses.items():
             # Who left before the answer tells nothing of it.
             if status != CALLER_LEFT:
                 new = count - before.get(status, 0)
                 self._requests += new
                 self._failures += new if status >= 500 else 0
-        # A net that fails for valid rows is a 422, which by its status a caller's mistake would be too.
-        self._failures += report.passes.failures - (last.passes.failures if last else 0)
-        self._latencies += np.array(report.latencies) - (np.array(last.latencies) if last else 0)
+
+    def _add_latencies(self, counts: Sequence[int], before: Sequence[int]) -> None:
+        if counts:
+            self._latencies += np.array(counts) - (np.array(before) if before else 0)
 
     def build_block(self) -> Block:
         """The sums as a block of one rollout."""
-        # Calls by handles can fail too, and are no requests from the edge.
+        # Copies fail too, and are no requests.
         failures = min(self._failures, self._requests)
         return Block(np.asarray(self._requests), np.asarray(failures), self._latencies)

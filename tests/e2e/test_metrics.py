@@ -14,10 +14,12 @@ import pytest
 
 from cluster.local.running_cluster import Cluster
 from cluster.settings import Settings
+from cluster.shoal import Shoal
 from tests.conftest import ShoalCli, publish_and_deploy, wait_until
 from tests.e2e.load import Load
 from tests.prometheus import ALERTS, list_panels, run_prometheus
 from tests.small_bundles import save_text_generator
+from training.registry.model_registry import Registry
 
 PATH = "/v2/models/flowers/predict"
 
@@ -105,6 +107,9 @@ def test_every_panel_of_every_dashboard_has_data_and_every_alert_is_evaluated(
 ) -> None:
     save_text_generator(tmp_path / "bundle", "scribe")
     publish_and_deploy(settings, serving_cluster, tmp_path / "bundle")
+    save_text_generator(tmp_path / "second", "scribe")
+    second = Registry(settings).publish(tmp_path / "second")
+    Shoal(settings).deploy_canary(second, steps=(10, 100), shadow_percent=90, min_step_s=3600)
     result = shoal("monitoring", str(tmp_path / "monitoring"), "--json")
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "monitoring" / "alerts.yaml") in json.loads(result.stdout)["files"]
@@ -127,6 +132,7 @@ def test_every_panel_of_every_dashboard_has_data_and_every_alert_is_evaluated(
         rules = prometheus.list_rules()
         assert len(rules) == ALERTS.read_text().count("- alert:")
         assert {rule["health"] for rule in rules} == {"ok"}
+    assert shoal("rollout", "abort", "scribe").returncode == 0
 
 
 def _has_value(series: list[dict[str, object]]) -> bool:

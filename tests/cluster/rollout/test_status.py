@@ -12,8 +12,16 @@ from cluster.local.ports import Ports
 from cluster.local.running_cluster import Cluster
 from cluster.rollout.status import ClusterStatus, StatusClient
 from cluster.settings import Settings
-from deployments.control.summary import DeploymentSummary, VersionSummary
-from deployments.scaling.traffic import Traffic
+from deployments.control.summary import (
+    DeploymentSummary,
+    VersionSummary,
+    summarize_deployments,
+    summarize_versions,
+)
+from deployments.edge.state import Member, Route
+from deployments.rollout.canary import Canary, CanarySpec, CanaryState
+from deployments.scaling.report import LatencyHistogram, ReplicaReport
+from deployments.scaling.traffic import ReportHistory, Traffic
 from deployments.state.revisions import Origin
 from deployments.state.store import DeploymentStore
 from tests.cluster.rollout.dashboard import Dashboard
@@ -88,3 +96,36 @@ def test_a_row_shows_versions_with_their_weights_and_the_traffic(capsys: pytest.
     assert " ".join(row.split()) == "digits 7 3 (5%), 2 (95%) UNHEALTHY 2/3 1-4 fp32 12.3 1.23 ms 1.50 s 0.5 9"
     assert list_warnings(current) == ["digits does not run: ValueError: no memory"]
     assert format_latency(None) == ""
+
+
+def test_a_canary_has_its_share_of_the_requests_and_the_other_replicas_the_rest() -> None:
+    stable = [Member(f"s{number}", Route("m", 30.0), "a", 1 + (number > 1), "fp32") for number in range(3)]
+    new = [Member("c", Route("m.canary", 30.0), "a", 3, "int8")]
+    spec = CanarySpec(deployment=make_deployment(3), stable_version=1, steps=(10, 100))
+    state = CanaryState(phase="running")
+    canary = Canary(id=1, spec=spec, state=state, requested="", started_s=0, ended_s=None)
+
+    versions = summarize_versions(stable, canary, new)
+    assert [(each.version, each.weight, each.replicas) for each in versions] == [(3, 10, 1), (2, 30, 1), (1, 60, 2)]
+    # Before it has a replica, and after it, the others have all.
+    assert [each.weight for each in summarize_versions(stable, canary)] == [33.33, 66.67]
+
+
+def test_the_status_counts_what_a_canary_answers_for_its_model(tmp_path: Path) -> None:
+    store = DeploymentStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    store.end_change(store.begin_change({"m": make_deployment(1)}, "deploy", Origin("ann@machine")), "succeeded")
+    spec = CanarySpec(deployment=make_deployment(3), stable_version=1, steps=(10, 100))
+    canary = Canary(id=1, spec=spec, state=CanaryState(phase="running"), requested="", started_s=0, ended_s=None)
+    history = ReportHistory()
+    for second in (0.0, 10.0):
+        history.add(second, ReplicaReport(second, 0, {200: int(second) * 5}, tuple(LatencyHistogram().counts)))
+    windows = [
+        (Member(name, Route(route, 30.0), "a", version, "fp32"), history.get_window())
+        for name, route, version in (("s", "m", 1), ("c", "m.canary", 3), ("old", "m.canary", 2))
+    ]
+
+    (summary,) = summarize_deployments(store, {}, windows, [canary])
+
+    assert [(each.version, each.weight) for each in summary.versions] == [(3, 10), (1, 90)]
+    assert summary.traffic is not None
+    assert summary.traffic.requests_per_s == pytest.approx(10, rel=0.2)

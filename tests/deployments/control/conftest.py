@@ -8,6 +8,7 @@ import pytest
 from ray import serve
 
 from deployments.control.catalog import Catalog
+from deployments.edge.splits import CallOrigin
 from deployments.errors import UnknownModel
 from deployments.models.served_model import ServedModel
 from deployments.pipelines import FanOut, ModelNode, Pipeline
@@ -30,6 +31,7 @@ class LocalClient:
         self._models = models
         self.timeouts_s: list[float] = []
         self.priorities: list[int] = []
+        self.origins: list[CallOrigin | None] = []
 
     def _get(self, model: str) -> ServedModel:
         if model not in self._models:
@@ -46,15 +48,25 @@ class LocalClient:
         content_type: str = "application/json",
         *,
         version: str = "",
+        origin: CallOrigin | None = None,
     ) -> bytes:
+        self.origins.append(origin)
         self.timeouts_s.append(timeout_s)
         self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
         return await self._get(model).predict(body, content_type, request_id, Scheduling.after(timeout_s, priority))
 
     async def infer(
-        self, model: str, version: str, body: bytes, header_length: int | None, timeout_s: float, priority: int = 0
+        self,
+        model: str,
+        version: str,
+        body: bytes,
+        header_length: int | None,
+        timeout_s: float,
+        priority: int = 0,
+        origin: CallOrigin | None = None,
     ) -> tuple[bytes, int | None]:
+        self.origins.append(origin)
         self.timeouts_s.append(timeout_s)
         self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
@@ -74,7 +86,9 @@ class LocalClient:
         content_type: str = "application/json",
         *,
         version: str = "",
+        origin: CallOrigin | None = None,
     ) -> AsyncGenerator[Event]:
+        self.origins.append(origin)
         self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
         async for event in self._get(model).stream(body, content_type, Scheduling.after(timeout_s, priority)):

@@ -50,6 +50,15 @@ async def test_the_priority_of_the_metadata_is_the_models(channel: Any, local_cl
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(channel: Any, local_client: LocalClient) -> None:
+    metadata = (*METADATA, ("x-shoal-caller", "ann"), ("x-request-id", "r1"), ("x-user", "u1"))
+    await call(channel, "ModelInfer", infer_request(), metadata=metadata)
+
+    origin = local_client.origins[-1]
+    assert origin is not None
+    assert (origin.caller, origin.request_id, origin.headers["x-user"]) == ("ann", "r1", "u1")
+
+
 async def test_an_overloaded_model_says_when_to_come_back(
     channel: Any, local_client: LocalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

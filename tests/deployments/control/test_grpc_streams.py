@@ -143,7 +143,7 @@ class EndlessClient:
 
     is_closed = False
 
-    async def stream(self, model: str, body: bytes, *_: Any) -> AsyncGenerator[Event]:
+    async def stream(self, model: str, body: bytes, *_: Any, **__: Any) -> AsyncGenerator[Event]:
         try:
             while True:
                 yield "token", b'{"row": 0, "text": "a"}'

@@ -60,6 +60,20 @@ async def test_a_models_paths_reach_it_by_a_handle(
     assert {each.headers["content-type"] for each in (infer, predict, metadata)} == {"application/json"}
 
 
+async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(
+    http: httpx.AsyncClient, local_client: LocalClient
+) -> None:
+    headers = {"x-shoal-caller": "ann", "x-request-id": "r7", "x-user": "u1"}
+    row = {"inputs": [[5.1, 3.5, 1.4, 0.2]]}
+    await http.post("/v2/models/flowers/infer", json={"inputs": [TENSOR]}, headers=headers)
+    await http.post("/v2/models/flowers/predict", json=row, headers=headers)
+    await http.post("/api/v1/models/flowers/predict", json=row, headers=headers)
+
+    for origin in local_client.origins[-3:]:
+        assert origin is not None
+        assert (origin.caller, origin.request_id, origin.headers["x-user"]) == ("ann", "r7", "u1")
+
+
 async def test_binary_tensors_go_through_a_handle_as_they_are(http: httpx.AsyncClient) -> None:
     tensor = {key: value for key, value in TENSOR.items() if key != "data"}
     tensor["parameters"] = {"binary_data_size": 16}

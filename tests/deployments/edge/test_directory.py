@@ -11,7 +11,7 @@ import trustme
 
 from deployments.edge import directory as directory_module
 from deployments.edge.directory import Directory
-from deployments.edge.state import EdgeState, Member, Route, ShadowTarget, Split
+from deployments.edge.state import EdgeState, Instructions, Member, Route, ShadowTarget, Split
 from deployments.rollout import controller
 from deployments.rollout.canary import CanarySpec
 from deployments.scaling.report import ReplicaReport
@@ -20,6 +20,7 @@ from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
 from deployments.state.key_store import KeyStore, hash_key
 from deployments.state.store import DeploymentStore
+from training.errors import ServiceError
 
 pytestmark = pytest.mark.anyio
 ROUTE = Route("flowers", 30.0)
@@ -235,6 +236,26 @@ async def test_revisions_increase_with_each_change_and_in_each_life(home: Path) 
     assert later > revisions[-1]
 
 
+async def test_serves_controller_is_started_anew_where_the_clock_was_set_back(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts: list[str] = []
+
+    def restart() -> None:
+        restarts.append("controller")
+        raise ServiceError("it does not answer")
+
+    monkeypatch.setattr(directory_module, "restart_serve_controller", restart)
+    async with run_directory() as directory:
+        read = time.time
+        monkeypatch.setattr(time, "time", lambda: read() - 3600)
+        await asyncio.sleep(0.2)
+        # Whatever came of it, the directory goes on.
+        await directory.join(FIRST)
+        assert [member.id for member in await directory.list_members()] == [FIRST.id]
+    assert restarts == ["controller"]
+
+
 async def test_a_watch_without_a_change_returns_what_stands(directory: Directory) -> None:
     state = await directory.watch("edge", 0)
     started_s = time.monotonic()
@@ -369,17 +390,21 @@ async def test_a_canary_has_a_route_and_a_weight_and_the_old_version_is_told_whe
         assert Route.of(deployment.endpoint, "flowers.canary") in state.routes
         await directory.join(FIRST)
         await directory.join(new)
-        assert await directory.renew(FIRST) is None
+        assert await directory.renew(FIRST) == Instructions(splits=state.splits)
 
         store.write_state(canary.id, canary.state.model_copy(update={"phase": "running"}))
         state = await wait_for_state(edge, lambda state: state.splits[0].weight)
         assert state.splits[0].weight == 500
-        assert await directory.renew(FIRST) == ShadowTarget(("127.0.0.1:3",), 20)
-        assert await directory.renew(new) is None
+        shadow = ShadowTarget(("127.0.0.1:3",), 20)
+        assert await directory.renew(FIRST) == Instructions(shadow, state.splits)
+        assert await directory.renew(new) == Instructions(splits=state.splits)
+        # Calls by handles go to a canary that can answer.
+        await directory.leave(new.id)
+        assert await directory.renew(FIRST) == Instructions(ShadowTarget((), 20))
         assert started == ["controller"]
 
         store.end(canary.id)
         await wait_for_state(edge, lambda state: not state.splits)
-        assert await directory.renew(FIRST) is None
+        assert await directory.renew(FIRST) == Instructions()
         await asyncio.sleep(0.1)
         assert started == []

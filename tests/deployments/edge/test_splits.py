@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.edge.state import CONTROL, SPLIT_BUCKETS, Split
+from deployments.edge.splits import CallOrigin, Splits
+from deployments.edge.state import CONTROL, SPLIT_BUCKETS, Instructions, Split
 from deployments.state.key_store import hash_key
 from tests.deployments.edge.local_edge import LocalEdge, run_edge
 
@@ -76,6 +77,28 @@ async def test_requests_are_split_by_a_header_and_without_it_by_their_caller(fol
         assert {STABLE, CANARY} == set(first)
 
         assert len(set(await find_replicas(edge, ({} for _ in range(5))))) == 1
+
+
+@pytest.mark.parametrize("by", ["caller", "request", "header:x-user"])
+async def test_a_call_by_a_handle_is_on_the_side_where_the_edge_would_send_it(folder: Path, by: str) -> None:
+    keys = {hash_key(caller): caller for caller in CALLERS}
+    splits = Splits()
+    splits.follow(Instructions(splits=split(40, by)))
+    users = ["", "a", "a,b", "a  b; c", "a" * 200]
+    origins = [
+        CallOrigin(caller, f"request-{number}", {"x-user": users[number % len(users)]} if number % 7 else {})
+        for number, caller in enumerate(CALLERS)
+    ]
+    headers = [
+        {"authorization": f"Bearer {each.caller}", "x-request-id": each.request_id, **each.headers} for each in origins
+    ]
+    chosen = [splits.choose("flowers", "", origin) for origin in origins]
+
+    async with run_edge(folder, NAMES, keys=keys, splits=split(40, by)) as edge:
+        replicas = await find_replicas(edge, headers)
+
+    assert [replica == CANARY for replica in replicas] == [name == "flowers.canary" for name in chosen]
+    assert len(set(chosen)) == 2
 
 
 @pytest.mark.parametrize(

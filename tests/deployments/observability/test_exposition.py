@@ -6,9 +6,16 @@ from itertools import pairwise
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.edge.state import Member, Route
-from deployments.observability.exposition import encode_metrics
-from deployments.scaling.report import CallReport, LatencyHistogram, PassReport, ReplicaReport, RequestStatistics
+from deployments.edge.state import Member, Route, Split
+from deployments.observability.exposition import COPY_OUTCOMES, encode_metrics
+from deployments.scaling.report import (
+    CallReport,
+    LatencyHistogram,
+    PairReport,
+    PassReport,
+    ReplicaReport,
+    RequestStatistics,
+)
 
 MEMBER = Member("r1", Route("flowers", 30.0), "127.0.0.1:1", 2, "fp32")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -99,6 +106,30 @@ def test_passes_have_rows_padding_wait_and_compute() -> None:
     assert get(samples, "shoal_pass_time_steps_total") == 1000
     assert get(samples, "shoal_pass_padding_time_steps_total") == 150
     assert get(samples, "shoal_generated_tokens_total") == 9
+
+
+def test_a_canary_is_a_version_of_its_model_with_a_weight() -> None:
+    canary = Member("r2", Route("flowers.canary", 30.0), "127.0.0.1:2", 3, "fp32")
+    copies = PairReport(pairs=10, agreements=8, dropped=1)
+    reports = [(MEMBER, make_report(copies=copies)), (canary, make_report())]
+    samples = parse(encode_metrics(reports, {}, (Split("flowers", 3, 500, "caller"),)))
+
+    for version in ("2", "3"):
+        assert get(samples, "shoal_requests_total", model="flowers", version=version, status="200") == 4
+    assert get(samples, "shoal_canary_weight_ratio", model="flowers", version="3") == 0.05
+    outcomes = {
+        outcome: get(samples, "shoal_shadow_copies_total", version="2", outcome=outcome) for outcome in COPY_OUTCOMES
+    }
+    assert outcomes == {"agreed": 8, "differed": 2, "dropped": 1}
+
+
+def test_what_was_not_computed_is_told_with_the_reason() -> None:
+    passes = PassReport(refused=4, late_rows=5, abandoned_rows=6, waits=tuple(LatencyHistogram().counts))
+    samples = parse(encode_metrics([(MEMBER, make_report(passes=passes))], {}))
+
+    assert get(samples, "shoal_refused_requests_total") == 4
+    assert get(samples, "shoal_dropped_rows_total", reason="late") == 5
+    assert get(samples, "shoal_dropped_rows_total", reason="abandoned") == 6
 
 
 def test_a_pipeline_has_no_passes_and_no_report_no_series() -> None:

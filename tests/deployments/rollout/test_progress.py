@@ -8,7 +8,7 @@ import pytest
 from deployments.edge.state import Member, Route
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
 from deployments.rollout.progress import MAX_ABSENCE_S, Progress
-from deployments.scaling.report import LatencyHistogram, PairReport, PassReport, ReplicaReport
+from deployments.scaling.report import CallReport, LatencyHistogram, PairReport, PassReport, ReplicaReport
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
 from training.errors import UserError
@@ -24,6 +24,7 @@ class Replica:
         self.responses: dict[int, int] = {}
         self.histogram = LatencyHistogram()
         self.failures, self.pairs, self.agreements = 0, 0, 0
+        self.calls = CallReport()
 
     def answer(self, count: int, status: int = 200, latency_s: float = 0.01) -> None:
         self.responses[status] = self.responses.get(status, 0) + count
@@ -33,7 +34,9 @@ class Replica:
     def report(self) -> tuple[Member, ReplicaReport]:
         passes, copies = PassReport(failures=self.failures), PairReport(self.pairs, self.agreements)
         latencies = tuple(self.histogram.counts)
-        return self.member, ReplicaReport(1.0, 0, dict(self.responses), latencies, passes, copies=copies)
+        return self.member, ReplicaReport(
+            1.0, 0, dict(self.responses), latencies, passes, copies=copies, handle_calls=self.calls
+        )
 
 
 class Rollout:
@@ -214,3 +217,18 @@ def test_one_rollout_of_a_model_goes_on_at_a_time(tmp_path: Path) -> None:
 
     store.end(first.id)
     assert store.begin(Rollout().canary.spec).id > first.id
+
+
+def test_calls_by_handles_are_compared_too() -> None:
+    rollout = start()
+    histogram = LatencyHistogram()
+    for number in range(1, 401):
+        histogram.record(0.01)
+        counts, rollout.stable.calls = tuple(histogram.counts), CallReport({200: number}, tuple(histogram.counts))
+        rollout.new.calls = CallReport({200: number // 2, 500: number // 2}, counts)
+        state = rollout.look(rollout.stable, rollout.new)
+        if state.phase == "rolled_back":
+            break
+
+    assert state.phase == "rolled_back"
+    assert state.reason.startswith("errors: ")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deployments.client.tensors import encode_request
-from deployments.edge.state import ShadowTarget
+from deployments.edge.state import Instructions, ShadowTarget
 from deployments.errors import InferenceFailed, MalformedBody
 from deployments.rollout import shadow as shadow_module
 from deployments.rollout.agreement import have_same_predictions, have_same_tensors
@@ -94,7 +94,7 @@ async def test_a_copy_goes_beside_and_its_answer_is_compared(
     shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget]
 ) -> None:
     server, target = beside
-    shadow.follow(target)
+    shadow.follow(Instructions(target))
     server.may_answer.clear()
 
     # Nobody waits for the copy.
@@ -114,7 +114,7 @@ async def test_what_the_version_fails_for_is_copied_and_callers_mistakes_are_not
     shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget]
 ) -> None:
     server, target = beside
-    shadow.follow(target)
+    shadow.follow(Instructions(target))
     for Model.error in (InferenceFailed("no finite number"), MalformedBody("no JSON")):
         with pytest.raises(type(Model.error)):
             await shadow.predict(BODY, JSON)
@@ -128,14 +128,14 @@ async def test_a_share_is_copied_and_no_more_than_the_new_version_keeps_up_with(
     shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget]
 ) -> None:
     server, target = beside
-    shadow.follow(ShadowTarget(target.addresses, 30))
+    shadow.follow(Instructions(ShadowTarget(target.addresses, 30)))
     for _ in range(100):
         await shadow.predict(BODY, JSON)
         await asyncio.gather(*shadow._tasks)
     # Four standard deviations.
     assert 11 <= len(server.paths) <= 49
 
-    shadow.follow(target)
+    shadow.follow(Instructions(target))
     server.may_answer.clear()
     for _ in range(MAX_COPIES + 5):
         await shadow.predict(BODY, JSON)
@@ -149,13 +149,13 @@ async def test_without_a_shadow_the_routes_use_the_model_itself(beside: tuple[Be
     shadow = ShadowedModel(model, EdgeSettings(), is_classifier=True, serve=served.append)
 
     for target in (None, beside[1], beside[1], None, None):
-        shadow.follow(target)
+        shadow.follow(Instructions(target))
 
     assert served == [shadow, model]
 
 
 async def test_a_replica_that_has_gone_takes_nothing_with_it(shadow: ShadowedModel) -> None:
-    shadow.follow(ShadowTarget(("127.0.0.1:1",), 100))
+    shadow.follow(Instructions(ShadowTarget(("127.0.0.1:1",), 100)))
     assert await shadow.predict(BODY, JSON)
     assert await finish_copies(shadow) == (0, 0, 1)
 

@@ -10,6 +10,8 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 from deployments import errors
+from deployments.edge.splits import CallOrigin, Splits
+from deployments.edge.state import SPLIT_BUCKETS, Instructions, Split
 from deployments.errors import DeadlineExceeded, InvalidType, NodeFailed, Unavailable, UnknownModel
 from deployments.server import handle_client
 from deployments.server.handle_client import HandleClient
@@ -71,6 +73,20 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> FakeHandle:
     fake = FakeHandle()
     monkeypatch.setattr(serve, "get_app_handle", lambda name: fake)
     return fake
+
+
+@pytest.fixture
+def handles(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeHandle]:
+    """Of a model and its canary."""
+    fakes = {name: FakeHandle() for name in ("m", "m.canary")}
+    monkeypatch.setattr(serve, "get_app_handle", lambda name: fakes[name])
+    return fakes
+
+
+def make_splits(percent: int, by: str = "caller") -> Splits:
+    splits = Splits()
+    splits.follow(Instructions(splits=(Split("m", 2, percent * SPLIT_BUCKETS // 100, by),)))
+    return splits
 
 
 def error_body(error: errors.ClientError) -> bytes:
@@ -292,3 +308,66 @@ async def test_an_unknown_model_is_refused_and_a_deployed_one_is_looked_up_once_
     monkeypatch.setattr(handle_client, "CHECK_INTERVAL_S", 0.0)
     with pytest.raises(UnknownModel, match="no model 'm' is deployed; deployed: none"):
         await call_predict(client)
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_canary_gets_its_share_of_the_calls(handles: dict[str, FakeHandle], method: str) -> None:
+    call, success, error_result = METHODS[method]
+    handles["m.canary"].results = [success, error_result(Unavailable("the canary's own"))]
+    handles["m"].results = [success]
+
+    assert await call(HandleClient(splits=make_splits(100)))
+    assert await call(HandleClient(splits=make_splits(0)))
+    # What the canary itself answers is an answer, and counts for it.
+    with pytest.raises(Unavailable, match="the canary's own"):
+        await call(HandleClient(splits=make_splits(100)))
+    assert [len(handles[name].calls) for name in ("m", "m.canary")] == [1, 2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("failure", ["died", "stopping", "gone"])
+async def test_where_the_canary_has_no_replica_the_version_that_serves_answers(
+    handles: dict[str, FakeHandle], method: str, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle_client, "CANARY_WAIT_S", 0.01)
+    call, success, _ = METHODS[method]
+    results = {
+        "died": RayActorError(),
+        "stopping": FakeResponse(success, assigned=False),
+        "gone": RayServeException("Application 'm.canary' does not exist"),
+    }
+    handles["m.canary"].results, handles["m"].results = [results[failure]], [success]
+
+    assert await call(HandleClient(splits=make_splits(100)))
+    assert [len(handles[name].calls) for name in ("m", "m.canary")] == [1, 1]
+
+
+async def test_a_version_that_a_call_names_is_found_on_its_side_and_nowhere_else(
+    handles: dict[str, FakeHandle],
+) -> None:
+    handles["m.canary"].results = [(200, b"new"), RayActorError(), RayActorError()]
+    handles["m"].results = [(200, b"old")]
+
+    assert await HandleClient(splits=make_splits(0)).metadata("m", "2", 2.0) == b"new"
+    assert await HandleClient(splits=make_splits(100)).metadata("m", "1", 2.0) == b"old"
+    with pytest.raises(Unavailable):
+        await HandleClient(splits=make_splits(0)).metadata("m", "2", 2.0)
+    assert len(handles["m"].calls) == 1
+
+
+async def test_calls_are_split_by_what_the_rollout_says(handles: dict[str, FakeHandle]) -> None:
+    async def count(by: str, origins: list[CallOrigin], caller: str = "") -> int:
+        handles["m.canary"].calls.clear()
+        for fake in handles.values():
+            fake.results = [(200, b"") for _ in origins]
+        client = HandleClient(splits=make_splits(50, by), caller=caller)
+        for origin in origins:
+            await client.predict("m", b"", "id", 2.0, origin=origin)
+        return len(handles["m.canary"].calls)
+
+    ids = [CallOrigin("one", f"request-{number}") for number in range(100)]
+    assert await count("caller", ids) in (0, 100)
+    assert 30 <= await count("request", ids) <= 70
+    users = [CallOrigin("one", "same", {"x-user": f"user-{number}"}) for number in range(100)]
+    assert 30 <= await count("header:x-user", users) <= 70
+    assert await count("header:x-user", ids) in (0, 100)
