@@ -26,7 +26,7 @@ class Limits(StrictModel):
         256 * 1024**2,
         ge=1024,
         description="Maximum bytes that a request takes once it is decoded: tensors, pixels at the model's own size, "
-        "tokens, JSON values; more gets 413.",
+        "tokens, JSON values; and that its outputs take; more gets 413.",
     )
     max_generated_tokens: int = Field(
         32_768, ge=1, description="Maximum tokens that a request generates, all rows together; more gets 413."

@@ -89,8 +89,11 @@ class ChunkQueue:
             chunk = queue.popleft()
             request = chunk.request
             if request.is_done:
-                # Its caller has left, or another chunk of it failed.
-                self.abandoned_rows += len(chunk.x) if request.is_abandoned else 0
+                # Its caller has left, its deadline came while it waited, or another chunk of it failed.
+                if request.is_abandoned:
+                    self.abandoned_rows += len(chunk.x)
+                elif request.deadline_s < end_s:
+                    self.late_rows += len(chunk.x)
                 self._count_out(queue, chunk)
                 continue
             if request.deadline_s < end_s:

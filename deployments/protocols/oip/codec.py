@@ -25,7 +25,7 @@ from deployments.errors import (
     UnknownTensor,
 )
 from deployments.protocols.arrays import Array, Outputs, Rows, check_finite, describe_json_error, parse_json_array
-from deployments.protocols.decoded_size import check_json_size, check_tensor_size
+from deployments.protocols.decoded_size import OutputSizes, check_json_size, check_tensor_size
 from deployments.protocols.oip import binary
 from deployments.protocols.oip.input_checks import build_input_check
 from deployments.server.scheduling import BATCH, INTERACTIVE
@@ -114,6 +114,11 @@ class RequestedOutput(msgspec.Struct, frozen=True):
     binary: bool = False
     top_k: int = 0
 
+    @property
+    def is_json(self) -> bool:
+        """Whether each of its elements is a value of the response's JSON."""
+        return not self.binary and not self.top_k
+
 
 class InferRequest(msgspec.Struct):
     """A decoded request: B rows of the net's input, and the outputs of the response."""
@@ -155,6 +160,7 @@ class OipCodec:
         self._tokenize, self._check_values = tokenize, build_input_check(self._input.name, schema, vocab_size)
         self._name, self._version = manifest.name, version
         self._max_rows, self._max_decoded_bytes = limits.max_rows, limits.max_decoded_bytes
+        self._output_sizes = OutputSizes(self._outputs, limits.max_decoded_bytes)
         self._accepted_shapes: set[tuple[int, ...]] = set()
         self._labels = output_schema.labels if isinstance(output_schema, ClassOutput) else ()
         # Missing values and a series' padding are NaN; JSON cannot write it, bytes can.
@@ -192,6 +198,7 @@ class OipCodec:
         if request.outputs:
             outputs = self._select_outputs(request.outputs, is_binary)
         rows = self._decode_input(request.inputs[0], body, header_length)
+        self._output_sizes.check(rows, outputs)
         if parameters is None:
             return InferRequest(rows, outputs, request.id)
         timeout_s = parameters.timeout / 1e6 if parameters.timeout else None

@@ -12,7 +12,7 @@ import torch
 
 from deployments.errors import EmptyRequest, InvalidType, PayloadTooLarge
 from deployments.protocols.arrays import Outputs, Rows
-from deployments.protocols.decoded_size import check_json_size, check_tensor_size
+from deployments.protocols.decoded_size import OutputSizes, check_json_size, check_tensor_size
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.protocols.predict.inputs import InputPreprocessor
 from deployments.protocols.predict.outputs import format_predictions
@@ -62,6 +62,7 @@ class PredictCodec:
         self._preprocessor = InputPreprocessor(manifest, limits, tokenizer)
         self._request_type = REQUEST_TYPES[manifest.output_schema.kind]
         self._accepts_images = isinstance(manifest.input_schema, ImageInput)
+        self._output_sizes = OutputSizes(manifest.outputs, limits.max_decoded_bytes)
 
     def decode_request(self, body: bytes, content_type: str, *, inline: bool = False) -> PredictRequest:
         """Decode a request; `inline` where it is done on the event loop.
@@ -91,6 +92,9 @@ class PredictCodec:
         if isinstance(options, TextRequest):
             self._check_generated_tokens(options)
         rows, row_contexts = self._preprocessor.preprocess_items(options.inputs, inline=inline)
+        if not isinstance(options, TextRequest):
+            # A generator's passes are as long as its tokens are many, which are bounded.
+            self._output_sizes.check(rows)
         return PredictRequest(rows, row_contexts, options)
 
     def _check_samples(self, samples: int) -> None:

@@ -297,6 +297,7 @@ def test_a_request_is_failed_at_its_deadline_while_the_pass_before_it_runs_and_i
     assert isinstance(error, DeadlineExceeded)
     assert "no response within the request's timeout of 0.02 s" in error.message
     assert net.passes == [[1], [3]]
+    assert batcher.report_passes().late_rows == 1
 
 
 def test_a_request_without_a_deadline_has_the_services_own() -> None:

@@ -135,3 +135,36 @@ def test_texts_are_cut_before_they_are_tokenized(tmp_path: Path) -> None:
 
     # The model takes 64 tokens.
     assert max(lengths) <= 64 * 64
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> OipCodec:
+    """A model of texts with a score of each of 2,048 tokens for each token."""
+    manifest = save_text_generator(tmp_path_factory.mktemp("scores") / "b", "scores")
+    spec = manifest.outputs[0].model_copy(update={"shape": (-1, -1, 2048)})
+    return OipCodec(manifest.model_copy(update={"outputs": (spec,)}), "1", Limits())
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_binary", "is_refused"),
+    [
+        # 32 KB of JSON made 0.13 GB of scores, 1 GB of numbers and 0.7 GB of JSON, with Python's lock held for 5 s.
+        ((249, 64), False, True),
+        ((249, 64), True, False),
+        ((1000, 64), True, True),
+        ((1, 64), False, False),
+        ((40, 64), False, True),
+        ((30, 10), False, False),
+    ],
+)
+def test_scores_are_counted_before_they_are_computed(
+    scores: OipCodec, shape: tuple[int, int], is_binary: bool, is_refused: bool
+) -> None:
+    tensor = {"name": "input", "shape": shape, "datatype": "INT64", "data": [7] * (shape[0] * shape[1])}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": is_binary}}).encode()
+
+    if is_refused:
+        with pytest.raises(PayloadTooLarge, match=f"the outputs of {shape[0]} rows of 64 time steps would take "):
+            scores.decode_request(body)
+    else:
+        assert len(scores.decode_request(body).rows) == shape[0]
