@@ -12,6 +12,7 @@ from httpx_sse import EventSource
 from numpy.typing import ArrayLike
 
 from deployments.client.core import (
+    DEFAULT_TIMEOUT_S,
     ClientCore,
     Effects,
     EventParser,
@@ -36,12 +37,13 @@ class AsyncClient:
         base_url: str | None = None,
         key: str | None = None,
         *,
-        timeout: float = 30.0,
+        timeout: float = DEFAULT_TIMEOUT_S,
         retries: int = 3,
+        priority: str = "interactive",
         verify: bool | str | ssl.SSLContext = True,
     ) -> None:
         """See Client."""
-        self._core = ClientCore(base_url, key, timeout, retries)
+        self._core = ClientCore(base_url, key, timeout, retries, priority)
         self._transport = httpx.AsyncHTTPTransport(verify=self._core.choose_verification(verify), limits=LIMITS)
 
     async def __aenter__(self) -> Self:

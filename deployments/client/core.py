@@ -28,12 +28,17 @@ from deployments.protocols.arrays import Array
 from deployments.protocols.oip.binary import HEADER_LENGTH
 from deployments.protocols.predict import events
 from deployments.protocols.predict.events import TextChunk
+from deployments.server.scheduling import PRIORITIES, PRIORITY_HEADER, TIMEOUT_HEADER
 from training.errors import UserError
 
 T = TypeVar("T")
 
 INITIAL_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 RETRYABLE_STATUSES = frozenset({429, 503})
+DEFAULT_TIMEOUT_S = 30.0
+"""Of a call, and of the service's own limit where nobody has set another one."""
+# A call with so much less than the default says so: what would come too late is refused at once, or not computed.
+TOLD_TIMEOUT_S = 0.5
 _HEADER_LENGTH = HEADER_LENGTH.decode()
 
 
@@ -70,9 +75,14 @@ class _Chunk(msgspec.Struct):
 class ClientCore:
     """Every call as effects; has no connection. May be used by many threads at a time."""
 
-    def __init__(self, base_url: str | None, key: str | None, timeout_s: float, retries: int) -> None:
+    def __init__(
+        self, base_url: str | None, key: str | None, timeout_s: float, retries: int, priority: str = "interactive"
+    ) -> None:
         if timeout_s <= 0 or retries < 0:
             raise UserError(f"timeout={timeout_s}, retries={retries}; timeout must be above 0, retries at least 0")
+        if priority.encode() not in PRIORITIES:
+            raise UserError(f"priority={priority!r}; it is interactive, the default, or batch")
+        self._priority = [(PRIORITY_HEADER, priority.encode())] if PRIORITIES[priority.encode()] else []
         self.base_url, key = local.find_service(base_url, key)
         self._timeout_s, self._retries = timeout_s, retries
         self._authorization = (b"authorization", b"Bearer " + key.encode())
@@ -198,13 +208,15 @@ class ClientCore:
         if url is None:
             url = self._urls[path] = httpx.URL(self.base_url + path)
         deadline_s = time.monotonic() + self._timeout_s
+        fixed_headers = [self._authorization, *self._priority, *headers]
         retries = self._retries if retries is None else retries
         for attempt in range(retries + 1):
             remaining_s = max(deadline_s - time.monotonic(), 0.001)
             timeouts_s = dict.fromkeys(("connect", "read", "write", "pool"), remaining_s)
-            request = httpx.Request(
-                method, url, headers=[self._authorization, *headers], content=body, extensions={"timeout": timeouts_s}
-            )
+            sent_headers = fixed_headers
+            if method == "POST" and remaining_s < DEFAULT_TIMEOUT_S - TOLD_TIMEOUT_S:
+                sent_headers = [*fixed_headers, (TIMEOUT_HEADER, b"%.3f" % remaining_s)]
+            request = httpx.Request(method, url, headers=sent_headers, content=body, extensions={"timeout": timeouts_s})
             retry_after_s: float | None = None
             try:
                 response: Response = yield SendRequest(request, deadline_s)

@@ -11,6 +11,7 @@ from httpx_sse import EventSource
 from numpy.typing import ArrayLike
 
 from deployments.client.core import (
+    DEFAULT_TIMEOUT_S,
     ClientCore,
     Effects,
     EventParser,
@@ -42,8 +43,9 @@ class Client:
         base_url: str | None = None,
         key: str | None = None,
         *,
-        timeout: float = 30.0,
+        timeout: float = DEFAULT_TIMEOUT_S,
         retries: int = 3,
+        priority: str = "interactive",
         verify: bool | str | ssl.SSLContext = True,
     ) -> None:
         """Configure a client; nothing is sent yet.
@@ -51,16 +53,18 @@ class Client:
         Args:
             base_url: of the service; without one the cluster that runs on this machine from SHOAL_HOME (~/.shoal).
             key: the API key; without one the admin key in SHOAL_HOME on this machine.
-            timeout: seconds for a call with all its retries; of a stream, until it begins, and then of silence.
+            timeout: seconds for a call with all its retries; of a stream, until it begins, and then of silence. The
+                service knows it, and computes nothing that would come too late.
             retries: attempts after the first, with exponential backoff, where the service is too busy (429, 503) or
                 the connection fails before a response begins.
+            priority: `interactive`, or `batch`: computed where there is room, and refused first.
             verify: how an https server's certificate is verified; as in httpx. By default that of this machine's own
                 cluster must be the one that it was started with.
 
         Raises:
             UserError: no URL or key and none here, or a number out of its range.
         """
-        self._core = ClientCore(base_url, key, timeout, retries)
+        self._core = ClientCore(base_url, key, timeout, retries, priority)
         # Not httpx.Client: its redirects, cookies, proxies and merged URLs take as long as everything else together,
         # and none of them is needed.
         self._transport = httpx.HTTPTransport(verify=self._core.choose_verification(verify), limits=LIMITS)

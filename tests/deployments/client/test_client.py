@@ -273,6 +273,32 @@ def test_no_connection_is_its_own_error() -> None:
         client.ready("m")
 
 
+def test_the_service_is_told_how_long_a_call_has_and_what_goes_first() -> None:
+    seen: list[dict[bytes, bytes]] = []
+
+    def handle(path: str, body: bytes, scope: Scope) -> Reply:
+        seen.append(dict(scope["headers"]))
+        if len(seen) == 3:
+            return 503, errors.encode_error("queue_full", "full", "r7"), [(b"retry-after", b"1")]
+        return 200, b'{"predictions": [{"label": "a"}]}', []
+
+    with run_server(make_app(handle)) as url:
+        with Client(url, "k") as client:
+            client.predict("m", [1])
+        with Client(url, "k", timeout=2, priority="batch") as client:
+            client.predict("m", [1])
+            # The second attempt has what the first has left.
+            client.predict("m", [1])
+
+    timeouts = [headers.get(b"x-request-timeout-seconds") for headers in seen]
+    priorities = [headers.get(b"x-request-priority") for headers in seen]
+    assert timeouts[0] is None
+    assert [round(float(timeout or 0)) for timeout in timeouts[1:]] == [2, 2, 1]
+    assert priorities == [None, b"batch", b"batch", b"batch"]
+    with pytest.raises(UserError, match="priority='soon'; it is interactive"):
+        Client("http://127.0.0.1", "k", priority="soon")
+
+
 def test_no_response_ends_with_the_timeout_and_is_not_retried() -> None:
     server = SocketServer(respond_never, respond)
     start = time.monotonic()
