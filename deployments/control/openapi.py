@@ -13,6 +13,7 @@ from deployments.control.catalog import Catalog
 from deployments.control.infer_schemas import build_infer_example
 from deployments.control.operations import (
     ERROR,
+    HEADER_PARAMETERS,
     OIP_ERROR,
     STABLE_PATH,
     VERSIONED_OPERATIONS,
@@ -90,6 +91,8 @@ def build_openapi(api: FastAPI, catalog: Catalog, url: str, key_file: Path) -> J
         document["paths"] |= build_model_paths(*model)
     for endpoint in pipelines:
         document["paths"] |= build_pipeline_paths(endpoint)
+    components["parameters"] = HEADER_PARAMETERS
+    _add_header_parameters(document["paths"])
     return document
 
 
@@ -148,6 +151,14 @@ def _complete_management_paths(paths: JsonSchema) -> None:
     predict["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     for end, (method, _) in VERSIONED_OPERATIONS.items():
         complete_versioned_operation(paths[VERSIONED_PATH + end][method.lower()], end)
+
+
+def _add_header_parameters(paths: JsonSchema) -> None:
+    """Refer to the headers that each request which computes something may have."""
+    references = [{"$ref": f"#/components/parameters/{name}"} for name in HEADER_PARAMETERS]
+    for item in paths.values():
+        if "post" in item:
+            item["post"]["parameters"] = [*item["post"].get("parameters", ()), *references]
 
 
 def _add_examples(paths: JsonSchema, parameters: dict[str, str], bodies: dict[str, dict[str, Any]]) -> None:

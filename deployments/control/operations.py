@@ -21,6 +21,7 @@ from deployments.control.predict_schemas import (
 )
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
+from deployments.server.scheduling import PRIORITIES, PRIORITY_HEADER, TIMEOUT_HEADER
 from deployments.specs.deployment import PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment
 from training.bundle.manifest import Manifest
@@ -39,6 +40,30 @@ VERSIONED_OPERATIONS = {
     "": ("GET", "Get metadata"),
 }
 """What a model answers below its address: method and summary by the end of the path."""
+
+HEADER_PARAMETERS: JsonSchema = {
+    "RequestTimeout": {
+        "name": TIMEOUT_HEADER.decode(),
+        "in": "header",
+        "description": "Seconds after which the response is worth nothing: what cannot come by then is refused at once "
+        "(429), what has not come is not computed (504). The service's own limit holds anyway.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "RequestPriority": {
+        "name": PRIORITY_HEADER.decode(),
+        "in": "header",
+        "description": "`batch` is computed where interactive requests leave room, and refused first.",
+        "schema": {"type": "string", "enum": [name.decode() for name in PRIORITIES], "default": "interactive"},
+    },
+    "RequestId": {
+        "name": "x-request-id",
+        "in": "header",
+        "description": "For logs, traces and error responses, and returned; made by the service where there is none, or "
+        "more than 128 characters, or others than letters, digits and ._:/+=@-.",
+        "schema": {"type": "string"},
+    },
+}
+"""Headers of the requests that compute something, by their names among the document's components."""
 
 _OBJECT: JsonSchema = {"type": "object"}
 _BINARY: JsonSchema = {"schema": {"type": "string", "format": "binary"}}

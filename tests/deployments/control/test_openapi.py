@@ -47,10 +47,8 @@ def test_the_addresses_of_versions_are_described_once_for_all_models(document: d
     assert set(versioned) == {f"{base}{end}" for end in ("/predict", "/infer", "/example", "/ready", "")}
     for item in versioned.values():
         for operation in item.values():
-            assert {each["name"]: each["example"] for each in operation["parameters"]} == {
-                "name": "flowers",
-                "version": "1",
-            }
+            own = [each for each in operation["parameters"] if "name" in each]
+            assert {each["name"]: each["example"] for each in own} == {"name": "flowers", "version": "1"}
     descriptions = {tag["name"]: tag["description"] for tag in document["tags"]}
     assert "`/v2/models/flowers/versions/1`" in descriptions["model: flowers"]
     assert "`/api/v1/models/flowers/predict`" in descriptions["model: flowers"]
@@ -113,6 +111,17 @@ def test_every_request_body_has_an_example_that_its_schema_accepts(document: dic
     assert len(bodies) == 2 * 2 + 1 + 3
     for body in bodies:
         jsonschema.validate(body["example"], body["schema"])
+
+
+def test_each_request_that_computes_something_may_have_a_deadline_a_priority_and_an_id(
+    document: dict[str, Any],
+) -> None:
+    parameters = document["components"]["parameters"]
+    for path, method, operation in list_operations(document):
+        references = [each["$ref"] for each in operation.get("parameters", ()) if "$ref" in each]
+        names = [parameters[each.rpartition("/")[2]]["name"] for each in references]
+        expected = ["x-request-timeout-seconds", "x-request-priority", "x-request-id"] if method == "post" else []
+        assert names == expected, path
 
 
 def test_only_health_checks_are_public(document: dict[str, Any]) -> None:
