@@ -104,6 +104,8 @@ class ReplicaServer:
                 errors=dict(statistics.errors),
                 handle_calls=calls,
                 node_id=node_id,
+                probe_responses=dict(statistics.probe_responses),
+                excluded_latencies=tuple(statistics.excluded_latencies.counts),
             )
 
         server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request)

@@ -106,7 +106,7 @@ class MetricEvidence(StrictModel):
     """Evidence on one metric.
 
     Attributes:
-        metric: errors, p50, p99 or agreement.
+        metric: errors, refusals, p50, p99 or agreement.
         stable: of the old version; None for agreement, which is of both.
         canary: of the new one.
         worse_evidence: e-value against "it is not worse", over the whole rollout.

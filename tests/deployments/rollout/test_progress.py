@@ -8,7 +8,14 @@ import pytest
 from deployments.edge.state import Member, Route
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
 from deployments.rollout.progress import MAX_ABSENCE_S, Progress
-from deployments.scaling.report import CallReport, LatencyHistogram, PairReport, PassReport, ReplicaReport
+from deployments.scaling.report import (
+    CallReport,
+    LatencyHistogram,
+    PairReport,
+    PassReport,
+    ReplicaReport,
+    RequestStatistics,
+)
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
 from training.errors import UserError
@@ -21,21 +28,26 @@ class Replica:
 
     def __init__(self, name: str) -> None:
         self.member = Member(f"{name}-1", Route(name, 30.0), "127.0.0.1:1", version=2)
-        self.responses: dict[int, int] = {}
-        self.histogram = LatencyHistogram()
+        self.statistics = RequestStatistics()
         self.failures, self.pairs, self.agreements = 0, 0, 0
         self.calls = CallReport()
 
-    def answer(self, count: int, status: int = 200, latency_s: float = 0.01) -> None:
-        self.responses[status] = self.responses.get(status, 0) + count
-        for _ in range(count if status < 499 else 0):
-            self.histogram.record(latency_s)
+    def answer(self, count: int, status: int = 200, latency_s: float = 0.01, method: str = "POST") -> None:
+        for _ in range(count):
+            self.statistics.record_request(method, status, latency_s)
 
     def report(self) -> tuple[Member, ReplicaReport]:
         passes, copies = PassReport(failures=self.failures), PairReport(self.pairs, self.agreements)
-        latencies = tuple(self.histogram.counts)
         return self.member, ReplicaReport(
-            1.0, 0, dict(self.responses), latencies, passes, copies=copies, handle_calls=self.calls
+            1.0,
+            0,
+            dict(self.statistics.responses),
+            tuple(self.statistics.latencies.counts),
+            passes,
+            copies=copies,
+            handle_calls=self.calls,
+            probe_responses=dict(self.statistics.probe_responses),
+            excluded_latencies=tuple(self.statistics.excluded_latencies.counts),
         )
 
 
@@ -100,7 +112,7 @@ def test_a_good_version_passes_each_step_with_evidence_of_its_own() -> None:
     for step in state.history:
         assert step.ended_s - step.started_s >= 5
         assert step.reason.startswith("errors: 0 of ")
-        assert {each.metric for each in step.evidence} == {"errors", "p50", "p99"}
+        assert {each.metric for each in step.evidence} == {"errors", "refusals", "p50", "p99"}
 
 
 @pytest.mark.parametrize("traffic", [(0, 0), (1000, 0), (0, 1000), (5, 1)])
@@ -126,10 +138,35 @@ def test_a_failing_version_is_rolled_back_at_once_with_its_evidence() -> None:
 
 def test_callers_mistakes_are_no_failures_and_the_nets_own_are() -> None:
     rollout = start()
-    assert rollout.run(3, status=422).phase == "running"
+    for _ in range(3):
+        rollout.stable.answer(150, status=422)
+        assert rollout.run(1, stable=0, status=422).phase == "running"
 
     rollout.new.failures += 50
     assert rollout.run(1, status=422).phase == "rolled_back"
+    assert rollout.canary.state.reason.startswith("errors: ")
+
+
+def test_a_version_that_refuses_what_the_old_one_answers_is_rolled_back_however_fast() -> None:
+    rollout = start()
+    state = rollout.run(60, status=422, latency_s=0.001)
+
+    assert (state.phase, state.verdict) == ("rolled_back", "worse")
+    assert state.reason == "refusals: 50 of 50 requests were refused, of the old version 0 of 150"
+    assert {each.metric: each.canary.total for each in state.evidence}["p50"] == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_probes_promote_nothing(method: str) -> None:
+    rollout = start(min_step_s=0)
+    for _ in range(30):
+        for replica in (rollout.stable, rollout.new):
+            replica.answer(500, latency_s=0.001, method=method)
+            replica.answer(500, status=503, method=method)
+        state = rollout.run(1, 0, 0)
+
+    assert (state.phase, state.step, state.verdict) == ("running", 0, "undecided")
+    assert {each.canary.total for each in state.evidence} == {0}
 
 
 def test_callers_that_leave_are_not_counted() -> None:
