@@ -112,9 +112,7 @@ def simulate(
     return rollouts
 
 
-def draw_block(
-    rng: np.random.Generator, load_T: Array, rate: float, refusal_rate: float, buckets_B: Array
-) -> Block:
+def draw_block(rng: np.random.Generator, load_T: Array, rate: float, refusal_rate: float, buckets_B: Array) -> Block:
     """Draw what comes of a second's requests."""
     requests_T = rng.poisson(load_T)
     failures_T = rng.binomial(requests_T, rate)

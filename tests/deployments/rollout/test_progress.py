@@ -60,12 +60,12 @@ class Rollout:
         self.canary = Canary(id=1, spec=spec, state=CanaryState(), requested="", started_s=0, ended_s=None)
         self.progress = Progress(self.canary)
         self.stable, self.new = Replica("m"), Replica("m.canary")
-        self.now_s = 1000.0
+        self.now_s, self.clock_s = 1000.0, 50.0
 
     def look(self, *replicas: Replica, **fields: Any) -> CanaryState:
-        self.now_s += 1
+        self.now_s, self.clock_s = self.now_s + 1, self.clock_s + 1
         canary = self.canary.model_copy(update=fields)
-        state = self.progress.look(canary, [each.report() for each in replicas], self.now_s)
+        state = self.progress.look(canary, [each.report() for each in replicas], self.now_s, self.clock_s)
         self.canary = canary.model_copy(update={"state": state})
         return state
 
@@ -194,6 +194,60 @@ def test_a_canary_without_a_replica_is_rolled_back() -> None:
     assert "no replica of version 2 has taken requests for 30 s" in state.reason
 
 
+def test_nets_that_load_after_the_cluster_has_started_are_waited_for() -> None:
+    rollout = start()
+    # Another controller, as after `shoal down` and `shoal up`; the old version is up first.
+    rollout.progress = Progress(rollout.canary, start_timeout_s=100)
+    for _ in range(90):
+        assert rollout.progress.awaits_start(rollout.canary, [rollout.stable.report()])
+        assert rollout.look(rollout.stable).phase == "running"
+    assert not rollout.progress.awaits_start(rollout.canary, [rollout.new.report()])
+    rollout.look(rollout.stable, rollout.new)
+    for _ in range(90):
+        # Neither reports: the cluster does not run.
+        state = rollout.look()
+
+    assert state.phase == "running"
+
+
+@pytest.mark.parametrize("phase", ["starting", "running"])
+def test_a_version_that_never_comes_up_is_rolled_back_after_the_time_of_a_deployment(phase: str) -> None:
+    rollout = Rollout() if phase == "starting" else start()
+    rollout.progress = Progress(rollout.canary, start_timeout_s=100)
+    for _ in range(101):
+        rollout.now_s -= 3600
+        assert rollout.look().phase == phase
+
+    assert (rollout.look().phase, rollout.canary.state.reason) == ("rolled_back", "version 2 is not up within 100 s")
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_step_lasts_as_long_whatever_becomes_of_the_wall_clock(jump_s: float) -> None:
+    rollout = start(min_step_s=40)
+    rollout.run(20)
+    rollout.now_s += jump_s
+    assert rollout.run(15).step == 0
+    rollout.progress = Progress(rollout.canary, rollout.progress.dump())
+
+    # The new controller's first look only begins; the step's age goes on.
+    assert rollout.run(5).step == 0
+    assert rollout.run(2).step == 1
+
+
+def test_a_step_is_not_passed_with_the_evidence_of_the_one_before() -> None:
+    rollout = start(min_step_s=0)
+    evidence = rollout.progress.dump()
+    while rollout.run(1).step == 0:
+        evidence = rollout.progress.dump()
+    # The database has the step, and what was known a second before it.
+    rollout.progress = Progress(rollout.canary, evidence)
+
+    rollout.run(2)
+
+    assert rollout.canary.state.step == 1
+    assert rollout.canary.state.evidence[0].canary.total == 50
+
+
 def test_a_replica_that_is_replaced_counts_from_its_start() -> None:
     rollout = start()
     rollout.run(1)
@@ -231,8 +285,7 @@ def test_a_controller_that_was_killed_goes_on_with_the_evidence(tmp_path: Path) 
     rollout = start()
     rollout.run(4)
     canary = store.begin(rollout.canary.spec)
-    store.write_state(canary.id, rollout.canary.state)
-    store.write_comparison(canary.id, rollout.progress.dump())
+    store.write_progress(canary.id, rollout.canary.state, rollout.progress.dump())
 
     (found,) = store.list_active()
     rollout.progress = Progress(found, store.read_comparison(found.id))
