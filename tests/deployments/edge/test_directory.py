@@ -375,9 +375,10 @@ async def test_without_a_certificate_that_fits_there_is_no_plain_http_instead(
 async def test_a_canary_has_a_route_and_a_weight_and_the_old_version_is_told_where_copies_go(
     directory: Directory, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = []
-    monkeypatch.setattr(controller, "start_controller", lambda: started.append("controller") or "controller")
-    monkeypatch.setattr(directory_module.ray, "kill", started.remove)
+    controllers: list[str] = []
+    monkeypatch.setattr(controller, "start_controller", lambda: controllers.append("started"))
+    monkeypatch.setattr(controller, "stop_controller", lambda: controllers.append("stopped"))
+    monkeypatch.setattr(directory_module, "CONTROL_INTERVAL_S", 0.0)
     deployment = ModelDeployment(endpoint=ModelEndpoint(name="flowers", version=3, digest="d", uri="/b"))
     store = CanaryStore(f"sqlite:///{home / 'platform.db'}")
     canary = store.begin(
@@ -401,10 +402,33 @@ async def test_a_canary_has_a_route_and_a_weight_and_the_old_version_is_told_whe
         # Calls by handles go to a canary that can answer.
         await directory.leave(new.id)
         assert await directory.renew(FIRST) == Instructions(ShadowTarget((), 20))
-        assert started == ["controller"]
+        # Again and again, where it could not start.
+        async with asyncio.timeout(5):
+            while controllers.count("started") < 3:
+                await asyncio.sleep(0.01)
 
         store.end(canary.id)
         await wait_for_state(edge, lambda state: not state.splits)
         assert await directory.renew(FIRST) == Instructions()
-        await asyncio.sleep(0.1)
-        assert started == []
+        async with asyncio.timeout(5):
+            while controllers[-1] != "stopped":
+                await asyncio.sleep(0.01)
+
+
+async def test_a_controller_that_is_left_over_is_stopped_and_one_that_cannot_be_is_tried_again(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[str] = []
+
+    def stop() -> None:
+        attempts.append("stop")
+        if len(attempts) == 1:
+            raise OSError("the GCS does not answer")
+
+    monkeypatch.setattr(controller, "stop_controller", stop)
+
+    async with asyncio.timeout(5):
+        while len(attempts) < 2:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert len(attempts) == 2
