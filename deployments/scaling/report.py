@@ -114,7 +114,7 @@ class CallReport:
         latency_s: their sum.
         ongoing: calls inside now.
         total: calls that have begun.
-        excluded_latencies: counts of those of refusals, a status of 400 to 498: they tell nothing of how fast it computes.
+        excluded_latencies: counts of those of refusals, a status of 400 to 498, which compute nothing.
     """
 
     responses: Mapping[int, int] = field(default_factory=dict)

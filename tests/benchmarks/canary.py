@@ -2,8 +2,8 @@
 
 A thousand rollouts are simulated side by side, each looked at every second with what decides about real ones
 (deployments/rollout/comparison.py): requests come as a Poisson process, a share of them goes to the new version, some
-fail, some are refused, the others have log-normal latencies. In an A/A rollout both versions are the same. Both arms share a load that
-swings, and an outage of 30 s in which everybody fails ten times as often.
+fail, some are refused, the others have log-normal latencies. In an A/A rollout both versions are the same. Both arms
+share a load that swings, and an outage of 30 s in which everybody fails ten times as often.
 
     python tests/benchmarks/canary.py [--trials 1000] [--rps 200] [--error-rate 0.01] [--folder .] [--json]
 

@@ -247,6 +247,8 @@ async def test_serves_controller_is_started_anew_where_the_clock_was_set_back(
 
     monkeypatch.setattr(directory_module, "restart_serve_controller", restart)
     async with run_directory() as directory:
+        # The clock of before is read first.
+        await asyncio.sleep(0.05)
         read = time.time
         monkeypatch.setattr(time, "time", lambda: read() - 3600)
         await asyncio.sleep(0.2)

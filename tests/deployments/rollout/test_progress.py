@@ -104,7 +104,8 @@ def test_a_good_version_passes_each_step_with_evidence_of_its_own() -> None:
 
     state = rollout.run(120, stable=100, new=100)
 
-    assert (state.phase, rollout.canary.weight) == ("promoting", 10_000)
+    # Its few replicas get no more while the others are replaced.
+    assert (state.phase, rollout.canary.weight) == ("promoting", 5000)
     assert [(each.percent, each.verdict) for each in state.history] == [
         (25, "better-or-equal"),
         (50, "better-or-equal"),
@@ -265,6 +266,15 @@ def test_a_person_decides_whatever_the_evidence(requested: str, phase: str) -> N
     state = rollout.look(rollout.stable, rollout.new, requested=requested)
 
     assert (state.phase, state.reason) == (phase, "by request")
+    assert rollout.canary.weight == (2500 if phase == "promoting" else 0)
+
+
+def test_a_shadow_that_is_promoted_takes_no_request_before_it_is_its_model() -> None:
+    rollout = start(steps=(), shadow_percent=50)
+
+    state = rollout.look(rollout.stable, rollout.new, requested="promote")
+
+    assert (state.phase, rollout.canary.weight, rollout.canary.shadow_percent) == ("promoting", 0, 0)
 
 
 def test_a_shadow_takes_no_request_and_is_never_promoted_by_itself() -> None:
