@@ -89,4 +89,4 @@ class Counts:
 
 
 def _subtract(counts: Sequence[int], before: Sequence[int]) -> Array:
-    return np.array(counts or _NO_COUNTS) - np.array(before or _NO_COUNTS)
+    return np.subtract(counts or _NO_COUNTS, before or _NO_COUNTS)
