@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
 BUCKETS_PER_OCTAVE = 8
@@ -200,6 +201,17 @@ class RequestStatistics:
         if status < 499:
             self.latencies.record(latency_s)
             self.excluded_latencies.record(latency_s)
+
+    def dump(self) -> dict[str, Any]:
+        """The totals, by the names that a replica's report has for them."""
+        return {
+            "responses": dict(self.responses),
+            "latencies": tuple(self.latencies.counts),
+            "latency_s": self.latencies.sum_s,
+            "errors": dict(self.errors),
+            "probe_responses": dict(self.probe_responses),
+            "excluded_latencies": tuple(self.excluded_latencies.counts),
+        }
 
     def record_request(self, method: str, status: int, latency_s: float) -> None:
         """Count one request from the edge."""

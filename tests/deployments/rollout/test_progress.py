@@ -39,15 +39,7 @@ class Replica:
     def report(self) -> tuple[Member, ReplicaReport]:
         passes, copies = PassReport(failures=self.failures), PairReport(self.pairs, self.agreements)
         return self.member, ReplicaReport(
-            1.0,
-            0,
-            dict(self.statistics.responses),
-            tuple(self.statistics.latencies.counts),
-            passes,
-            copies=copies,
-            handle_calls=self.calls,
-            probe_responses=dict(self.statistics.probe_responses),
-            excluded_latencies=tuple(self.statistics.excluded_latencies.counts),
+            1.0, 0, passes=passes, copies=copies, handle_calls=self.calls, **self.statistics.dump()
         )
 
 
