@@ -81,6 +81,9 @@ class Controller:
             self._finish()
 
     def _follow(self, canary: Canary, reports: Reports, is_due: bool) -> None:
+        if canary.state.phase not in ("starting", "running"):
+            # From here on the process that brings it about writes the state.
+            return
         progress = self._progress.get(canary.id)
         if progress is None:
             progress = Progress(canary, self._store.read_comparison(canary.id), self._settings.deploy_timeout_s)

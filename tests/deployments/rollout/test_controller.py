@@ -107,3 +107,20 @@ async def test_a_controller_starts_while_the_database_is_away(
         await wait_for_step(store, 1)
 
     assert len(attempts) == 3
+
+
+async def test_what_is_being_brought_about_is_not_written_over(
+    store: CanaryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = store.begin(Rollout().canary.spec)
+    store.write_state(canary.id, canary.state.model_copy(update={"phase": "promoting"}))
+    written: list[Any] = []
+    monkeypatch.setattr(controller_module, "EVIDENCE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(Controller, "_finish", lambda self: written.append("finish"))
+    for name in ("write_state", "write_progress"):
+        monkeypatch.setattr(CanaryStore, name, lambda self, *values: written.append(values))
+    async with run_controller(), asyncio.timeout(5):
+        while written.count("finish") < 3:
+            await asyncio.sleep(0.01)
+
+    assert set(written) == {"finish"}
