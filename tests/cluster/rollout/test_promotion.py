@@ -123,8 +123,9 @@ def test_a_dashboard_that_does_not_answer_leaves_no_revision(
     run_begin(settings, cluster, store)
     set_phase(store, "promoting")
 
+    # Where nodes are added, they are not asked for first.
     with pytest.raises(httpx.ConnectError):
-        finish(settings, dataclasses.replace(cluster, dashboard_port=1))
+        finish(settings, dataclasses.replace(cluster, dashboard_port=1, autoscales=True))
 
     assert list_outcomes(DeploymentStore(settings.platform)) == [("deploy", "succeeded")]
 

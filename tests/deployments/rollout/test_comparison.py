@@ -133,6 +133,9 @@ def test_alpha_is_shared_by_what_is_judged() -> None:
 
 def test_a_version_that_refuses_what_the_old_one_answers_is_found() -> None:
     comparison = Comparison(Criteria(), 3)
+    # However rare refusals have been.
+    comparison.observe(make_block(20_000), make_block(0))
+    comparison.begin_step(np.asarray(True))
     comparison.observe(make_block(950), make_block(50, refusals=50, latency_s=0.001))
 
     assert comparison.is_worse(REFUSALS)

@@ -74,11 +74,14 @@ async def test_a_controller_that_cannot_write_begins_again_with_what_is_written(
 ) -> None:
     store.begin(Rollout(min_step_s=0).canary.spec)
     write, failures = CanaryStore.write_progress, []
+    steps: list[tuple[int, int]] = []
 
     def fail_once(self: CanaryStore, canary_id: int, state: Any, comparison: dict[str, Any]) -> None:
         if state.step == 1 and not failures:
             failures.append(comparison)
             raise OSError("the database does not answer")
+        if state.phase == "running":
+            steps.append((state.step, comparison["arrays"][0]))
         write(self, canary_id, state, comparison)
 
     monkeypatch.setattr(CanaryStore, "write_progress", fail_once)
@@ -86,6 +89,8 @@ async def test_a_controller_that_cannot_write_begins_again_with_what_is_written(
         canary = await wait_for_step(store, 1)
 
     assert failures
+    assert steps
+    assert all(written == compared for written, compared in steps)
     assert len(canary.state.history) == 1
     assert canary.state.history[0].evidence[0].canary.total >= 200
 
