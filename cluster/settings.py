@@ -42,9 +42,6 @@ class Settings(ServingSettings):
         description="CPUs that Ray may hand out on this machine; 0 means twice its cores and two more, since replicas "
         "that wait and workers that train share them.",
     )
-    deploy_timeout_s: float = Field(
-        600.0, gt=0, description="Seconds that a deployment may take, with its nodes' start."
-    )
     allow_plaintext: bool = Field(
         False,
         description="Whether requests and their keys may cross a network in plain HTTP; needed for another HOST than "

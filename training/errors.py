@@ -29,6 +29,10 @@ class BundleError(UserError):
     """A bundle that cannot be read or fails its checks; the message names the file."""
 
 
+class StoreUnavailable(UserError):
+    """A database or registry that cannot be opened now: its URI is wrong, or its server does not answer."""
+
+
 class ServiceError(ShoalError):
     """A valid request that failed."""
 

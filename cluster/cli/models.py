@@ -120,13 +120,15 @@ def delete(
     ],
 ) -> None:
     """Delete a version that is neither deployed nor has an alias."""
-    from cluster.cli.terminal import context
+    from cluster.cli.terminal import context, show_status
+    from cluster.local.running_cluster import exclusive_lock
     from cluster.rollout.deploy import reject_if_deployed
 
     registry = open_registry()
     version = registry.resolve_version(reference)
-    reject_if_deployed(context.settings, version)
-    registry.delete_version(version.name, version.version)
+    with show_status(f"deleting {version}") as on_status, exclusive_lock(context.settings, on_status):
+        reject_if_deployed(context.settings, version)
+        registry.delete_version(version.name, version.version)
     print_line(f"deleted {version}")
 
 

@@ -164,7 +164,7 @@ def _format_sample(evidence: "MetricEvidence", sample: "SampleEvidence") -> str:
 
     if sample.value is None:
         return "none yet"
-    if evidence.metric in ("errors", "agreement"):
+    if evidence.metric in ("errors", "refusals", "agreement"):
         return f"{sample.value:.2%} of {sample.total:,} ({sample.low:.2%} to {sample.high:.2%})"
     high = f"{sample.high * 1000:.3g}" if sample.high < MAX_LATENCY_S else "any"
     return f"{sample.value * 1000:.3g} ms ({sample.low * 1000:.3g} to {high})"

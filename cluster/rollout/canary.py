@@ -16,7 +16,7 @@ from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.capacity import CapacityWatch, reject_oversized
 from cluster.rollout.change import finish_changes
 from cluster.rollout.deploy import find_dependents_of, replace
-from cluster.rollout.serve_api import OnStatus, ServeApi
+from cluster.rollout.serve_api import ClusterEnded, OnStatus, ServeApi, ServeUnreachable
 from cluster.settings import Settings
 from deployments.rollout.canary import Canary, CanarySpec
 from deployments.specs.model_deployment import ModelDeployment
@@ -24,7 +24,8 @@ from deployments.state.canary_store import CanaryStore
 from deployments.state.key_store import KeyStore
 from deployments.state.revisions import Origin
 from deployments.state.store import DeploymentStore
-from training.errors import ServiceError, ShoalError, UserError
+from training.errors import BundleError, ServiceError, ShoalError, StoreUnavailable, UserError
+from training.registry.process_identity import ProcessIdentity
 
 POLL_INTERVAL_S = 0.3
 # Edges have a new weight within a second; a replica that leaves later has fewer requests to finish.
@@ -32,6 +33,8 @@ WEIGHT_S = 2.0
 # With so many callers, 5% of them is one.
 MIN_CALLERS = 20
 CONTROLLER = "canary controller"
+# They tell nothing of the version. A bundle is one of a pipeline's, whose storage may not answer.
+_UNAVAILABLE = (ClusterEnded, ServeUnreachable, StoreUnavailable, BundleError)
 
 
 def begin(settings: Settings, cluster: Cluster, spec: CanarySpec, on_status: OnStatus) -> Canary:
@@ -122,13 +125,13 @@ def request(settings: Settings, cluster: Cluster | None, name: str, what: str, o
     if cluster is None:
         if what == "promote":
             raise UserError(f"no cluster runs; start it with `shoal up`, or deploy {name}:{canary.spec.version}")
-        state = canary.state.model_copy(update={"phase": "aborted", "reason": "by request"})
-        store.write_state(canary.id, state)
-        store.end(canary.id)
-        return _get(store, canary)
-    if canary.state.phase in ("starting", "running"):
+        # Without the lock `up` might start what is being ended.
+        with exclusive_lock(settings, on_status):
+            _abort_without_cluster(settings, store, _get(store, canary))
+    elif canary.state.phase in ("starting", "running") or what == "abort":
         store.request(canary.id, "promote" if what == "promote" else "abort")
     deadline = time.monotonic() + settings.deploy_timeout_s
+    # Without a cluster it has ended.
     while (canary := _get(store, canary)).ended_s is None:
         if time.monotonic() > deadline:
             raise ServiceError(f"not done within {settings.deploy_timeout_s:g} s; `shoal rollout status {name}`")
@@ -140,10 +143,24 @@ def request(settings: Settings, cluster: Cluster | None, name: str, what: str, o
     return canary
 
 
+def _abort_without_cluster(settings: Settings, store: CanaryStore, canary: Canary) -> None:
+    """End a rollout, so that the next cluster starts with the version of before; not one that has been promoted."""
+    if canary.state.phase in ("starting", "running", "promoting"):
+        deployments = DeploymentStore(settings.platform)
+        # It has written the new version already.
+        _take_back_promotion(deployments, canary.spec.name)
+        update = {"phase": "aborted", "reason": "by request"}
+        if deployments.get_record(canary.spec.name) == canary.spec.deployment:
+            update = {"phase": "promoted"}
+        store.write_state(canary.id, canary.state.model_copy(update=update))
+    store.end(canary.id)
+
+
 def finish(settings: Settings, cluster: Cluster) -> None:
     """Bring about what has been decided about each rollout; other commands are locked out."""
     store, deployments = CanaryStore(settings.platform), DeploymentStore(settings.platform)
-    for canary in store.list_active():
+    # Those that have ended do not wait for one that cannot be promoted now.
+    for canary in sorted(store.list_active(), key=lambda each: each.state.phase == "promoting"):
         if canary.state.phase == "promoting":
             canary = _promote(settings, cluster, store, canary)
         if canary.state.phase in ("promoted", "rolled_back", "aborted"):
@@ -158,20 +175,44 @@ def finish(settings: Settings, cluster: Cluster) -> None:
 
 
 def _promote(settings: Settings, cluster: Cluster, store: CanaryStore, canary: Canary) -> Canary:
-    """Deploy the version; its canary takes all requests meanwhile."""
-    spec = canary.spec
-    reason = f"canary of version {spec.version}: {canary.state.reason}"
-    origin = Origin(spec.author or CONTROLLER, spec.reason or reason)
-    try:
-        with ServeApi(settings, cluster) as serve:
-            finish_changes(settings, serve)
-        if DeploymentStore(settings.platform).get_settled_record(spec.name) != spec.deployment:
-            replace(settings, cluster, spec.deployment, "deploy", origin, _ignore)
-        update = {"phase": "promoted"}
-    except ShoalError as error:
-        update = {"phase": "rolled_back", "verdict": "worse", "reason": f"it cannot be deployed: {error}"}
+    """Deploy the version, unless that is done or was called off; its canary takes its share meanwhile."""
+    name, deployments = canary.spec.name, DeploymentStore(settings.platform)
+    with ServeApi(settings, cluster) as serve:
+        # Where it does not answer, nothing is begun that would have to be taken back.
+        serve.fetch_applications()
+        finish_changes(settings, serve)
+    update = {"phase": "promoted"}
+    if deployments.get_settled_record(name) != canary.spec.deployment:
+        if canary.requested == "abort":
+            _take_back_promotion(deployments, name)
+            update = {"phase": "aborted", "reason": "by request"}
+        elif reason := _deploy(settings, cluster, canary):
+            update = {"phase": "rolled_back", "verdict": "worse", "reason": f"it cannot be deployed: {reason}"}
     store.write_state(canary.id, canary.state.model_copy(update=update))
     return _get(store, canary)
+
+
+def _deploy(settings: Settings, cluster: Cluster, canary: Canary) -> str:
+    """Deploy a canary's version in its model's place; returns why that cannot be, empty where it is done.
+
+    What tells nothing of the version is raised: it goes on being promoted, and the controller tries again.
+    """
+    spec, owner = canary.spec, str(ProcessIdentity.current())
+    reason = spec.reason or f"canary of version {spec.version}: {canary.state.reason}"
+    try:
+        replace(settings, cluster, spec.deployment, "deploy", Origin(spec.author or CONTROLLER, reason, owner), _ignore)
+    except _UNAVAILABLE:
+        raise
+    except (UserError, ServiceError) as error:
+        return str(error)
+    return ""
+
+
+def _take_back_promotion(deployments: DeploymentStore, name: str) -> None:
+    """End the change of a promotion that goes on; no other of the model can."""
+    for revision in deployments.list_open_revisions():
+        if revision.name == name:
+            deployments.end_change(revision.change, "interrupted", "the rollout was aborted", restore=True)
 
 
 def _get(store: CanaryStore, canary: Canary) -> Canary:

@@ -251,10 +251,17 @@ def _current_scale(settings: Settings, serve: ServeApi, name: str) -> Scale:
 
 
 def reject_if_deployed(settings: Settings, version: "Version") -> None:
-    """Raise UserError if this version is what is deployed under its name."""
-    record = DeploymentStore(settings.platform).get_record(version.name)
-    if isinstance(record, ModelDeployment) and record.endpoint.version == version.version:
-        raise UserError(f"{version} is deployed; `shoal undeploy {version.name}`, or deploy another version, first")
+    """Raise UserError if this version is deployed under its name, or may be by what goes on; others are locked out."""
+    store = DeploymentStore(settings.platform)
+    for canary in CanaryStore(settings.platform).list_active():
+        if canary.spec.name == version.name and version.version in (canary.spec.version, canary.spec.stable_version):
+            raise UserError(
+                f"{version} is in a rollout; `shoal rollout status {version.name}`, and delete it afterwards"
+            )
+    # What ran before a change that goes on runs again where that fails.
+    for record in (store.get_record(version.name), store.get_settled_record(version.name)):
+        if isinstance(record, ModelDeployment) and record.endpoint.version == version.version:
+            raise UserError(f"{version} is deployed; `shoal undeploy {version.name}`, or deploy another version, first")
 
 
 def change_scale(scale: Scale, changes: Mapping[str, Any]) -> Scale:

@@ -40,6 +40,10 @@ class ConfigRefused(ServiceError):
     """Ray Serve read the configuration, and refused it."""
 
 
+class ServeUnreachable(ServiceError):
+    """Ray Serve's API does not answer, which tells nothing of what was asked of it."""
+
+
 class ServeApi:
     """A client of one cluster's Serve API; use as a context manager."""
 
@@ -65,7 +69,7 @@ class ServeApi:
 
         Raises:
             ConfigRefused: Serve refuses the configuration.
-            ServiceError: it does not answer.
+            ServeUnreachable: it does not answer.
             ClusterEnded: there is no Serve any more.
         """
         settings, cluster = self._settings, self._cluster
@@ -78,7 +82,7 @@ class ServeApi:
             response = self._http.put("/api/serve/applications/", json=config)
         except httpx.HTTPError as error:
             self._require_running()
-            raise ServiceError(
+            raise ServeUnreachable(
                 f"Ray Serve does not answer: {error or type(error).__name__}; see `shoal logs`"
             ) from error
         if response.is_error:
@@ -109,6 +113,7 @@ class ServeApi:
 
         Raises:
             ServiceError: not done within the time, by default deploy_timeout_s; also what `is_done` raises.
+            ServeUnreachable: nor is its status known at the end.
             ClusterEnded: nothing goes on any more.
         """
         timeout_s = self._settings.deploy_timeout_s if timeout_s is None else timeout_s
@@ -129,7 +134,8 @@ class ServeApi:
             if is_done(applications):
                 return
             time.sleep(POLL_INTERVAL_S)
-        raise ServiceError(f"not done within {timeout_s:g} s{failure}; `shoal status` shows the state")
+        message = f"not done within {timeout_s:g} s{failure}; `shoal status` shows the state"
+        raise ServeUnreachable(message) if failure else ServiceError(message)
 
     def _require_running(self) -> None:
         """Raise ClusterEnded if the cluster's head process, which all others end with, has ended."""

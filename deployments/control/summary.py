@@ -153,12 +153,16 @@ def summarize_versions(
     """
     beside = _count_versions(canary_members)
     weight = canary.percent if canary and beside else 0.0
+    replicas: Counter[tuple[int, str]] = Counter()
+    weights: dict[tuple[int, str], float] = {}
+    # A version that is promoted has replicas on both sides.
+    for counts, percent in ((_count_versions(members), 100 - weight), (beside, weight)):
+        for key, count in counts.items():
+            replicas[key] += count
+            weights[key] = weights.get(key, 0.0) + percent * count / sum(counts.values())
     summaries = [
-        VersionSummary(
-            version=version, variant=variant, weight=round(percent * count / sum(counts.values()), 2), replicas=count
-        )
-        for counts, percent in ((_count_versions(members), 100 - weight), (beside, weight))
-        for (version, variant), count in counts.items()
+        VersionSummary(version=version, variant=variant, weight=round(weight, 2), replicas=replicas[version, variant])
+        for (version, variant), weight in weights.items()
     ]
     return sorted(summaries, key=lambda each: (each.version, each.variant), reverse=True)
 

@@ -41,6 +41,8 @@ WATCH_S, EDGE_LEASE_S = 2.0, 5.0
 MAX_APPLY_S = 5.0
 # Each edge always has a call inside, each joining or leaving replica one.
 MAX_CALLS = 10_000
+# A controller of rollouts that could not start is started again.
+CONTROL_INTERVAL_S = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +60,10 @@ class Directory:
         self._settings = settings
         self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
         self._canaries = CanaryStore(settings.platform)
-        self._controller: Any = None
+        # Whether there is to be a controller, as Ray was last told; None: one may be left from before a restart.
+        self._has_controller: bool | None = None
+        self._controlled_s = float("-inf")
+        self._control: asyncio.Task[None] | None = None
         # Percent of the requests that are copied to a canary, by the model's name.
         self._shadows: dict[str, float] = {}
         self._members: dict[str, Member] = {}
@@ -205,14 +210,24 @@ class Directory:
         return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}
 
     def _control_canaries(self) -> None:
-        """Start the controller of rollouts while there are any."""
-        from deployments.rollout.controller import start_controller
+        """Have a controller of rollouts while there are any, and none else."""
+        if self._control and not self._control.done():
+            return
+        is_wanted = bool(self._state.splits)
+        is_due = is_wanted and time.monotonic() - self._controlled_s > CONTROL_INTERVAL_S
+        if is_due or is_wanted is not self._has_controller:
+            self._controlled_s, self._has_controller = time.monotonic(), is_wanted
+            # Ray waits for its GCS, and members must not.
+            self._control = asyncio.get_running_loop().create_task(self._keep_controller(is_wanted))
 
-        if self._state.splits and self._controller is None:
-            self._controller = start_controller()
-        elif not self._state.splits and self._controller is not None:
-            ray.kill(self._controller)
-            self._controller = None
+    async def _keep_controller(self, is_wanted: bool) -> None:
+        from deployments.rollout.controller import start_controller, stop_controller
+
+        try:
+            await asyncio.to_thread(start_controller if is_wanted else stop_controller)
+        except Exception:
+            self._has_controller = None
+            logger.exception("the controller of rollouts is not %s", "started" if is_wanted else "stopped")
 
     def _read_certificate(self) -> str:
         """Read certificate and key where they have changed, and only once they fit each other."""

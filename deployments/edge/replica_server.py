@@ -94,16 +94,13 @@ class ReplicaServer:
             return ReplicaReport(
                 uptime_s=time.monotonic() - started_s,
                 ongoing=server.ongoing + calls.ongoing,
-                responses=dict(statistics.responses),
-                latencies=tuple(statistics.latencies.counts),
                 passes=report_passes(),
                 calls=statistics.calls + calls.total,
                 start_phases=dict(start_phases),
                 copies=shadow.report() if shadow else PairReport(),
-                latency_s=statistics.latencies.sum_s,
-                errors=dict(statistics.errors),
                 handle_calls=calls,
                 node_id=node_id,
+                **statistics.dump(),
             )
 
         server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request)

@@ -4,6 +4,7 @@ Rollout walk: cluster.rollout.canary -> [canary.py] -> deployments.state.canary_
 """
 
 import re
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,7 +17,7 @@ from training.schema import StrictModel
 DEFAULT_STEPS = (5.0, 25.0, 50.0, 100.0)
 Verdict = Literal["better-or-equal", "worse", "undecided"]
 Phase = Literal["starting", "running", "promoting", "promoted", "rolled_back", "aborted"]
-"""promoting: all requests go to the canary while the version takes its model's place."""
+"""promoting: the version takes its model's place, replica by replica; its canary keeps the share that it had."""
 
 # A header's name, as RFC 9110 has it, in lower case; none of Shoal's own.
 _HEADER = re.compile(r"header:(?!x-shoal-)[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -48,6 +49,13 @@ class CanarySpec(StrictModel):
         if steps and (list(steps) != sorted(set(steps)) or not 0 < steps[0] < 100 or steps[-1] != 100):
             percents = ",".join(f"{step:g}" for step in steps)
             raise ValueError(f"steps={percents} must rise from between 0 and 100 to 100; for example 5,25,50,100")
+        for step, after in pairwise(steps):
+            if not 0 < compute_weight(step) < compute_weight(after):
+                raise ValueError(
+                    f"steps: {step:.10g}% and {after:.10g}% are {compute_weight(step)} and {compute_weight(after)} of "
+                    f"{SPLIT_BUCKETS:,} parts of the requests; a step is more than the one before and less than all, "
+                    "so let them differ by 0.01 at least"
+                )
         return steps
 
     @field_validator("split_by")
@@ -106,7 +114,7 @@ class MetricEvidence(StrictModel):
     """Evidence on one metric.
 
     Attributes:
-        metric: errors, p50, p99 or agreement.
+        metric: errors, refusals, p50, p99 or agreement.
         stable: of the old version; None for agreement, which is of both.
         canary: of the new one.
         worse_evidence: e-value against "it is not worse", over the whole rollout.
@@ -178,19 +186,24 @@ class Canary(StrictModel):
     @property
     def percent(self) -> float:
         """The canary's share of the requests, in percent."""
-        if self.state.phase == "promoting":
-            return 100.0
-        return self.spec.steps[self.state.step] if self.state.phase == "running" and self.spec.steps else 0.0
+        # Also while it is promoted: its replicas are as many as that share took.
+        is_answering = self.state.phase in ("running", "promoting")
+        return self.spec.steps[self.state.step] if is_answering and self.spec.steps else 0.0
 
     @property
     def weight(self) -> int:
         """The same, of SPLIT_BUCKETS."""
-        return round(self.percent * SPLIT_BUCKETS / 100)
+        return compute_weight(self.percent)
 
     @property
     def shadow_percent(self) -> float:
         """Percent of the old version's requests that are copied now."""
         return self.spec.shadow_percent if self.state.phase == "running" else 0.0
+
+
+def compute_weight(percent: float) -> int:
+    """A share of the requests, of SPLIT_BUCKETS."""
+    return round(percent * SPLIT_BUCKETS / 100)
 
 
 def get_application(name: str) -> str:

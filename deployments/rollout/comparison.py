@@ -1,10 +1,11 @@
 """Comparison of two versions: what their replicas report becomes evidence, and evidence a verdict.
 
 Rollout walk: progress.py -> [comparison.py] -> sequential.py
-Three events are counted on both sides: a failure (a status of 500 or more; callers' own 4xx are none), an answer that
-is slower than the old version's median, and one slower than its p99. The two latter are taken where the old version's
+Four events are counted on both sides: a failure (a status of 500 or more), a refusal (400 to 498), an answer that is
+slower than the old version's median, and one slower than its p99. Refusals are callers' mistakes, or those of a version
+with another schema; it is worse only by what exceeds refusal_margin. The two latter are taken where the old version's
 quantile was before the block, so that a machine that is busy for a while makes both sides slow; of the new version only
-what exceeds that by latency_ratio counts. With shadow copies, a fourth is counted: pairs of answers that do not agree.
+what exceeds that by latency_ratio counts. With shadow copies, a fifth is counted: pairs of answers that do not agree.
 
 Each has an e-process against "it is not worse", at alpha divided by their number: one for the whole rollout, the mean
 of one that begins at each step, so that neither looks nor steps spend anything. And one against "it is worse by the
@@ -31,8 +32,8 @@ from deployments.rollout.sequential import (
 )
 from deployments.scaling.report import BOUNDS_S, BUCKETS
 
-ERRORS, MEDIAN, TAIL, AGREEMENT = "errors", "p50", "p99", "agreement"
-EXPECTED_RATES = {ERRORS: 0.01, MEDIAN: 0.5, TAIL: 0.01}
+ERRORS, REFUSALS, MEDIAN, TAIL, AGREEMENT = "errors", "refusals", "p50", "p99", "agreement"
+EXPECTED_RATES = {ERRORS: 0.01, REFUSALS: 0.01, MEDIAN: 0.5, TAIL: 0.01}
 QUANTILES = {MEDIAN: 0.5, TAIL: 0.99}
 # Before the old version has answered so many, its quantiles are not known.
 MIN_ANSWERS = 100
@@ -45,19 +46,23 @@ class Block:
     Attributes:
         requests: that were answered, shape (...).
         failures: of them.
+        refusals: of them, with a status of 400 to 498.
         latencies: counts of the histogram of the other ones, shape (..., BUCKETS).
     """
 
     requests: Array
     failures: Array
+    refusals: Array
     latencies: Array
 
 
 class Metric:
     """Evidence on one kind of event."""
 
-    def __init__(self, shape: tuple[int, ...], expected_rate: float, margin: float, steps: int) -> None:
-        self.margin = margin
+    def __init__(
+        self, shape: tuple[int, ...], expected_rate: float, margin: float, steps: int, worse_margin: float = 0.0
+    ) -> None:
+        self.margin, self.worse_margin = margin, worse_margin
         self.outcomes = Outcomes(shape, expected_rate)
         self.step_totals, self.step_events = np.zeros((2, *shape)), np.zeros((2, *shape))
         self.worse = np.zeros((steps, len(ODDS_RATIOS), *shape))
@@ -65,7 +70,7 @@ class Metric:
 
     def observe(self, totals: Array, events: Array, step: Array) -> None:
         """Add a block of shape (2, ...), in a step of shape (...)."""
-        bets = compute_worse_bets(self.outcomes, totals, events)
+        bets = compute_worse_bets(self.outcomes, totals, events, self.worse_margin)
         for index in range(len(self.worse)):
             self.worse[index] += np.where(step >= index, bets, 0.0)
         self.noninferior = self.noninferior + compute_noninferior_bets(self.outcomes, totals, events, self.margin)
@@ -100,8 +105,17 @@ class Comparison:
             shape: () for one rollout.
         """
         self.criteria, self.step = criteria, np.zeros(shape, dtype=int)
-        margins = {ERRORS: criteria.error_margin, MEDIAN: criteria.median_margin, TAIL: criteria.tail_margin}
-        self.metrics = {name: Metric(shape, rate, margins[name], steps) for name, rate in EXPECTED_RATES.items()}
+        margins = {
+            ERRORS: criteria.error_margin,
+            REFUSALS: criteria.refusal_margin,
+            MEDIAN: criteria.median_margin,
+            TAIL: criteria.tail_margin,
+        }
+        worse_margins = {REFUSALS: criteria.refusal_margin}
+        self.metrics = {
+            name: Metric(shape, rate, margins[name], steps, worse_margins.get(name, 0.0))
+            for name, rate in EXPECTED_RATES.items()
+        }
         # Of the old version, since the rollout's start.
         self.latencies = np.zeros((*shape, BUCKETS))
         # Of both versions in this step, for people.
@@ -122,8 +136,9 @@ class Comparison:
 
     def observe(self, stable: Block, canary: Block) -> None:
         """Add what came of a second's requests."""
-        totals, failures = _pair(stable.requests, canary.requests), _pair(stable.failures, canary.failures)
-        self.metrics[ERRORS].observe(totals, failures, self.step)
+        totals = _pair(stable.requests, canary.requests)
+        self.metrics[ERRORS].observe(totals, _pair(stable.failures, canary.failures), self.step)
+        self.metrics[REFUSALS].observe(totals, _pair(stable.refusals, canary.refusals), self.step)
         answers = _pair(stable.latencies.sum(-1), canary.latencies.sum(-1))
         is_known = self.latencies.sum(-1) >= MIN_ANSWERS
         for name, q in QUANTILES.items():

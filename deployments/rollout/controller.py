@@ -7,10 +7,12 @@ process of cluster.rollout.canary, as by a command, so that neither stands in an
 """
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
 import time
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -19,7 +21,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.edge.directory import NAMESPACE, get_directory
-from deployments.rollout.canary import Canary
+from deployments.rollout.canary import Canary, CanaryState
 from deployments.rollout.progress import Progress, Reports
 from deployments.settings import ServingSettings
 from deployments.state.canary_store import CanaryStore
@@ -40,12 +42,17 @@ class Controller:
     """Follows every rollout."""
 
     def __init__(self) -> None:
-        self._store = CanaryStore(ServingSettings().platform)
+        self._settings = ServingSettings()
         self._progress: dict[int, Progress] = {}
         self._written_s = 0.0
         self._finishing: subprocess.Popen[bytes] | None = None
         self._finishing_s = float("-inf")
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @cached_property
+    def _store(self) -> CanaryStore:
+        # Not as it starts: where the database is away, the next look tries again.
+        return CanaryStore(self._settings.platform)
 
     async def ping(self) -> None:
         """Answer."""
@@ -60,7 +67,7 @@ class Controller:
                 logger.exception("rollouts cannot be looked at")
 
     async def _look(self) -> None:
-        canaries = await asyncio.to_thread(self._store.list_active)
+        canaries = await asyncio.to_thread(lambda: self._store.list_active())
         self._progress = {each.id: self._progress[each.id] for each in canaries if each.id in self._progress}
         if not canaries:
             return
@@ -74,19 +81,33 @@ class Controller:
             self._finish()
 
     def _follow(self, canary: Canary, reports: Reports, is_due: bool) -> None:
+        if canary.state.phase not in ("starting", "running"):
+            # From here on the process that brings it about writes the state.
+            return
         progress = self._progress.get(canary.id)
         if progress is None:
-            progress = Progress(canary, self._store.read_comparison(canary.id))
+            progress = Progress(canary, self._store.read_comparison(canary.id), self._settings.deploy_timeout_s)
             self._progress[canary.id] = progress
-        failure = _find_failure(canary) if canary.state.phase == "starting" else ""
+        failure = _find_failure(canary) if progress.awaits_start(canary, reports) else ""
         now_s = time.time()
-        state = progress.fail(canary, failure, now_s) if failure else progress.look(canary, reports, now_s)
-        if state != canary.state:
-            self._store.write_state(canary.id, state)
-        if is_due or state.phase != canary.state.phase:
-            self._store.write_comparison(canary.id, progress.dump())
+        if failure:
+            state = progress.fail(canary, failure, now_s)
+        else:
+            state = progress.look(canary, reports, now_s, time.monotonic())
+        try:
+            self._write(canary, state, progress, is_due)
+        except Exception:
+            # It has gone on from what is written; the next look begins with that.
+            del self._progress[canary.id]
+            raise
         if state.phase != canary.state.phase:
             logger.warning("canary %s:%s: %s: %s", canary.spec.name, canary.spec.version, state.phase, state.reason)
+
+    def _write(self, canary: Canary, state: CanaryState, progress: Progress, is_due: bool) -> None:
+        if is_due or (state.phase, state.step) != (canary.state.phase, canary.state.step):
+            self._store.write_progress(canary.id, state, progress.dump())
+        elif state != canary.state:
+            self._store.write_state(canary.id, state)
 
     def _finish(self) -> None:
         """Let a process bring about what has been decided, one at a time."""
@@ -115,3 +136,11 @@ def start_controller() -> Any:
     # On the head: there the database is, where it is a file.
     actor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=-1)(Controller)
     return actor.options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote()
+
+
+def stop_controller() -> None:
+    """End the cluster's controller, whoever started it; nothing where there is none."""
+    # Outside of a cluster Ray would start one to look in.
+    if ray.is_initialized():
+        with contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))

@@ -11,6 +11,12 @@ class Criteria(StrictModel):
     error_margin: float = Field(
         0.01, gt=0, lt=1, description="By how much the error rate may be higher for a version to be promoted."
     )
+    refusal_margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="By how much the share of 4xx may be higher: callers' mistakes need not come to both sides evenly.",
+    )
     latency_ratio: float = Field(
         1.5, ge=1, description="How many times the old version's quantile of latency is not yet slow."
     )

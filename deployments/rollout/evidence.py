@@ -7,11 +7,12 @@ import math
 from typing import Any
 
 from deployments.rollout.canary import MetricEvidence, SampleEvidence
-from deployments.rollout.comparison import AGREEMENT, ERRORS, MIN_ANSWERS, QUANTILES, Comparison
+from deployments.rollout.comparison import AGREEMENT, ERRORS, MIN_ANSWERS, QUANTILES, REFUSALS, Comparison
 from deployments.rollout.sequential import compute_growth, compute_quantile_interval, compute_rate_interval
 from deployments.scaling.report import BOUNDS_S, MAX_LATENCY_S, compute_quantile
 
 INTERVAL_ALPHA = 0.05
+_OUTCOMES = {ERRORS: "failed", REFUSALS: "were refused"}
 _MAX_LOG = 50.0
 # Less evidence than this for each request tells that there is none to come.
 _MIN_GROWTH = 1e-5
@@ -42,10 +43,10 @@ def _describe_samples(evidence: MetricEvidence) -> str:
     canary, stable = evidence.canary, evidence.stable
     if evidence.metric == AGREEMENT or stable is None:
         return f"agreement: {canary.events} of {canary.total} answers agree"
-    if evidence.metric == ERRORS:
+    if evidence.metric in _OUTCOMES:
         return (
-            f"errors: {canary.events} of {canary.total} requests failed, of the old version {stable.events} of "
-            f"{stable.total}"
+            f"{evidence.metric}: {canary.events} of {canary.total} requests {_OUTCOMES[evidence.metric]}, of the old "
+            f"version {stable.events} of {stable.total}"
         )
     return (
         f"{evidence.metric}: {_format_s(canary.value)} of {canary.total} answers, of the old version "
@@ -62,7 +63,7 @@ def _describe_metric(comparison: Comparison, name: str) -> MetricEvidence:
     metric = comparison.metrics[name]
     for side in (0, 1):
         total, events = int(metric.step_totals[side]), int(metric.step_events[side])
-        if name == ERRORS:
+        if name in _OUTCOMES:
             low, high = compute_rate_interval(events, total, INTERVAL_ALPHA)
             value = events / total if total else None
         else:
@@ -115,7 +116,7 @@ def _describe_missing(comparison: Comparison, name: str) -> str:
         return "needs more copies whose answers agree"
     metric = comparison.metrics[name]
     stable_total, canary_total = (float(total) for total in metric.step_totals)
-    if name != ERRORS and float(comparison.latencies.sum()) < MIN_ANSWERS:
+    if name in QUANTILES and float(comparison.latencies.sum()) < MIN_ANSWERS:
         return f"needs {MIN_ANSWERS} answers of the old version first"
     if not canary_total:
         return "no request has come to the new version yet"

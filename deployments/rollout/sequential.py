@@ -62,25 +62,28 @@ class Outcomes:
         return np.asarray(events / (self.totals.sum(0) + PRIOR_OUTCOMES))
 
 
-def compute_worse_bets(outcomes: Outcomes, totals: Array, events: Array) -> Array:
-    """Log e-values of a block against "the second rate is not higher", one for each of ODDS_RATIOS.
+def compute_worse_bets(outcomes: Outcomes, totals: Array, events: Array, margin: float = 0.0) -> Array:
+    """Log e-values of a block against "the second rate is higher by `margin` at most", one for each of ODDS_RATIOS.
 
     Args:
         outcomes: of the blocks before.
         totals: outcomes in the block, shape (2, ...).
         events: of which events, shape (2, ...).
+        margin: of the null.
 
     Returns:
         Shape (len(ODDS_RATIOS), ...).
     """
     first = outcomes.rates[0]
+    highest = np.minimum(first + margin, 1 - _TINY)
     bets = []
     for ratio in ODDS_RATIOS:
-        second = ratio * first / (1 + (ratio - 1) * first)
-        # The nearest point of the null has one rate: the mean of the two, weighted by the sizes.
-        null = (totals[0] * first + totals[1] * second) / np.maximum(totals.sum(0), _TINY)
-        null = np.clip(null, _TINY, 1 - _TINY)
-        bets.append(_log_ratio(totals[0], events[0], first, null) + _log_ratio(totals[1], events[1], second, null))
+        second = np.minimum(ratio * highest / (1 + (ratio - 1) * highest), 1 - _TINY)
+        null = project_to_margin(first, second, totals, margin)
+        bet = _log_ratio(totals[0], events[0], first, null)
+        bet = bet + _log_ratio(totals[1], events[1], second, null + margin)
+        # An alternative within the null is its own nearest point.
+        bets.append(np.where(second - first <= margin, 0.0, bet))
     return np.array(bets)
 
 
@@ -105,9 +108,11 @@ def compute_noninferior_bets(outcomes: Outcomes, totals: Array, events: Array, m
 
 def project_to_margin(first: Array, second: Array, totals: Array, margin: float) -> Array:
     """The rate a for which (a, a + margin) is nearest to (first, second) in the divergence weighted by `totals`."""
-    low = np.maximum(second - margin, _TINY)
-    high = np.minimum(np.maximum(first, low), 1 - margin - _TINY)
-    low = np.minimum(low, high)
+    if not margin:
+        mean = (totals[0] * first + totals[1] * second) / np.maximum(totals.sum(0), _TINY)
+        return np.asarray(np.clip(mean, _TINY, 1 - _TINY))
+    low = np.clip(np.minimum(first, second - margin), _TINY, 1 - margin - _TINY)
+    high = np.clip(np.maximum(first, second - margin), low, 1 - margin - _TINY)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         other = middle + margin

@@ -10,9 +10,12 @@ import numpy as np
 from deployments.edge.state import Member
 from deployments.rollout.canary import CanarySpec
 from deployments.rollout.comparison import Block
-from deployments.scaling.report import BUCKETS, CallReport, ReplicaReport
+from deployments.rollout.sequential import Array
+from deployments.scaling.report import BUCKETS, ReplicaReport
 
 CALLER_LEFT = 499
+_NO_COUNTS = (0,) * BUCKETS
+_NOTHING = ReplicaReport(0.0, 0, {}, ())
 
 
 class Traffic:
@@ -54,33 +57,36 @@ class Counts:
     """Sums of one version's replicas."""
 
     def __init__(self) -> None:
-        self._requests = self._failures = 0
+        self._requests = self._failures = self._refusals = 0
         self._latencies = np.zeros(BUCKETS)
 
     def add(self, report: ReplicaReport, last: ReplicaReport | None) -> None:
         """Add what a replica did since its last report."""
-        calls, last_calls = report.handle_calls, last.handle_calls if last else CallReport()
-        self._add_responses(report.responses, last.responses if last else {})
-        self._add_responses(calls.responses, last_calls.responses)
-        self._add_latencies(report.latencies, last.latencies if last else ())
-        self._add_latencies(calls.latencies, last_calls.latencies)
-        # A net that fails for valid rows is a 422, which by its status a caller's mistake would be too.
-        self._failures += report.passes.failures - (last.passes.failures if last else 0)
+        last = last or _NOTHING
+        for source, before in ((report, last), (report.handle_calls, last.handle_calls)):
+            self._add_responses(source.responses, before.responses)
+            self._latencies += _subtract(source.latencies, before.latencies)
+            self._latencies -= _subtract(source.excluded_latencies, before.excluded_latencies)
+        # Probes would promote a version that nobody calls.
+        self._add_responses(report.probe_responses, last.probe_responses, sign=-1)
+        # A net that fails for valid rows is a 422, which by its status is a refusal too.
+        self._failures += report.passes.failures - last.passes.failures
 
-    def _add_responses(self, responses: Mapping[int, int], before: Mapping[int, int]) -> None:
+    def _add_responses(self, responses: Mapping[int, int], before: Mapping[int, int], sign: int = 1) -> None:
         for status, count in responses.items():
             # Who left before the answer tells nothing of it.
             if status != CALLER_LEFT:
-                new = count - before.get(status, 0)
+                new = sign * (count - before.get(status, 0))
                 self._requests += new
                 self._failures += new if status >= 500 else 0
-
-    def _add_latencies(self, counts: Sequence[int], before: Sequence[int]) -> None:
-        if counts:
-            self._latencies += np.array(counts) - (np.array(before) if before else 0)
+                self._refusals += new if 400 <= status < CALLER_LEFT else 0
 
     def build_block(self) -> Block:
         """The sums as a block of one rollout."""
         # Copies fail too, and are no requests.
         failures = min(self._failures, self._requests)
-        return Block(np.asarray(self._requests), np.asarray(failures), self._latencies)
+        return Block(np.asarray(self._requests), np.asarray(failures), np.asarray(self._refusals), self._latencies)
+
+
+def _subtract(counts: Sequence[int], before: Sequence[int]) -> Array:
+    return np.subtract(counts or _NO_COUNTS, before or _NO_COUNTS)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 MIN_LATENCY_S, MAX_LATENCY_S = 50e-6, 128.0
 BUCKETS_PER_OCTAVE = 8
@@ -114,6 +115,7 @@ class CallReport:
         latency_s: their sum.
         ongoing: calls inside now.
         total: calls that have begun.
+        excluded_latencies: counts of those of refusals, a status of 400 to 498, which compute nothing.
     """
 
     responses: Mapping[int, int] = field(default_factory=dict)
@@ -121,6 +123,7 @@ class CallReport:
     latency_s: float = 0.0
     ongoing: int = 0
     total: int = 0
+    excluded_latencies: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class ReplicaReport:
         errors: number of error responses by their code, those to handle calls not among them.
         handle_calls: what came by handles.
         node_id: Ray's id of the node that it runs on.
+        probe_responses: of `responses`, those to requests that compute nothing, as a monitor's GETs.
+        excluded_latencies: of `latencies`, those of refusals and of probes.
     """
 
     uptime_s: float
@@ -155,6 +160,8 @@ class ReplicaReport:
     errors: Mapping[str, int] = field(default_factory=dict)
     handle_calls: CallReport = CallReport()
     node_id: str = ""
+    probe_responses: Mapping[int, int] = field(default_factory=dict)
+    excluded_latencies: tuple[int, ...] = ()
 
     @property
     def cold_start_s(self) -> float:
@@ -165,7 +172,8 @@ class ReplicaReport:
 class RequestStatistics:
     """Counts the requests of one replica: the one record that is made of each.
 
-    Error responses are counted by their code, too, where they are made.
+    Error responses are counted by their code, too, where they are made. What a comparison of versions leaves out is
+    counted apart, for its reader to subtract: a call that is answered costs nothing more.
     """
 
     def __init__(self) -> None:
@@ -173,13 +181,37 @@ class RequestStatistics:
         self.latencies = LatencyHistogram()
         self.calls = 0
         self.errors: Counter[str] = Counter()
+        self.probe_responses: Counter[int] = Counter()
+        self.excluded_latencies = LatencyHistogram()
 
     def record(self, status: int, latency_s: float, *, is_call: bool = True) -> None:
         """Count one request; `is_call`: whether it asks to compute something."""
         self.responses[status] += 1
-        self.calls += is_call
+        if is_call and status < 400:
+            self.calls += 1
+            self.latencies.record(latency_s)
+        else:
+            self._record_excluded(status, latency_s, is_call)
+
+    def _record_excluded(self, status: int, latency_s: float, is_call: bool) -> None:
+        if is_call:
+            self.calls += 1
+        else:
+            self.probe_responses[status] += 1
         if status < 499:
             self.latencies.record(latency_s)
+            self.excluded_latencies.record(latency_s)
+
+    def dump(self) -> dict[str, Any]:
+        """The totals, by the names that a replica's report has for them."""
+        return {
+            "responses": dict(self.responses),
+            "latencies": tuple(self.latencies.counts),
+            "latency_s": self.latencies.sum_s,
+            "errors": dict(self.errors),
+            "probe_responses": dict(self.probe_responses),
+            "excluded_latencies": tuple(self.excluded_latencies.counts),
+        }
 
     def record_request(self, method: str, status: int, latency_s: float) -> None:
         """Count one request from the edge."""

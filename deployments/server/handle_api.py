@@ -36,7 +36,12 @@ class HandleApi:
         statistics = self.call_statistics
         latencies = statistics.latencies
         return CallReport(
-            dict(statistics.responses), tuple(latencies.counts), latencies.sum_s, self.ongoing_calls, self.total_calls
+            dict(statistics.responses),
+            tuple(latencies.counts),
+            latencies.sum_s,
+            self.ongoing_calls,
+            self.total_calls,
+            tuple(statistics.excluded_latencies.counts),
         )
 
     async def infer(

@@ -104,9 +104,9 @@ class CanaryStore:
         """Write how far a rollout is."""
         self._update(canary_id, state=state.model_dump_json())
 
-    def write_comparison(self, canary_id: int, comparison: dict[str, Any]) -> None:
-        """Write the state of the sequential tests."""
-        self._update(canary_id, comparison=comparison)
+    def write_progress(self, canary_id: int, state: CanaryState, comparison: dict[str, Any]) -> None:
+        """Write both at once: a step that has passed must not be read with the evidence that it passed with."""
+        self._update(canary_id, state=state.model_dump_json(), comparison=comparison)
 
     def read_comparison(self, canary_id: int) -> dict[str, Any] | None:
         """Read the state of the sequential tests; None before the first was written."""

@@ -2,8 +2,8 @@
 
 A thousand rollouts are simulated side by side, each looked at every second with what decides about real ones
 (deployments/rollout/comparison.py): requests come as a Poisson process, a share of them goes to the new version, some
-fail, the others have log-normal latencies. In an A/A rollout both versions are the same. Both arms share a load that
-swings, and an outage of 30 s in which everybody fails ten times as often.
+fail, some are refused, the others have log-normal latencies. In an A/A rollout both versions are the same. Both arms
+share a load that swings, and an outage of 30 s in which everybody fails ten times as often.
 
     python tests/benchmarks/canary.py [--trials 1000] [--rps 200] [--error-rate 0.01] [--folder .] [--json]
 
@@ -35,6 +35,8 @@ from deployments.scaling.report import BOUNDS_S
 STEPS = (0.05, 0.25, 0.5)
 LOOKS = 1200
 MEDIAN_S, SIGMA = 0.01, 0.5
+# What callers get wrong.
+REFUSAL_RATE = 0.03
 OUTAGE = range(600, 630)
 
 
@@ -61,9 +63,26 @@ class Rollouts:
 
 
 def simulate(
-    trials: int, rps: float, error_rate: float, *, error_factor: float = 1.0, slower: float = 1.0, seed: int = 0
+    trials: int,
+    rps: float,
+    error_rate: float,
+    *,
+    error_factor: float = 1.0,
+    slower: float = 1.0,
+    more_refusals: float = 0.0,
+    seed: int = 0,
 ) -> Rollouts:
-    """Simulate rollouts of a new version that fails `error_factor` times as often and takes `slower` times as long."""
+    """Simulate rollouts of a new version.
+
+    Args:
+        trials: how many.
+        rps: requests to both versions together in a second.
+        error_rate: of the old version.
+        error_factor: the new one fails so many times as often.
+        slower: it takes so many times as long.
+        more_refusals: share of the requests that it refuses, beyond REFUSAL_RATE.
+        seed: of what is drawn.
+    """
     rng = np.random.default_rng(seed)
     comparison = Comparison(Criteria(), len(STEPS), (trials,))
     missing = np.full(trials, np.nan)
@@ -74,8 +93,9 @@ def simulate(
         load = rps * (1 + 0.5 * math.sin(second / 60))
         rate = min(0.5, error_rate * (10 if second in OUTAGE else 1))
         share = np.array(STEPS)[np.minimum(comparison.step, len(STEPS) - 1)]
-        stable = draw_block(rng, load * (1 - share) * is_active, rate, buckets[0])
-        canary = draw_block(rng, load * share * is_active, min(1.0, rate * error_factor), buckets[1])
+        stable = draw_block(rng, load * (1 - share) * is_active, rate, REFUSAL_RATE, buckets[0])
+        failing, refused = min(1.0, rate * error_factor), REFUSAL_RATE + more_refusals
+        canary = draw_block(rng, load * share * is_active, failing, refused, buckets[1])
         comparison.observe(stable, canary)
         rollouts.requests += canary.requests
         is_worse, has_passed = comparison.decide()
@@ -92,11 +112,13 @@ def simulate(
     return rollouts
 
 
-def draw_block(rng: np.random.Generator, load_T: Array, rate: float, buckets_B: Array) -> Block:
+def draw_block(rng: np.random.Generator, load_T: Array, rate: float, refusal_rate: float, buckets_B: Array) -> Block:
     """Draw what comes of a second's requests."""
     requests_T = rng.poisson(load_T)
     failures_T = rng.binomial(requests_T, rate)
-    return Block(requests_T, failures_T, rng.multinomial(requests_T - failures_T, buckets_B))
+    refusals_T = rng.binomial(requests_T - failures_T, refusal_rate)
+    answers_T = requests_T - failures_T - refusals_T
+    return Block(requests_T, failures_T, refusals_T, rng.multinomial(answers_T, buckets_B))
 
 
 def compute_buckets(factor: float) -> Array:
@@ -139,6 +161,8 @@ def main() -> None:
         "errors x5": simulate(**rates, error_factor=5, seed=4),
         "latency x2": simulate(**rates, slower=2, seed=5),
         "latency x1.2": simulate(**rates, slower=1.2, seed=6),
+        "5 points more refusals": simulate(**rates, more_refusals=0.05, seed=8),
+        "half refused": simulate(**rates, more_refusals=0.5, seed=9),
     }
     table = Table("new version", "rolled back", "promoted", "undecided", "requests to it, median", "90%", box=None)
     for label, rollouts in results.items():

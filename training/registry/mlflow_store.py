@@ -21,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
-from training.errors import UserError
+from training.errors import StoreUnavailable, UserError
 from training.registry.entities import (
     DIGEST_TAG,
     DRIVER_TAG,
@@ -57,7 +57,8 @@ class MlflowStore:
         """Open the store; a new SQLite file and Shoal's experiment are created.
 
         Raises:
-            UserError: the store cannot be opened.
+            UserError: its URI is none, or its driver is not installed.
+            StoreUnavailable: it cannot be opened.
         """
         is_server = settings.registry.startswith(("http://", "https://"))
         if not is_server:
@@ -74,7 +75,7 @@ class MlflowStore:
             registry = f"the registry {settings.registry} ({REGISTRY_VARIABLE})"
             remedy = f"start its server, or correct {REGISTRY_VARIABLE}" if is_server else f"use {DATABASE_URIS}"
             reason = " ".join(error.message.split())
-            raise UserError(mask_passwords(f"{registry} cannot be opened: {reason}; {remedy}")) from error
+            raise StoreUnavailable(mask_passwords(f"{registry} cannot be opened: {reason}; {remedy}")) from error
 
     def _ensure_experiment(self, artifacts: str) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)

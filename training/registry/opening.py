@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from training.errors import UserError
+from training.errors import StoreUnavailable, UserError
 from training.settings import mask_passwords
 
 # PostgreSQL's advisory locks are numbers; these are no one else's.
@@ -29,7 +29,8 @@ def check_database(uri: str, variable: str) -> None:
         variable: that sets it.
 
     Raises:
-        UserError: it is no database's, its driver is not installed, or the database cannot be opened.
+        UserError: it is no database's, or its driver is not installed.
+        StoreUnavailable: the database cannot be opened.
     """
     from sqlalchemy import NullPool, create_engine, inspect
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -56,7 +57,7 @@ def check_database(uri: str, variable: str) -> None:
     except (SQLAlchemyError, OSError) as error:
         reason = mask_passwords(" ".join(str(getattr(error, "orig", error)).split()))
         remedy = "name another file in" if uri.startswith("sqlite") else "start its server, or correct"
-        raise UserError(f"{database} cannot be opened: {reason}; {remedy} {variable}") from error
+        raise StoreUnavailable(f"{database} cannot be opened: {reason}; {remedy} {variable}") from error
 
 
 @contextlib.contextmanager

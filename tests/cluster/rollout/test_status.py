@@ -107,6 +107,12 @@ def test_a_canary_has_its_share_of_the_requests_and_the_other_replicas_the_rest(
 
     versions = summarize_versions(stable, canary, new)
     assert [(each.version, each.weight, each.replicas) for each in versions] == [(3, 10, 1), (2, 30, 1), (1, 60, 2)]
+    # While it is promoted, its model has some of it too.
+    promoting = canary.model_copy(update={"state": CanaryState(phase="promoting")})
+    stable[0] = Member("s0", Route("m", 30.0), "a", 3, "int8")
+    versions = summarize_versions(stable, promoting, new)
+    assert [(each.version, each.weight, each.replicas) for each in versions] == [(3, 40, 2), (2, 30, 1), (1, 30, 1)]
+    stable[0] = Member("s0", Route("m", 30.0), "a", 1, "fp32")
     # Before it has a replica, and after it, the others have all.
     assert [each.weight for each in summarize_versions(stable, canary)] == [33.33, 66.67]
 

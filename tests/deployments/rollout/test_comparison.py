@@ -6,18 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from deployments.rollout.comparison import AGREEMENT, ERRORS, MEDIAN, TAIL, Block, Comparison
+from deployments.rollout.comparison import AGREEMENT, ERRORS, MEDIAN, REFUSALS, TAIL, Block, Comparison
 from deployments.rollout.criteria import Criteria
 from deployments.rollout.evidence import describe_evidence, describe_verdict
 from deployments.scaling.report import BUCKETS, LatencyHistogram
 from tests.benchmarks.canary import compute_buckets, simulate
 
 
-def make_block(requests: int, failures: int = 0, latency_s: float = 0.01) -> Block:
+def make_block(requests: int, failures: int = 0, latency_s: float = 0.01, refusals: int = 0) -> Block:
     histogram = LatencyHistogram()
-    for _ in range(requests - failures):
+    for _ in range(requests - failures - refusals):
         histogram.record(latency_s)
-    return Block(np.asarray(requests), np.asarray(failures), np.array(histogram.counts, dtype=float))
+    counts = np.array(histogram.counts, dtype=float)
+    return Block(np.asarray(requests), np.asarray(failures), np.asarray(refusals), counts)
 
 
 def test_versions_that_are_the_same_are_rolled_back_in_at_most_5_percent() -> None:
@@ -94,8 +95,8 @@ def test_a_slow_version_is_named_by_what_is_slow() -> None:
         # One in ten takes four times as long.
         canary = source.multinomial(45, fast) + source.multinomial(5, tail)
         comparison.observe(
-            Block(np.asarray(200), np.asarray(0), source.multinomial(200, fast)),
-            Block(np.asarray(50), np.asarray(0), canary),
+            Block(np.asarray(200), np.asarray(0), np.asarray(0), source.multinomial(200, fast)),
+            Block(np.asarray(50), np.asarray(0), np.asarray(0), canary),
         )
 
     assert comparison.is_worse(TAIL)
@@ -126,8 +127,32 @@ def test_answers_must_agree_where_that_is_asked_for(agreements: int, verdict: st
 
 
 def test_alpha_is_shared_by_what_is_judged() -> None:
-    assert math.exp(Comparison(Criteria(), 3).worse_threshold) == pytest.approx(60)
-    assert math.exp(Comparison(Criteria(min_agreement=0.9), 3).worse_threshold) == pytest.approx(80)
+    assert math.exp(Comparison(Criteria(), 3).worse_threshold) == pytest.approx(80)
+    assert math.exp(Comparison(Criteria(min_agreement=0.9), 3).worse_threshold) == pytest.approx(100)
+
+
+def test_a_version_that_refuses_what_the_old_one_answers_is_found() -> None:
+    comparison = Comparison(Criteria(), 3)
+    # However rare refusals have been.
+    comparison.observe(make_block(20_000), make_block(0))
+    comparison.begin_step(np.asarray(True))
+    comparison.observe(make_block(950), make_block(50, refusals=50, latency_s=0.001))
+
+    assert comparison.is_worse(REFUSALS)
+    reason = "refusals: 50 of 50 requests were refused, of the old version 0 of 950"
+    assert describe_verdict(describe_evidence(comparison), "worse") == reason
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_mistakes_that_callers_make_with_both_versions_decide_nothing(share: float) -> None:
+    comparison = Comparison(Criteria(), 3)
+    for _ in range(200):
+        # Of the few callers at the new version some more are wrong.
+        canary = make_block(50, refusals=round(50 * (share + 0.02)))
+        comparison.observe(make_block(200, refusals=round(200 * share)), canary)
+
+    assert not comparison.is_worse(REFUSALS)
+    assert comparison.decide()[1]
 
 
 def test_a_comparison_goes_on_from_what_was_written() -> None:

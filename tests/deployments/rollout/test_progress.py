@@ -8,7 +8,14 @@ import pytest
 from deployments.edge.state import Member, Route
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
 from deployments.rollout.progress import MAX_ABSENCE_S, Progress
-from deployments.scaling.report import CallReport, LatencyHistogram, PairReport, PassReport, ReplicaReport
+from deployments.scaling.report import (
+    CallReport,
+    LatencyHistogram,
+    PairReport,
+    PassReport,
+    ReplicaReport,
+    RequestStatistics,
+)
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
 from training.errors import UserError
@@ -21,21 +28,18 @@ class Replica:
 
     def __init__(self, name: str) -> None:
         self.member = Member(f"{name}-1", Route(name, 30.0), "127.0.0.1:1", version=2)
-        self.responses: dict[int, int] = {}
-        self.histogram = LatencyHistogram()
+        self.statistics = RequestStatistics()
         self.failures, self.pairs, self.agreements = 0, 0, 0
         self.calls = CallReport()
 
-    def answer(self, count: int, status: int = 200, latency_s: float = 0.01) -> None:
-        self.responses[status] = self.responses.get(status, 0) + count
-        for _ in range(count if status < 499 else 0):
-            self.histogram.record(latency_s)
+    def answer(self, count: int, status: int = 200, latency_s: float = 0.01, method: str = "POST") -> None:
+        for _ in range(count):
+            self.statistics.record_request(method, status, latency_s)
 
     def report(self) -> tuple[Member, ReplicaReport]:
         passes, copies = PassReport(failures=self.failures), PairReport(self.pairs, self.agreements)
-        latencies = tuple(self.histogram.counts)
         return self.member, ReplicaReport(
-            1.0, 0, dict(self.responses), latencies, passes, copies=copies, handle_calls=self.calls
+            1.0, 0, passes=passes, copies=copies, handle_calls=self.calls, **self.statistics.dump()
         )
 
 
@@ -48,12 +52,12 @@ class Rollout:
         self.canary = Canary(id=1, spec=spec, state=CanaryState(), requested="", started_s=0, ended_s=None)
         self.progress = Progress(self.canary)
         self.stable, self.new = Replica("m"), Replica("m.canary")
-        self.now_s = 1000.0
+        self.now_s, self.clock_s = 1000.0, 50.0
 
     def look(self, *replicas: Replica, **fields: Any) -> CanaryState:
-        self.now_s += 1
+        self.now_s, self.clock_s = self.now_s + 1, self.clock_s + 1
         canary = self.canary.model_copy(update=fields)
-        state = self.progress.look(canary, [each.report() for each in replicas], self.now_s)
+        state = self.progress.look(canary, [each.report() for each in replicas], self.now_s, self.clock_s)
         self.canary = canary.model_copy(update={"state": state})
         return state
 
@@ -92,7 +96,8 @@ def test_a_good_version_passes_each_step_with_evidence_of_its_own() -> None:
 
     state = rollout.run(120, stable=100, new=100)
 
-    assert (state.phase, rollout.canary.weight) == ("promoting", 10_000)
+    # Its few replicas get no more while the others are replaced.
+    assert (state.phase, rollout.canary.weight) == ("promoting", 5000)
     assert [(each.percent, each.verdict) for each in state.history] == [
         (25, "better-or-equal"),
         (50, "better-or-equal"),
@@ -100,7 +105,7 @@ def test_a_good_version_passes_each_step_with_evidence_of_its_own() -> None:
     for step in state.history:
         assert step.ended_s - step.started_s >= 5
         assert step.reason.startswith("errors: 0 of ")
-        assert {each.metric for each in step.evidence} == {"errors", "p50", "p99"}
+        assert {each.metric for each in step.evidence} == {"errors", "refusals", "p50", "p99"}
 
 
 @pytest.mark.parametrize("traffic", [(0, 0), (1000, 0), (0, 1000), (5, 1)])
@@ -126,10 +131,35 @@ def test_a_failing_version_is_rolled_back_at_once_with_its_evidence() -> None:
 
 def test_callers_mistakes_are_no_failures_and_the_nets_own_are() -> None:
     rollout = start()
-    assert rollout.run(3, status=422).phase == "running"
+    for _ in range(3):
+        rollout.stable.answer(150, status=422)
+        assert rollout.run(1, stable=0, status=422).phase == "running"
 
     rollout.new.failures += 50
     assert rollout.run(1, status=422).phase == "rolled_back"
+    assert rollout.canary.state.reason.startswith("errors: ")
+
+
+def test_a_version_that_refuses_what_the_old_one_answers_is_rolled_back_however_fast() -> None:
+    rollout = start()
+    state = rollout.run(60, status=422, latency_s=0.001)
+
+    assert (state.phase, state.verdict) == ("rolled_back", "worse")
+    assert state.reason == "refusals: 50 of 50 requests were refused, of the old version 0 of 150"
+    assert {each.metric: each.canary.total for each in state.evidence}["p50"] == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_probes_promote_nothing(method: str) -> None:
+    rollout = start(min_step_s=0)
+    for _ in range(30):
+        for replica in (rollout.stable, rollout.new):
+            replica.answer(500, latency_s=0.001, method=method)
+            replica.answer(500, status=503, method=method)
+        state = rollout.run(1, 0, 0)
+
+    assert (state.phase, state.step, state.verdict) == ("running", 0, "undecided")
+    assert {each.canary.total for each in state.evidence} == {0}
 
 
 def test_callers_that_leave_are_not_counted() -> None:
@@ -157,6 +187,60 @@ def test_a_canary_without_a_replica_is_rolled_back() -> None:
     assert "no replica of version 2 has taken requests for 30 s" in state.reason
 
 
+def test_nets_that_load_after_the_cluster_has_started_are_waited_for() -> None:
+    rollout = start()
+    # Another controller, as after `shoal down` and `shoal up`; the old version is up first.
+    rollout.progress = Progress(rollout.canary, start_timeout_s=100)
+    for _ in range(90):
+        assert rollout.progress.awaits_start(rollout.canary, [rollout.stable.report()])
+        assert rollout.look(rollout.stable).phase == "running"
+    assert not rollout.progress.awaits_start(rollout.canary, [rollout.new.report()])
+    rollout.look(rollout.stable, rollout.new)
+    for _ in range(90):
+        # Neither reports: the cluster does not run.
+        state = rollout.look()
+
+    assert state.phase == "running"
+
+
+@pytest.mark.parametrize("phase", ["starting", "running"])
+def test_a_version_that_never_comes_up_is_rolled_back_after_the_time_of_a_deployment(phase: str) -> None:
+    rollout = Rollout() if phase == "starting" else start()
+    rollout.progress = Progress(rollout.canary, start_timeout_s=100)
+    for _ in range(101):
+        rollout.now_s -= 3600
+        assert rollout.look().phase == phase
+
+    assert (rollout.look().phase, rollout.canary.state.reason) == ("rolled_back", "version 2 is not up within 100 s")
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_step_lasts_as_long_whatever_becomes_of_the_wall_clock(jump_s: float) -> None:
+    rollout = start(min_step_s=40)
+    rollout.run(20)
+    rollout.now_s += jump_s
+    assert rollout.run(15).step == 0
+    rollout.progress = Progress(rollout.canary, rollout.progress.dump())
+
+    # The new controller's first look only begins; the step's age goes on.
+    assert rollout.run(5).step == 0
+    assert rollout.run(2).step == 1
+
+
+def test_a_step_is_not_passed_with_the_evidence_of_the_one_before() -> None:
+    rollout = start(min_step_s=0)
+    evidence = rollout.progress.dump()
+    while rollout.run(1).step == 0:
+        evidence = rollout.progress.dump()
+    # The database has the step, and what was known a second before it.
+    rollout.progress = Progress(rollout.canary, evidence)
+
+    rollout.run(2)
+
+    assert rollout.canary.state.step == 1
+    assert rollout.canary.state.evidence[0].canary.total == 50
+
+
 def test_a_replica_that_is_replaced_counts_from_its_start() -> None:
     rollout = start()
     rollout.run(1)
@@ -174,6 +258,15 @@ def test_a_person_decides_whatever_the_evidence(requested: str, phase: str) -> N
     state = rollout.look(rollout.stable, rollout.new, requested=requested)
 
     assert (state.phase, state.reason) == (phase, "by request")
+    assert rollout.canary.weight == (2500 if phase == "promoting" else 0)
+
+
+def test_a_shadow_that_is_promoted_takes_no_request_before_it_is_its_model() -> None:
+    rollout = start(steps=(), shadow_percent=50)
+
+    state = rollout.look(rollout.stable, rollout.new, requested="promote")
+
+    assert (state.phase, rollout.canary.weight, rollout.canary.shadow_percent) == ("promoting", 0, 0)
 
 
 def test_a_shadow_takes_no_request_and_is_never_promoted_by_itself() -> None:
@@ -194,8 +287,7 @@ def test_a_controller_that_was_killed_goes_on_with_the_evidence(tmp_path: Path) 
     rollout = start()
     rollout.run(4)
     canary = store.begin(rollout.canary.spec)
-    store.write_state(canary.id, rollout.canary.state)
-    store.write_comparison(canary.id, rollout.progress.dump())
+    store.write_progress(canary.id, rollout.canary.state, rollout.progress.dump())
 
     (found,) = store.list_active()
     rollout.progress = Progress(found, store.read_comparison(found.id))

@@ -48,17 +48,24 @@ def list_events(sizes: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 @FEW
-@given(RATES, st.floats(0, 1), st.tuples(st.integers(0, 6), st.integers(0, 6)), st.integers(0, 30))
+@given(
+    RATES,
+    st.floats(0, 1),
+    st.sampled_from([0.0, 0.05, 0.3]),
+    st.tuples(st.integers(0, 6), st.integers(0, 6)),
+    st.integers(0, 30),
+)
 def test_no_rates_of_the_null_let_a_bet_on_worse_gain_in_expectation(
-    rate: float, share: float, sizes: tuple[int, int], seen: int
+    rate: float, share: float, margin: float, sizes: tuple[int, int], seen: int
 ) -> None:
     outcomes = Outcomes((), 0.01)
     outcomes.add(pair(40, 30), pair(seen, 30 - seen))
     totals = pair(*sizes)
-    bets = {events: compute_worse_bets(outcomes, totals, pair(*events)) for events in list_events(sizes)}
+    bets = {events: compute_worse_bets(outcomes, totals, pair(*events), margin) for events in list_events(sizes)}
 
-    # The second rate is any up to the first one.
-    assert (compute_expectation(bets, sizes, (rate, rate * share)) <= 1 + 1e-9).all()
+    # The second rate is any up to the first one and the margin.
+    second = min(1.0, rate + margin) * share
+    assert (compute_expectation(bets, sizes, (rate, second)) <= 1 + 1e-6).all()
 
 
 @FEW
@@ -91,7 +98,8 @@ def test_the_nearest_point_of_a_margin_is_no_farther_than_any_other(
 
     null = float(project_to_margin(np.array(first), np.array(second), pair(first_size, second_size), margin))
 
-    if second - first < margin:
+    # The margin's null is on either side of it.
+    if abs(second - first - margin) > 1e-9:
         others = np.linspace(1e-6, 1 - margin - 1e-6, 200)
         assert distance(null) <= min(map(distance, others)) + 1e-6 * (first_size + second_size)
 

@@ -49,3 +49,14 @@ def test_latencies_are_of_answers_and_not_of_faults() -> None:
         statistics.record(status, 0.01)
     assert statistics.responses == {200: 2, 422: 1, 429: 1, 499: 1, 500: 1, 504: 1}
     assert sum(statistics.latencies.counts) == 4
+
+
+def test_what_a_comparison_leaves_out_is_counted_apart() -> None:
+    statistics = RequestStatistics()
+    for method, status in (("POST", 200), ("POST", 422), ("POST", 500), ("GET", 200), ("GET", 503), ("POST", 499)):
+        statistics.record_request(method, status, 0.01)
+
+    assert statistics.calls == 4
+    assert statistics.probe_responses == {200: 1, 503: 1}
+    assert sum(statistics.latencies.counts) == 3
+    assert sum(statistics.excluded_latencies.counts) == 2

@@ -1,0 +1,131 @@
+"""The controller's loop: what it writes together, and what it goes on after; directory and Serve are stand-ins."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments.rollout import controller as controller_module
+from deployments.rollout.canary import Canary
+from deployments.rollout.controller import Controller
+from deployments.state.canary_store import CanaryStore
+from tests.deployments.rollout.test_progress import Replica, Rollout
+
+pytestmark = pytest.mark.anyio
+
+
+class Directory:
+    """Reports what two replicas have answered; each look finds some more."""
+
+    def __init__(self) -> None:
+        self.replicas = [Replica("m"), Replica("m.canary")]
+        self.list_reports = SimpleNamespace(remote=self._list_reports)
+
+    async def _list_reports(self) -> list[Any]:
+        for replica in self.replicas:
+            replica.answer(200)
+        return [each.report() for each in self.replicas]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CanaryStore:
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path))
+    monkeypatch.setattr(controller_module, "LOOK_INTERVAL_S", 0.01)
+    directory = Directory()
+    monkeypatch.setattr(controller_module, "get_directory", lambda: directory)
+    monkeypatch.setattr(controller_module, "_find_failure", lambda canary: "")
+    return CanaryStore(f"sqlite:///{tmp_path / 'platform.db'}")
+
+
+@contextlib.asynccontextmanager
+async def run_controller() -> AsyncIterator[Controller]:
+    controller = Controller()
+    try:
+        yield controller
+    finally:
+        controller._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await controller._task
+
+
+async def wait_for_step(store: CanaryStore, step: int) -> Canary:
+    async with asyncio.timeout(20):
+        while (canary := store.get_last("m")) is None or canary.state.step < step:
+            await asyncio.sleep(0.01)
+    return canary
+
+
+async def test_a_step_is_written_with_its_evidence(store: CanaryStore) -> None:
+    canary = store.begin(Rollout(min_step_s=0).canary.spec)
+    async with run_controller():
+        await wait_for_step(store, 1)
+        comparison = store.read_comparison(canary.id)
+
+    assert comparison is not None
+    assert comparison["arrays"][0] == 1
+
+
+async def test_a_controller_that_cannot_write_begins_again_with_what_is_written(
+    store: CanaryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.begin(Rollout(min_step_s=0).canary.spec)
+    write, failures = CanaryStore.write_progress, []
+    steps: list[tuple[int, int]] = []
+
+    def fail_once(self: CanaryStore, canary_id: int, state: Any, comparison: dict[str, Any]) -> None:
+        if state.step == 1 and not failures:
+            failures.append(comparison)
+            raise OSError("the database does not answer")
+        if state.phase == "running":
+            steps.append((state.step, comparison["arrays"][0]))
+        write(self, canary_id, state, comparison)
+
+    monkeypatch.setattr(CanaryStore, "write_progress", fail_once)
+    async with run_controller():
+        canary = await wait_for_step(store, 1)
+
+    assert failures
+    assert steps
+    assert all(written == compared for written, compared in steps)
+    assert len(canary.state.history) == 1
+    assert canary.state.history[0].evidence[0].canary.total >= 200
+
+
+async def test_a_controller_starts_while_the_database_is_away(
+    store: CanaryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.begin(Rollout(min_step_s=0).canary.spec)
+    attempts = []
+
+    def open_store(uri: str) -> CanaryStore:
+        attempts.append(uri)
+        if len(attempts) < 3:
+            raise OSError("the database does not answer")
+        return store
+
+    monkeypatch.setattr(controller_module, "CanaryStore", open_store)
+    async with run_controller():
+        await wait_for_step(store, 1)
+
+    assert len(attempts) == 3
+
+
+async def test_what_is_being_brought_about_is_not_written_over(
+    store: CanaryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = store.begin(Rollout().canary.spec)
+    store.write_state(canary.id, canary.state.model_copy(update={"phase": "promoting"}))
+    written: list[Any] = []
+    monkeypatch.setattr(controller_module, "EVIDENCE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(Controller, "_finish", lambda self: written.append("finish"))
+    for name in ("write_state", "write_progress"):
+        monkeypatch.setattr(CanaryStore, name, lambda self, *values: written.append(values))
+    async with run_controller(), asyncio.timeout(5):
+        while written.count("finish") < 3:
+            await asyncio.sleep(0.01)
+
+    assert set(written) == {"finish"}
