@@ -170,7 +170,7 @@ def test_rare_calls_that_no_sample_sees_keep_a_model_awake() -> None:
         assert target == 1
 
 
-@pytest.mark.parametrize(("shares_cores", "expected"), [(True, [2, 2, 4, 4, 8, 8]), (False, [8] * 6)])
+@pytest.mark.parametrize(("shares_cores", "expected"), [(True, [1, 2, 4, 4, 8, 8]), (False, [1, 8, 8, 8, 8, 8])])
 def test_where_replicas_share_cores_no_more_start_at_a_time_than_run(shares_cores: bool, expected: list[int]) -> None:
     policy, state = ReplicaPolicy(0.0, 1.0, 1.0, PASS_ROWS, shares_cores=shares_cores), {}
     target, targets = 1, []
