@@ -98,6 +98,17 @@ class HttpServer:
         return self._date[1]
 
 
+def convert_to_origin_form(target: bytes) -> bytes:
+    """Convert a target in absolute form to its path and query; `*` stays.
+
+    Raises:
+        HttpParserInvalidURLError: it has no valid host or port.
+    """
+    url = httptools.parse_url(target)
+    path = url.path or b"/"
+    return path if url.query is None else b"%b?%b" % (path, url.query)
+
+
 class Connection(asyncio.Protocol):
     """One connection: parses requests, and answers one at a time in their order."""
 
@@ -171,6 +182,9 @@ class Connection(asyncio.Protocol):
         self._target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._receiving:
+            # A trailer: what it says comes after the layers have read the header.
+            return
         name = name.lower()
         if name in self._headers:
             self._duplicates.append((name, value))
@@ -181,10 +195,12 @@ class Connection(asyncio.Protocol):
         if self._first_request:
             self._first_request.cancel()
             self._first_request = None
-        if self._target == b"*" and self._parser.get_method() == b"OPTIONS":
-            self.transport.write(_PONG)
-            self.close()
-            return
+        if not self._target.startswith(b"/"):
+            if self._target == b"*" and self._parser.get_method() == b"OPTIONS":
+                self.transport.write(_PONG)
+                self.close()
+                return
+            self._target = convert_to_origin_form(self._target)
         exchange = self._receiving = Exchange(self, self._parser, self._target, self._headers, self._duplicates)
         self._exchanges.append(exchange)
         if len(self._exchanges) == 1:

@@ -81,7 +81,9 @@ def is_answering(url: str) -> bool:
     """Whether a request is answered."""
     with contextlib.suppress(httpx.HTTPError):
         headers = {"content-type": "application/json"}
-        return httpx.post(f"{url}/predict", content=BODY, headers=headers, trust_env=False, timeout=5).status_code == 200
+        return (
+            httpx.post(f"{url}/predict", content=BODY, headers=headers, trust_env=False, timeout=5).status_code == 200
+        )
     return False
 
 
