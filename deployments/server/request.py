@@ -51,6 +51,7 @@ class Request(ABC):
         duplicates: the fields whose name came before.
         http_version: 1.0 or 1.1.
         body: all of it, once the handler runs.
+        is_received: whether all of it is here.
         caller: name of the caller's key; empty for public paths.
         limits: set by the layer of that name; None without it.
         scheduling: deadline and priority that the caller has chosen; None where it says nothing.
@@ -62,6 +63,7 @@ class Request(ABC):
 
     # Defaults in the class: a request sets only what is its own.
     body: bytes = b""
+    is_received: bool = True
     caller: str = ""
     limits: "RequestLimits | None" = None
     scheduling: "Scheduling | None" = None
