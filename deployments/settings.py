@@ -50,7 +50,10 @@ class Limits(StrictModel):
         description="Seconds that a stream may take after its first event; then it ends with an error event.",
     )
     stream_stall_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds that a caller may take to read an event; then its connection is closed."
+        30.0,
+        gt=0,
+        description="Seconds that a caller may take to read an event, or any part of a large response; then its "
+        "connection is closed.",
     )
 
 

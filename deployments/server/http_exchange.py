@@ -196,6 +196,20 @@ class Exchange(Request):
             head = self._encode_head(status, fields, response.headers)
             self.is_started = self._is_sent = True
             self._connection.transport.write(head if self._is_head_request else head + body)
+            if self._connection.drained:
+                self._task = self._connection.loop.create_task(self._finish_when_read())
+                return
+        self._finish()
+
+    async def _finish_when_read(self) -> None:
+        """Keep the slot of a large response until most of it is read: unread ones would take memory without a limit."""
+        limits = self.limits
+        timeout_s = None if limits is None else limits.extend_deadline(self)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connection.wait_drained(None if limits is None else limits.stall_timeout_s)
+        except TimeoutError:
+            self._is_disconnected = True
         self._finish()
 
     def _encode_head(self, status: int, fields: bytes, headers: Headers) -> bytes:
@@ -276,7 +290,7 @@ class Exchange(Request):
         server.on_finished(self.method, self.status, time.perf_counter() - self._started_s)
         if self._closed:
             self._close()
-        if self._is_sent:
+        if self._is_sent and not self._is_disconnected:
             self._connection.finish(self)
         else:
             # A response that breaks off must not look complete.

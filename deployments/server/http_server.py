@@ -80,7 +80,10 @@ class HttpServer:
         Path(path).chmod(0o600)
 
     async def drain(self, timeout_s: float) -> None:
-        """Finish the requests that are inside, for timeout_s at most; then close the port and every connection."""
+        """Finish the requests that are inside, then close the port and every connection; for timeout_s at most.
+
+        It returns when each connection is gone: the process ends then, and with it what a caller has not read yet.
+        """
         deadline = time.monotonic() + timeout_s
         self.is_draining = True
         while self.ongoing and time.monotonic() < deadline:
@@ -89,6 +92,8 @@ class HttpServer:
             server.close()
         for connection in list(self.connections):
             connection.close()
+        while self.connections and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     def encode_date(self) -> bytes:
         """The header field `date`, encoded once a second."""
@@ -158,6 +163,21 @@ class Connection(asyncio.Protocol):
         if self.drained:
             self.drained.set()
             self.drained = None
+
+    async def wait_drained(self, stall_timeout_s: float | None) -> None:
+        """Wait until the peer has read most of what was written.
+
+        Raises:
+            TimeoutError: it has read nothing for stall_timeout_s.
+        """
+        while self.drained:
+            unread_bytes = self.transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(stall_timeout_s):
+                    await self.drained.wait()
+            except TimeoutError:
+                if self.transport.get_write_buffer_size() >= unread_bytes:
+                    raise
 
     def _pause_reading(self) -> None:
         if not self._is_read_paused:
