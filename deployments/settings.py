@@ -39,7 +39,10 @@ class Limits(StrictModel):
         description="Maximum concurrent requests in one replica; more get 429. Batch requests have half of it.",
     )
     request_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds until a request is canceled with 504; of a stream, until its first event."
+        30.0,
+        gt=0,
+        description="Seconds until a request is canceled with 504; of a stream, until its first event. A body that is "
+        "not complete after half of them gets 408.",
     )
     stream_timeout_s: float = Field(
         300.0,
@@ -47,7 +50,10 @@ class Limits(StrictModel):
         description="Seconds that a stream may take after its first event; then it ends with an error event.",
     )
     stream_stall_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds that a caller may take to read an event; then its connection is closed."
+        30.0,
+        gt=0,
+        description="Seconds that a caller may take to read an event, or any part of a large response; then its "
+        "connection is closed.",
     )
 
 

@@ -105,7 +105,13 @@ def build_api(
         fetch_windows: asks the replicas' directory what each did.
     """
     # The pages' scripts are served from here: a cluster need not reach the internet.
-    api = FastAPIOffline(title="Shoal", version=openapi.VERSION, generate_unique_id_function=lambda route: route.name)
+    api = FastAPIOffline(
+        title="Shoal",
+        version=openapi.VERSION,
+        generate_unique_id_function=lambda route: route.name,
+        # Behind the edge's TLS a redirect would name http: the next request's key would be sent in plain text.
+        redirect_slashes=False,
+    )
     key_file = settings.home / openapi.ADMIN_KEY_FILE
     api.openapi = lambda: openapi.build_openapi(api, catalog, url, key_file)  # type: ignore[method-assign]
     _add_error_handlers(api)
@@ -323,10 +329,4 @@ def _add_error_handlers(api: FastAPI) -> None:
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another")
             return await encode_call_error(request, MethodNotAllowed(request.method, allowed))
-        if path.startswith("/v2/models/"):
-            return await encode_call_error(request, _unknown_model(path.split("/")[3]))
         return await encode_call_error(request, NotFound(f"no path {path!r}; GET /openapi.json lists the paths"))
-
-
-def _unknown_model(name: str) -> UnknownModel:
-    return UnknownModel(f"no model {name!r} is deployed; GET /api/v1/models lists the models")

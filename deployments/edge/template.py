@@ -38,6 +38,7 @@ BEARER_CHALLENGE = 'Bearer realm="shoal"'
 # Before a path is known, every error has Shoal's own form.
 ERROR = '{{"error":{{"code":"{code}","message":"{message}","request_id":{request_id}}}}}'
 OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
+PUBLIC_BODY_ERROR = '{"error":"this path takes no body; send the request without one"}'
 # What requests are split by; all else is a header's name. deployments.edge.splits has the same rule.
 SPLIT_SAMPLES = {"caller": "var(txn.caller)", "request": "var(txn.id)"}
 HEADER_PREFIX = "header:"
@@ -135,6 +136,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         bearer_challenge=BEARER_CHALLENGE,
         error=lambda code: ERROR.format(code=code, message="%[var(txn.problem)]", request_id='"%[var(txn.id)]"'),
         oip_error=OIP_ERROR,
+        public_body_error=PUBLIC_BODY_ERROR,
         errors={status: _render_error(status, *error) for status, error in ERRORS.items()},
         describe_server=lambda member: describe_server(member, settings, files),
         control=list_members(state, CONTROL),

@@ -5,6 +5,7 @@ Request walk: batching.py -> [chunks.py]
 # Shapes: B rows of one request, N rows of a pass, T time steps (or tokens) of the longest row.
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,6 +16,7 @@ from deployments.protocols.arrays import Array, Outputs
 from deployments.server.scheduling import Scheduling
 
 _UNSCHEDULED = Scheduling()
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass(slots=True)
@@ -82,7 +84,11 @@ class PendingRequest:
         self.is_done = True
         if self.timer is not None:
             self.timer.cancel()
-        self.on_done(result)
+        try:
+            self.on_done(result)
+        except Exception:
+            # Others of the same pass still wait for theirs.
+            logger.exception("a request's outputs could not be handed over")
 
     def abandon(self) -> None:
         """Drop its rows before the next pass, since nobody waits for it; without effect once it is done."""
@@ -165,7 +171,11 @@ def finish_requests(batch: list[Chunk], outputs: list[Outputs | Exception]) -> N
         request.parts.append((chunk.row_index, chunk_outputs))
         request.remaining_rows -= len(chunk.x)
         if not request.remaining_rows:
-            request.finish(_reassemble(request.rows, request.parts))
+            try:
+                result: Outputs | Exception = _reassemble(request.rows, request.parts)
+            except Exception as error:
+                result = error
+            request.finish(result)
 
 
 def _reassemble(rows: int, request_parts: list[tuple[slice | Array, Outputs]]) -> Outputs:

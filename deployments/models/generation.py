@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deployments.errors import DeadlineExceeded
 from deployments.protocols.arrays import Outputs, Rows
 from deployments.protocols.predict.events import TextChunk
 from deployments.protocols.predict.outputs import encode_base64_png
@@ -144,11 +145,19 @@ def _sample_token(y_V: Tensor, temperature: float, random: torch.Generator) -> i
     return int(torch.multinomial((y_V / temperature).softmax(0), 1, generator=random))
 
 
-def sample_images(decoder: nn.Module, latent_size: int, request: ImageRequest, device: str) -> list[dict[str, Any]]:
-    """Decode request.samples images from latent codes drawn from N(0, 1); takes long, so it belongs into a thread."""
+def sample_images(
+    decoder: nn.Module, latent_size: int, request: ImageRequest, device: str, scheduling: Scheduling
+) -> list[dict[str, Any]]:
+    """Decode request.samples images from latent codes drawn from N(0, 1); takes long, so it belongs into a thread.
+
+    Raises:
+        DeadlineExceeded: the deadline is past; nobody waits for the rest.
+    """
     z = torch.randn(request.samples, latent_size, generator=_make_random_generator(request.seed))
     samples: list[dict[str, Any]] = []
     for part in z.split(MAX_CONCURRENT_SAMPLES):
+        if scheduling.remaining_s() <= 0:
+            raise DeadlineExceeded(f"no response within {scheduling.timeout_s:g} s; set a longer timeout, or send less")
         with torch.inference_mode():
             images = decoder(part.to(device)).cpu()
         samples += [{"sample": encode_base64_png(image)} for image in images]

@@ -227,7 +227,8 @@ class ServedModel:
             texts = await self._generator.generate(_get_prompts(request), request.options, scheduling)
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
-            return await run_in_image_thread(self._sample_images, request.options)
+            limit = Scheduling.after(self.endpoint.limits.request_timeout_s)
+            return await run_in_image_thread(self._sample_images, request.options, min(scheduling or limit, limit))
         try:
             outputs = await self._forward(request.rows, scheduling)
             if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
@@ -243,10 +244,11 @@ class ServedModel:
                 return self.predict_codec.decode_request(body, content_type, inline=True)
         return await self._run_in_thread(self.predict_codec.decode_request, body, content_type)
 
-    def _sample_images(self, options: ImageRequest) -> bytes:
+    def _sample_images(self, options: ImageRequest, scheduling: Scheduling) -> bytes:
         assert self._decoder is not None
         assert isinstance(self.manifest.output_schema, ImageOutput)
-        images = sample_images(self._decoder, self.manifest.output_schema.latent_size, options, self.device)
+        latent_size = self.manifest.output_schema.latent_size
+        images = sample_images(self._decoder, latent_size, options, self.device, scheduling)
         return self.predict_codec.encode_predictions(images)
 
     async def stream(

@@ -5,12 +5,16 @@ Request walk: http_server.py -> [http_exchange.py] -> request.py -> middleware.p
 """
 
 import asyncio
+import inspect
+import logging
 import time
 from collections.abc import Awaitable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from deployments.errors import ClientDisconnected, ClientError, PayloadTooLarge
+from deployments.errors import CallError, ClientDisconnected, ClientError, PayloadTooLarge, encode_error
+from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
 from deployments.server.request import Headers, Request, Response
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ CLIENT_DISCONNECTED = 499
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS = (204, 304)
+# Where the encoding of an error fails too.
+_INTERNAL_ERROR = Response(CallError.status, encode_error(CallError.code, INTERNAL_ERROR_MESSAGE, None))
+logger = logging.getLogger("ray.serve")
 
 
 class Exchange(Request):
@@ -29,7 +36,7 @@ class Exchange(Request):
 
     # Defaults in the class, as in Request.
     is_received = _has_begun = _is_disconnected = False
-    _is_refused = _is_chunked = _is_sent = _is_head_request = False
+    _is_refused = _is_chunked = _is_sent = _is_finished = _is_head_request = False
     _size = 0
     _started_s = 0.0
     status = CLIENT_DISCONNECTED
@@ -76,8 +83,15 @@ class Exchange(Request):
     def _refuse(self, error: Exception) -> None:
         """Respond with an error in the loop's next turn: where all of the request is here, its connection is kept."""
         self._is_refused = True
-        response = self._connection.server.app.encode_error(self, error)
-        self._connection.loop.call_soon(self._respond, response)
+        self._connection.loop.call_soon(self._respond, self._encode_error(error))
+
+    def _encode_error(self, error: Exception) -> Response:
+        try:
+            return self._connection.server.app.encode_error(self, error)
+        except Exception as encoding_error:
+            # A request that is never answered would hold its slot for ever.
+            logger.error("encoding of an error failed: %r", error, exc_info=encoding_error)
+            return _INTERNAL_ERROR
 
     def receive_body(self, body: bytes) -> None:
         """Take bytes of the body from the parser."""
@@ -94,7 +108,7 @@ class Exchange(Request):
             try:
                 self._check_size(self._size, "more than ")
             except PayloadTooLarge as error:
-                self._respond(self._connection.server.app.encode_error(self, error))
+                self._respond(self._encode_error(error))
 
     def receive_end(self) -> None:
         """Take the end of the body from the parser."""
@@ -122,6 +136,7 @@ class Exchange(Request):
             return
         if response is not None:
             self._task = connection.loop.create_task(self._answer(response))
+            self._task.add_done_callback(partial(self._end_task, response))
 
     async def _answer(self, awaitable: Awaitable[Response | None]) -> None:
         try:
@@ -142,6 +157,18 @@ class Exchange(Request):
             else:
                 self._fail(RuntimeError("the handler returned before its response was complete"))
 
+    def _end_task(self, awaitable: Awaitable[Response | None], task: asyncio.Task[None]) -> None:
+        """End a request that its task has not: canceled before its first step, or its response cannot be encoded."""
+        error = None if task.cancelled() else task.exception()
+        if self._is_sent or self._is_finished:
+            return
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        if self._cancellation is not None:
+            self._fail(self._cancellation)
+        else:
+            self._fail(error if isinstance(error, Exception) else RuntimeError("the request's task was canceled"))
+
     def respond(self, response: Response) -> None:
         if self._cancellation is None:
             self._respond(response)
@@ -152,7 +179,7 @@ class Exchange(Request):
 
     def _fail(self, error: Exception) -> None:
         """Answer with an error, or break the connection off where a response has begun."""
-        response = self._connection.server.app.encode_error(self, error)
+        response = self._encode_error(error)
         if self.is_started:
             self._finish()
         else:
@@ -166,9 +193,23 @@ class Exchange(Request):
             fields = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
             if content_type:
                 fields = b"content-type: %b\r\n%b" % (content_type, fields)
-            self.is_started = self._is_sent = True
             head = self._encode_head(status, fields, response.headers)
+            self.is_started = self._is_sent = True
             self._connection.transport.write(head if self._is_head_request else head + body)
+            if self._connection.drained:
+                self._task = self._connection.loop.create_task(self._finish_when_read())
+                return
+        self._finish()
+
+    async def _finish_when_read(self) -> None:
+        """Keep the slot of a large response until most of it is read: unread ones would take memory without a limit."""
+        limits = self.limits
+        timeout_s = None if limits is None else limits.extend_deadline(self)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connection.wait_drained(None if limits is None else limits.stall_timeout_s)
+        except TimeoutError:
+            self._is_disconnected = True
         self._finish()
 
     def _encode_head(self, status: int, fields: bytes, headers: Headers) -> bytes:
@@ -219,7 +260,7 @@ class Exchange(Request):
         else:
             if self.on_cancel is not None:
                 self.on_cancel()
-            self._respond(self._connection.server.app.encode_error(self, error))
+            self._respond(self._encode_error(error))
 
     def disconnect(self) -> None:
         """The connection is gone."""
@@ -239,6 +280,7 @@ class Exchange(Request):
 
     def _finish(self) -> None:
         """The end of the request, however it came."""
+        self._is_finished = True
         server = self._connection.server
         server.ongoing -= 1
         # What it refers to may refer to this request.
@@ -248,7 +290,7 @@ class Exchange(Request):
         server.on_finished(self.method, self.status, time.perf_counter() - self._started_s)
         if self._closed:
             self._close()
-        if self._is_sent:
+        if self._is_sent and not self._is_disconnected:
             self._connection.finish(self)
         else:
             # A response that breaks off must not look complete.

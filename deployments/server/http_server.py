@@ -80,7 +80,10 @@ class HttpServer:
         Path(path).chmod(0o600)
 
     async def drain(self, timeout_s: float) -> None:
-        """Finish the requests that are inside, for timeout_s at most; then close the port and every connection."""
+        """Finish the requests that are inside, then close the port and every connection; for timeout_s at most.
+
+        It returns when each connection is gone: the process ends then, and with it what a caller has not read yet.
+        """
         deadline = time.monotonic() + timeout_s
         self.is_draining = True
         while self.ongoing and time.monotonic() < deadline:
@@ -89,6 +92,8 @@ class HttpServer:
             server.close()
         for connection in list(self.connections):
             connection.close()
+        while self.connections and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     def encode_date(self) -> bytes:
         """The header field `date`, encoded once a second."""
@@ -96,6 +101,17 @@ class HttpServer:
         if self._date[0] != now:
             self._date = now, f"date: {formatdate(now, usegmt=True)}\r\n".encode()
         return self._date[1]
+
+
+def convert_to_origin_form(target: bytes) -> bytes:
+    """Convert a target in absolute form to its path and query; `*` stays.
+
+    Raises:
+        HttpParserInvalidURLError: it has no valid host or port.
+    """
+    url = httptools.parse_url(target)
+    path = url.path or b"/"
+    return path if url.query is None else b"%b?%b" % (path, url.query)
 
 
 class Connection(asyncio.Protocol):
@@ -148,6 +164,21 @@ class Connection(asyncio.Protocol):
             self.drained.set()
             self.drained = None
 
+    async def wait_drained(self, stall_timeout_s: float | None) -> None:
+        """Wait until the peer has read most of what was written.
+
+        Raises:
+            TimeoutError: it has read nothing for stall_timeout_s.
+        """
+        while self.drained:
+            unread_bytes = self.transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(stall_timeout_s):
+                    await self.drained.wait()
+            except TimeoutError:
+                if self.transport.get_write_buffer_size() >= unread_bytes:
+                    raise
+
     def _pause_reading(self) -> None:
         if not self._is_read_paused:
             self._is_read_paused = True
@@ -171,6 +202,9 @@ class Connection(asyncio.Protocol):
         self._target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._receiving:
+            # A trailer: what it says comes after the layers have read the header.
+            return
         name = name.lower()
         if name in self._headers:
             self._duplicates.append((name, value))
@@ -181,10 +215,12 @@ class Connection(asyncio.Protocol):
         if self._first_request:
             self._first_request.cancel()
             self._first_request = None
-        if self._target == b"*" and self._parser.get_method() == b"OPTIONS":
-            self.transport.write(_PONG)
-            self.close()
-            return
+        if not self._target.startswith(b"/"):
+            if self._target == b"*" and self._parser.get_method() == b"OPTIONS":
+                self.transport.write(_PONG)
+                self.close()
+                return
+            self._target = convert_to_origin_form(self._target)
         exchange = self._receiving = Exchange(self, self._parser, self._target, self._headers, self._duplicates)
         self._exchanges.append(exchange)
         if len(self._exchanges) == 1:

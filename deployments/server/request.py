@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
-import httptools
 import msgspec
 
 from deployments.errors import ClientError
@@ -47,11 +46,12 @@ class Request(ABC):
 
     Attributes:
         method: a HEAD request has GET, since its response is a GET's less the body.
-        target: as it was sent: path and query.
+        target: path and query, in origin form (RFC 9112, 3.2.1); what was sent in absolute form is without its host.
         headers: by lower case name; of a name that comes twice, the first.
         duplicates: the fields whose name came before.
         http_version: 1.0 or 1.1.
         body: all of it, once the handler runs.
+        is_received: whether all of it is here.
         caller: name of the caller's key; empty for public paths.
         limits: set by the layer of that name; None without it.
         scheduling: deadline and priority that the caller has chosen; None where it says nothing.
@@ -63,6 +63,7 @@ class Request(ABC):
 
     # Defaults in the class: a request sets only what is its own.
     body: bytes = b""
+    is_received: bool = True
     caller: str = ""
     limits: "RequestLimits | None" = None
     scheduling: "Scheduling | None" = None
@@ -85,9 +86,8 @@ class Request(ABC):
 
     @property
     def raw_path(self) -> bytes:
-        """The target without its query, and without a host where it has the absolute form."""
-        path = self.target.partition(b"?")[0]
-        return path if path.startswith(b"/") else httptools.parse_url(self.target).path or b"/"
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
 
     @property
     def path(self) -> str:

@@ -1,22 +1,28 @@
-"""Request limits of one replica: concurrent requests, and seconds for each."""
+"""Request limits of one replica: concurrent requests, and seconds for each and for its body."""
 
 import asyncio
 import math
 
-from deployments.errors import DeadlineExceeded, QueueFull, UnsupportedMediaType
+from deployments.errors import BodyTimeout, DeadlineExceeded, QueueFull, UnsupportedMediaType
 from deployments.server.request import Request
 from deployments.server.scheduling import BATCH, read_scheduling
 from deployments.settings import Limits
 
 # How often deadlines are checked, unless they are shorter.
 CHECK_INTERVAL_S = 0.25
+# What is late in its queue or its node says so itself, and more precisely.
+DEADLINE_MARGIN_S = 0.02
+# Of the request's own time. A slot is taken with the header, so that bodies on their way are limited in number too; one
+# that does not come gives it back early.
+BODY_TIME_SHARE = 0.5
 
 
 class RequestLimits:
     """Refuses requests over the queue's limit; cancels those that are late.
 
     One timer for all requests: with one for each (asyncio.timeout), setting and canceling them took 7% of a small
-    model's time. A stream that has begun has its own timeout; see sse.py.
+    model's time; only those that name a deadline have their own. A stream that has begun has its own timeout; see
+    sse.py.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -26,6 +32,8 @@ class RequestLimits:
         self._check_interval_s = min(CHECK_INTERVAL_S, limits.request_timeout_s / 20)
         # When each is canceled, in the event loop's time.
         self._deadlines_s: dict[Request, float] = {}
+        # Of those that name a deadline.
+        self._own_timers: dict[Request, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -48,12 +56,17 @@ class RequestLimits:
             loop = self._loop = asyncio.get_running_loop()
         request.limits = self
         self._deadlines_s[request] = loop.time() + self._limits.request_timeout_s
+        if scheduling is not None and scheduling.deadline_s != math.inf:
+            delay_s = scheduling.remaining_s() + DEADLINE_MARGIN_S
+            self._own_timers[request] = loop.call_later(delay_s, self._cancel_late, request, scheduling.timeout_s)
         if self._timer is None:
             self._timer = loop.call_later(self._check_interval_s, self._check_deadlines, loop)
 
     def leave(self, request: Request) -> None:
         """Forget a request."""
         self._deadlines_s.pop(request, None)
+        if self._own_timers:
+            self._cancel_own_timer(request)
 
     @property
     def stall_timeout_s(self) -> float:
@@ -63,18 +76,43 @@ class RequestLimits:
     def extend_deadline(self, request: Request) -> float:
         """Lift the deadline of a request whose response has begun; returns the seconds that the stream may take."""
         self._deadlines_s[request] = math.inf
+        self._cancel_own_timer(request)
         return self._limits.stream_timeout_s
 
     def _check_deadlines(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel late requests; runs again while there are requests."""
         now_s, timeout_s = loop.time(), self._limits.request_timeout_s
-        for request in [each for each, deadline_s in self._deadlines_s.items() if deadline_s <= now_s]:
+        body_timeout_s = BODY_TIME_SHARE * timeout_s
+        body_due_s = now_s + timeout_s - body_timeout_s
+        for request in [
+            each
+            for each, deadline_s in self._deadlines_s.items()
+            if deadline_s <= body_due_s and (deadline_s <= now_s or not each.is_received)
+        ]:
             # The error's response is this request's end; one whose handler does not end is not told twice.
             self._deadlines_s[request] = math.inf
-            request.cancel(DeadlineExceeded(f"no response within {timeout_s:g} s; try again, or send less"))
+            if request.is_received:
+                request.cancel(DeadlineExceeded(f"no response within {timeout_s:g} s; try again, or send less"))
+            else:
+                request.cancel(
+                    BodyTimeout(f"the body was not complete within {body_timeout_s:g} s; send it at once, or send less")
+                )
         self._timer = (
             loop.call_later(self._check_interval_s, self._check_deadlines, loop) if self._deadlines_s else None
         )
+
+    def _cancel_late(self, request: Request, timeout_s: float) -> None:
+        """Cancel a request at the deadline that it names."""
+        del self._own_timers[request]
+        self._deadlines_s[request] = math.inf
+        request.cancel(
+            DeadlineExceeded(f"no response within the request's timeout of {timeout_s:g} s; set a longer one")
+        )
+
+    def _cancel_own_timer(self, request: Request) -> None:
+        timer = self._own_timers.pop(request, None)
+        if timer is not None:
+            timer.cancel()
 
 
 def reject_encoding(request: Request) -> None:

@@ -85,6 +85,18 @@ CASES: dict[str, tuple[bytes, int]] = {
     "Upgrade: websocket without its key": (METADATA + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 400),
     "an absolute target": (b"GET http://x/v2/models/flowers HTTP/1.1\r\nHost: x\r\n\r\n", 401),
     "an absolute target of another host": (b"GET http://elsewhere/v2 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "an absolute target without a key, whose host has an underscore": (
+        b"GET http://h_x:8000/v2/health/live HTTP/1.1\r\nHost: h_x:8000\r\n\r\n",
+        200,
+    ),
+    "a body that does not come, for a path that needs no key": (
+        b"PUT /v2/health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n",
+        413,
+    ),
+    "chunks that do not come, for a path that needs no key": (
+        b"POST /v2/health/ready HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        413,
+    ),
     "%2e%2e in a path": (b"GET /v2/health/live/%2e%2e/%2e%2e/models/flowers HTTP/1.1\r\nHost: x\r\n\r\n", 401),
     "// in a path": (b"GET //v2/models/flowers HTTP/1.1\r\nHost: x\r\n\r\n", 401),
     "what only the edge may say": (METADATA + b"X-Shoal-Caller: admin\r\nX-Shoal-Edge: guess\r\n\r\n", 401),

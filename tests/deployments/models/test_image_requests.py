@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.errors import InvalidImage, PayloadTooLarge
+from deployments.errors import DeadlineExceeded, InvalidImage, PayloadTooLarge
 from deployments.models import generation
 from deployments.models.served_model import ServedModel
 from deployments.protocols.predict.images import IMAGE_THREADS, run_in_image_thread
+from deployments.server.scheduling import Scheduling
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
 from training.bundle.manifest import Manifest, ModelInfo
@@ -135,3 +136,19 @@ def test_samples_are_made_off_the_event_loop(sampler: ServedModel, monkeypatch: 
 def test_samples_are_bounded_in_pixels_and_bytes(sampler: ServedModel) -> None:
     with pytest.raises(PayloadTooLarge, match=r"64 samples of 128x128 are 1048576 pixels; the limit is 1000000"):
         asyncio.run(sampler.predict(b'{"samples": 64}', JSON))
+
+
+@pytest.mark.parametrize("scheduling", [Scheduling.after(0.0), None])
+def test_samples_that_nobody_waits_for_are_not_made(
+    sampler: ServedModel, monkeypatch: pytest.MonkeyPatch, scheduling: Scheduling | None
+) -> None:
+    if scheduling is None:
+        limits = sampler.endpoint.limits.model_copy(update={"request_timeout_s": 1e-9})
+        monkeypatch.setattr(sampler, "endpoint", sampler.endpoint.model_copy(update={"limits": limits}))
+    threads = record_threads(monkeypatch, generation, "encode_base64_png")
+    monkeypatch.setattr(sampler._batcher, "check_admission", lambda scheduling: None)
+
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(sampler.predict(b'{"samples": 20}', JSON, None, scheduling))
+
+    assert threads == []

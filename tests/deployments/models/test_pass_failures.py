@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.errors import CallError, DeviceFailed, InferenceFailed, ModelFailed, Unavailable
+from deployments.models import chunks
 from deployments.models.batching import Batcher
 
 GOOD, BAD = np.ones((1, 2), np.float32), np.full((1, 2), -1, np.float32)
@@ -174,3 +175,39 @@ def test_a_net_that_returns_another_number_of_outputs_than_its_bundle_declares_d
 
     with pytest.raises(ModelFailed, match="returned 1 outputs; its bundle declares 2"):
         batcher.warm_up(GOOD)
+
+
+@INLINE
+def test_a_callback_that_raises_keeps_no_other_request_of_its_pass_from_its_outputs(
+    inline: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    batcher = make_batcher(Net(lambda x: x), inline)
+    results: list[Any] = []
+
+    def fail(result: Any) -> None:
+        raise ZeroDivisionError
+
+    async def run() -> None:
+        for on_done in (fail, results.append, fail, results.append):
+            batcher.submit(GOOD, on_done)
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(results) < 2:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert all(np.array_equal(result[0], GOOD * 2) for result in results)
+    assert caplog.text.count("a request's outputs could not be handed over") == 2
+
+
+def test_outputs_that_cannot_be_put_together_are_that_requests_error_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    batcher = make_batcher(Net(lambda x: x), inline=False)
+    batcher._pass_rows = 2
+    monkeypatch.setattr(chunks, "_reassemble", fail)
+
+    long, other = asyncio.run(call_all(batcher, np.ones((3, 2), np.float32), GOOD))
+
+    assert isinstance(long, MemoryError)
+    assert np.array_equal(other[0], GOOD * 2)

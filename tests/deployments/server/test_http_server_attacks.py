@@ -1,0 +1,144 @@
+"""The replica's HTTP server: requests that would keep their slot for ever, or change after their admission."""
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from deployments.server.http_exchange import Exchange
+from deployments.server.http_server import HttpServer
+from deployments.server.middleware import HttpApp, compose_http
+from deployments.server.request import Request, Response
+from deployments.server.request_limits import RequestLimits
+from deployments.settings import Limits
+from tests.deployments.server.apps import make_app
+from tests.deployments.server.conftest import StartServer
+from tests.deployments.server.raw_http import encode_request, open_raw
+
+pytestmark = pytest.mark.anyio
+SECRET = "of the edge"
+
+
+def count_slots(server: HttpServer) -> int:
+    """Requests that hold a slot."""
+    (limits,) = (layer for layer in server.app.layers if isinstance(layer, RequestLimits))
+    return len(limits._deadlines_s)
+
+
+async def wait_idle(server: HttpServer) -> None:
+    """Wait until no request is inside."""
+    async with asyncio.timeout(5):
+        while server.ongoing or count_slots(server):
+            await asyncio.sleep(0.01)
+
+
+async def describe(request: Request) -> Response:
+    fields = {name.decode(): value.decode() for name, value in (*request.headers.items(), *request.duplicates)}
+    return Response(200, json.dumps({"path": request.path, "caller": request.caller, "headers": fields}).encode())
+
+
+@pytest.mark.parametrize("host", ["h_x:8000", "h:99999", "h:", "a@b@h", "[::1", ""])
+@pytest.mark.parametrize("secret", [SECRET, "guess"])
+async def test_a_target_that_cannot_be_parsed_is_refused_and_keeps_no_slot(
+    start_server: StartServer, host: str, secret: str
+) -> None:
+    server, port = await start_server(compose_http(describe, Limits(), SECRET))
+    async with open_raw(port) as connection:
+        response = await connection.request("GET", f"http://{host}/v2/health/live", b"", f"x-shoal-edge: {secret}")
+        assert await connection.is_closed(2)
+
+    assert (response.status, json.loads(response.body)["error"]["code"]) == (400, "bad_request")
+    await wait_idle(server)
+
+
+class BrokenApp(HttpApp):
+    """Cannot encode an error."""
+
+    def encode_error(self, request: Request, error: Exception) -> Response:
+        raise ValueError("not encodable")
+
+
+@pytest.mark.parametrize("has_task", [False, True])
+async def test_an_error_that_cannot_be_encoded_is_answered_500(start_server: StartServer, has_task: bool) -> None:
+    async def fail_later() -> Response:
+        raise ZeroDivisionError
+
+    def fail(request: Request) -> Awaitable[Response | None]:
+        return fail_later() if has_task else 1 / 0  # type: ignore[return-value]
+
+    server, port = await start_server(BrokenApp(fail, (RequestLimits(Limits()),), 1000))
+    async with open_raw(port) as connection:
+        for _ in range(2):
+            response = await connection.request("POST", "/", b"a")
+            assert (response.status, json.loads(response.body)["error"]["code"]) == (500, "internal")
+    await wait_idle(server)
+
+
+async def test_a_response_that_cannot_be_encoded_is_answered_500(start_server: StartServer) -> None:
+    async def handle(request: Request) -> Response:
+        return Response(200, b"", headers=[(b"x-a", "no bytes")])  # type: ignore[list-item]
+
+    server, port = await start_server(make_app(handle, RequestLimits(Limits())))
+    async with open_raw(port) as connection:
+        for _ in range(2):
+            assert (await connection.request("POST", "/", b"a")).status == 500
+    await wait_idle(server)
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_request_that_is_canceled_before_its_tasks_first_step_is_answered(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, run = 0, Exchange._run
+
+    def run_late(exchange: Exchange) -> None:
+        """The deadline's timer is due in the same turn of the loop as the end of the body."""
+        run(exchange)
+        (limits,) = (layer for layer in exchange._connection.server.app.layers if isinstance(layer, RequestLimits))
+        limits._deadlines_s[exchange] = 0.0
+        limits._check_deadlines(asyncio.get_running_loop())
+
+    async def handle(request: Request) -> Response:
+        nonlocal calls
+        calls += 1
+        return Response(200, b"")
+
+    server, port = await start_server(make_app(handle, RequestLimits(Limits())))
+    monkeypatch.setattr(Exchange, "_run", run_late)
+    async with open_raw(port) as connection:
+        for _ in range(2):
+            assert (await connection.request("POST", "/", b"a")).status == 504
+    await wait_idle(server)
+    assert calls == 0
+
+
+async def test_a_caller_that_leaves_before_its_tasks_first_step_keeps_no_slot(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Exchange._run
+
+    def run_and_disconnect(exchange: Exchange) -> None:
+        run(exchange)
+        exchange.disconnect()
+
+    server, port = await start_server(make_app(describe, RequestLimits(Limits())))
+    monkeypatch.setattr(Exchange, "_run", run_and_disconnect)
+    async with open_raw(port) as connection:
+        await connection.send(encode_request("POST", "/", b"a"))
+        assert await connection.is_closed(2)
+    await wait_idle(server)
+
+
+async def test_trailers_change_nothing(start_server: StartServer) -> None:
+    _, port = await start_server(compose_http(describe, Limits(), SECRET))
+    trailers = "content-encoding: gzip\r\ninference-header-content-length: 9\r\nx-shoal-caller: root\r\nx-a: 2\r\n"
+    fields = ["host: test", f"x-shoal-edge: {SECRET}", "x-shoal-caller: me", "x-a: 1", "transfer-encoding: chunked"]
+    expected: dict[str, Any] = {name: value for name, _, value in (field.partition(": ") for field in fields)}
+    async with open_raw(port) as connection:
+        for _ in range(2):
+            head = "\r\n".join(["POST /p HTTP/1.1", *fields, "", ""])
+            await connection.send(f"{head}1\r\na\r\n0\r\n{trailers}\r\n".encode())
+            content = json.loads((await connection.read_response()).body)
+            assert content == {"path": "/p", "caller": "me", "headers": expected}
