@@ -58,8 +58,8 @@ HEADER_PARAMETERS: JsonSchema = {
     "RequestId": {
         "name": "x-request-id",
         "in": "header",
-        "description": "For logs, traces and error responses, and returned; made by the service where there is none, or "
-        "more than 128 characters, or others than letters, digits and ._:/+=@-.",
+        "description": "For logs, traces and error responses, and returned; made by the service where there is none, "
+        "or it has more than 128 characters, or others than letters, digits and ._:/+=@-.",
         "schema": {"type": "string"},
     },
 }

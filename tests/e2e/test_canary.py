@@ -177,9 +177,14 @@ def test_a_bad_version_is_rolled_back_and_a_good_one_promoted_by_itself_under_lo
         assert find_version(own_http, f"/versions/{good.version}") == str(good.version)
         assert find_version(own_http, f"/versions/{stable.version}") == str(stable.version)
         with GrpcCaller(settings, cluster) as grpc:
-            # Within a second, as at the edge.
             assert wait_until(lambda: grpc.find_version("r", str(good.version)) == str(good.version), 3)
-            sides = {request_id: grpc.find_version(request_id) for request_id in map(str, range(30))}
+
+            def find_sides() -> dict[str, str]:
+                return {request_id: grpc.find_version(request_id) for request_id in map(str, range(30))}
+
+            # The weight comes within a second, as at the edge.
+            assert wait_until(lambda: len(set(find_sides().values())) == 2, 3)
+            sides = find_sides()
         assert set(sides.values()) == {str(stable.version), str(good.version)}
         for path in (f"/v2/models/{NAME}/predict", f"/api/v1/models/{NAME}/predict"):
             answers = {each: own_http.post(path, json=BODY, headers={"x-request-id": each}).json() for each in sides}
