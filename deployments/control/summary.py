@@ -22,6 +22,10 @@ from training.schema import StrictModel
 FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 NOT_STARTED, UNREADABLE = "NOT_STARTED", "UNREADABLE"
 
+# The class of an exception, as a traceback ends with it.
+_ERROR = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Exit|Failed|Exceeded|Died)\w*(: |$)")
+_OWN_CLASS = re.compile(r"^(training|deployments)\.[\w.]+: ")
+
 Applications = Mapping[str, Any]
 """Serve's state of each application by name, as its REST API has it (ray.serve.schema.ServeInstanceDetails)."""
 
@@ -207,9 +211,14 @@ def count_running_replicas(application: Mapping[str, Any]) -> int:
 
 def describe_failure(application: Mapping[str, Any]) -> str:
     """The error of a replica's constructor, out of the traceback that Serve keeps of it."""
-    lines = _list_messages(application)
-    errors = [line for line in lines if re.match(r"^[\w.]+: ", line) and "replica.py" not in line]
-    return (errors or lines or ["no reason given"])[-1]
+    return find_error(_list_messages(application))
+
+
+def find_error(lines: Sequence[str]) -> str:
+    """The last error of a traceback's lines, which Serve may follow with details of the process; ours by its message."""
+    errors = [line for line in lines if _ERROR.match(line) and "replica.py" not in line]
+    last = (errors or lines or ["no reason given"])[-1]
+    return _OWN_CLASS.sub("", last)
 
 
 def describe_wait(application: Mapping[str, Any]) -> str:

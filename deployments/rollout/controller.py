@@ -20,6 +20,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from deployments.control.summary import find_error
 from deployments.edge.directory import NAMESPACE, get_directory
 from deployments.rollout.canary import Canary, CanaryState
 from deployments.rollout.progress import Progress, Reports
@@ -128,7 +129,7 @@ def _find_failure(canary: Canary) -> str:
         return ""
     lines = [each.message for each in application.deployments.values()] + [application.message]
     reasons = [line.strip() for text in lines for line in text.splitlines() if line.strip()]
-    return f"version {canary.spec.version} does not start: {reasons[-1] if reasons else 'no reason given'}"
+    return f"version {canary.spec.version} does not start: {find_error(reasons)}"
 
 
 def start_controller() -> Any:

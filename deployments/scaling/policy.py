@@ -67,7 +67,7 @@ class ReplicaPolicy:
                 that no more start at a time than run: they would take it from those that answer.
         """
         self._upscale_delay_s, self._downscale_delay_s = upscale_delay_s, downscale_delay_s
-        self._to_zero_delay_s = max(downscale_delay_s, downscale_to_zero_delay_s)
+        self._to_zero_delay_s = downscale_to_zero_delay_s
         self._pass_rows, self._slo_p99_s, self._shares_cores = pass_rows, slo_p99_s, shares_cores
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -79,7 +79,7 @@ class ReplicaPolicy:
         fewest, most = self._recommend(metrics, context.config.target_ongoing_requests)
         state = context.policy_state
         low: Window = _add(state.get("low") or ((now_s, target),), now_s, fewest, self._upscale_delay_s, min)
-        high: Window = _add(state.get("high") or ((now_s, target),), now_s, most, self._to_zero_delay_s, max)
+        high: Window = _add(state.get("high") or ((now_s, target),), now_s, most, max(self._downscale_delay_s, self._to_zero_delay_s), max)
         wanted = self._decide(target, low, high, now_s)
         if self._shares_cores:
             wanted = min(wanted, max(target, 2 * len(metrics[ONGOING])))
@@ -131,8 +131,7 @@ class ReplicaPolicy:
             return fewest
         if most < target and (most > 0 or target > 1):
             return max(1, most)
-        # high[0] is the highest of the whole window, and where it reaches back that far, of the delay to zero.
-        return 0 if high[0][1] == 0 else target
+        return 0 if _first_since(high, now_s - self._to_zero_delay_s) == 0 else target
 
 
 def _mean(values: Mapping[Any, float]) -> float:

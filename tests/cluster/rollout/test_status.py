@@ -15,6 +15,7 @@ from cluster.settings import Settings
 from deployments.control.summary import (
     DeploymentSummary,
     VersionSummary,
+    find_error,
     summarize_deployments,
     summarize_versions,
 )
@@ -135,3 +136,18 @@ def test_the_status_counts_what_a_canary_answers_for_its_model(tmp_path: Path) -
     assert [(each.version, each.weight) for each in summary.versions] == [(3, 10), (1, 90)]
     assert summary.traffic is not None
     assert summary.traffic.requests_per_s == pytest.approx(10, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["Traceback", "google.protobuf.runtime_version.VersionError: old gencode", "pid: 7", "ip: 127.0.0.1"], "google.protobuf.runtime_version.VersionError: old gencode"),
+        (["a", "training.errors.UserError: m (fp32) cannot answer within 1 ms"], "m (fp32) cannot answer within 1 ms"),
+        (["ValueError: first", "  raise", "KeyError: 'x'"], "KeyError: 'x'"),
+        (["SystemExit"], "SystemExit"),
+        (["it waits"], "it waits"),
+        ([], "no reason given"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_by_its_error_and_not_by_what_follows_it(lines: list[str], message: str) -> None:
+    assert find_error(lines) == message

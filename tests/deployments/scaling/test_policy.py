@@ -186,6 +186,21 @@ def test_where_replicas_share_cores_no_more_start_at_a_time_than_run(shares_core
     assert policy(build_context(metrics, 8, current_time=9.0, policy_state=state))[0] == 8
 
 
+@pytest.mark.parametrize(("downscale_s", "to_zero_s"), [(60.0, 6.0), (1.0, 6.0), (60.0, 90.0)])
+def test_a_model_sleeps_when_nobody_has_called_for_its_own_delay(downscale_s: float, to_zero_s: float) -> None:
+    policy, state, target, slept_s = ReplicaPolicy(0.0, downscale_s, to_zero_s, PASS_ROWS), {}, 1, None
+    for second in range(200):
+        calls = 1.0 if second < 20 else 0.0
+        metrics = build_metrics(0.0, **{CALL_RATE: calls})
+        target, state = policy(build_context(metrics, target, current_time=float(second), policy_state=state))
+        if target == 0:
+            slept_s = second - 19
+            break
+
+    assert slept_s is not None
+    assert to_zero_s <= slept_s <= to_zero_s + 2
+
+
 def test_the_state_stays_small() -> None:
     policy, state, source = ReplicaPolicy(60.0, 3600.0, 86_400.0, PASS_ROWS), {}, random.Random(1)
     for second in range(1000):
