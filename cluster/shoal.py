@@ -157,7 +157,7 @@ class Shoal:
         from cluster.rollout.deploy import deploy, make_origin
 
         cluster = self.cluster
-        version = self.registry.resolve(str(reference))
+        version = self._resolve_model(reference)
         # Replicas verify it again; here a damaged bundle is refused at once, by the name of its file.
         self.registry.load_manifest(version)
         with exclusive_lock(self.settings, on_status):
@@ -171,6 +171,13 @@ class Shoal:
                 compile=compile,
                 origin=make_origin(reason),
             )
+
+    def _resolve_model(self, reference: Version | str) -> Version:
+        """The version that a reference names; a deployed pipeline has the same kind of name, and none."""
+        from cluster.rollout.deploy import reject_pipeline
+
+        reject_pipeline(self.settings, str(reference))
+        return self.registry.resolve(str(reference))
 
     def profile(
         self,
@@ -193,7 +200,9 @@ class Shoal:
             on_status: told what goes on.
         """
         from cluster.model_profiles import MeasureOptions, find_profiles
+        from cluster.rollout.deploy import reject_pipeline
 
+        reject_pipeline(self.settings, reference)
         return find_profiles(self.settings, reference, MeasureOptions(dtype, compile, cpus, refresh), on_status)
 
     def apply(self, pipeline: Pipeline, *, reason: str = "", on_status: OnStatus = _ignore) -> PipelineDeployment:
@@ -239,7 +248,7 @@ class Shoal:
         from deployments.rollout.canary import CanarySpec
 
         cluster = self.cluster
-        version = self.registry.resolve(str(reference))
+        version = self._resolve_model(reference)
         self.registry.load_manifest(version)
         with exclusive_lock(self.settings, on_status):
             deployment = build_deployment(self.settings, cluster, version, scale=scale, dtype=dtype, compile=compile)

@@ -55,6 +55,8 @@ def profile(
 
     if plot is not None and plot.suffix != ".png":
         raise typer.BadParameter(f"{plot} is no .png file", param_hint="--plot")
+    if plot is not None and not plot.parent.is_dir():
+        raise typer.BadParameter(f"the folder {plot.parent} is not there; make it first", param_hint="--plot")
     with show_status(f"profile of {reference}") as on_status:
         found = Shoal(context.settings).profile(
             reference, dtype=dtype, compile=compile_, cpus=cpus, refresh=refresh, on_status=on_status

@@ -99,8 +99,12 @@ def build_plan(
             )
         return {}
     percents = [_parse_percent("--steps", each) for each in steps.split(",")] if steps is not None else []
+    if percents != sorted(set(percents)):
+        raise UserError(f"--steps {steps}: each must be more than the one before, up to 100; for example 5,25,50,100")
     if canary is not None:
         first = _parse_percent("--canary", canary)
+        if first == 100:
+            raise UserError("--canary 100% compares nothing; leave it out to deploy the version, or start with 5%")
         percents = percents or [first, *(share for share in DEFAULT_SHARES if share > first)]
         if percents[0] != first:
             raise UserError(f"--canary {first:g}% is not the first of --steps {percents[0]:g}%; leave one of them out")
@@ -121,9 +125,9 @@ def _parse_percent(option: str, text: str) -> float:
     try:
         percent = float(text.strip().removesuffix("%"))
     except ValueError:
-        percent = -1.0
+        raise UserError(f"{option}: {text!r} is no percentage; write 5% or 5") from None
     if not 0 < percent <= 100:
-        raise UserError(f"{option}: {text!r} is no percentage; write 5% or 5")
+        raise UserError(f"{option}: {text!r} is not above 0% and up to 100%; write 5% or 5")
     return percent
 
 

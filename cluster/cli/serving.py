@@ -54,8 +54,8 @@ def deploy(
     """Serve a published version at /v2/models/NAME.
 
     Options of scale that are not given stay as they are for a model that is deployed already.
-    With --canary or --shadow the deployed version goes on serving, and `shoal rollout status NAME` shows how the new
-    one compares; it is promoted or rolled back by itself.
+    With --canary (or --steps) or --shadow the deployed version goes on serving, and `shoal rollout status NAME` shows
+    how the new one compares; it is promoted or rolled back by itself, with --shadow alone only rolled back.
     """
     given = {
         "min_replicas": min_replicas,
@@ -90,7 +90,7 @@ def _deploy(reference: str, plan: dict[str, Any], **choices: Any) -> None:
         if plan:
             rollout = shoal.deploy_canary(reference, **plan, **choices, on_status=on_status)
         else:
-            deployment = shoal.deploy(shoal.registry.resolve(reference), **choices, on_status=on_status)
+            deployment = shoal.deploy(reference, **choices, on_status=on_status)
     if plan:
         print_line(describe_rollout(rollout))
         print_note(f"next: shoal rollout status {rollout.spec.name}")

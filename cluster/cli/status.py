@@ -34,7 +34,7 @@ def status(
     """Show the cluster, its models and their replicas.
 
     Replicas are those that take requests, of those that shall run; several versions at once have each their share of
-    the requests in percent. Rates and latencies are of the last 10 seconds, within the replicas.
+    the requests in percent, or copies of them. Rates and latencies are of the last 10 seconds, within the replicas.
     """
     from cluster.local.running_cluster import find_cluster
 
@@ -122,7 +122,8 @@ def list_warnings(current: "ClusterStatus") -> list[str]:
 
 
 def _format_row(each: "DeploymentSummary") -> list[str]:
-    versions = [f"{version.version} ({version.weight:g}%)" for version in each.versions]
+    # What gets no share of the requests gets copies of them.
+    versions = [f"{v.version} ({f'{v.weight:g}%' if v.weight else 'copies'})" for v in each.versions]
     target = "" if each.target_replicas is None else f"/{each.target_replicas}"
     row = [
         each.name,

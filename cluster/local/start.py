@@ -136,6 +136,9 @@ def _build_environment(settings: Settings, ports: Ports) -> dict[str, str]:
     environment = os.environ | ray_environment(settings) | settings.as_environment()
     environment[processes.CLUSTER_ID_VARIABLE] = cluster_id(settings.home)
     environment[EDGE_DIR_VARIABLE] = str(temp_dir(settings.home) / "edge")
+    # What Ray's processes leave there when they are killed goes away with the cluster.
+    environment["TMPDIR"] = str(temp_dir(settings.home) / "tmp")
+    Path(environment["TMPDIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment.setdefault("GLIBC_TUNABLES", malloc.TUNABLES)
     # `python` in a job is the one that Shoal is installed in.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"

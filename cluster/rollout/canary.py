@@ -15,7 +15,7 @@ from cluster.local.running_cluster import Cluster, exclusive_lock, require_clust
 from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.capacity import CapacityWatch, reject_oversized
 from cluster.rollout.change import finish_changes
-from cluster.rollout.deploy import find_dependents_of, replace
+from cluster.rollout.deploy import find_dependents_of, reject_pipeline, replace
 from cluster.rollout.serve_api import ClusterEnded, OnStatus, ServeApi, ServeUnreachable
 from cluster.settings import Settings
 from deployments.rollout.canary import Canary, CanarySpec
@@ -105,6 +105,7 @@ def find_canary(settings: Settings, name: str) -> Canary:
     Raises:
         UserError: there was none.
     """
+    reject_pipeline(settings, name)
     canary = CanaryStore(settings.platform).get_last(name)
     if canary is None:
         raise UserError(f"{name!r} has had no rollout; `shoal deploy {name}:VERSION --canary 5%` begins one")

@@ -5,6 +5,7 @@ Deploy walk: cluster.shoal -> [deploy.py] -> change.py -> serve_api.py -> deploy
 """
 
 import getpass
+import re
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -248,6 +249,15 @@ def _current_scale(settings: Settings, serve: ServeApi, name: str) -> Scale:
     if isinstance(record, ModelDeployment):
         return record.scale
     return Scale(gpus=1 if serve.count_gpus() else 0)
+
+
+def reject_pipeline(settings: Settings, reference: str) -> None:
+    """Raise UserError where a deployed pipeline has this name: a model has versions, and what is made of them."""
+    name = re.split("[:@]", reference)[0]
+    if isinstance(DeploymentStore(settings.platform).get_record(name), PipelineDeployment):
+        raise UserError(
+            f"{name!r} is a pipeline, which `shoal apply FILE` deploys; canaries, profiles and plans are of its models"
+        )
 
 
 def reject_if_deployed(settings: Settings, version: "Version") -> None:

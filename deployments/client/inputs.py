@@ -39,13 +39,18 @@ class Frame(Protocol):
 Inputs = list[Any] | tuple[Any, ...] | bytes | NDArray[Any] | Frame
 
 
+CLIENT_OPTIONS = {"timeout", "priority", "retries", "verify"}
+
+
 def encode_predict(inputs: Inputs, options: Mapping[str, Any]) -> tuple[bytes, Headers]:
     """Encode a `predict` request: an image file as it is, everything else as JSON.
 
     Raises:
-        TypeError: JSON has no value for an input.
+        TypeError: JSON has no value for an input, or an option is one of the client.
         ValueError: an input is infinite.
     """
+    if misplaced := sorted(CLIENT_OPTIONS & options.keys()):
+        raise TypeError(f"{', '.join(misplaced)}: of the client and not of a call; Client({misplaced[0]}=...)")
     if isinstance(inputs, bytes | bytearray | memoryview):
         content = bytes(inputs)
         if not options:

@@ -215,7 +215,7 @@ def describe_failure(application: Mapping[str, Any]) -> str:
 
 
 def find_error(lines: Sequence[str]) -> str:
-    """The last error of a traceback's lines, which Serve may follow with details of the process; ours by its message."""
+    """The last error of a traceback's lines, which Serve may follow with details of the process; ours without class."""
     errors = [line for line in lines if _ERROR.match(line) and "replica.py" not in line]
     last = (errors or lines or ["no reason given"])[-1]
     return _OWN_CLASS.sub("", last)

@@ -79,7 +79,13 @@ class ReplicaPolicy:
         fewest, most = self._recommend(metrics, context.config.target_ongoing_requests)
         state = context.policy_state
         low: Window = _add(state.get("low") or ((now_s, target),), now_s, fewest, self._upscale_delay_s, min)
-        high: Window = _add(state.get("high") or ((now_s, target),), now_s, most, max(self._downscale_delay_s, self._to_zero_delay_s), max)
+        high: Window = _add(
+            state.get("high") or ((now_s, target),),
+            now_s,
+            most,
+            max(self._downscale_delay_s, self._to_zero_delay_s),
+            max,
+        )
         wanted = self._decide(target, low, high, now_s)
         if self._shares_cores:
             wanted = min(wanted, max(target, 2 * len(metrics[ONGOING])))

@@ -13,7 +13,7 @@ from cluster.local import secrets
 from cluster.local.running_cluster import Cluster
 from cluster.rollout import canary as canary_module
 from cluster.rollout.canary import begin, choose_split, find_stable, finish, request
-from cluster.rollout.deploy import deploy, rollback, undeploy
+from cluster.rollout.deploy import deploy, reject_pipeline, rollback, undeploy
 from cluster.settings import Settings
 from deployments.rollout.canary import Canary, CanarySpec
 from deployments.specs.model_deployment import ModelDeployment, Scale
@@ -28,6 +28,7 @@ from tests.cluster.rollout.test_deploy import (
     make_version,
     run_deploy,
 )
+from tests.deployments.state.test_store import PIPELINE
 from training.errors import ServiceError, UserError
 
 
@@ -236,8 +237,10 @@ def test_steps_follow_the_first_share(canary: str | None, steps: str | None, exp
     [
         ({"canary": "5", "steps": "10,100"}, "--canary 5% is not the first of --steps 10%"),
         ({"canary": "five"}, "--canary: 'five' is no percentage; write 5% or 5"),
-        ({"canary": "0"}, "is no percentage"),
-        ({"shadow": "101%"}, "is no percentage"),
+        ({"canary": "0"}, "'0' is not above 0% and up to 100%"),
+        ({"shadow": "101%"}, "'101%' is not above 0% and up to 100%"),
+        ({"canary": "100%"}, "--canary 100% compares nothing; leave it out to deploy the version"),
+        ({"canary": "20", "steps": "50,20"}, "--steps 50,20: each must be more than the one before"),
         ({"split": "caller"}, "give --canary 5% or --shadow 10% too"),
         ({"canary": "5", "min_agreement": 0.9}, "give --shadow 10% too"),
     ],
@@ -285,3 +288,14 @@ def test_a_canary_is_the_deployment_that_would_serve(settings: Settings, cluster
 
     assert deployed.scale.max_replicas == configs[0]["autoscaling_config"]["max_replicas"] == 3
     assert configs[0].keys() == configs[1].keys()
+
+
+def test_a_pipeline_has_no_canary_and_its_name_no_version(settings: Settings) -> None:
+    DeploymentStore(settings.platform).put_record(PIPELINE)
+    name = PIPELINE.name
+    for reference in (name, f"{name}:2", f"{name}@champion"):
+        with pytest.raises(UserError, match=f"'{name}' is a pipeline, which `shoal apply FILE` deploys"):
+            reject_pipeline(settings, reference)
+    with pytest.raises(UserError, match=f"'{name}' is a pipeline"):
+        canary_module.find_canary(settings, name)
+    reject_pipeline(settings, "flowers")

@@ -107,3 +107,9 @@ def test_numbers_texts_and_images_are_sent_as_what_they_are() -> None:
     assert send(np.array([[1, 2]], np.uint8)) == [[1, 2]]
     assert send((("a", 1), {"b": [True, None]})) == [["a", 1], {"b": [True, None]}]
     assert json.loads(encode_predict(["a"], {"top_k": np.int64(3)})[0])["top_k"] == 3
+
+
+@pytest.mark.parametrize("option", ["timeout", "priority", "retries"])
+def test_an_option_of_the_client_is_no_option_of_a_call(option: str) -> None:
+    with pytest.raises(TypeError, match=rf"{option}: of the client and not of a call; Client\({option}=\.\.\.\)"):
+        encode_predict([1], {option: 1})
