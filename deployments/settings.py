@@ -120,6 +120,12 @@ class TracingSettings(StrictModel):
         le=1,
         description="Share of requests that are traced; one that comes with a trace context follows its flag.",
     )
+    max_traces_per_s: int = Field(
+        20,
+        ge=0,
+        description="Traces that an edge begins in a second at most, those of callers with a context aside: each takes "
+        "about a millisecond of a core, whatever share of the requests it is.",
+    )
 
     @model_validator(mode="after")
     def _check_installed(self) -> "TracingSettings":

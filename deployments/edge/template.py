@@ -122,6 +122,7 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         watch_keys=WATCH_KEYS,
         close_sessions=CLOSE_SESSIONS,
         access_log=edge.access_log,
+        max_traces_per_s=settings.tracing.max_traces_per_s,
         sample_millionths=round(1e6 * settings.tracing.sample_ratio) if settings.tracing.endpoint else None,
         header_timeout_s=round(edge.request_header_timeout_s),
         client_timeout_s=max([MIN_SILENCE_S, *(route.max_silence_s for route in state.routes)]),

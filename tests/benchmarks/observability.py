@@ -49,6 +49,8 @@ from tests.deployments.observability.otlp_receiver import run_receiver
 
 OFF, METRICS, TRACING, TRACING_ALL = "off", "metrics", "tracing 1%", "tracing 100%"
 SAMPLE_RATIOS = {TRACING: 0.01, TRACING_ALL: 1.0}
+# By default, and all.
+MAX_TRACES_PER_S = {TRACING: TracingSettings().max_traces_per_s, TRACING_ALL: 10**6}
 VARIANTS = (OFF, METRICS, TRACING, TRACING_ALL)
 CONNECTIONS, START_TIMEOUT_S = 64, 120
 KEY, SECRET = "a key", "secret-of-the-edge"
@@ -137,7 +139,11 @@ async def serve(variant: str, folder: Path, port: int, endpoint: str) -> None:
 
     torch.set_num_threads(1)
     tracing = (
-        TracingSettings(endpoint=endpoint, sample_ratio=SAMPLE_RATIOS[variant]) if variant in SAMPLE_RATIOS else None
+        TracingSettings(
+            endpoint=endpoint, sample_ratio=SAMPLE_RATIOS[variant], max_traces_per_s=MAX_TRACES_PER_S[variant]
+        )
+        if variant in SAMPLE_RATIOS
+        else None
     )
     settings = ServingSettings(home=folder, tracing=tracing or TracingSettings())
     bundle = folder.parent / "mlp"

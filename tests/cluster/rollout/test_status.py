@@ -141,7 +141,7 @@ def test_the_status_counts_what_a_canary_answers_for_its_model(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["Traceback", "protobuf.VersionError: old code", "pid: 7", "ip: 127.0.0.1"], "protobuf.VersionError: old code"),
+        (["Traceback", "protobuf.VersionError: old", "pid: 7", "ip: 127.0.0.1"], "protobuf.VersionError: old"),
         (["a", "training.errors.UserError: m (fp32) cannot answer within 1 ms"], "m (fp32) cannot answer within 1 ms"),
         (["ValueError: first", "  raise", "KeyError: 'x'"], "KeyError: 'x'"),
         (["SystemExit"], "SystemExit"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ async def test_the_callers_flag_decides_and_the_ratio_where_there_is_none(
         _, trace, span_id, _ = seen["traceparent"].split("-")
         assert len(trace), len(span_id) == (32, 16)
         assert trace != "0" * 32
+
+
+async def test_no_more_traces_are_begun_in_a_second_than_the_setting_allows(folder: Path) -> None:
+    tracing = TracingSettings(endpoint="http://127.0.0.1:9/v1/traces", sample_ratio=1.0, max_traces_per_s=3)
+    carried = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    settings = ServingSettings(home=folder, tracing=tracing)
+    async with run_edge(folder, settings=settings) as edge, edge.open_http() as http:
+        started_s = time.monotonic()
+        own = [parse_headers((await http.post(PATH)).json()) for _ in range(30)]
+        callers = [parse_headers((await http.post(PATH, headers=carried)).json()) for _ in range(5)]
+        seconds = time.monotonic() - started_s
+
+    sampled = sum(each.get("traceparent", "").endswith("-01") for each in own)
+    assert 3 <= sampled <= 3 * (1 + seconds) + 1
+    assert sampled < 30
+    assert all(each["traceparent"].startswith(f"00-{TRACE}") for each in callers)
 
 
 async def test_lines_of_traced_requests_are_logged_only_where_the_access_log_is_on(folder: Path) -> None:
