@@ -55,6 +55,11 @@ def print_note(text: str) -> None:
         print_line(text)
 
 
+def get_progress_console() -> Console:
+    """Where long work shows how far it is; nothing comes of it with --quiet."""
+    return Console(quiet=True) if context.quiet else console
+
+
 def print_warning(text: str) -> None:
     """Print what went wrong without ending the command, to standard error."""
     Console(stderr=True).print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)

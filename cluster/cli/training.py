@@ -11,6 +11,7 @@ from cluster.cli.terminal import (
     console,
     context,
     format_metrics,
+    get_progress_console,
     make_table,
     print_json,
     print_line,
@@ -67,7 +68,9 @@ def train(
         return
     from cluster.shoal import Shoal
 
-    result = Shoal(context.settings).train(recipe, overrides, options=options, resume=resume, console=console)
+    result = Shoal(context.settings).train(
+        recipe, overrides, options=options, resume=resume, console=get_progress_console()
+    )
     print_line(f"published {result.version}: {format_metrics(result.metrics)}")
     if profile:
         from training.run.profile_report import render_profile
@@ -80,7 +83,7 @@ def reproduce(reference: Reference, as_json: Json = False) -> None:
     """Train a version's recipe again; compare, publish nothing."""
     from cluster.train import reproduce as reproduce_version
 
-    result = reproduce_version(context.settings, reference, console)
+    result = reproduce_version(context.settings, reference, get_progress_console())
     if as_json:
         scores = {name: {"before": old, "after": new} for name, old, new in result.scores}
         print_json({"version": str(result.version), "run": result.run, "scores": scores, "verdict": result.verdict})
