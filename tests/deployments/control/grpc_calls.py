@@ -1,5 +1,6 @@
 """A gRPC gateway in this process, and calls to it as the edge makes them."""
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from deployments.protocols.grpc import messages
 from deployments.settings import Limits
 
 SECRET = "of the edge"
+SETTLE_S = 0.05
 METADATA = (("x-shoal-edge", SECRET), ("x-shoal-caller", "tester"))
 
 
@@ -29,9 +31,13 @@ async def run_gateway(status: DeploymentStatus, client: Any, limits: Limits) -> 
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    await server.stop(None)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)
+        # gRPC has one poller for all loops of a process: what comes later would raise in the loop of the next test.
+        await asyncio.sleep(SETTLE_S)
 
 
 async def call(channel: Any, method: str, request: Any, **options: Any) -> Any:
