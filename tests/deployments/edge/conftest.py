@@ -1,5 +1,6 @@
 """One edge for the tests of a file that only send requests."""
 
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from tests.deployments.edge.local_edge import LocalEdge, run_edge
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def keep_collections_short() -> None:
+    """Leave out what other tests have left: a collection of all of it stalls the loop for longer than checks wait."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
