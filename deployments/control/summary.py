@@ -119,7 +119,7 @@ def _summarize(
         versions = [VersionSummary(version=version, variant=variant, weight=100, replicas=count)] if count else []
     else:
         own = [(member, window) for member, window in windows if member.route.name == record.name]
-        extra = [(member, window) for member, window in windows if canary and is_of(canary, member)]
+        extra = [(member, window) for member, window in windows if canary and canary.spec.has_replica(member)]
         versions = summarize_versions([member for member, _ in own], canary, [member for member, _ in extra])
         count, traffic = len(own), measure_traffic(window for _, window in (*own, *extra) if window)
     target = get_target_replicas(application)
@@ -141,11 +141,6 @@ def _summarize(
         max_replicas=record.scale.max_replicas,
         traffic=traffic,
     )
-
-
-def is_of(canary: Canary, member: Member) -> bool:
-    """Whether a replica is of a rollout's new version; one of an earlier rollout may still be there."""
-    return member.route.name == canary.spec.application and member.version == canary.spec.version
 
 
 def summarize_versions(

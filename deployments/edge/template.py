@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from deployments.edge.haproxy import write_private
 from deployments.edge.node_tls import get_tls_options, read_client_certificate
+from deployments.edge.splits import HEADER_PREFIX
 from deployments.edge.state import (
     CANARY_SUFFIX,
     CONTROL,
@@ -41,7 +42,6 @@ OIP_ERROR = '{"error":"%[var(txn.problem)]"}'
 PUBLIC_BODY_ERROR = '{"error":"this path takes no body; send the request without one"}'
 # What requests are split by; all else is a header's name. deployments.edge.splits has the same rule.
 SPLIT_SAMPLES = {"caller": "var(txn.caller)", "request": "var(txn.id)"}
-HEADER_PREFIX = "header:"
 # Fields of a request's header.
 MAX_FIELDS = 256
 # Statuses that HAProxy makes itself. A request that it cannot read gets its own page, for which 2.8 has no setting.

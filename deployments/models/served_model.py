@@ -48,7 +48,6 @@ Result = TypeVar("Result")
 PROFILE_S = 1.5
 JSON = "application/json"
 CODEC_REPEATS, CODEC_BUDGET_S = 30, 0.02
-JSON = "application/json"
 
 
 class ServedModel:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from deployments.edge.state import CANARY_SUFFIX, SPLIT_BUCKETS
+from deployments.edge.state import CANARY_SUFFIX, SPLIT_BUCKETS, Member
 from deployments.rollout.criteria import Criteria
 from deployments.specs.model_deployment import ModelDeployment
 from training.schema import StrictModel
@@ -85,6 +85,10 @@ class CanarySpec(StrictModel):
     def application(self) -> str:
         """Name of the canary's Serve application; no model's, since those have no dot."""
         return get_application(self.name)
+
+    def has_replica(self, member: Member) -> bool:
+        """Whether a replica is of the new version; one of an earlier rollout of the model may still be there."""
+        return member.route.name == self.application and member.version == self.version
 
     @property
     def compared_steps(self) -> int:

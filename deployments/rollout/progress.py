@@ -119,7 +119,7 @@ class Progress:
 
     def _is_compared(self, member: Member) -> bool:
         """Whether a replica is of either version; one of an earlier rollout may still be there."""
-        return member.route.name != self._spec.application or member.version == self._spec.version
+        return member.route.name != self._spec.application or self._spec.has_replica(member)
 
     def fail(self, canary: Canary, reason: str, now_s: float) -> CanaryState:
         """The state of a rollout whose new version does not run."""
