@@ -66,6 +66,8 @@ def list_served_versions(http: httpx.Client) -> list[str]:
 def test_two_interrupts_leave_what_the_command_says(
     shoal: ShoalCli, two_versions: None, settings: Settings, http: httpx.Client, after_s: float
 ) -> None:
+    store = DeploymentStore(settings.platform)
+    revision = store.list_revisions(NAME)[0].number
     process = start_deploy(settings)
     time.sleep(after_s)
     for _ in range(2):
@@ -75,14 +77,14 @@ def test_two_interrupts_leave_what_the_command_says(
 
     shown = get_shown_version(shoal)
     assert wait_until(lambda: list_served_versions(http) == [str(shown)], 20), list_served_versions(http)
-    assert DeploymentStore(settings.platform).list_open_revisions() == []
+    assert store.list_open_revisions() == []
     # The second one may end a command that has said so and is at its end.
     if process.returncode in (130, -signal.SIGINT):
         said = re.search(rf"{NAME}:(\d)(?: was deployed; it serves| goes on serving)", stderr)
         assert "Traceback" not in stderr
         assert int(said[1] if said else 1) == shown, stderr
-        # Before anything was changed there is nothing to say.
-        assert said or after_s < 2, stderr
+        # Before anything was changed there is nothing to say; when that is depends on how busy the machine is.
+        assert said or store.list_revisions(NAME)[0].number == revision, stderr
     else:
         assert f"deployed {NAME}:2" in stdout, (process.returncode, stderr)
     if shown == 2:
