@@ -48,6 +48,13 @@ class Unauthenticated(ClientError):
     headers: tuple[tuple[bytes, bytes], ...] = ((b"www-authenticate", b'Bearer realm="shoal"'),)
 
 
+class Forbidden(ClientError):
+    """The key does not allow it."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFromEdge(ClientError):
     """A replica got a request that no edge of its cluster sent."""
 

@@ -106,6 +106,20 @@ class EdgeSettings(StrictModel):
         return self
 
 
+class AccessSettings(StrictModel):
+    """Who is let in."""
+
+    admin_key: bool = Field(
+        True, description="Whether the key in HOME/secrets/admin_key is let in; it may do everything."
+    )
+    max_database_outage_s: float = Field(
+        3600.0,
+        ge=0,
+        description="Seconds that callers with valid keys go on while the database of keys, or the directory that "
+        "reads it, does not answer; nobody new gets in meanwhile.",
+    )
+
+
 class TracingSettings(StrictModel):
     """Traces by OpenTelemetry, from the edge to each forward pass."""
 
@@ -146,6 +160,7 @@ class ServingSettings(TrainingSettings):
 
     limits: Limits = Field(Limits(), description="Limits of every request.")
     edge: EdgeSettings = Field(EdgeSettings(), description="How the edge takes requests.")
+    access: AccessSettings = Field(AccessSettings(), description="Who is let in.")
     scaling: ScalingSettings = Field(ScalingSettings(), description="How replicas start.")
     tracing: TracingSettings = Field(TracingSettings(), description="Traces by OpenTelemetry.")
     log_format: Literal["text", "json"] = Field(

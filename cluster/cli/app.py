@@ -15,7 +15,20 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from cluster.cli import cluster, history, models, planning, predict, recipes, rollout, runs, serving, status, training
+from cluster.cli import (
+    cluster,
+    history,
+    keys,
+    models,
+    planning,
+    predict,
+    recipes,
+    rollout,
+    runs,
+    serving,
+    status,
+    training,
+)
 from cluster.cli.terminal import context, print_line
 from cluster.settings import check_home, load_settings
 from training.errors import ServiceError, UserError, summarize_validation_error
@@ -44,6 +57,7 @@ for group in (cluster, status, training, serving, history, planning, predict):
 app.add_typer(models.app, name="models", invoke_without_command=True)
 app.add_typer(runs.app, name="runs", invoke_without_command=True)
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(keys.app, name="keys", invoke_without_command=True)
 app.add_typer(recipes.app, name="recipes", invoke_without_command=True)
 
 # Typer has a copy of click of its own, and exports no name for what it raises when a command line is wrong.

@@ -33,7 +33,7 @@ def init() -> None:
     from cluster.local import secrets
 
     home = context.settings.home
-    for name in (secrets.ADMIN_KEY, secrets.RAY_TOKEN):
+    for name in secrets.ALL_SECRETS:
         secrets.ensure_secret(home, name)
     print_line(f"ready: {home}")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from training.errors import UserError
 
-ADMIN_KEY, RAY_TOKEN, EDGE_SECRET = "admin_key", "ray_token", "edge_secret"
+ADMIN_KEY, RAY_TOKEN, EDGE_SECRET, KEY_PEPPER = "admin_key", "ray_token", "edge_secret", "key_pepper"
+ALL_SECRETS = (ADMIN_KEY, RAY_TOKEN, EDGE_SECRET, KEY_PEPPER)
 
 
 def ensure_secret(home: Path, name: str) -> str:

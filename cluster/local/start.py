@@ -62,7 +62,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         check_tls(settings)
     stop_cluster(settings)
     _make_private_dir(temp_dir(settings.home))
-    for name in (secrets.ADMIN_KEY, secrets.RAY_TOKEN, secrets.EDGE_SECRET):
+    for name in secrets.ALL_SECRETS:
         secrets.ensure_secret(settings.home, name)
     ports = Ports()
     set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)

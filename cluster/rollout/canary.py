@@ -95,7 +95,7 @@ def find_stable(settings: Settings, deployment: ModelDeployment) -> ModelDeploym
 
 def choose_split(settings: Settings) -> str:
     """Split by the caller where there are so many that a small share of them is one; else by the request."""
-    callers = set(KeyStore(settings.platform).list_keys().values())
+    callers = KeyStore.open(settings).list_keys()
     return "caller" if len(callers) >= MIN_CALLERS else "request"
 
 

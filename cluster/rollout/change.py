@@ -14,14 +14,12 @@ from itertools import groupby
 
 import httpx
 
-from cluster.local import secrets
 from cluster.local.running_cluster import Cluster, exclusive_lock, require_cluster
 from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.serve_api import Applications, ClusterEnded, ConfigRefused, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
 from deployments.edge.state import CONTROL, EDGE, GRPC
 from deployments.specs.deployment import DeploymentRecord
-from deployments.state.key_store import KeyStore
 from deployments.state.revisions import Action, Origin, Revision
 from deployments.state.store import DeploymentStore
 from training.errors import ServiceError, ShoalError
@@ -126,8 +124,6 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
     Raises:
         ServiceError: the edge or the control application does not start.
     """
-    admin_key = secrets.read_secret(settings.home, secrets.ADMIN_KEY)
-    KeyStore(settings.platform).set_key(admin_key, "admin")
     store = DeploymentStore(settings.platform)
     with ServeApi(settings, cluster) as serve:
         failures = _start_all(store, serve, on_status)

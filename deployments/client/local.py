@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
+from deployments.access.api_keys import ADMIN_KEY_FILE
 from training.errors import UserError
 from training.registry.process_identity import ProcessIdentity
 
-ADMIN_KEY_FILE = Path("secrets/admin_key")
 CLUSTER_FILE = Path("run/cluster.json")
 
 # What RFC 6750 allows in an Authorization header.

@@ -11,15 +11,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from ray import serve
 from ray.exceptions import RayError
 from starlette.exceptions import HTTPException
 
+from deployments.access.api_keys import ADMIN_KEY_FILE
+from deployments.access.authorization import Authorization
+from deployments.access.caller import Caller, build_admin
+from deployments.access.scopes import Action
 from deployments.control import openapi
 from deployments.control.abandoned import finish_abandoned_changes
 from deployments.control.catalog import Catalog
+from deployments.control.keys import CallerOf, add_key_routes
 from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
 from deployments.control.sleeping import SleepingModels
 from deployments.control.summary import DeploymentSummary, ReplicaWindows
@@ -27,7 +33,7 @@ from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import CONTROL, Route
-from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel
+from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel, Unprocessable
 from deployments.observability.observation import Observation
 from deployments.observability.tracing import build_tracer
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
@@ -66,7 +72,7 @@ class Control:
         limits = settings.limits
         self._task = asyncio.get_running_loop().create_task(finish_abandoned_changes(catalog.status.store))
         self._server = await ReplicaServer.start(
-            lambda secret, observation: compose_http(AsgiHandler(api), limits, secret, observation),
+            lambda secret, observation: compose_http(AsgiHandler(api), limits, secret, Authorization(), observation),
             host,
             Route(CONTROL, limits.request_timeout_s),
             splits=splits,
@@ -112,15 +118,26 @@ def build_api(
         # Behind the edge's TLS a redirect would name http: the next request's key would be sent in plain text.
         redirect_slashes=False,
     )
-    key_file = settings.home / openapi.ADMIN_KEY_FILE
-    api.openapi = lambda: openapi.build_openapi(api, catalog, url, key_file)  # type: ignore[method-assign]
+    key_file = settings.home / ADMIN_KEY_FILE
+    _add_document_route(api, lambda caller: openapi.build_openapi(api, catalog, url, key_file, caller))
     _add_error_handlers(api)
     _add_server_routes(api, catalog)
     _add_catalog_routes(api, catalog)
+    add_key_routes(api, settings)
     _add_deployment_routes(api, catalog, fetch_windows)
     _add_predict_route(api, client, settings)
     _add_model_routes(api, client, catalog, SleepingModels(catalog.status, catalog.load_content), settings)
     return api
+
+
+def _add_document_route(api: FastAPI, build: Callable[[Caller], dict[str, Any]]) -> None:
+    """Answer for the document in the place of FastAPI's own route, which does not know who asks."""
+    api.router.routes = [route for route in api.router.routes if getattr(route, "path", "") != api.openapi_url]
+    api.openapi = lambda: build(build_admin())  # type: ignore[method-assign]
+
+    @api.get(api.openapi_url or "", include_in_schema=False)
+    def document(caller: CallerOf) -> dict[str, Any]:
+        return build(caller)
 
 
 def _add_server_routes(api: FastAPI, catalog: Catalog) -> None:
@@ -149,9 +166,9 @@ def _add_server_routes(api: FastAPI, catalog: Catalog) -> None:
 
 def _add_catalog_routes(api: FastAPI, catalog: Catalog) -> None:
     @api.get("/api/v1/models", tags=[openapi.CATALOG_TAG], summary="List models")
-    def list_models() -> dict[str, Any]:
-        """All models and pipelines: task and summary, versions and aliases, status, deployed version and variant."""
-        return {"models": catalog.list_models()}
+    def list_models(caller: CallerOf) -> dict[str, Any]:
+        """The caller's models and pipelines: task, summary, versions, aliases, status, deployed version and variant."""
+        return {"models": [each for each in catalog.list_models() if caller.may(Action.READ, each["name"])]}
 
     @api.get("/api/v1/models/{name}", tags=[openapi.CATALOG_TAG], summary="Get a model")
     def get_model(name: str) -> dict[str, Any]:
@@ -177,10 +194,11 @@ def _add_deployment_routes(
     api: FastAPI, catalog: Catalog, fetch_windows: Callable[[], Awaitable[ReplicaWindows | None]]
 ) -> None:
     @api.get("/api/v1/deployments", tags=[openapi.CATALOG_TAG], summary="List deployments")
-    async def list_deployments() -> DeploymentList:
-        """How each deployed model and pipeline is doing: revision, versions that answer, replicas, traffic."""
+    async def list_deployments(caller: CallerOf) -> DeploymentList:
+        """How each of the caller's models and pipelines is doing: revision, versions that answer, replicas, traffic."""
         windows = await fetch_windows()
-        return DeploymentList(deployments=await asyncio.to_thread(catalog.status.summarize, windows))
+        summaries = await asyncio.to_thread(catalog.status.summarize, windows)
+        return DeploymentList(deployments=[each for each in summaries if caller.may(Action.READ, each.name)])
 
 
 def _add_predict_route(api: FastAPI, client: HandleClient, settings: ServingSettings) -> None:
@@ -277,7 +295,7 @@ def _read_body(request: Request) -> bytes:
 
 def _get_origin(request: Request) -> CallOrigin:
     server_request = get_server_request(request)
-    return CallOrigin(server_request.caller, request.headers.get("x-request-id", ""), request.headers)
+    return CallOrigin(server_request.caller.name, request.headers.get("x-request-id", ""), request.headers)
 
 
 def _get_scheduling(request: Request, limits: Limits) -> Scheduling:
@@ -322,6 +340,16 @@ def _add_error_handlers(api: FastAPI) -> None:
         body = encode_error_for(get_server_request(request), error.code, error.message)
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return Response(body, error.status, headers, media_type="application/json")
+
+    @api.exception_handler(UserError)
+    async def encode_user_error(request: Request, error: UserError) -> Response:
+        return await encode_call_error(request, Unprocessable(str(error)))
+
+    @api.exception_handler(RequestValidationError)
+    async def encode_validation_error(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(each) for each in first["loc"] if each != "body") or "the body"
+        return await encode_call_error(request, Unprocessable(f"{place}: {first['msg']}"))
 
     @api.exception_handler(HTTPException)
     async def encode_http_exception(request: Request, error: HTTPException) -> Response:

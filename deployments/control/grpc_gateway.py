@@ -18,13 +18,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ray import serve
 
+from deployments.access.caller import NOBODY, Caller, parse_caller
+from deployments.access.scopes import Action
 from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import add_grpc_port
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import GRPC, Member, Route
-from deployments.errors import CallError, DeadlineExceeded, Unavailable
+from deployments.errors import CallError, DeadlineExceeded, Forbidden, Unavailable
 from deployments.observability.tracing import ReplicaTracer, build_tracer
 from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
@@ -101,6 +103,7 @@ class GrpcService:
         return messages.ServerMetadataResponse(name="shoal", version=version("shoal"), extensions=EXTENSIONS)
 
     async def _model_ready(self, request: Any, context: Any) -> Any:
+        _get_caller(context).check(Action.READ, request.name)
         try:
             if not await asyncio.to_thread(self._sleeping.describe, request.name, request.version):
                 await self._client.metadata(request.name, request.version, self._get_timeout_s(context))
@@ -109,12 +112,14 @@ class GrpcService:
         return messages.ModelReadyResponse(ready=True)
 
     async def _model_metadata(self, request: Any, context: Any) -> Any:
+        _get_caller(context).check(Action.READ, request.name)
         if asleep := await asyncio.to_thread(self._sleeping.describe, request.name, request.version):
             return translate.metadata_from_rest(asleep.metadata)
         metadata = await self._client.metadata(request.name, request.version, self._get_timeout_s(context))
         return translate.metadata_from_rest(metadata)
 
     async def _model_infer(self, request: Any, context: Any) -> Any:
+        _get_caller(context).check(Action.PREDICT, request.model_name)
         body, header_length = translate.request_to_rest(request)
         response, response_header_length = await self._client.infer(
             request.model_name,
@@ -151,6 +156,7 @@ class GrpcService:
             yield await self._model_infer(request, context)
             return
         name, version = request.model_name, request.model_version
+        _get_caller(context).check(Action.PREDICT, name)
         body = generate.encode_predict_body(request)
         timeout_s, priority = self._get_timeout_s(context), _get_priority(context)
         stream = self._client.stream(
@@ -174,8 +180,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """Whether the server, or for a caller with a key a model, takes calls."""
-        if request.service not in ("", messages.SERVICE_NAME) and not _get_caller(context):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the health of a model is told to callers with a key")
+        if request.service not in ("", messages.SERVICE_NAME):
+            await self._check_read(request.service, context)
         state = await self._fetch_state(request.service)
         if state == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
@@ -184,12 +190,23 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(self, request: Any, context: Any) -> AsyncGenerator[Any]:  # noqa: N802 - gRPC's name
         """The same, again at each change."""
         last = None
+        if request.service not in ("", messages.SERVICE_NAME):
+            await self._check_read(request.service, context)
         while True:
             state = await self._fetch_state(request.service)
             if state != last:
                 last = state
                 yield health_pb2.HealthCheckResponse(status=state)
             await asyncio.sleep(HEALTH_WATCH_INTERVAL_S)
+
+    async def _check_read(self, model: str, context: Any) -> None:
+        caller = _get_caller(context)
+        if caller is NOBODY:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the health of a model is told to callers with a key")
+        try:
+            caller.check(Action.READ, model)
+        except Forbidden as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.message)
 
     async def _fetch_state(self, service: str) -> Any:
         states = health_pb2.HealthCheckResponse
@@ -211,15 +228,15 @@ def _get_priority(context: Any) -> int:
     return INTERACTIVE if value is None else parse_priority(str(value).encode())
 
 
-def _get_caller(context: Any) -> str:
-    """The caller that the edge has found by its key; empty for none."""
-    return _get_origin(context).caller
+def _get_caller(context: Any) -> Caller:
+    """The caller that the edge has found by its key, or nobody."""
+    return parse_caller(str(dict(context.invocation_metadata() or ()).get(CALLER_HEADER.decode(), "")).encode())
 
 
 def _get_origin(context: Any) -> CallOrigin:
     """What a canary's share of the calls is chosen by."""
     metadata = {name: str(value) for name, value in context.invocation_metadata() or ()}
-    return CallOrigin(metadata.get(CALLER_HEADER.decode(), ""), metadata.get("x-request-id", ""), metadata)
+    return CallOrigin(_get_caller(context).name, metadata.get("x-request-id", ""), metadata)
 
 
 def build_server(service: GrpcService, health: Health, limits: Limits, secret: str) -> Any:

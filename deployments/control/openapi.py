@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from deployments.access.caller import Caller
+from deployments.access.scopes import Action
 from deployments.control.catalog import Catalog
 from deployments.control.infer_schemas import build_infer_example
 from deployments.control.operations import (
@@ -35,17 +37,16 @@ from deployments.control.predict_schemas import JsonSchema, build_object_schema
 VERSION = version("shoal")
 
 STABLE_TAG, VERSIONS_TAG, CATALOG_TAG, SERVER_TAG = "stable address", "versions", "catalog", "server"
+KEYS_TAG = "keys"
 _TAGS = {
     STABLE_TAG: "One address for each model, whatever serves it: through the control application, so slower than the "
     "model's own.",
     VERSIONS_TAG: "Every model's operations at the address of its version: a request for another version than the "
     "deployed one is refused. Bodies are those of the model's own operations.",
     CATALOG_TAG: "Published models with their versions, and deployed pipelines, with the status of each.",
+    KEYS_TAG: "Tenants' API keys, for callers whose own key allows to manage them; no key makes one that may do more.",
     SERVER_TAG: "The service itself, by the Open Inference Protocol. Health checks need no key.",
 }
-
-ADMIN_KEY_FILE = "secrets/admin_key"
-"""Where the cluster keeps the admin key, below SHOAL_HOME."""
 
 # A longer example (an image, say) is fetched by the command instead of printed in it.
 MAX_EXAMPLE_CHARACTERS = 400
@@ -58,7 +59,7 @@ _ERROR_SCHEMA = build_object_schema(
 _OIP_ERROR_SCHEMA = build_object_schema(error={"type": "string"})
 
 
-def build_openapi(api: FastAPI, catalog: Catalog, url: str, key_file: Path) -> JsonSchema:
+def build_openapi(api: FastAPI, catalog: Catalog, url: str, key_file: Path, caller: Caller) -> JsonSchema:
     """Build the document.
 
     Args:
@@ -66,8 +67,10 @@ def build_openapi(api: FastAPI, catalog: Catalog, url: str, key_file: Path) -> J
         catalog: what is deployed.
         url: of the service, for the example command.
         key_file: holds the admin key; for the same.
+        caller: who asks; of models and pipelines, those are in it that the caller may read.
     """
-    models, pipelines = catalog.list_deployed_models(), [each.endpoint for each in catalog.list_pipelines()]
+    models = [each for each in catalog.list_deployed_models() if caller.may(Action.READ, each.deployment.name)]
+    pipelines = [each.endpoint for each in catalog.list_pipelines() if caller.may(Action.READ, each.name)]
     examples = {model.manifest.name: model.example for model in models}
     tags = {get_model_tag(each.manifest.name): describe_model(each.deployment, each.manifest) for each in models}
     tags |= {get_pipeline_tag(each.name): describe_pipeline(each) for each in pipelines}
@@ -141,7 +144,7 @@ def _complete_management_paths(paths: JsonSchema) -> None:
         for operation in item.values():
             if path.startswith("/v2/health/"):
                 operation["security"] = []
-            # FastAPI's own error for invalid parameters, which are all strings here.
+            # FastAPI's own form of the error for invalid parameters and bodies; they get ours.
             operation["responses"].pop("422", None)
             operation["responses"] |= build_error_responses(OIP_ERROR if path.startswith("/v2") else ERROR)
     for path in ("/v2/health/ready", "/v2/health/started"):
@@ -156,8 +159,8 @@ def _complete_management_paths(paths: JsonSchema) -> None:
 def _add_header_parameters(paths: JsonSchema) -> None:
     """Refer to the headers that each request which computes something may have."""
     references = [{"$ref": f"#/components/parameters/{name}"} for name in HEADER_PARAMETERS]
-    for item in paths.values():
-        if "post" in item:
+    for path, item in paths.items():
+        if path.endswith(("/predict", "/infer")):
             item["post"]["parameters"] = [*item["post"].get("parameters", ()), *references]
 
 
@@ -170,6 +173,8 @@ def _add_examples(paths: JsonSchema, parameters: dict[str, str], bodies: dict[st
         bodies: of the model, by the end of the path.
     """
     for path, item in paths.items():
+        if "{name}" not in path:
+            continue
         for operation in item.values():
             for parameter in operation.get("parameters", ()):
                 parameter["example"] = parameters[parameter["name"]]

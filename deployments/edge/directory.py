@@ -51,14 +51,14 @@ class Directory:
 
     def __init__(self) -> None:
         # Here, not above: members import this file, and the databases would take a tenth of a replica's cold start.
+        from deployments.edge.valid_keys import ValidKeys
         from deployments.state.canary_store import CanaryStore
-        from deployments.state.key_store import KeyStore
         from deployments.state.store import DeploymentStore
 
         settings = ServingSettings()
         configure_logging(settings.log_format)
         self._settings = settings
-        self._keys, self._deployments = KeyStore(settings.platform), DeploymentStore(settings.platform)
+        self._keys, self._deployments = ValidKeys(settings), DeploymentStore(settings.platform)
         self._canaries = CanaryStore(settings.platform)
         # Whether there is to be a controller, as Ray was last told; None: one may be left from before a restart.
         self._has_controller: bool | None = None
@@ -76,9 +76,10 @@ class Directory:
         self._asked_s: dict[str, float] = {}
         # Higher than in any earlier life of this actor.
         revision = time.time_ns()
-        self._state = EdgeState(revision, False, (), (), {}, "", (settings.home / EDGE_SECRET_FILE).read_text().strip())
+        secret = (settings.home / EDGE_SECRET_FILE).read_text().strip()
+        self._state = EdgeState(revision, False, (), (), {}, "", secret, self._keys.pepper)
         self._changed = asyncio.Condition()
-        self._update(**self._read())
+        self._update(keys=self._keys.read(), **self._read())
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def get_secret(self) -> str:
@@ -187,6 +188,8 @@ class Directory:
                 for edge in [each for each, asked_s in self._asked_s.items() if now - asked_s > EDGE_LEASE_S]:
                     del self._asked_s[edge]
                     self._applied.pop(edge, None)
+                # First, and by itself: keys expire without a database, too.
+                await self._notify(keys=await asyncio.to_thread(self._keys.read))
                 await self._notify(**await asyncio.to_thread(self._read))
                 self._control_canaries()
             except Exception:
@@ -207,7 +210,7 @@ class Directory:
         splits = tuple(Split(each.spec.name, each.spec.version, each.weight, each.spec.split_by) for each in canaries)
         self._shadows = {each.spec.name: each.shadow_percent for each in canaries}
         certificate = self._read_certificate()
-        return {"keys": self._keys.list_keys(), "certificate": certificate, "routes": routes, "splits": splits}
+        return {"certificate": certificate, "routes": routes, "splits": splits}
 
     def _control_canaries(self) -> None:
         """Have a controller of rollouts while there are any, and none else."""

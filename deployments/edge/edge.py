@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
+from deployments.access.authorization import RequiredAction
+from deployments.access.scopes import Action
 from deployments.edge.directory import get_directory
 from deployments.edge.haproxy import HAProxy, make_private_dir
 from deployments.edge.state import CONTROL, EDGE, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
@@ -91,7 +94,8 @@ class Edge:
         self._lock = asyncio.Lock()
         self._state = await self._fetch_first_state()
         # Of this node alone, and for HAProxy alone.
-        metrics_server = HttpServer(HttpApp(self._metrics, (EdgeCheck(self._state.secret),), MAX_METRICS_BODY))
+        layers = (EdgeCheck(self._state.secret), RequiredAction(Action.METRICS))
+        metrics_server = HttpServer(HttpApp(self._metrics, layers, MAX_METRICS_BODY))
         self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
         await self._restart()
         loop = asyncio.get_running_loop()
@@ -138,15 +142,20 @@ class Edge:
 
     async def _follow(self) -> None:
         """Bring about every state that the directory tells; while it is away, the last one stands."""
-        revision = self._state.revision
+        revision, answered_s = self._state.revision, time.monotonic()
         while True:
             try:
                 state = await get_directory().watch.remote(self._id, revision)
+                answered_s = time.monotonic()
                 async with self._lock:
                     await self._apply(state)
                 revision = state.revision
             except (RayError, ValueError) as error:
                 logger.warning("the directory does not answer: %s", error)
+                if self._state.keys and time.monotonic() - answered_s > self._settings.access.max_database_outage_s:
+                    # Nobody says any more whose keys are good.
+                    async with self._lock:
+                        await self._apply(replace(self._state, keys={}))
                 await asyncio.sleep(RETRY_INTERVAL_S)
             except Exception:
                 logger.exception("the edge cannot be changed")
@@ -268,6 +277,7 @@ def _needs_reload(before: EdgeState, after: EdgeState) -> bool:
         or list_members(before, CONTROL) != list_members(after, CONTROL)
         or bool(before.certificate) != bool(after.certificate)
         or before.secret != after.secret
+        or before.pepper != after.pepper
         or [(split.name, split.by) for split in before.splits] != [(split.name, split.by) for split in after.splits]
     )
 

@@ -164,9 +164,10 @@ class EdgeState:
         is_complete: whether the directory has been alive long enough for every member to have renewed.
         routes: what is deployed, with members or without.
         members: the replicas.
-        keys: name of the caller by the hex sha256 of each key.
+        keys: the caller, as access/caller.py encodes it, by the digest of each key.
         certificate: PEM of the certificate chain and its private key; empty for plain HTTP.
         secret: what a replica knows the edges by.
+        pepper: key of the digests, in hexadecimal.
         splits: of the models that have a canary.
     """
 
@@ -177,4 +178,5 @@ class EdgeState:
     keys: Mapping[str, str]
     certificate: str
     secret: str
+    pepper: str
     splits: tuple[Split, ...] = ()

@@ -3,6 +3,7 @@
 Deploy walk: edge.py -> [template.py] -> haproxy.cfg.j2
 """
 
+import base64
 import os
 import resource
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from deployments.access.caller import SEPARATOR
 from deployments.edge.haproxy import write_private
 from deployments.edge.node_tls import get_tls_options, read_client_certificate
 from deployments.edge.splits import HEADER_PREFIX
@@ -108,6 +110,8 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         max_connections_per_source=edge.max_connections_per_source,
         admin_socket=files.admin_socket,
         keys_file=files.keys,
+        pepper=base64.b64encode(bytes.fromhex(state.pepper)).decode(),
+        separator=SEPARATOR,
         splits=[
             (split.name, SPLIT_SAMPLES.get(split.by, f"req.fhdr({split.by.removeprefix(HEADER_PREFIX)})"))
             for split in state.splits

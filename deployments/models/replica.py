@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from deployments.access.authorization import Authorization
 from deployments.edge.membership import send_profile
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
@@ -59,7 +60,7 @@ class ModelReplica(HandleApi):
         self.tracer = build_tracer(ServingSettings().tracing, specification.name, specification.version, replica)
         if self.tracer:
             self._model.enable_tracing(self.tracer)
-        limits, routes = specification.limits, ModelRoutes(self._model)
+        name, limits, routes = specification.name, specification.limits, ModelRoutes(self._model)
         shadow = ShadowedModel(
             self._model,
             ServingSettings().edge,
@@ -67,7 +68,7 @@ class ModelReplica(HandleApi):
             serve=routes.serve,
         )
         self._server = await ReplicaServer.start(
-            lambda secret, observation: compose_http(routes, limits, secret, observation),
+            lambda secret, observation: compose_http(routes, limits, secret, Authorization(name), observation),
             host,
             Route.of(specification, application),
             version=specification.version,

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 
+from deployments.access.authorization import Authorization
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.splits import Splits
@@ -80,7 +81,11 @@ class PipelineReplica(HandleApi):
         limits = specification.limits
         self._server = await ReplicaServer.start(
             lambda secret, observation: compose_http(
-                PipelineRoutes(executor, readiness.list_unready), limits, secret, observation
+                PipelineRoutes(executor, readiness.list_unready),
+                limits,
+                secret,
+                Authorization(specification.name),
+                observation,
             ),
             host,
             Route.of(specification),

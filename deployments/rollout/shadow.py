@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from deployments.access.caller import DEFAULT_TENANT, Caller
+from deployments.access.scopes import Action, Scope
 from deployments.edge.membership import fetch_edge_secret
 from deployments.edge.node_tls import build_client_context
 from deployments.edge.state import Instructions, ShadowTarget
@@ -30,7 +32,7 @@ from deployments.specs.model_deployment import Endpoint
 
 # Copies that are under way; where the new version is slower than they come, others are not sent.
 MAX_COPIES = 16
-JSON, CALLER = "application/json", "shadow"
+JSON = "application/json"
 logger = logging.getLogger("ray.serve")
 
 
@@ -67,6 +69,8 @@ class ShadowedModel:
         self._target = ShadowTarget((), 0.0)
         self._http: httpx.AsyncClient | None = None
         self._secret = ""
+        scope = Scope(Action.PREDICT, model.endpoint.name)
+        self._caller = Caller(f"{DEFAULT_TENANT}/shadow", "shadow", (scope,)).encode()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pairs = self._agreements = self._dropped = 0
 
@@ -134,7 +138,7 @@ class ShadowedModel:
         endpoint, address = self.endpoint, random.choice(self._target.addresses)
         http = await self._open()
         headers = {"content-type": content_type or JSON, SECRET_HEADER.decode(): self._secret}
-        headers[CALLER_HEADER.decode()] = CALLER
+        headers[CALLER_HEADER.decode()] = self._caller
         if length is not None:
             headers[HEADER_LENGTH.decode()] = str(length)
         try:

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deployments.access.authorization import Authorization
+from deployments.access.caller import build_admin
 from deployments.errors import CallError
 from deployments.models.served_model import PROFILE_S, ServedModel
 from deployments.scaling.profile import PROFILES, Profile, ProfileCache, build_key
-from deployments.server.edge_check import SECRET_HEADER
+from deployments.server.edge_check import CALLER_HEADER, SECRET_HEADER
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
@@ -46,13 +48,14 @@ async def measure_request_cost(model: ServedModel) -> Profile:
 
 async def _measure_server(model: ServedModel) -> float:
     """CPU seconds of the event loop for a request without a pass."""
-    server = HttpServer(compose_http(ModelRoutes(model), model.endpoint.limits, SECRET))
+    name = model.endpoint.name
+    server = HttpServer(compose_http(ModelRoutes(model), model.endpoint.limits, SECRET, Authorization(name)))
     port = await server.start(HOST)
     try:
-        await asyncio.to_thread(_send_requests, port, model.endpoint.name, CONNECTIONS)
+        await asyncio.to_thread(_send_requests, port, name, CONNECTIONS)
         started_s = time.thread_time()
         # From another thread, whose CPU time does not count.
-        await asyncio.to_thread(_send_requests, port, model.endpoint.name, REQUESTS)
+        await asyncio.to_thread(_send_requests, port, name, REQUESTS)
         return (time.thread_time() - started_s) / REQUESTS
     finally:
         await server.drain(TIMEOUT_S)
@@ -60,7 +63,9 @@ async def _measure_server(model: ServedModel) -> float:
 
 def _send_requests(port: int, name: str, count: int) -> None:
     """Send requests over several connections at once, as an edge does."""
-    request = f"GET /v2/models/{name} HTTP/1.1\r\nhost: {HOST}\r\n{SECRET_HEADER.decode()}: {SECRET}\r\n\r\n".encode()
+    headers = {"host": HOST, SECRET_HEADER.decode(): SECRET, CALLER_HEADER.decode(): build_admin().encode()}
+    lines = (f"GET /v2/models/{name} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items()))
+    request = "\r\n".join((*lines, "", "")).encode()
     with contextlib.ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection((HOST, port), TIMEOUT_S)) for _ in range(CONNECTIONS)

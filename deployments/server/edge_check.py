@@ -1,10 +1,12 @@
 """Edge check: a replica takes requests from the edges alone, which have checked the caller's key.
 
-Whoever else reaches a replica's port lacks the cluster's secret. The caller's name goes into the request.
+Request walk: middleware.py -> [edge_check.py] -> deployments.access.caller
+Whoever else reaches a replica's port lacks the cluster's secret. The caller goes into the request.
 """
 
 import hmac
 
+from deployments.access.caller import parse_caller
 from deployments.errors import NotFromEdge
 from deployments.server.request import Request
 
@@ -19,10 +21,11 @@ class EdgeCheck:
         self._secret = secret.encode()
 
     def admit(self, request: Request) -> None:
-        """Raise NotFromEdge where the cluster's secret is missing."""
+        """Raise NotFromEdge where the cluster's secret is missing, Unauthenticated where the key has expired."""
         headers = request.headers
         check_edge_secret(headers.get(SECRET_HEADER, b""), self._secret)
-        request.caller = headers.get(CALLER_HEADER, b"").decode("latin-1")
+        caller = request.caller = parse_caller(headers.get(CALLER_HEADER, b""))
+        caller.check_expiry()
 
     def leave(self, request: Request) -> None:
         """Nothing is left."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import grpc
 
-from deployments.errors import NotFromEdge
-from deployments.server.edge_check import SECRET_HEADER, check_edge_secret
+from deployments.access.caller import parse_caller
+from deployments.errors import NotFromEdge, Unauthenticated
+from deployments.server.edge_check import CALLER_HEADER, SECRET_HEADER, check_edge_secret
 
 
 class GrpcEdgeCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -21,14 +22,17 @@ class GrpcEdgeCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         try:
             value = metadata.get(SECRET_HEADER.decode(), "")
             check_edge_secret(value.encode() if isinstance(value, str) else value, self._secret)
+            parse_caller(str(metadata.get(CALLER_HEADER.decode(), "")).encode()).check_expiry()
         except NotFromEdge as error:
-            return _build_refusal(error.message)
+            return _build_refusal(grpc.StatusCode.PERMISSION_DENIED, error.message)
+        except Unauthenticated as error:
+            return _build_refusal(grpc.StatusCode.UNAUTHENTICATED, error.message)
         return await continuation(call_details)
 
 
-def _build_refusal(message: str) -> Any:
+def _build_refusal(code: grpc.StatusCode, message: str) -> Any:
     async def refuse(_: Any, context: Any) -> None:
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, message)
+        await context.abort(code, message)
 
     # Fits every kind of call: it ends before a message is read.
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -261,7 +261,7 @@ class HandleClient:
         if model not in deployed:
             self._handles.pop(model, None)
             self._checked_s.pop(model, None)
-            raise UnknownModel(f"no model {model!r} is deployed; deployed: {', '.join(deployed) or 'none'}")
+            raise UnknownModel(f"no model {model!r} is deployed; GET /api/v1/models lists what is")
         self._checked_s[model] = time.monotonic()
 
 

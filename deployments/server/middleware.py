@@ -1,7 +1,8 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
-    -> trace_layer.py -> edge_check.py -> request_limits.py -> routes.py -> error_responses.py
+    -> trace_layer.py -> edge_check.py -> deployments.access.authorization -> request_limits.py -> routes.py
+    -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from deployments.access.authorization import Authorization
 from deployments.errors import CallError, ClientError
 from deployments.observability.observation import Observation
 from deployments.server.edge_check import EdgeCheck
@@ -61,13 +63,19 @@ class HttpApp:
         return encode_error_response(request, error)
 
 
-def compose_http(handler: Handler, limits: Limits, secret: str, observation: Observation | None = None) -> HttpApp:
-    """Put the layers before a handler, in the order in which a request passes them: trace, edge's secret, limits.
+def compose_http(
+    handler: Handler,
+    limits: Limits,
+    secret: str,
+    authorization: Authorization,
+    observation: Observation | None = None,
+) -> HttpApp:
+    """Put the layers before a handler, in the order in which a request passes them.
 
-    Without a tracer there is no layer of the first.
+    Trace (without a tracer there is none), edge's secret, the key's scopes, limits.
     """
     observation = observation or Observation()
-    layers: tuple[Layer, ...] = (EdgeCheck(secret), RequestLimits(limits))
+    layers: tuple[Layer, ...] = (EdgeCheck(secret), authorization, RequestLimits(limits))
     if observation.tracer:
         layers, handler = (TraceLayer(observation.tracer), *layers), activate_traces(handler)
     return HttpApp(handler, layers, limits.max_body_bytes, observation.statistics.errors)

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from deployments.access.caller import NOBODY, Caller
 from deployments.errors import ClientError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Request(ABC):
         http_version: 1.0 or 1.1.
         body: all of it, once the handler runs.
         is_received: whether all of it is here.
-        caller: name of the caller's key; empty for public paths.
+        caller: whom the edge has found by the key; nobody for public paths.
         limits: set by the layer of that name; None without it.
         scheduling: deadline and priority that the caller has chosen; None where it says nothing.
         trace: its span; None where it is not traced.
@@ -64,7 +65,7 @@ class Request(ABC):
     # Defaults in the class: a request sets only what is its own.
     body: bytes = b""
     is_received: bool = True
-    caller: str = ""
+    caller: Caller = NOBODY
     limits: "RequestLimits | None" = None
     scheduling: "Scheduling | None" = None
     trace: "Span | None" = None

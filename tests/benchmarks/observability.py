@@ -30,6 +30,7 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
+from deployments.access.authorization import Authorization
 from deployments.edge.haproxy import HAProxy, make_private_dir
 from deployments.edge.state import EdgeState, Listen, Member, Route
 from deployments.edge.template import Files, render_config, write_files
@@ -42,9 +43,9 @@ from deployments.server.middleware import compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import ServingSettings, TracingSettings
 from deployments.specs.model_deployment import ModelEndpoint
-from deployments.state.key_store import hash_key
 from tests.benchmarks.benchmark_cluster import require_tools, run_wrk, write_wrk_script
 from tests.benchmarks.serving import INFER, save_mlp
+from tests.deployments.callers import PEPPER, TESTER, digest
 from tests.deployments.observability.otlp_receiver import run_receiver
 
 OFF, METRICS, TRACING, TRACING_ALL = "off", "metrics", "tracing 1%", "tracing 100%"
@@ -152,7 +153,7 @@ async def serve(variant: str, folder: Path, port: int, endpoint: str) -> None:
     observation = Observation(tracer=build_tracer(settings.tracing, "mlp", 1, "r1"))
     if observation.tracer:
         model.enable_tracing(observation.tracer)
-    app = compose_http(ModelRoutes(model), specification.limits, SECRET, observation)
+    app = compose_http(ModelRoutes(model), specification.limits, SECRET, Authorization(), observation)
     if variant == OFF:
         leave_counting_out()
     server = HttpServer(app) if variant == OFF else HttpServer(app, observation.statistics.record_request)
@@ -165,7 +166,7 @@ async def serve(variant: str, folder: Path, port: int, endpoint: str) -> None:
         access_log.start(asyncio.get_running_loop())
     haproxy = HAProxy(edge, access_log=access_log.descriptor if access_log else None)
     files = Files(edge, haproxy.next_admin_socket())
-    state = EdgeState(1, True, (member.route,), (member,), {hash_key(KEY): "bench"}, "", SECRET)
+    state = EdgeState(1, True, (member.route,), (member,), {digest(KEY): TESTER}, "", SECRET, PEPPER)
     write_files(files, state, settings)
     await haproxy.start(render_config(state, settings, Listen("127.0.0.1", port, PORTS.pick_free()), files))
     # As Serve does in a replica.

@@ -32,6 +32,7 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parents[2])
 
 from cluster.local.ports import Ports
+from deployments.access.authorization import Authorization
 from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import CONTROL, EdgeState, Listen, Member, Route
 from deployments.edge.template import Files, render_config, write_files
@@ -42,9 +43,9 @@ from deployments.server.middleware import HttpApp, compose_http
 from deployments.server.routes import ModelRoutes
 from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelEndpoint
-from deployments.state.key_store import hash_key
 from tests.benchmarks.benchmark_cluster import require_tools, run_wrk, write_wrk_script
 from tests.benchmarks.serving import INFER, save_mlp
+from tests.deployments.callers import PEPPER, TESTER, digest
 from tests.deployments.server.captured_request import CapturedRequest
 
 SERVERS = ("uvicorn", "granian", "http_server", "granian_rsgi", "no_layers")
@@ -114,7 +115,7 @@ async def serve(name: str, bundle: str, port: str) -> None:
     torch.set_num_threads(1)
     endpoint = ModelEndpoint(name="mlp", version=1, digest=verify_bundle(Path(bundle)).digest, uri=bundle)
     model = ServedModel(endpoint, Path(bundle).parent / "cache")
-    app = compose_http(ModelRoutes(model), endpoint.limits, SECRET)
+    app = compose_http(ModelRoutes(model), endpoint.limits, SECRET, Authorization())
     asgi_app = build_asgi_app(app)
     # As Serve does in a replica: otherwise the collector scans torch again and again.
     gc.collect()
@@ -209,7 +210,7 @@ async def _start_edge(edge: HAProxy, folder: Path, port: int, edge_port: int) ->
     # HAProxy watches the process that a real edge's Ray would be.
     route, control = Route("mlp", 30.0), Route(CONTROL, 30.0)
     members = (Member("replica", route, f"127.0.0.1:{port}"), Member("control", control, f"127.0.0.1:{port}"))
-    state = EdgeState(1, True, (route,), members, {hash_key(KEY): "bench"}, "", SECRET)
+    state = EdgeState(1, True, (route,), members, {digest(KEY): TESTER}, "", SECRET, PEPPER)
     files = Files(folder, edge.next_admin_socket())
     write_files(files, state, ServingSettings())
     listen = Listen("127.0.0.1", edge_port, PORTS.pick_free())

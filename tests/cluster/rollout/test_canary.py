@@ -18,7 +18,6 @@ from cluster.settings import Settings
 from deployments.rollout.canary import Canary, CanarySpec
 from deployments.specs.model_deployment import ModelDeployment, Scale
 from deployments.state.canary_store import CanaryStore
-from deployments.state.key_store import KeyStore
 from deployments.state.store import DeploymentStore
 from tests.cluster.rollout.dashboard import Dashboard
 from tests.cluster.rollout.test_deploy import (
@@ -28,6 +27,7 @@ from tests.cluster.rollout.test_deploy import (
     make_version,
     run_deploy,
 )
+from tests.deployments.callers import add_key
 from tests.deployments.state.test_store import PIPELINE
 from training.errors import ServiceError, UserError
 
@@ -210,11 +210,11 @@ def test_a_canary_needs_another_version_to_be_compared_with(
 
 
 def test_requests_are_split_where_callers_are_few(settings: Settings) -> None:
-    keys = KeyStore(settings.platform)
+    secrets.ensure_secret(settings.home, secrets.KEY_PEPPER)
     for number in range(19):
-        keys.add_key(f"key-{number}", f"caller-{number}")
+        add_key(settings, f"caller-{number}")
     assert choose_split(settings) == "request"
-    keys.add_key("another", "caller-19")
+    add_key(settings, "caller-19")
     assert choose_split(settings) == "caller"
 
 

@@ -14,10 +14,11 @@ from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.protocols.grpc import messages
 from deployments.settings import Limits
+from tests.deployments.callers import TESTER
 
 SECRET = "of the edge"
 SETTLE_S = 0.05
-METADATA = (("x-shoal-edge", SECRET), ("x-shoal-caller", "tester"))
+METADATA = (("x-shoal-edge", SECRET), ("x-shoal-caller", TESTER))
 
 
 @contextlib.asynccontextmanager

@@ -252,7 +252,7 @@ async def test_deployments_are_listed_with_the_versions_that_answer_and_their_tr
         return windows
 
     api = build_api(catalog, local_client, serving_settings, "http://test", fetch_windows)  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+    async with open_client(make_asgi_app(api)) as http:
         deployments = {each["name"]: each for each in (await http.get("/api/v1/deployments")).json()["deployments"]}
 
     flowers, images, twice = (deployments[name] for name in ("flowers", "images", "twice"))

@@ -11,6 +11,7 @@ from deployments.errors import QueueFull
 from deployments.protocols.grpc import messages
 from deployments.server.scheduling import BATCH
 from deployments.settings import Limits
+from tests.deployments.callers import encode_caller
 from tests.deployments.control.conftest import LocalClient
 from tests.deployments.control.grpc_calls import METADATA, call, infer_request, open_stream, run_gateway
 
@@ -51,7 +52,7 @@ async def test_the_priority_of_the_metadata_is_the_models(channel: Any, local_cl
 
 
 async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(channel: Any, local_client: LocalClient) -> None:
-    metadata = (*METADATA, ("x-shoal-caller", "ann"), ("x-request-id", "r1"), ("x-user", "u1"))
+    metadata = (*METADATA, ("x-shoal-caller", encode_caller("ann")), ("x-request-id", "r1"), ("x-user", "u1"))
     await call(channel, "ModelInfer", infer_request(), metadata=metadata)
 
     origin = local_client.origins[-1]

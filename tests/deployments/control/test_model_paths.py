@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.access.authorization import Authorization
 from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.errors import CallError, DeadlineExceeded, Unavailable
@@ -14,6 +15,7 @@ from deployments.protocols.oip.binary import HEADER_LENGTH
 from deployments.server.asgi import AsgiHandler
 from deployments.server.middleware import compose_http
 from deployments.settings import Limits, ServingSettings
+from tests.deployments.callers import TESTER_HEADER, encode_caller
 from tests.deployments.control.conftest import LocalClient
 from tests.deployments.server.apps import open_client
 
@@ -33,8 +35,8 @@ def open_control(
 ) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     """A client of the control application with its layers, as behind the edge."""
     handler = AsgiHandler(build_api(catalog, client, settings, "http://test"))
-    app = compose_http(handler, settings.limits, SECRET)
-    return open_client(app, headers={"x-shoal-edge": SECRET, "x-request-id": "r1"})
+    app = compose_http(handler, settings.limits, SECRET, Authorization())
+    return open_client(app, headers={"x-shoal-edge": SECRET, **TESTER_HEADER, "x-request-id": "r1"})
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ async def test_a_models_paths_reach_it_by_a_handle(
 async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(
     http: httpx.AsyncClient, local_client: LocalClient
 ) -> None:
-    headers = {"x-shoal-caller": "ann", "x-request-id": "r7", "x-user": "u1"}
+    headers = {"x-shoal-caller": encode_caller("ann"), "x-request-id": "r7", "x-user": "u1"}
     row = {"inputs": [[5.1, 3.5, 1.4, 0.2]]}
     await http.post("/v2/models/flowers/infer", json={"inputs": [TENSOR]}, headers=headers)
     await http.post("/v2/models/flowers/predict", json=row, headers=headers)

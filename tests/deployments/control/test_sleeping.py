@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.access.authorization import Authorization
 from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.errors import Unavailable
@@ -16,6 +17,7 @@ from deployments.server.middleware import compose_http
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, Scale
 from deployments.state.store import DeploymentStore
+from tests.deployments.callers import TESTER_HEADER
 from tests.deployments.control.grpc_calls import call, run_gateway
 from tests.deployments.server.apps import open_client
 
@@ -58,8 +60,8 @@ def sleeper() -> Sleeper:
 @pytest.fixture
 async def http(catalog: Catalog, sleeper: Sleeper, serving_settings: ServingSettings) -> AsyncIterator[Any]:
     handler = AsgiHandler(build_api(catalog, sleeper, serving_settings, "http://test"))  # type: ignore[arg-type]
-    app = compose_http(handler, serving_settings.limits, SECRET)
-    async with open_client(app, headers={"x-shoal-edge": SECRET}) as http:
+    app = compose_http(handler, serving_settings.limits, SECRET, Authorization())
+    async with open_client(app, headers={"x-shoal-edge": SECRET, **TESTER_HEADER}) as http:
         yield http
 
 

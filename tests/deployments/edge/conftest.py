@@ -7,6 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.edge import directory as directory_module
+from deployments.edge.directory import Directory
+from tests.deployments.callers import write_pepper
+from tests.deployments.edge.local_directory import run_directory
 from tests.deployments.edge.local_edge import LocalEdge, run_edge
 
 
@@ -38,3 +42,20 @@ async def http(edge: LocalEdge) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "edge_secret").write_text("of the edge\n")
+    write_pepper(tmp_path)
+    for name, seconds in (("READ_INTERVAL_S", 0.02), ("MAX_APPLY_S", 1.0), ("WATCH_S", 0.3)):
+        monkeypatch.setattr(directory_module, name, seconds)
+    return tmp_path
+
+
+@pytest.fixture
+async def directory(home: Path) -> AsyncIterator[Directory]:
+    async with run_directory() as directory:
+        yield directory

@@ -22,7 +22,7 @@ from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp
 from deployments.server.request import Request, Response
 from deployments.settings import ServingSettings
-from deployments.state.key_store import hash_key
+from tests.deployments.callers import PEPPER, TESTER, digest
 
 SECRET, KEY = "secret-of-the-edge", "a key"
 AUTHORIZATION = {"authorization": f"Bearer {KEY}"}
@@ -182,8 +182,8 @@ async def run_edge(
     replicas = [await start_replica(name, number) for number, name in enumerate(names)]
     members = tuple(replica.member for replica in replicas)
     routes = tuple(each.route for each in members if each.route.name != CONTROL)
-    values = {"routes": routes, "members": members, "keys": {hash_key(KEY): "tester"}, "certificate": ""} | fields
-    directory = FakeDirectory(EdgeState(revision=1, is_complete=True, secret=SECRET, **values))
+    values = {"routes": routes, "members": members, "keys": {digest(KEY): TESTER}, "certificate": ""} | fields
+    directory = FakeDirectory(EdgeState(revision=1, is_complete=True, secret=SECRET, pepper=PEPPER, **values))
     ports = ports or (find_port(), find_port())
     with pytest.MonkeyPatch.context() as patch:
         # Tasks see the value that is set when they are created, so that each edge has its own.

@@ -12,6 +12,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
 
+from deployments.access.authorization import Authorization
 from deployments.edge.state import CONTROL
 from deployments.server.middleware import compose_http
 from deployments.server.request import Request, Response
@@ -117,7 +118,7 @@ async def test_bodies_that_do_not_come_keep_no_one_from_a_health_check(folder: P
         return Response(200, b"{}")
 
     async with run_edge(folder, names=()) as edge, contextlib.AsyncExitStack() as stack:
-        await edge.add(CONTROL, compose_http(answer, Limits(max_queue=8), SECRET))
+        await edge.add(CONTROL, compose_http(answer, Limits(max_queue=8), SECRET, Authorization()))
         bodies = [b"PUT /v2/health/live HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\n"] * 10
         bodies += [b"POST /v2/health/live HTTP/1.1\r\nhost: t\r\ncontent-length: 40000\r\n\r\n" + bytes(39_999)] * 10
         for body in bodies:

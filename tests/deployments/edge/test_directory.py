@@ -1,9 +1,7 @@
 """The directory: who takes requests, and what the edges have to bring about; called without Ray."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,90 +9,19 @@ import trustme
 
 from deployments.edge import directory as directory_module
 from deployments.edge.directory import Directory
-from deployments.edge.state import EdgeState, Member, Route
+from deployments.edge.state import Member, Route
 from deployments.scaling.report import ReplicaReport
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
-from deployments.state.key_store import KeyStore, hash_key
+from deployments.state.key_store import KeyStore
 from deployments.state.store import DeploymentStore
+from tests.deployments.callers import add_key, digest
+from tests.deployments.edge.local_directory import run_directory, run_edges, wait_for_state
 from training.errors import ServiceError
 
 pytestmark = pytest.mark.anyio
 ROUTE = Route("flowers", 30.0)
 FIRST, SECOND = (Member(f"replica-{number}", ROUTE, f"127.0.0.1:{number}") for number in (1, 2))
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SHOAL_HOME", str(tmp_path))
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "edge_secret").write_text("of the edge\n")
-    for name, seconds in (("READ_INTERVAL_S", 0.02), ("MAX_APPLY_S", 1.0), ("WATCH_S", 0.3)):
-        monkeypatch.setattr(directory_module, name, seconds)
-    return tmp_path
-
-
-@contextlib.asynccontextmanager
-async def run_directory() -> AsyncIterator[Directory]:
-    directory = Directory()
-    try:
-        yield directory
-    finally:
-        directory._task.cancel()
-        await asyncio.gather(directory._task, return_exceptions=True)
-
-
-@pytest.fixture
-async def directory(home: Path) -> AsyncIterator[Directory]:
-    async with run_directory() as directory:
-        yield directory
-
-
-class FakeEdge:
-    """Follows a directory, as an edge does, and remembers every state."""
-
-    def __init__(self, directory: Directory, name: str, apply_s: float = 0.0) -> None:
-        self.states: list[EdgeState] = []
-        self._directory, self._name, self._apply_s = directory, name, apply_s
-        self._task = asyncio.ensure_future(self._follow())
-
-    async def _follow(self) -> None:
-        revision = 0
-        while True:
-            state = await self._directory.watch(self._name, revision)
-            await asyncio.sleep(self._apply_s)
-            if state.revision != revision:
-                self.states.append(state)
-            revision = state.revision
-
-    def vanish(self) -> None:
-        """Ask no more."""
-        self._task.cancel()
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        return self.states[-1].members
-
-
-@contextlib.asynccontextmanager
-async def run_edges(directory: Directory, *apply_s: float) -> AsyncIterator[list[FakeEdge]]:
-    edges = [FakeEdge(directory, f"edge-{index}", each) for index, each in enumerate(apply_s)]
-    async with asyncio.timeout(5):
-        while not all(edge.states for edge in edges):
-            await asyncio.sleep(0.01)
-    try:
-        yield edges
-    finally:
-        for edge in edges:
-            edge.vanish()
-
-
-async def wait_for_state(edge: FakeEdge, condition: object) -> EdgeState:
-    """Wait until an edge has a state for which a condition holds."""
-    async with asyncio.timeout(5):
-        while not condition(edge.states[-1]):  # type: ignore[operator]
-            await asyncio.sleep(0.01)
-    return edge.states[-1]
 
 
 async def test_joining_returns_when_every_edge_sends_requests(directory: Directory) -> None:
@@ -160,11 +87,12 @@ async def test_an_edge_that_vanishes_while_it_asks_stops_no_one_else(
         await asyncio.gather(asking, return_exceptions=True)
     await asyncio.sleep(0.3)
 
-    KeyStore(directory._settings.platform).add_key("a key", "tester")
+    _, key = add_key(directory._settings, "tester")
 
     async with asyncio.timeout(3):
-        while hash_key("a key") not in (await directory.watch("edge", 0)).keys:
+        while digest(key) not in (await directory.watch("edge", 0)).keys:
             await asyncio.sleep(0.02)
+    assert not asking.done() or asking.cancelled()
 
 
 async def test_a_member_that_does_not_renew_is_removed(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,18 +206,6 @@ async def test_the_state_is_complete_once_every_member_has_had_time_to_renew(
         assert await directory.get_secret() == edge.states[-1].secret == "of the edge"
 
 
-async def test_keys_are_in_force_without_anybodys_word(directory: Directory) -> None:
-    store = KeyStore(directory._settings.platform)
-    async with run_edges(directory, 0.0) as (edge,):
-        store.add_key("a key", "tester")
-        await wait_for_state(edge, lambda state: state.keys == {hash_key("a key"): "tester"})
-
-        store.set_key("another", "tester")
-        await wait_for_state(edge, lambda state: state.keys == {hash_key("another"): "tester"})
-        store.revoke_key("another")
-        await wait_for_state(edge, lambda state: not state.keys)
-
-
 async def test_deployments_are_routes_with_their_own_limits(directory: Directory) -> None:
     store = DeploymentStore(directory._settings.platform)
     limits = Limits(request_timeout_s=7.0, max_body_bytes=2000)
@@ -301,26 +217,6 @@ async def test_deployments_are_routes_with_their_own_limits(directory: Directory
 
         store.delete_record("flowers")
         await wait_for_state(edge, lambda state: not state.routes)
-
-
-async def test_a_database_that_does_not_answer_changes_nothing(
-    directory: Directory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    KeyStore(directory._settings.platform).add_key("a key", "tester")
-    async with run_edges(directory, 0.0) as (edge,):
-        await wait_for_state(edge, lambda state: state.keys)
-
-        def fail() -> dict[str, str]:
-            raise OSError("no database")
-
-        with monkeypatch.context() as context:
-            context.setattr(directory._keys, "list_keys", fail)
-            await directory.join(FIRST)
-            await asyncio.sleep(0.1)
-            assert edge.states[-1].keys == {hash_key("a key"): "tester"}
-            assert edge.members == (FIRST,)
-        KeyStore(directory._settings.platform).revoke_key("a key")
-        await wait_for_state(edge, lambda state: not state.keys)
 
 
 class CertificateFiles:
@@ -346,7 +242,7 @@ async def test_a_renewed_certificate_is_taken_once_its_key_fits(home: Path, monk
         assert edge.states[-1].certificate == cert + key
 
         files.cert.write_text(new_cert)
-        KeyStore(directory._settings.platform).add_key("a key", "tester")
+        key_id, _ = add_key(directory._settings, "tester")
         # Keys do not wait for it.
         state = await wait_for_state(edge, lambda state: state.keys)
         await asyncio.sleep(0.1)
@@ -355,7 +251,7 @@ async def test_a_renewed_certificate_is_taken_once_its_key_fits(home: Path, monk
         await wait_for_state(edge, lambda state: state.certificate == new_cert + new_key)
 
         files.key.unlink()
-        KeyStore(directory._settings.platform).revoke_key("a key")
+        KeyStore.open(directory._settings).revoke_key(key_id)
         state = await wait_for_state(edge, lambda state: not state.keys)
         assert state.certificate == new_cert + new_key
 

@@ -12,7 +12,7 @@ import pytest
 from deployments.edge.state import CONTROL, GRPC, Member
 from deployments.protocols.grpc import messages
 from deployments.settings import EdgeSettings, ServingSettings
-from deployments.state.key_store import hash_key
+from tests.deployments.callers import TESTER, digest
 from tests.deployments.edge.local_edge import KEY, SECRET, LocalEdge, build_route, run_edge
 from tests.deployments.server.raw_http import open_raw
 
@@ -103,7 +103,7 @@ async def test_a_call_with_a_key_reaches_the_gateway_and_not_the_key(
 
     name, metadata = gateway[0].calls[-1]
     assert name == method
-    assert (metadata["x-shoal-edge"], metadata["x-shoal-caller"]) == (SECRET, "tester")
+    assert (metadata["x-shoal-edge"], metadata["x-shoal-caller"]) == (SECRET, TESTER)
     assert metadata["x-request-id"]
     assert "authorization" not in metadata
 
@@ -114,7 +114,7 @@ async def test_a_call_with_a_key_reaches_the_gateway_and_not_the_key(
         (None, "no API key; send the metadata authorization: Bearer KEY"),
         ("Bearer", "no API key"),
         ("Bearer wrong", "unknown API key"),
-        (f"Bearer {hash_key(KEY)}", "unknown API key"),
+        (f"Bearer {digest(KEY)}", "unknown API key"),
         (f"Token {KEY}", "the metadata authorization has no Bearer before the key"),
         ("Basic " + base64.b64encode(b"a:wrong").decode(), "unknown API key"),
         ("Basic " + base64.b64encode(b"a:").decode(), ""),

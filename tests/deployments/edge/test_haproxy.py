@@ -17,7 +17,7 @@ from deployments.edge.haproxy import HAProxy
 from deployments.edge.state import EdgeState, Listen
 from deployments.edge.template import Files, render_config, write_files
 from deployments.settings import ServingSettings
-from deployments.state.key_store import hash_key
+from tests.deployments.callers import PEPPER, TESTER, digest
 from tests.deployments.edge.local_edge import AUTHORIZATION, KEY, SECRET, Replica, find_port, start_replica
 from training.errors import ServiceError
 
@@ -33,7 +33,7 @@ class Node:
 
     def render(self, haproxy: HAProxy) -> str:
         member = self.replica.member
-        state = EdgeState(1, True, (member.route,), (member,), {hash_key(KEY): "tester"}, "", SECRET)
+        state = EdgeState(1, True, (member.route,), (member,), {digest(KEY): TESTER}, "", SECRET, PEPPER)
         files = Files(self.folder, haproxy.next_admin_socket())
         write_files(files, state, self.settings)
         return render_config(state, self.settings, Listen("127.0.0.1", self.port, find_port()), files)

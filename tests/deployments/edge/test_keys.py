@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.state.key_store import hash_key
+from tests.deployments.callers import TESTER, digest, encode_caller
 from tests.deployments.edge.local_edge import AUTHORIZATION, KEY, SECRET, LocalEdge, run_edge
 from tests.deployments.server.raw_http import open_raw
 
@@ -41,8 +41,8 @@ def list_challenges(response: httpx.Response) -> list[str]:
         "Bearer",
         "Bearer wrong",
         f"Bearer {KEY}x",
-        f"Bearer  {hash_key(KEY)}",
-        f"Bearer {hash_key(KEY)}",
+        f"Bearer  {digest(KEY)}",
+        f"Bearer {digest(KEY)}",
         "Basic !!!",
         "Basic d3Jvbmc6d3Jvbmc=",
         f"Token {KEY}",
@@ -68,7 +68,7 @@ async def test_a_request_with_a_key_reaches_its_replica(edge: LocalEdge, scheme:
 
 
 async def test_an_empty_key_is_refused_even_if_its_digest_is_known(folder: Path) -> None:
-    async with run_edge(folder, keys={hash_key(""): "nobody"}) as edge:
+    async with run_edge(folder, keys={digest(""): encode_caller()}) as edge:
         for value in ("", "Bearer", "Bearer ", "Basic", "Basic Og==", "Basic YW55Og=="):
             async with open_raw(edge.http_port) as connection:
                 response = await connection.request("GET", "/docs", b"", f"authorization: {value}")
@@ -149,7 +149,7 @@ async def test_a_replica_learns_the_callers_name_and_not_its_key(http: httpx.Asy
     content = (await http.get("/v2/models/flowers/ready")).json()
 
     headers = dict(content["headers"])
-    assert headers["x-shoal-caller"] == "tester"
+    assert headers["x-shoal-caller"] == TESTER
     assert headers["x-shoal-edge"] == SECRET
     assert "authorization" not in headers
     assert KEY not in str(content)
@@ -165,7 +165,7 @@ async def test_a_caller_cannot_say_who_it_is(edge: LocalEdge) -> None:
     for each in (headers, public):
         assert [value for name, value in each if name == "x-shoal-edge"] == [SECRET]
         assert not [value for name, value in each if value in ("admin", "y")]
-    assert [value for name, value in headers if name == "x-shoal-caller"] == ["tester"]
+    assert [value for name, value in headers if name == "x-shoal-caller"] == [TESTER]
 
 
 async def test_a_connection_does_not_remember_its_last_key(edge: LocalEdge) -> None:
@@ -194,12 +194,12 @@ async def test_keys_come_and_go_without_a_reload(folder: Path) -> None:
     async with run_edge(folder) as edge:
         pids, keys = edge.pids, dict(edge.directory.state.keys)
 
-        await edge.directory.tell(keys={**keys, hash_key("second"): "other"})
+        await edge.directory.tell(keys={**keys, digest("second"): encode_caller("default/other")})
         assert [await get_status(edge, key) for key in (KEY, "second")] == [200, 200]
-        await edge.directory.tell(keys={hash_key("second"): "renamed"})
+        await edge.directory.tell(keys={digest("second"): encode_caller("acme/renamed")})
         assert [await get_status(edge, key) for key in (KEY, "second")] == [401, 200]
         async with edge.open_http(headers={"authorization": "Bearer second"}) as http:
-            assert ["x-shoal-caller", "renamed"] in (await http.get("/v2")).json()["headers"]
+            assert ["x-shoal-caller", encode_caller("acme/renamed")] in (await http.get("/v2")).json()["headers"]
         await edge.directory.tell(keys={})
         assert await get_status(edge, "second") == 401
         await edge.directory.tell(keys=keys)
@@ -212,7 +212,7 @@ async def test_a_key_that_is_deleted_already_needs_no_reload(folder: Path) -> No
     async with run_edge(folder) as edge:
         pids = edge.pids
         # As watch_keys.lua does where it reads the file before the edge's command comes.
-        await edge.haproxy.run_commands([f"del map {folder}/edge/keys.map {hash_key(KEY)}"])
+        await edge.haproxy.run_commands([f"del map {folder}/edge/keys.map {digest(KEY)}"])
 
         await edge.directory.tell(keys={})
 
@@ -234,7 +234,7 @@ async def test_a_key_is_revoked_in_the_process_before_a_reload_too(folder: Path)
         await asyncio.sleep(0.3)
         await edge.add("new-model")
         assert len(edge.pids) == 2
-        await edge.directory.tell(keys={hash_key("other"): "other"})
+        await edge.directory.tell(keys={digest("other"): encode_caller("default/other")})
 
         assert await get_status(edge, KEY) == 401
         assert await get_status(edge, "other") == 200

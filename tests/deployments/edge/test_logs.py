@@ -29,7 +29,7 @@ async def test_a_request_is_a_line_of_json_where_that_is_wanted(folder: Path) ->
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     assert [line["status"] for line in lines] == [200, 401, 200, 200, 401]
     first, refused, quoted, raw, no_key = lines
-    assert (first["request_id"], first["caller"], first["method"]) == ("r1", "tester", "POST")
+    assert (first["request_id"], first["caller"], first["method"]) == ("r1", "default/tester", "POST")
     assert (first["path"], first["source"]) == ("/v2/models/flowers/infer", "127.0.0.1")
     assert first["server"] == "model.flowers/flowers-1"
     assert first["bytes_in"] > 8

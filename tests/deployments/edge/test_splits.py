@@ -10,7 +10,7 @@ import pytest
 
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import CONTROL, SPLIT_BUCKETS, Instructions, Split
-from deployments.state.key_store import hash_key
+from tests.deployments.callers import digest, encode_caller
 from tests.deployments.edge.local_edge import LocalEdge, run_edge
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ async def list_canary_callers(edge: LocalEdge) -> set[str]:
 
 
 async def test_a_higher_weight_only_adds_callers_and_needs_no_reload(folder: Path) -> None:
-    keys = {hash_key(caller): caller for caller in CALLERS}
+    keys = {digest(caller): encode_caller(caller) for caller in CALLERS}
     async with run_edge(folder, NAMES, keys=keys, splits=split(0)) as edge:
         pids, before = edge.pids, set[str]()
         for percent in (0, 25, 60, 100):
@@ -81,7 +81,7 @@ async def test_requests_are_split_by_a_header_and_without_it_by_their_caller(fol
 
 @pytest.mark.parametrize("by", ["caller", "request", "header:x-user"])
 async def test_a_call_by_a_handle_is_on_the_side_where_the_edge_would_send_it(folder: Path, by: str) -> None:
-    keys = {hash_key(caller): caller for caller in CALLERS}
+    keys = {digest(caller): encode_caller(caller) for caller in CALLERS}
     splits = Splits()
     splits.follow(Instructions(splits=split(40, by)))
     users = ["", "a", "a,b", "a  b; c", "a" * 200]

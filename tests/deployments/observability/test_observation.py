@@ -2,6 +2,7 @@
 
 import pytest
 
+from deployments.access.authorization import Authorization
 from deployments.errors import QueueFull
 from deployments.observability.observation import Observation
 from deployments.server.edge_check import SECRET_HEADER
@@ -28,7 +29,13 @@ async def test_errors_of_layers_and_handlers_are_counted_by_code() -> None:
         return Response(200, b"")
 
     observation = Observation()
-    app = compose_http(handler=handle, limits=Limits(max_queue=1), secret=SECRET, observation=observation)
+    app = compose_http(
+        handler=handle,
+        limits=Limits(max_queue=1),
+        secret=SECRET,
+        authorization=Authorization(),
+        observation=observation,
+    )
     for path, secret, status in (
         ("/", SECRET, 200),
         ("/", "wrong", 403),

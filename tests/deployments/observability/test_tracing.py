@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.access.authorization import Authorization
 from deployments.errors import Unavailable
 from deployments.models.served_model import ServedModel
 from deployments.observability.observation import Observation
@@ -21,6 +22,7 @@ from deployments.server.request_limits import RequestLimits
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits, TracingSettings
 from deployments.specs.model_deployment import ModelEndpoint
+from tests.deployments.callers import TESTER_HEADER
 from tests.deployments.observability.otlp_receiver import OtlpReceiver, get_attributes, run_receiver
 from tests.deployments.server.apps import open_client
 from training.bundle.verify import verify_bundle
@@ -63,8 +65,8 @@ def model(table_bundle: Path, tmp_path: Path, tracer: ReplicaTracer) -> ServedMo
 async def test_a_sampled_request_has_spans_of_server_queue_and_pass(
     model: ServedModel, tracer: ReplicaTracer, receiver: OtlpReceiver
 ) -> None:
-    app = compose_http(ModelRoutes(model), Limits(), SECRET, Observation(tracer=tracer))
-    async with open_client(app, headers={"x-shoal-edge": SECRET, "traceparent": SAMPLED}) as client:
+    app = compose_http(ModelRoutes(model), Limits(), SECRET, Authorization(), Observation(tracer=tracer))
+    async with open_client(app, headers={"x-shoal-edge": SECRET, **TESTER_HEADER, "traceparent": SAMPLED}) as client:
         assert (await client.post(PATH, json=BODY)).status_code == 200
         assert (await client.get(PATH)).status_code == 405
     tracer.close()
@@ -92,8 +94,10 @@ async def test_a_sampled_request_has_spans_of_server_queue_and_pass(
 async def test_what_the_edge_has_not_sampled_has_no_span(
     model: ServedModel, tracer: ReplicaTracer, receiver: OtlpReceiver, traceparent: str
 ) -> None:
-    app = compose_http(ModelRoutes(model), Limits(), SECRET, Observation(tracer=tracer))
-    async with open_client(app, headers={"x-shoal-edge": SECRET, "traceparent": traceparent}) as client:
+    app = compose_http(ModelRoutes(model), Limits(), SECRET, Authorization(), Observation(tracer=tracer))
+    async with open_client(
+        app, headers={"x-shoal-edge": SECRET, **TESTER_HEADER, "traceparent": traceparent}
+    ) as client:
         assert (await client.post(PATH, json=BODY)).status_code == 200
     tracer.close()
     assert receiver.spans == []
@@ -109,7 +113,7 @@ async def test_a_refused_request_and_one_whose_caller_left_have_spans_that_say_s
         await request.wait_closed()
         return None
 
-    app = compose_http(wait, Limits(), SECRET, Observation(tracer=tracer))
+    app = compose_http(wait, Limits(), SECRET, Authorization(), Observation(tracer=tracer))
     async with open_client(app, headers={"traceparent": SAMPLED}) as client:
         assert (await client.get("/", headers={"x-shoal-edge": "wrong"})).status_code == 403
         call = asyncio.create_task(client.get("/", headers={"x-shoal-edge": SECRET}))
@@ -157,9 +161,9 @@ async def test_an_error_marks_its_span(tracer: ReplicaTracer, receiver: OtlpRece
 def test_without_an_endpoint_there_is_no_tracer_and_no_layer(model: ServedModel) -> None:
     assert build_tracer(TracingSettings(), "flowers", 1, "r") is None
     routes = ModelRoutes(model)
-    app = compose_http(routes, Limits(), SECRET, Observation())
+    app = compose_http(routes, Limits(), SECRET, Authorization(), Observation())
     assert app.handler is routes
-    assert [type(layer) for layer in app.layers] == [EdgeCheck, RequestLimits]
+    assert [type(layer) for layer in app.layers] == [EdgeCheck, Authorization, RequestLimits]
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://x", "http://"])

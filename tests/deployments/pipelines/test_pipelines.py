@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deployments.access.authorization import Authorization
 from deployments.control.pipeline_schemas import build_pipeline_request_schema, build_pipeline_response_schema
 from deployments.errors import ClientError, QueueFull
 from deployments.pipelines import ModelNode, Sequence
@@ -21,6 +22,7 @@ from deployments.pipelines.routes import PipelineRoutes
 from deployments.server.middleware import compose_http
 from deployments.server.scheduling import BATCH, Scheduling
 from deployments.settings import Limits
+from tests.deployments.callers import TESTER_HEADER
 from tests.deployments.local_models import LocalModels, encode_request
 from tests.deployments.server.apps import open_client
 from tests.deployments.small_models import AB, ROWS, TABLE, Linear
@@ -356,8 +358,8 @@ async def test_the_routes_are_a_models(models: LocalModels) -> None:
 
     root = Sequence(nodes=("by-x", ModelNode(model="of-scores", input_from="scores")))  # type: ignore[arg-type]
     executor = models.build_executor(root=root)
-    app = compose_http(PipelineRoutes(executor, list_unready), Limits(), "k")
-    async with open_client(app, "/v2/models/p", headers={"x-shoal-edge": "k"}) as http:
+    app = compose_http(PipelineRoutes(executor, list_unready), Limits(), "k", Authorization())
+    async with open_client(app, "/v2/models/p", headers={"x-shoal-edge": "k", **TESTER_HEADER}) as http:
         example = (await http.get("/example")).json()
         response = await http.post("/versions/1/predict", json=example)
         assert response.json()["predictions"][0]["label"] in ("a", "b")

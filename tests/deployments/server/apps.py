@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
+from deployments.access.caller import Caller, build_admin
 from deployments.server.asgi import AsgiApp, AsgiHandler, Send
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp
@@ -18,9 +19,23 @@ def make_app(handler: Handler, *layers: Layer, max_body_bytes: int = MAX_BODY_BY
     return HttpApp(handler, layers, max_body_bytes)
 
 
-def make_asgi_app(app: AsgiApp) -> HttpApp:
-    """An ASGI application without layers."""
-    return make_app(AsgiHandler(app))
+class CallerLayer:
+    """Lets a caller in without a key."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def admit(self, request: Request) -> None:
+        """Say who calls."""
+        request.caller = self._caller
+
+    def leave(self, request: Request) -> None:
+        """Nothing is left."""
+
+
+def make_asgi_app(app: AsgiApp, caller: Caller | None = None) -> HttpApp:
+    """An ASGI application, whose caller may do everything, without other layers."""
+    return make_app(AsgiHandler(app), CallerLayer(caller or build_admin()))
 
 
 async def echo(request: Request) -> Response:

@@ -300,13 +300,13 @@ async def test_an_unknown_model_is_refused_and_a_deployed_one_is_looked_up_once_
     await call_predict(client)
     assert len(lookups) == 1
 
-    with pytest.raises(UnknownModel, match="no model 'roses' is deployed; deployed: m"):
+    with pytest.raises(UnknownModel, match="no model 'roses' is deployed; GET /api/v1/models lists what is"):
         await client.predict("roses", b"body", None, 2.0)
 
     deployed.clear()
     await call_predict(client)
     monkeypatch.setattr(handle_client, "CHECK_INTERVAL_S", 0.0)
-    with pytest.raises(UnknownModel, match="no model 'm' is deployed; deployed: none"):
+    with pytest.raises(UnknownModel, match="no model 'm' is deployed; GET"):
         await call_predict(client)
 
 

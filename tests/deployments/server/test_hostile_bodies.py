@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from deployments.access.authorization import Authorization
 from deployments.errors import ClientError
 from deployments.models.served_model import ServedModel
 from deployments.server.middleware import HttpApp, compose_http
@@ -23,6 +24,7 @@ from deployments.server.request import Request, Response
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
+from tests.deployments.callers import TESTER
 from tests.deployments.local_models import LocalModels
 from tests.deployments.server import hostile
 from tests.deployments.server.captured_request import CapturedRequest
@@ -129,12 +131,14 @@ class Service:
             digest = verify_bundle(folder).digest
             endpoint = ModelEndpoint(name=folder.name, version=1, digest=digest, uri=str(folder), limits=LIMITS)
             model = self.models[folder.name] = ServedModel(endpoint, cache)
-            self._apps[folder.name] = RecordingApp(compose_http(ModelRoutes(model), LIMITS, SECRET), self.faults)
+            self._apps[folder.name] = RecordingApp(
+                compose_http(ModelRoutes(model), LIMITS, SECRET, Authorization()), self.faults
+            )
         self.statuses: Counter[tuple[str, int]] = Counter()
 
     def post(self, request: HostileRequest) -> tuple[int, bytes]:
         """Send a request; returns status and body."""
-        headers = [(b"x-shoal-edge", SECRET.encode())]
+        headers = [(b"x-shoal-edge", SECRET.encode()), (b"x-shoal-caller", TESTER.encode())]
         headers += [(name.encode(), value.encode()) for name, value in request.headers]
         path = f"/v2/models/{request.model}/{request.path}"
         captured = CapturedRequest(path, request.body, headers)

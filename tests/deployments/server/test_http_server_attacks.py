@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from deployments.access.authorization import Authorization
 from deployments.server.http_exchange import Exchange
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp, compose_http
 from deployments.server.request import Request, Response
 from deployments.server.request_limits import RequestLimits
 from deployments.settings import Limits
+from tests.deployments.callers import TESTER, encode_caller
 from tests.deployments.server.apps import make_app
 from tests.deployments.server.conftest import StartServer
 from tests.deployments.server.raw_http import encode_request, open_raw
@@ -36,7 +38,7 @@ async def wait_idle(server: HttpServer) -> None:
 
 async def describe(request: Request) -> Response:
     fields = {name.decode(): value.decode() for name, value in (*request.headers.items(), *request.duplicates)}
-    return Response(200, json.dumps({"path": request.path, "caller": request.caller, "headers": fields}).encode())
+    return Response(200, json.dumps({"path": request.path, "caller": request.caller.name, "headers": fields}).encode())
 
 
 @pytest.mark.parametrize("host", ["h_x:8000", "h:99999", "h:", "a@b@h", "[::1", ""])
@@ -44,7 +46,7 @@ async def describe(request: Request) -> Response:
 async def test_a_target_that_cannot_be_parsed_is_refused_and_keeps_no_slot(
     start_server: StartServer, host: str, secret: str
 ) -> None:
-    server, port = await start_server(compose_http(describe, Limits(), SECRET))
+    server, port = await start_server(compose_http(describe, Limits(), SECRET, Authorization()))
     async with open_raw(port) as connection:
         response = await connection.request("GET", f"http://{host}/v2/health/live", b"", f"x-shoal-edge: {secret}")
         assert await connection.is_closed(2)
@@ -132,13 +134,15 @@ async def test_a_caller_that_leaves_before_its_tasks_first_step_keeps_no_slot(
 
 
 async def test_trailers_change_nothing(start_server: StartServer) -> None:
-    _, port = await start_server(compose_http(describe, Limits(), SECRET))
-    trailers = "content-encoding: gzip\r\ninference-header-content-length: 9\r\nx-shoal-caller: root\r\nx-a: 2\r\n"
-    fields = ["host: test", f"x-shoal-edge: {SECRET}", "x-shoal-caller: me", "x-a: 1", "transfer-encoding: chunked"]
+    _, port = await start_server(compose_http(describe, Limits(), SECRET, Authorization()))
+    admin = encode_caller("root/root")
+    trailers = f"content-encoding: gzip\r\ninference-header-content-length: 9\r\nx-shoal-caller: {admin}\r\nx-a: 2\r\n"
+    sender = (f"x-shoal-edge: {SECRET}", f"x-shoal-caller: {TESTER}")
+    fields = ["host: test", *sender, "x-a: 1", "transfer-encoding: chunked"]
     expected: dict[str, Any] = {name: value for name, _, value in (field.partition(": ") for field in fields)}
     async with open_raw(port) as connection:
         for _ in range(2):
             head = "\r\n".join(["POST /p HTTP/1.1", *fields, "", ""])
             await connection.send(f"{head}1\r\na\r\n0\r\n{trailers}\r\n".encode())
             content = json.loads((await connection.read_response()).body)
-            assert content == {"path": "/p", "caller": "me", "headers": expected}
+            assert content == {"path": "/p", "caller": "default/tester", "headers": expected}

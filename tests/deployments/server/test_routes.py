@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.access.authorization import Authorization
 from deployments.models.served_model import ServedModel
 from deployments.server.middleware import compose_http
 from deployments.server.request import Request, Response
@@ -14,6 +15,7 @@ from deployments.server.request_limits import RequestLimits
 from deployments.server.routes import ModelRoutes
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
+from tests.deployments.callers import TESTER_HEADER
 from tests.deployments.server.apps import echo, make_app, open_client
 from training.bundle.verify import verify_bundle
 
@@ -25,8 +27,8 @@ LIMITS = Limits(max_body_bytes=2000, max_batch_rows=4)
 async def client(table_bundle: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     digest = verify_bundle(table_bundle).digest
     endpoint = ModelEndpoint(name="flowers", version=3, digest=digest, uri=str(table_bundle), limits=LIMITS)
-    app = compose_http(ModelRoutes(ServedModel(endpoint, tmp_path)), endpoint.limits, SECRET)
-    async with open_client(app, "/v2/models/flowers", headers={"x-shoal-edge": SECRET}) as http:
+    app = compose_http(ModelRoutes(ServedModel(endpoint, tmp_path)), endpoint.limits, SECRET, Authorization())
+    async with open_client(app, "/v2/models/flowers", headers={"x-shoal-edge": SECRET, **TESTER_HEADER}) as http:
         yield http
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deployments.access.authorization import Authorization
 from deployments.errors import ClientError, QueueFull, encode_call_error, parse_error
 from deployments.models.served_model import ServedModel
 from deployments.server.http_server import HttpServer
@@ -22,6 +23,7 @@ from deployments.server.routes import ModelRoutes
 from deployments.server.scheduling import BATCH, INTERACTIVE, Scheduling, read_scheduling
 from deployments.settings import Limits
 from deployments.specs.model_deployment import ModelEndpoint
+from tests.deployments.callers import TESTER, TESTER_HEADER
 from tests.deployments.server.raw_http import Response as RawResponse
 from tests.deployments.server.raw_http import open_raw
 from tests.open_loop import OpenLoop, Step, encode_request, schedule_arrivals
@@ -75,14 +77,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 
 @pytest.fixture
 async def server(model: ServedModel) -> AsyncIterator[tuple[HttpServer, int]]:
-    server = HttpServer(compose_http(ModelRoutes(model), model.endpoint.limits, SECRET))
+    server = HttpServer(compose_http(ModelRoutes(model), model.endpoint.limits, SECRET, Authorization()))
     yield server, await server.start("127.0.0.1")
     await server.drain(1)
 
 
 async def post(port: int, *headers: str, path: str = "/predict", body: bytes = b'{"inputs": [[1]]}') -> RawResponse:
     async with open_raw(port) as connection:
-        return await connection.request("POST", PATH + path, body, f"x-shoal-edge: {SECRET}", JSON, *headers)
+        return await connection.request(
+            "POST", PATH + path, body, f"x-shoal-edge: {SECRET}", f"x-shoal-caller: {TESTER}", JSON, *headers
+        )
 
 
 def test_a_request_without_the_headers_has_no_scheduling() -> None:
@@ -159,7 +163,7 @@ async def test_callers_that_leave_are_not_computed(server: tuple[HttpServer, int
         "http://test",
         PATH + "/predict",
         b'{"inputs": [[1]]}',
-        {"x-shoal-edge": SECRET, "content-type": "application/json"},
+        {"x-shoal-edge": SECRET, **TESTER_HEADER, "content-type": "application/json"},
     )
     writers = []
     for _ in range(60):
@@ -216,7 +220,7 @@ async def test_batch_requests_leave_half_of_the_places_to_others() -> None:
         await release.wait()
         return Response(200, b"")
 
-    server = HttpServer(compose_http(wait, Limits(max_queue=4), SECRET))
+    server = HttpServer(compose_http(wait, Limits(max_queue=4), SECRET, Authorization()))
     port = await server.start("127.0.0.1")
     calls = [asyncio.create_task(post(port, "x-request-priority: batch")) for _ in range(2)]
     while server.ongoing < 2:
@@ -248,6 +252,7 @@ async def test_open_loop_at_several_times_the_capacity(server: tuple[HttpServer,
     url = f"http://127.0.0.1:{server[1]}"
     headers = {
         "x-shoal-edge": SECRET,
+        **TESTER_HEADER,
         "content-type": "application/json",
         "x-request-timeout-seconds": str(timeout_s),
     }

@@ -1,0 +1,1 @@
+"""Access: who calls, and what the caller may do."""
