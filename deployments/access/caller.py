@@ -7,6 +7,7 @@ changed or revoked at the edges is so at every replica.
 
 import math
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -81,6 +82,9 @@ class Caller:
 
 NOBODY = Caller()
 """Who needs no key."""
+
+CURRENT_CALLER: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
+"""For whom a task works: calls by handles take it along, so that a pipeline's nodes know who called the pipeline."""
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ray import serve
 
-from deployments.access.caller import NOBODY, Caller, parse_caller
+from deployments.access.caller import CURRENT_CALLER, NOBODY, Caller, parse_caller
 from deployments.access.scopes import Action
 from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
@@ -83,6 +83,7 @@ class GrpcService:
     def _wrap_method(self, message_class: Any, method: Method) -> GrpcMethod:
         async def call(body: bytes, context: Any) -> bytes:
             self.ongoing += 1
+            CURRENT_CALLER.set(_get_caller(context))
             try:
                 request = messages.parse_message(message_class, body)
                 response: bytes = (await method(request, context)).SerializeToString()
@@ -138,6 +139,7 @@ class GrpcService:
     async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any]:
         """Answer one request after the other; an error is a response, and the stream goes on."""
         self.ongoing += 1
+        CURRENT_CALLER.set(_get_caller(context))
         try:
             async for body in bodies:
                 try:

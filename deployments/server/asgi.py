@@ -6,6 +6,7 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from deployments.access.caller import CURRENT_CALLER
 from deployments.server.request import Request, Response
 
 Scope = MutableMapping[str, Any]
@@ -28,6 +29,7 @@ class AsgiHandler:
 
     async def __call__(self, request: Request) -> Response | None:
         """Answer a request."""
+        CURRENT_CALLER.set(request.caller)
         exchange = _AsgiExchange(request)
         await self._app(build_scope(request), exchange.receive, exchange.send)
         return exchange.response

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from functools import cached_property
 from time import perf_counter
 
+from deployments.access.caller import CURRENT_CALLER, parse_caller
 from deployments.errors import CallError, ClientError, DeadlineExceeded, encode_call_error
 from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import ERROR
@@ -52,17 +53,18 @@ class HandleApi:
         timeout_s: float | None = None,
         priority: int = INTERACTIVE,
         trace: TraceHeaders | None = None,
+        caller: str = "",
     ) -> tuple[int, bytes, int | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
         scheduling = self._schedule(timeout_s, priority)
         try:
-            with self._observe_call(trace):
+            with self._observe_call(trace, caller):
                 self.servable.endpoint.check_version(version)
                 return 200, *await self.servable.infer(body, header_length, scheduling)
         except ClientError as error:
             return error.status, encode_call_error(error, None), None
 
-    async def metadata(self, version: str, trace: TraceHeaders | None = None) -> tuple[int, bytes]:
+    async def metadata(self, version: str, trace: TraceHeaders | None = None, caller: str = "") -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
         try:
             self.servable.endpoint.check_version(version)
@@ -79,11 +81,12 @@ class HandleApi:
         priority: int = INTERACTIVE,
         version: str = "",
         trace: TraceHeaders | None = None,
+        caller: str = "",
     ) -> tuple[int, bytes]:
         """Run a `predict` request, for timeout_s at most; returns status and body."""
         scheduling = self._schedule(timeout_s, priority)
         try:
-            with self._observe_call(trace):
+            with self._observe_call(trace, caller):
                 self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(scheduling.timeout_s):
                     return 200, await self.servable.predict(body, content_type, request_id, scheduling)
@@ -102,13 +105,14 @@ class HandleApi:
         priority: int = INTERACTIVE,
         version: str = "",
         trace: TraceHeaders | None = None,
+        caller: str = "",
     ) -> AsyncGenerator[tuple[int, str, bytes]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
 
         The first event comes within timeout_s.
         """
         scheduling = self._schedule(timeout_s, priority)
-        with self._observe_call(trace):
+        with self._observe_call(trace, caller):
             async with contextlib.aclosing(self.servable.stream(body, content_type, scheduling)) as events:
                 try:
                     self.servable.endpoint.check_version(version)
@@ -122,8 +126,9 @@ class HandleApi:
         return Scheduling.after(limit_s if timeout_s is None else min(timeout_s, limit_s), priority)
 
     @contextlib.contextmanager
-    def _observe_call(self, trace: TraceHeaders | None) -> Iterator[None]:
-        """Count a call, and its span where the caller is traced."""
+    def _observe_call(self, trace: TraceHeaders | None, caller: str) -> Iterator[None]:
+        """Count a call for its caller, and its span where the caller is traced."""
+        CURRENT_CALLER.set(parse_caller(caller.encode()))
         started_s, status = perf_counter(), 200
         self.ongoing_calls += 1
         self.total_calls += 1

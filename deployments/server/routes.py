@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from deployments.access.caller import CURRENT_CALLER
 from deployments.errors import MethodNotAllowed, NotFound, UnsupportedMediaType
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import InferResponse
@@ -126,6 +127,7 @@ class ModelRoutes:
         return _build_infer_response(*await self._model.infer(request.body, length, request.scheduling))
 
     async def _predict(self, request: Request) -> Response | None:
+        CURRENT_CALLER.set(request.caller)
         reject_encoding(request)
         content_type = request.get_header(b"content-type").decode("latin-1")
         if wants_stream(request):

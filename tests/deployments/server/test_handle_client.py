@@ -10,12 +10,14 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 from deployments import errors
+from deployments.access.caller import CURRENT_CALLER, parse_caller
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import SPLIT_BUCKETS, Instructions, Split
 from deployments.errors import DeadlineExceeded, InvalidType, NodeFailed, Unavailable, UnknownModel
 from deployments.server import handle_client
 from deployments.server.handle_client import HandleClient
 from deployments.server.scheduling import BATCH
+from tests.deployments.callers import TESTER
 
 pytestmark = pytest.mark.anyio
 
@@ -56,9 +58,11 @@ class FakeHandle:
         self.results: list[Any] = []
         self.responses: list[FakeResponse] = []
         self.calls: list[tuple[Any, ...]] = []
+        self.callers: list[str] = []
 
     def options(self, method_name: str, stream: bool) -> Any:
-        def remote(*arguments: Any) -> FakeResponse:
+        def remote(*arguments: Any, caller: str) -> FakeResponse:
+            self.callers.append(caller)
             assert stream == (method_name == "stream")
             self.calls.append((method_name, *arguments))
             result = self.results.pop(0)
@@ -91,6 +95,16 @@ def make_splits(percent: int, by: str = "caller") -> Splits:
 
 def error_body(error: errors.ClientError) -> bytes:
     return errors.encode_error(error.code, error.message, None)
+
+
+async def test_a_call_says_for_whom_it_is(handle: FakeHandle) -> None:
+    client = HandleClient()
+    handle.results = [(200, b"p"), (200, b"p")]
+    await client.predict("m", b"body", "r1", 2.0)
+    CURRENT_CALLER.set(parse_caller(TESTER.encode()))
+    await client.predict("m", b"body", "r1", 2.0)
+
+    assert [parse_caller(each.encode()).name for each in handle.callers] == ["", "default/tester"]
 
 
 async def test_each_method_passes_its_arguments_and_returns_what_follows_the_status(handle: FakeHandle) -> None:
