@@ -25,13 +25,13 @@ ADMIN_KEY_FILE = Path("secrets") / "admin_key"
 PEPPER_FILE = Path("secrets") / "key_pepper"
 """Below SHOAL_HOME: the key of the HMACs, in hexadecimal. Without it a copy of the database does not tell what fits."""
 
-NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 """Of keys and tenants."""
 
 DEFAULT_GRACE_S = 24 * 3600.0
 """How long the key before a rotation is good."""
 
-_DURATION = re.compile(r"^(\d{1,6})([smhd])$")
+_DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _ID_LENGTH, _SECRET_BYTES = 12, 32
@@ -110,7 +110,7 @@ class ApiKey:
             UserError: one of them is not valid.
         """
         for kind, value in (("tenant", tenant), ("key", name)):
-            if not NAME.match(value):
+            if not NAME.fullmatch(value):
                 raise UserError(
                     f"{value!r} is no name of a {kind}; write up to 63 of a-z, 0-9, '.', '_', '-', the first no sign"
                 )
@@ -152,7 +152,7 @@ def parse_expiry(text: str) -> float | None:
     if text == "never":
         return None
     now = datetime.now(UTC)
-    if match := _DURATION.match(text):
+    if match := _DURATION.fullmatch(text):
         when = now + timedelta(**{_UNITS[match[2]]: int(match[1])})
     else:
         try:
@@ -171,7 +171,7 @@ def parse_grace(text: str) -> float:
     Raises:
         UserError: it is no duration.
     """
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if not match:
         raise UserError(f"{text!r} is no duration; write 24h, 30m or 0s")
     return timedelta(**{_UNITS[match[2]]: int(match[1])}).total_seconds()

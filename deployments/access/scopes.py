@@ -58,7 +58,7 @@ LEAST = "read:*"
 """What a key allows that was made without a word of it: nothing is computed or changed with it."""
 
 _ACTIONS = {action.value: action for action in Action}
-_PATTERN = re.compile(r"^[a-z0-9*][a-z0-9._*-]{0,62}$")
+_PATTERN = re.compile(r"[a-z0-9*][a-z0-9._*-]{0,62}")
 
 
 @dataclass(frozen=True, order=True)
@@ -130,7 +130,7 @@ def _parse_scope(text: str, tenant: str) -> Scope:
         return Scope(action)
     if not colon:
         return Scope(action, tenant if action in TENANT_ACTIONS else ANY)
-    if not _PATTERN.match(pattern):
+    if not _PATTERN.fullmatch(pattern):
         raise UserError(
             f"{text!r}: {pattern!r} is no pattern; write a name of a-z, 0-9, '.', '_' and '-', where * stands for any "
             "characters"
