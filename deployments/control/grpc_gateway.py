@@ -19,14 +19,15 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ray import serve
 
 from deployments.access.caller import CURRENT_CALLER, NOBODY, Caller, parse_caller
+from deployments.access.ended_keys import EndedKeys
 from deployments.access.scopes import Action
 from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
 from deployments.edge.node_tls import add_grpc_port
 from deployments.edge.splits import CallOrigin, Splits
-from deployments.edge.state import GRPC, Member, Route
-from deployments.errors import CallError, DeadlineExceeded, Forbidden, Unavailable
+from deployments.edge.state import GRPC, Instructions, Member, Route
+from deployments.errors import CallError, DeadlineExceeded, Forbidden, Unauthenticated, Unavailable
 from deployments.observability.tracing import ReplicaTracer, build_tracer
 from deployments.protocols.grpc import generate, messages, translate
 from deployments.protocols.oip.codec import EXTENSIONS
@@ -57,9 +58,10 @@ class GrpcService:
         limits: Limits,
         sleeping: SleepingModels,
         tracer: ReplicaTracer | None = None,
+        ended_keys: EndedKeys | None = None,
     ) -> None:
         self._status, self._client, self._limits, self._sleeping = status, client, limits, sleeping
-        self._tracer = tracer
+        self._tracer, self._ended_keys = tracer, ended_keys or EndedKeys()
         self.ongoing = 0
 
     def build_handler(self) -> Any:
@@ -143,6 +145,10 @@ class GrpcService:
         try:
             async for body in bodies:
                 try:
+                    self._ended_keys.check(_get_caller(context))
+                except Unauthenticated as error:
+                    await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
+                try:
                     request = messages.parse_message(messages.ModelInferRequest, body)
                     async with contextlib.aclosing(self._answer(request, context)) as responses:
                         async for response in responses:
@@ -177,8 +183,8 @@ class GrpcService:
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """https://github.com/grpc/grpc/blob/master/doc/health-checking.md; a service is this one's, or a model's name."""
 
-    def __init__(self, status: DeploymentStatus, client: HandleClient) -> None:
-        self._status, self._client = status, client
+    def __init__(self, status: DeploymentStatus, client: HandleClient, ended_keys: EndedKeys | None = None) -> None:
+        self._status, self._client, self._ended_keys = status, client, ended_keys or EndedKeys()
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """Whether the server, or for a caller with a key a model, takes calls."""
@@ -195,6 +201,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if request.service not in ("", messages.SERVICE_NAME):
             await self._check_read(request.service, context)
         while True:
+            try:
+                self._ended_keys.check(_get_caller(context))
+            except Unauthenticated as error:
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
             state = await self._fetch_state(request.service)
             if state != last:
                 last = state
@@ -278,14 +288,21 @@ class Gateway:
         client = HandleClient(status.list_deployed, status.may_sleep, inject_trace, splits)
         cache = settings.home / "cache"
         sleeping = SleepingModels(status, functools.partial(load_bundle_content, cache))
-        self._service = GrpcService(status, client, limits, sleeping, tracer)
-        self._server = build_server(self._service, Health(status, client), limits, await fetch_edge_secret())
+        ended_keys = EndedKeys()
+        self._service = GrpcService(status, client, limits, sleeping, tracer, ended_keys)
+        health = Health(status, client, ended_keys)
+        self._server = build_server(self._service, health, limits, await fetch_edge_secret())
         address = get_listen_host(host)
         port = add_grpc_port(self._server, address, settings.edge)
         await self._server.start()
         route = Route(GRPC, limits.stream_timeout_s)
         member = Member(member_id, route, f"{address}:{port}", protocol="grpc")
-        self._membership = Membership(member, follow=splits.follow)
+
+        def follow(instructions: Instructions) -> None:
+            splits.follow(instructions)
+            ended_keys.follow(instructions.ended_keys)
+
+        self._membership = Membership(member, follow=follow)
         await self._membership.join()
 
     def record_autoscaling_stats(self) -> Load:

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from deployments.edge.state import CANARY_SUFFIX, EdgeState, Instructions, Member, Route, ShadowTarget, Split
+from deployments.edge.state import CANARY_SUFFIX, GRPC, EdgeState, Instructions, Member, Route, ShadowTarget, Split
 from deployments.edge.wall_clock import WallClock
 from deployments.observability.json_logs import configure_logging
 from deployments.ray_internals import restart_serve_controller
@@ -103,6 +103,7 @@ class Directory:
         return Instructions(
             self._find_shadow(member.route.name),
             tuple(each for each in self._state.splits if self._list_canary_addresses(each.name)),
+            self._keys.ended if member.route.name == GRPC else frozenset(),
         )
 
     def _find_shadow(self, name: str) -> ShadowTarget | None:

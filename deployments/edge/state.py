@@ -149,10 +149,12 @@ class Instructions:
     Attributes:
         shadow: where it sends copies of its requests to, where it does.
         splits: of the models whose canary takes requests now.
+        ended_keys: ids of keys that were valid and are so no longer; told to gRPC gateways, whose streams may be long.
     """
 
     shadow: ShadowTarget | None = None
     splits: tuple[Split, ...] = ()
+    ended_keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import logging
 import time
 
 from deployments.access.api_keys import ADMIN_KEY_FILE, hash_key, read_pepper
-from deployments.access.caller import build_admin
+from deployments.access.caller import SEPARATOR, build_admin
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeySnapshot, KeyStore
 
@@ -30,6 +30,9 @@ class ValidKeys:
         self._store = KeyStore(settings.platform, self.pepper)
         self._snapshot = self._store.load()
         self._read_s = time.monotonic()
+        self._known: set[str] = set()
+        self.ended: frozenset[str] = frozenset()
+        """Ids of keys that were valid in this object's life, and are so no longer."""
 
     def read(self) -> dict[str, str]:
         """The callers by the digest of each key, as edges take them."""
@@ -43,7 +46,11 @@ class ValidKeys:
                 logger.error("the database of keys has not answered for %.0f s: no caller is let in any more", outage_s)
             else:
                 logger.warning("the database of keys does not answer, its callers go on: %s", error)
-        return self._snapshot.encode_valid(time.time()) | self._read_admin_key()
+        valid = self._snapshot.encode_valid(time.time())
+        ids = {value.split(SEPARATOR)[1] for value in valid.values()}
+        self._known |= ids
+        self.ended = frozenset(self._known - ids)
+        return valid | self._read_admin_key()
 
     def _read_admin_key(self) -> dict[str, str]:
         if not self._access.admin_key or not self._admin_key_file.is_file():

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from deployments.access.ended_keys import EndedKeys
 from deployments.control.grpc_gateway import GrpcService, Health, build_server
 from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
@@ -22,11 +23,14 @@ METADATA = (("x-shoal-edge", SECRET), ("x-shoal-caller", TESTER))
 
 
 @contextlib.asynccontextmanager
-async def run_gateway(status: DeploymentStatus, client: Any, limits: Limits) -> AsyncIterator[Any]:
+async def run_gateway(
+    status: DeploymentStatus, client: Any, limits: Limits, ended_keys: EndedKeys | None = None
+) -> AsyncIterator[Any]:
     """Serve on a free port; yields a channel to it."""
+    sleeping = SleepingModels(status, functools.partial(load_bundle_content, Path()))
     server = build_server(
-        GrpcService(status, client, limits, SleepingModels(status, functools.partial(load_bundle_content, Path()))),
-        Health(status, client),
+        GrpcService(status, client, limits, sleeping, ended_keys=ended_keys),
+        Health(status, client, ended_keys),
         limits,
         SECRET,
     )

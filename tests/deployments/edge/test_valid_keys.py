@@ -10,7 +10,7 @@ import pytest
 from deployments.access.api_keys import ADMIN_KEY_FILE
 from deployments.access.scopes import parse_scopes
 from deployments.edge.directory import Directory
-from deployments.edge.state import Member, Route
+from deployments.edge.state import GRPC, Member, Route
 from deployments.state.key_store import KeyStore
 from tests.deployments.callers import add_key, digest
 from tests.deployments.edge.local_directory import run_directory, run_edges, wait_for_state
@@ -31,8 +31,12 @@ async def test_keys_are_in_force_without_anybodys_word(directory: Directory) -> 
         store.update_key(replace(store.find_key("tester"), scopes=parse_scopes("audit", "acme")))
         state = await wait_for_state(edge, lambda state: state.keys != {digest(new_key): value})
         assert state.keys == {digest(new_key): f"acme/tester|{key_id}||audit"}
+        gateway = Member("gateway", Route(GRPC, 30.0), "127.0.0.1:2", protocol="grpc")
+        assert (await directory.renew(gateway)).ended_keys == frozenset()
         store.revoke_key(key_id)
         await wait_for_state(edge, lambda state: not state.keys)
+        assert (await directory.renew(gateway)).ended_keys == {key_id}
+        assert (await directory.renew(FIRST)).ended_keys == frozenset()
 
 
 async def test_a_key_that_expires_is_out_without_anybodys_word(directory: Directory) -> None:
