@@ -18,7 +18,7 @@ from typing import Any
 
 import httptools
 
-from deployments.errors import encode_error
+from deployments.errors import ClientError, encode_error
 from deployments.server.http_exchange import Exchange
 from deployments.server.request import App
 
@@ -30,7 +30,8 @@ LINGER_S = 2.0
 POLL_INTERVAL_S = 0.02
 BACKLOG = 4096
 
-_MALFORMED_BODY = encode_error("bad_request", "the request is not valid HTTP", None)
+_MALFORMED_MESSAGE = "the request is not valid HTTP"
+_MALFORMED_BODY = encode_error(ClientError.code, _MALFORMED_MESSAGE, None)
 _MALFORMED = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
     % (len(_MALFORMED_BODY), _MALFORMED_BODY)
@@ -149,11 +150,25 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            # The edge sends no such request; behind an answer that is not out yet nothing can be said.
-            if not self._exchanges:
+            self._refuse_malformed()
+        if len(self._exchanges) > 1:
+            self._pause_reading()
+
+    def _refuse_malformed(self) -> None:
+        """Answer what is no HTTP, once; the connection ends with the last answer, since nothing more can be parsed."""
+        receiving, self._receiving = self._receiving, None
+        if not self._exchanges:
+            # Without a request's header there is none, and one that was refused before its end has its answer.
+            if receiving is None:
                 self.transport.write(_MALFORMED)
             self.close()
-        if len(self._exchanges) > 1:
+        elif receiving is self._exchanges[0]:
+            # Its body is none, or its trailers.
+            receiving.cancel(ClientError(_MALFORMED_MESSAGE))
+            # In the loop's next turn, as the response of one that has just been refused.
+            self.loop.call_soon(self.close)
+        else:
+            self._exchanges[0].keep_alive = False
             self._pause_reading()
 
     def pause_writing(self) -> None:
@@ -233,6 +248,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._receiving:
             exchange, self._receiving = self._receiving, None
+            if not self._parser.should_keep_alive():
+                # Trailers may say so, and the parser takes no request after this one.
+                exchange.keep_alive = False
             exchange.receive_end()
 
     def finish(self, exchange: Exchange) -> None:

@@ -209,3 +209,26 @@ async def test_an_http2_authority_does_not_reach_a_replicas_target(
         status, body = await connection.read_response()
 
     assert (status, httpx.Response(200, content=body).json()["path"]) == (200, "/v2/health/live")
+
+
+@pytest.mark.parametrize("trailer", ["connection: close", "proxy-connection: close"])
+async def test_one_callers_trailers_cost_no_other_request_its_response(edge: LocalEdge, trailer: str) -> None:
+    head = f"POST /v2/models/flowers/infer HTTP/1.1\r\nhost: t\r\n{FIELD}\r\ntransfer-encoding: chunked\r\n\r\n"
+    statuses = []
+    async with open_raw(edge.http_port) as connection, open_raw(edge.http_port) as other:
+        for _ in range(3):
+            await connection.send(f"{head}1\r\na\r\n0\r\n{trailer}\r\n\r\n".encode())
+            statuses.append((await connection.read_response()).status)
+            # By the same connection from the edge to the replica.
+            statuses.append((await other.request("GET", "/v2/models/flowers", b"", FIELD)).status)
+
+    assert statuses == [200] * 6
+
+
+@pytest.mark.parametrize("trailer", ["content-length: 3", "transfer-encoding: chunked"])
+async def test_trailers_that_no_server_takes_are_their_callers_mistake(edge: LocalEdge, trailer: str) -> None:
+    head = f"POST /v2/models/flowers/infer HTTP/1.1\r\nhost: t\r\n{FIELD}\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with open_raw(edge.http_port) as connection:
+        await connection.send(f"{head}1\r\na\r\n0\r\n{trailer}\r\n\r\n".encode())
+        assert (await connection.read_response()).status == 400
+    assert count_requests(edge) == 0

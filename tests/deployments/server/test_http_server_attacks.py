@@ -146,3 +146,65 @@ async def test_trailers_change_nothing(start_server: StartServer) -> None:
             await connection.send(f"{head}1\r\na\r\n0\r\n{trailers}\r\n".encode())
             content = json.loads((await connection.read_response()).body)
             assert content == {"path": "/p", "caller": "default/tester", "headers": expected}
+
+
+def encode_chunked(trailers: str, *fields: str) -> bytes:
+    """A request with a chunked body, and what comes behind the last chunk."""
+    head = "\r\n".join(["POST /p HTTP/1.1", "host: test", *fields, "transfer-encoding: chunked", "", ""])
+    return f"{head}1\r\na\r\n0\r\n{trailers}\r\n".encode()
+
+
+@pytest.mark.parametrize("trailer", ["connection: close", "proxy-connection: close", "Connection: x, close"])
+async def test_a_trailer_that_ends_the_connection_does_not_spoil_it_for_the_next_request(
+    start_server: StartServer, trailer: str
+) -> None:
+    server, port = await start_server(make_app(describe, RequestLimits(Limits())))
+    async with open_raw(port) as connection:
+        await connection.send(encode_chunked(f"{trailer}\r\n"))
+        response = await connection.read_response()
+
+        # An edge that was not told so would send another caller's request, which the parser takes no more.
+        assert (response.status, response["connection"]) == (200, "close")
+        assert await connection.is_closed(2)
+    await wait_idle(server)
+
+
+@pytest.mark.parametrize("trailer", ["content-length: 3", "transfer-encoding: chunked", "a\x01b: c", "no colon"])
+async def test_trailers_that_are_no_http_get_a_status(start_server: StartServer, trailer: str) -> None:
+    server, port = await start_server(make_app(describe, RequestLimits(Limits())))
+    async with open_raw(port) as connection:
+        await connection.send(encode_chunked(f"{trailer}\r\n"))
+        response = await connection.read_response()
+        assert await connection.is_closed(2)
+
+    assert (response.status, json.loads(response.body)["error"]["code"]) == (400, "bad_request")
+    await wait_idle(server)
+
+
+async def test_a_body_that_is_no_http_gets_one_response(start_server: StartServer) -> None:
+    server, port = await start_server(make_app(describe, RequestLimits(Limits()), max_body_bytes=10))
+    head = b"POST /p HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n"
+    for chunk, status in ((b"a\r\n", 400), (b"14\r\n" + bytes(20) + b"\r\n", 413)):
+        async with open_raw(port) as connection:
+            await connection.send(head + chunk)
+            await asyncio.sleep(0.05)
+            await connection.send(b"zz\r\nno length of a chunk\r\n")
+            response = await connection.read_response()
+            assert response.status == status
+            assert await connection.is_closed(5)
+    await wait_idle(server)
+
+
+async def test_what_is_no_http_leaves_the_request_before_it_its_response(start_server: StartServer) -> None:
+    async def answer_later(request: Request) -> Response:
+        await asyncio.sleep(0.1)
+        return Response(200, b"ok")
+
+    server, port = await start_server(make_app(answer_later, RequestLimits(Limits())))
+    for rest in (b"no request\r\n\r\n", encode_chunked("content-length: 3\r\n")):
+        async with open_raw(port) as connection:
+            await connection.send(encode_request("POST", "/p", b"a") + rest)
+            response = await connection.read_response()
+            assert (response.status, response["connection"]) == (200, "close")
+            assert await connection.is_closed(2)
+    await wait_idle(server)
