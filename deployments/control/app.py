@@ -295,7 +295,8 @@ def _read_body(request: Request) -> bytes:
 
 def _get_origin(request: Request) -> CallOrigin:
     server_request = get_server_request(request)
-    return CallOrigin(server_request.caller.name, request.headers.get("x-request-id", ""), request.headers)
+    fields = (*server_request.headers.items(), *server_request.duplicates)
+    return CallOrigin.of_fields(server_request.caller.name, fields)
 
 
 def _get_scheduling(request: Request, limits: Limits) -> Scheduling:

@@ -6,7 +6,7 @@ weights with each renewal of a membership: they are in force within a second, as
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from deployments.edge.state import CANARY_SUFFIX, SPLIT_BUCKETS, Instructions, Split
@@ -27,6 +27,15 @@ class CallOrigin:
     caller: str = ""
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_fields(cls, caller: str, fields: Iterable[tuple[bytes, bytes]]) -> "CallOrigin":
+        """The origin of an HTTP request, by its caller's name and the fields of its header in their order.
+
+        As at the edges, of a name that comes twice the last one counts, and its bytes, whatever text they are.
+        """
+        headers = {name.decode("latin-1"): value.decode(errors="surrogateescape") for name, value in fields}
+        return cls(caller, headers.get("x-request-id", ""), headers)
 
 
 class Splits:
@@ -59,7 +68,7 @@ class Splits:
 
 def compute_bucket(key: str, model: str) -> int:
     """One of SPLIT_BUCKETS, independent of the one that the same key has for another model."""
-    digest = hashlib.sha256(f"{key} {model}".encode()).digest()
+    digest = hashlib.sha256(f"{key} {model}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") % SPLIT_BUCKETS
 
 

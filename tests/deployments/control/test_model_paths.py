@@ -65,7 +65,8 @@ async def test_a_models_paths_reach_it_by_a_handle(
 async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(
     http: httpx.AsyncClient, local_client: LocalClient
 ) -> None:
-    headers = {"x-shoal-caller": encode_caller("ann"), "x-request-id": "r7", "x-user": "u1"}
+    headers = [(b"x-shoal-caller", encode_caller("ann").encode()), (b"x-request-id", b"r7")]
+    headers += [(b"x-user", b"u0"), (b"x-user", "ü1".encode())]
     row = {"inputs": [[5.1, 3.5, 1.4, 0.2]]}
     await http.post("/v2/models/flowers/infer", json={"inputs": [TENSOR]}, headers=headers)
     await http.post("/v2/models/flowers/predict", json=row, headers=headers)
@@ -73,7 +74,7 @@ async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(
 
     for origin in local_client.origins[-3:]:
         assert origin is not None
-        assert (origin.caller, origin.request_id, origin.headers["x-user"]) == ("ann", "r7", "u1")
+        assert (origin.caller, origin.request_id, origin.headers["x-user"]) == ("ann", "r7", "ü1")
 
 
 async def test_binary_tensors_go_through_a_handle_as_they_are(http: httpx.AsyncClient) -> None:

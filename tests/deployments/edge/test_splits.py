@@ -11,7 +11,7 @@ import pytest
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import CONTROL, SPLIT_BUCKETS, Instructions, Split
 from tests.deployments.callers import digest, encode_caller
-from tests.deployments.edge.local_edge import LocalEdge, run_edge
+from tests.deployments.edge.local_edge import AUTHORIZATION, LocalEdge, run_edge
 
 pytestmark = pytest.mark.anyio
 PATH = "/v2/models/flowers/predict"
@@ -96,6 +96,23 @@ async def test_a_call_by_a_handle_is_on_the_side_where_the_edge_would_send_it(fo
 
     async with run_edge(folder, NAMES, keys=keys, splits=split(40, by)) as edge:
         replicas = await find_replicas(edge, headers)
+
+    assert [replica == CANARY for replica in replicas] == [name == "flowers.canary" for name in chosen]
+    assert len(set(chosen)) == 2
+
+
+async def test_bytes_of_a_header_and_its_last_value_decide_on_both_sides(folder: Path) -> None:
+    values = [(f"jörg-{number}".encode(),) for number in range(8)]
+    values += [(f"jörg-{number}".encode("latin-1"),) for number in range(8)]
+    values += [(f"a-{number}".encode(), f"b-{number}".encode()) for number in range(8)]
+    fields = [[(b"x-user", value) for value in each] for each in values]
+    splits = Splits()
+    splits.follow(Instructions(splits=split(50, "header:x-user")))
+    chosen = [splits.choose("flowers", "", CallOrigin.of_fields("", each)) for each in fields]
+
+    async with run_edge(folder, NAMES, splits=split(50, "header:x-user")) as edge, edge.open_http() as http:
+        requests = [http.build_request("GET", PATH, headers=[*AUTHORIZATION.items(), *each]) for each in fields]
+        replicas = [(await http.send(request)).json()["replica"] for request in requests]
 
     assert [replica == CANARY for replica in replicas] == [name == "flowers.canary" for name in chosen]
     assert len(set(chosen)) == 2
