@@ -41,7 +41,7 @@ WATCH_S, EDGE_LEASE_S = 2.0, 5.0
 MAX_APPLY_S = 5.0
 # Each edge always has a call inside, each joining or leaving replica one.
 MAX_CALLS = 10_000
-# A controller of rollouts that could not start is started again.
+# A controller, of rollouts or Serve's, that could not be started is started again.
 CONTROL_INTERVAL_S = 5.0
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,9 @@ class Directory:
         self._has_controller: bool | None = None
         self._controlled_s = float("-inf")
         self._control: asyncio.Task[None] | None = None
+        # Whether the clock was set back, and Serve's controller does not know it.
+        self._is_set_back = False
+        self._restart: asyncio.Task[None] | None = None
         # Percent of the requests that are copied to a canary, by the model's name.
         self._shadows: dict[str, float] = {}
         self._members: dict[str, Member] = {}
@@ -176,7 +179,8 @@ class Directory:
             try:
                 if setback_s := wall_clock.measure_setback_s():
                     logger.warning("the clock was set back by %.0f s; Serve's controller is started anew", setback_s)
-                    await asyncio.to_thread(restart_serve_controller)
+                    self._is_set_back = True
+                self._follow_clock()
                 now = time.monotonic()
                 if now - last_s > MAX_STALL_S:
                     # This process was stopped, or had no CPU: nobody could renew.
@@ -196,6 +200,21 @@ class Directory:
             except Exception:
                 # The database does not answer, or a file is being replaced: what was read before stands.
                 logger.exception("the edge's state cannot be read")
+
+    def _follow_clock(self) -> None:
+        """Start Serve's controller anew where the clock was set back, until that is done."""
+        if self._is_set_back and (self._restart is None or self._restart.done()):
+            # Ray waits for its GCS, and neither members nor keys must.
+            self._restart = asyncio.get_running_loop().create_task(self._restart_serve())
+
+    async def _restart_serve(self) -> None:
+        self._is_set_back = False
+        try:
+            await asyncio.to_thread(restart_serve_controller)
+        except Exception:
+            logger.exception("Serve's controller is not started anew")
+            self._is_set_back = True
+            await asyncio.sleep(CONTROL_INTERVAL_S)
 
     def _extend_leases(self, seconds: float) -> None:
         for times in (self._renewed_s, self._asked_s):

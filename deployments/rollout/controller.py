@@ -75,7 +75,10 @@ class Controller:
         reports: Reports = await get_directory().list_reports.remote()
         is_due = time.monotonic() - self._written_s > EVIDENCE_INTERVAL_S
         for canary in canaries:
-            await asyncio.to_thread(self._follow, canary, reports, is_due)
+            try:
+                await asyncio.to_thread(self._follow, canary, reports, is_due)
+            except Exception:
+                logger.exception("the rollout of %s:%s cannot be followed", canary.spec.name, canary.spec.version)
         if is_due:
             self._written_s = time.monotonic()
         if any(canary.state.phase not in ("starting", "running") for canary in canaries):
@@ -87,8 +90,7 @@ class Controller:
             return
         progress = self._progress.get(canary.id)
         if progress is None:
-            progress = Progress(canary, self._store.read_comparison(canary.id), self._settings.deploy_timeout_s)
-            self._progress[canary.id] = progress
+            progress = self._progress[canary.id] = self._begin(canary)
         failure = _find_failure(canary) if progress.awaits_start(canary, reports) else ""
         now_s = time.time()
         if failure:
@@ -103,6 +105,15 @@ class Controller:
             raise
         if state.phase != canary.state.phase:
             logger.warning("canary %s:%s: %s: %s", canary.spec.name, canary.spec.version, state.phase, state.reason)
+
+    def _begin(self, canary: Canary) -> Progress:
+        comparison, start_timeout_s = self._store.read_comparison(canary.id), self._settings.deploy_timeout_s
+        try:
+            return Progress(canary, comparison, start_timeout_s)
+        except Exception:
+            # Another release has written it: without evidence nothing is promoted, and a person can end it.
+            logger.exception("the evidence on %s:%s begins anew", canary.spec.name, canary.spec.version)
+            return Progress(canary, None, start_timeout_s)
 
     def _write(self, canary: Canary, state: CanaryState, progress: Progress, is_due: bool) -> None:
         if is_due or (state.phase, state.step) != (canary.state.phase, canary.state.step):

@@ -21,6 +21,9 @@ Reports = Sequence[tuple[Member, ReplicaReport]]
 # A canary without a replica for so long, while the old version has one, has failed: Serve replaces one that died within
 # seconds. Before the first one it loads its net, as after `shoal up`, which may take as long as a deployment.
 MAX_ABSENCE_S = 30.0
+# Of the time between two looks: for longer, directory or database did not answer, and nobody knows who was there. Where
+# the directory comes back, the canary's members may be the last that join again.
+MAX_UNSEEN_S = 5.0
 
 
 class Progress:
@@ -103,7 +106,7 @@ class Progress:
             self._has_seen_canary, self._absent_s = True, 0.0
         elif not self._has_seen_canary or self._spec.name in names:
             # Without the old version too, it is the cluster that does not run.
-            self._absent_s += elapsed_s
+            self._absent_s += min(elapsed_s, MAX_UNSEEN_S)
 
     def _find_absence(self) -> str:
         """Why a version without a replica has failed; empty while it has not."""

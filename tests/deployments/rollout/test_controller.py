@@ -129,3 +129,42 @@ async def test_what_is_being_brought_about_is_not_written_over(
             await asyncio.sleep(0.01)
 
     assert set(written) == {"finish"}
+
+
+async def test_a_rollout_that_cannot_be_followed_keeps_no_other_one_from_its_end(
+    store: CanaryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Rollout().canary.spec
+    broken = store.begin(spec)
+    endpoint = spec.deployment.endpoint.model_copy(update={"name": "other"})
+    other = store.begin(
+        spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"endpoint": endpoint})})
+    )
+    store.request(other.id, "abort")
+    read = CanaryStore.read_comparison
+
+    def read_other(self: CanaryStore, canary_id: int) -> Any:
+        if canary_id == broken.id:
+            raise ValueError("not readable")
+        return read(self, canary_id)
+
+    finished = asyncio.Event()
+    monkeypatch.setattr(CanaryStore, "read_comparison", read_other)
+    monkeypatch.setattr(Controller, "_finish", lambda self: finished.set())
+    async with run_controller():
+        await asyncio.wait_for(finished.wait(), 5)
+
+    after = store.get(other.id)
+    assert after is not None
+    assert after.state.phase == "aborted"
+
+
+async def test_a_rollout_whose_evidence_cannot_be_read_can_still_be_aborted(store: CanaryStore) -> None:
+    canary = store.begin(Rollout().canary.spec)
+    store.write_progress(canary.id, canary.state, {"metrics": {"a metric of another release": []}, "arrays": []})
+    store.request(canary.id, "abort")
+    async with run_controller(), asyncio.timeout(5):
+        while (found := store.get(canary.id)) is None or found.state.phase != "aborted":
+            await asyncio.sleep(0.01)
+
+    assert found.state.reason == "by request"

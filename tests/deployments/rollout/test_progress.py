@@ -187,6 +187,19 @@ def test_a_canary_without_a_replica_is_rolled_back() -> None:
     assert "no replica of version 2 has taken requests for 30 s" in state.reason
 
 
+def test_time_in_which_nobody_could_look_is_no_absence() -> None:
+    rollout = start()
+    # Directory or database was away for longer than a version may have no replica.
+    rollout.clock_s += 2 * MAX_ABSENCE_S
+    # Of the members that join again, the canary's is the later one.
+    assert rollout.look(rollout.stable).phase == "running"
+    assert rollout.look(rollout.stable, rollout.new).phase == "running"
+
+    for _ in range(round(MAX_ABSENCE_S) + 1):
+        state = rollout.look(rollout.stable)
+    assert state.phase == "rolled_back"
+
+
 def test_nets_that_load_after_the_cluster_has_started_are_waited_for() -> None:
     rollout = start()
     # Another controller, as after `shoal down` and `shoal up`; the old version is up first.
