@@ -19,7 +19,7 @@ from deployments.access.scopes import Action, Scope
 from deployments.edge.membership import fetch_edge_secret
 from deployments.edge.node_tls import build_client_context
 from deployments.edge.state import Instructions, ShadowTarget
-from deployments.errors import CallError, InferenceFailed
+from deployments.errors import CallError, InferenceFailed, QueueFull, Unavailable
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.rollout.agreement import have_same_predictions, have_same_tensors
 from deployments.scaling.report import PairReport
@@ -32,6 +32,8 @@ from deployments.specs.model_deployment import Endpoint
 
 # Copies that are under way; where the new version is slower than they come, others are not sent.
 MAX_COPIES = 16
+# What a busy version answers tells nothing of its answers; as refusals and failures its own report has them.
+NOT_COMPUTED = (QueueFull.status, Unavailable.status)
 JSON = "application/json"
 logger = logging.getLogger("ray.serve")
 
@@ -68,6 +70,7 @@ class ShadowedModel:
         self.example, self.metadata = model.example, model.metadata
         self._target = ShadowTarget((), 0.0)
         self._http: httpx.AsyncClient | None = None
+        self._opening = asyncio.Lock()
         self._secret = ""
         scope = Scope(Action.PREDICT, model.endpoint.name)
         self._caller = Caller(f"{DEFAULT_TENANT}/shadow", "shadow", (scope,)).encode()
@@ -125,18 +128,22 @@ class ShadowedModel:
             self._copy(None, *request)
 
     def _copy(self, answer: Answer | None, path: str, body: bytes, content_type: str, length: int | None) -> None:
-        if random.random() * 100 >= self._target.percent:
+        addresses = self._target.addresses
+        if not addresses or random.random() * 100 >= self._target.percent:
             return
         if len(self._tasks) >= MAX_COPIES:
             self._dropped += 1
             return
-        task = asyncio.get_running_loop().create_task(self._send(answer, path, body, content_type, length))
+        # Before the task's first step the directory may have taken the target away.
+        address = random.choice(addresses)
+        task = asyncio.get_running_loop().create_task(self._send(address, answer, path, body, content_type, length))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, answer: Answer | None, path: str, body: bytes, content_type: str, length: int | None) -> None:
-        endpoint, address = self.endpoint, random.choice(self._target.addresses)
-        http = await self._open()
+    async def _send(
+        self, address: str, answer: Answer | None, path: str, body: bytes, content_type: str, length: int | None
+    ) -> None:
+        endpoint, http = self.endpoint, await self._open()
         headers = {"content-type": content_type or JSON, SECRET_HEADER.decode(): self._secret}
         headers[CALLER_HEADER.decode()] = self._caller
         if length is not None:
@@ -147,6 +154,9 @@ class ShadowedModel:
             response = await http.post(url, content=body, headers=headers, timeout=timeout_s)
         except httpx.HTTPError:
             # A replica that leaves takes no more; what others do is in their reports.
+            self._dropped += 1
+            return
+        if response.status_code in NOT_COMPUTED:
             self._dropped += 1
             return
         if answer is None:
@@ -169,8 +179,9 @@ class ShadowedModel:
         )
 
     async def _open(self) -> httpx.AsyncClient:
-        if self._http is None:
-            context = build_client_context(self._settings)
-            self._secret = await fetch_edge_secret()
-            self._http = httpx.AsyncClient(verify=context or False, trust_env=False)
+        async with self._opening:
+            if self._http is None:
+                context = build_client_context(self._settings)
+                self._secret = await fetch_edge_secret()
+                self._http = httpx.AsyncClient(verify=context or False, trust_env=False)
         return self._http

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 import pytest
 
@@ -207,3 +208,67 @@ def test_tensors_agree(
 
 
 LENGTH = b"inference-header-content-length"
+
+
+async def test_a_copy_whose_target_leaves_before_it_is_sent_goes_to_it_all_the_same(
+    shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget]
+) -> None:
+    _, target = beside
+    shadow.follow(Instructions(target))
+    await shadow.predict(BODY, JSON)
+    # Before the copy's first step.
+    shadow.follow(Instructions())
+
+    assert await finish_copies(shadow) == (1, 1, 0)
+
+
+async def test_a_request_whose_target_leaves_meanwhile_is_answered(
+    shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = shadow._model.predict
+
+    async def leave(*arguments: Any) -> bytes:
+        shadow.follow(Instructions(ShadowTarget((), 100)))
+        return await predict(*arguments)
+
+    shadow.follow(Instructions(beside[1]))
+    monkeypatch.setattr(shadow._model, "predict", leave)
+
+    assert b'"version": "1"' in await shadow.predict(BODY, JSON)
+    assert await finish_copies(shadow) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_copy_that_was_not_computed_tells_nothing_of_agreement(
+    shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget], status: int
+) -> None:
+    server, target = beside
+    server.status = status
+    shadow.follow(Instructions(target))
+    await shadow.predict(BODY, JSON)
+
+    assert await finish_copies(shadow) == (0, 0, 1)
+
+
+async def test_copies_that_come_at_once_share_their_connections(
+    shadow: ShadowedModel, beside: tuple[Beside, ShadowTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = []
+
+    class CountedClient(httpx.AsyncClient):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            clients.append(self)
+
+    async def fetch_late() -> str:
+        await asyncio.sleep(0.05)
+        return "of the cluster"
+
+    monkeypatch.setattr(shadow_module, "fetch_edge_secret", fetch_late)
+    monkeypatch.setattr(httpx, "AsyncClient", CountedClient)
+    shadow.follow(Instructions(beside[1]))
+    for _ in range(5):
+        await shadow.predict(BODY, JSON)
+
+    assert await finish_copies(shadow) == (5, 5, 0)
+    assert len(clients) == 1
