@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cluster.cli.quantities import SECONDS, parse_goal
 from cluster.cli.terminal import (
     Json,
     Reference,
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 Slo = Annotated[
     float | None,
-    typer.Option("--slo-p99", min=1e-6, help="Goal: seconds within which 99% of the requests are answered."),
+    typer.Option(
+        "--slo-p99",
+        parser=parse_goal,
+        metavar=SECONDS,
+        help="Goal: seconds (0.05, or 50ms) within which 99% of the requests are answered.",
+    ),
 ]
 Rows = Annotated[int, typer.Option(min=1, help="Rows of each request.")]
 

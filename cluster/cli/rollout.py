@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.completion import complete_models
+from cluster.cli.quantities import SECONDS, SHARE, parse_seconds, parse_share
 from cluster.cli.terminal import Json, context, make_table, print_json, print_line, print_table, show_status
 from training.errors import UserError
 
@@ -26,8 +27,16 @@ ShadowPercent = Annotated[
 SplitBy = Annotated[
     str, typer.Option(metavar="BY", help="What a canary's share is of: caller, request or header:NAME.")
 ]
-MinStep = Annotated[float | None, typer.Option(help="Seconds that a canary's step lasts at least.")]
-MinAgreement = Annotated[float | None, typer.Option(help="Share of shadow copies whose answers must agree; 0.95, say.")]
+MinStep = Annotated[
+    float | None,
+    typer.Option(parser=parse_seconds, metavar=SECONDS, help="Seconds that a canary's step lasts at least."),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_share, metavar=SHARE, help="Share of shadow copies whose answers must agree: 95%, or 0.95."
+    ),
+]
 
 DEFAULT_SHARES = (25.0, 50.0, 100.0)
 """What follows the percent of --canary, as far as it is more."""

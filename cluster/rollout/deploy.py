@@ -20,7 +20,7 @@ from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndp
 from deployments.state.canary_store import CanaryStore
 from deployments.state.revisions import Action, Origin, Revision
 from deployments.state.store import DeploymentStore
-from training.errors import UserError
+from training.errors import StoreUnavailable, UserError
 from training.registry.process_identity import ProcessIdentity
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def rollback(
         # Its models may have changed since.
         record = resolve_pipeline(settings, record.endpoint.pipeline)
     elif record is not None:
-        _require_version(settings, record)
+        _require_version(settings, record, target)
     assert record is not None, "a target has a deployment"
     replace(settings, cluster, record, "rollback", origin or make_origin(), on_status, restores=target.number)
     return record, target
@@ -204,8 +204,8 @@ def _differs(revision: Revision, current: DeploymentRecord | None) -> bool:
     return record != current
 
 
-def _require_version(settings: Settings, deployment: ModelDeployment) -> None:
-    """Check that the bundle of a deployment is there, and its own.
+def _require_version(settings: Settings, deployment: ModelDeployment, target: Revision) -> None:
+    """Check that the bundle of a revision's deployment is there, and its own.
 
     Raises:
         UserError: its version was deleted.
@@ -214,7 +214,17 @@ def _require_version(settings: Settings, deployment: ModelDeployment) -> None:
     from training.registry.model_registry import Registry
 
     registry = Registry(settings)
-    registry.load_manifest(registry.get_version(deployment.name, deployment.endpoint.version))
+    name, number = deployment.name, deployment.endpoint.version
+    try:
+        version = registry.get_version(name, number)
+    except StoreUnavailable:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"revision {target.number} of {name} deployed version {number}, which was deleted ({error}); name another "
+            f"revision: `shoal history {name}` lists them, `shoal rollback {name} REVISION` deploys one"
+        ) from error
+    registry.load_manifest(version)
 
 
 def undeploy(

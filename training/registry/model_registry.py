@@ -210,6 +210,7 @@ class Registry:
         self._store.delete_version(name, number)
         with contextlib.suppress(FileNotFoundError):
             storage.delete_folder(version.uri)
+            storage.delete_empty_parents(version.uri, self._settings.artifacts)
         shutil.rmtree(self._cache_folder(version), ignore_errors=True)
         return version
 

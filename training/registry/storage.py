@@ -90,6 +90,19 @@ def delete_folder(uri: str) -> None:
     filesystem.delete_dir(path)
 
 
+def delete_empty_parents(uri: str, root: str) -> None:
+    """Delete the folders that are left empty between a root and what was at `uri`; an object store has none."""
+    path, local_root = _local_path(uri), _local_path(root)
+    if path is None or local_root is None:
+        return
+    # One that holds something else, and with it those above, stays.
+    with contextlib.suppress(OSError):
+        for parent in path.parents:
+            if local_root not in parent.parents:
+                break
+            parent.rmdir()
+
+
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the filesystem that reads and writes `uri`, and the path in it."""
     from pyarrow import fs

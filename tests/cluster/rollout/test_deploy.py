@@ -161,7 +161,10 @@ def test_a_rollback_that_cannot_be_is_refused(
     undeploy(settings, None, "m", lambda status: None)
     assert refuse(2).startswith("revision 2 of m undeployed it")
     registered.clear()
-    assert refuse() == "m has no version 1"
+    assert refuse() == (
+        "revision 1 of m deployed version 1, which was deleted (m has no version 1); name another revision: "
+        "`shoal history m` lists them, `shoal rollback m REVISION` deploys one"
+    )
     assert find_rollback_target(store, "m", None).number == 1
     assert store.list_records() == []
 

@@ -110,14 +110,27 @@ def test_a_bundle_that_is_published_already_makes_no_version(registry: Registry,
 
 def test_a_deleted_version_is_gone_with_its_files(registry: Registry, table_bundle: Path, second_bundle: Path) -> None:
     first, second = registry.publish(table_bundle), registry.publish(second_bundle)
-    folder = registry.fetch_bundle(second)
+    folder, other = registry.fetch_bundle(second), registry.fetch_bundle(first)
+    run = folder.parent.parent
 
     assert registry.delete_version("flowers", 2) == second
 
     assert registry.list_versions("flowers") == [first]
-    assert not folder.exists()
+    # With the folders of its run, which held nothing else; all others stay.
+    assert not run.exists()
+    assert other.exists()
+    assert run.parent.exists()
     with pytest.raises(UserError, match="no version 2; it has 1"):
         registry.delete_version("flowers", 2)
+
+
+def test_other_files_of_a_deleted_versions_run_stay(registry: Registry, table_bundle: Path) -> None:
+    folder = registry.fetch_bundle(registry.publish(table_bundle))
+    (folder.parent / "notes.txt").write_text("of its author")
+
+    registry.delete_version("flowers", 1)
+
+    assert [path.name for path in folder.parent.iterdir()] == ["notes.txt"]
 
 
 def test_a_bundle_can_be_published_again_after_its_version_was_deleted(
