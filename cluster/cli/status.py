@@ -5,12 +5,24 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
-from cluster.cli.terminal import Json, console, context, make_table, print_json, print_line, print_table, print_warning
+from cluster.cli.terminal import (
+    COLUMN_GAP,
+    Json,
+    console,
+    context,
+    make_table,
+    print_json,
+    print_line,
+    print_table,
+    print_warning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Group
     from rich.table import Table
 
     from cluster.local.running_cluster import Cluster
@@ -19,6 +31,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("model", "revision", "version", "status", "replicas", "bounds", "variant")
 TRAFFIC_COLUMNS = ("req/s", "p50", "p99", "err/s", "queue")
+# The first to go where a terminal that is watched has no room for all.
+LEAST_COLUMNS = ("variant", "bounds", "revision", "p50", "queue", "replicas", "version")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,23 +76,31 @@ def status(
 
 def _watch(cluster: "Cluster", fetch: "Callable[[], ClusterStatus]", interval: float) -> None:
     """Draw the table anew until Ctrl-C."""
-    from rich.console import Group
     from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(make_watch_view(cluster, fetch, console.width), refresh=True)
+            time.sleep(interval)
+
+
+def make_watch_view(cluster: "Cluster", fetch: "Callable[[], ClusterStatus]", width: int) -> "Group":
+    """What a terminal of so many characters shows; nothing in it is cut but the columns that tell the least."""
+    from rich.console import Group
     from rich.text import Text
 
     from training.errors import ServiceError
 
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            try:
-                current = fetch()
-                lines = [Text(each) for each in list_warnings(current)]
-                view = Group(Text(_describe_cluster(cluster)), make_status_table(current), *lines)
-            except ServiceError as error:
-                # The cluster may be back with the next refresh.
-                view = Group(Text(str(error)))
-            live.update(view, refresh=True)
-            time.sleep(interval)
+    lines = [_describe_cluster(cluster)]
+    if len(lines[0]) > width:
+        lines = lines[0].split("  ")
+    try:
+        current = fetch()
+    except ServiceError as error:
+        # The cluster may be back with the next refresh.
+        return Group(Text(str(error), overflow="fold", no_wrap=False))
+    warnings = [Text(each, overflow="fold", no_wrap=False) for each in list_warnings(current)]
+    return Group(*map(Text, lines), make_status_table(current, width), *warnings)
 
 
 def _print(cluster: "Cluster", current: "ClusterStatus", as_json: bool) -> None:
@@ -101,11 +123,23 @@ def _describe_json(cluster: "Cluster", current: "ClusterStatus") -> dict[str, An
     return {"cluster": urls, "deployments": deployments, "warning": current.warning}
 
 
-def make_status_table(current: "ClusterStatus") -> "Table":
-    """Make the table: a row for each deployment."""
-    table = make_table(*COLUMNS, *TRAFFIC_COLUMNS)
-    for each in current.deployments:
-        table.add_row(*_format_row(each))
+def make_status_table(current: "ClusterStatus", max_width: int | None = None) -> "Table":
+    """Make the table: a row for each deployment.
+
+    Args:
+        current: of the cluster.
+        max_width: columns are left out, the least telling first, until it fits; None for all of them.
+    """
+    rows = [(*COLUMNS, *TRAFFIC_COLUMNS), *map(_format_row, current.deployments)]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    for name in LEAST_COLUMNS:
+        width = sum(max(map(cell_len, column)) + COLUMN_GAP for column in columns) - COLUMN_GAP
+        if max_width is None or width <= max_width:
+            break
+        columns = [column for column in columns if column[0] != name]
+    table = make_table(*(column[0] for column in columns))
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
     return table
 
 

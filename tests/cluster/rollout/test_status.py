@@ -1,11 +1,15 @@
 """Status where the control application does not answer; tests/e2e has it where it does."""
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
-from cluster.cli.status import format_latency, list_warnings, make_status_table
+from cluster.cli.status import format_latency, list_warnings, make_status_table, make_watch_view
 from cluster.cli.terminal import print_table
 from cluster.local import secrets
 from cluster.local.ports import Ports
@@ -70,7 +74,9 @@ def test_without_the_control_application_all_but_the_traffic_comes_from_serve(tm
         client.fetch()
 
 
-def test_a_row_shows_versions_with_their_weights_and_the_traffic(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_shows_versions_with_their_weights_and_the_traffic(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     summary = DeploymentSummary(
         name="digits",
         kind="model",
@@ -97,6 +103,31 @@ def test_a_row_shows_versions_with_their_weights_and_the_traffic(capsys: pytest.
     assert " ".join(row.split()) == "digits 7 3 (5%), 2 (95%) UNHEALTHY 2/3 1-4 fp32 12.3 1.23 ms 1.50 s 0.5 9"
     assert list_warnings(current) == ["digits does not run: ValueError: no memory"]
     assert format_latency(None) == ""
+    assert draw(cluster, current, 200) == [
+        f"cluster: {cluster.url}  grpc: {cluster.grpc_address}  dashboard: {cluster.dashboard_url}",
+        "model   revision  version          status     replicas  bounds  variant  req/s  p50      p99     err/s  queue",
+        "digits  7         3 (5%), 2 (95%)  UNHEALTHY  2/3       1-4     fp32     12.3   1.23 ms  1.50 s  0.5    9",
+        "digits does not run: ValueError: no memory",
+    ]
+    narrow = draw(cluster, current, 80)
+    assert narrow[0] == f"cluster: {cluster.url}"
+    assert narrow[3:] == [
+        "model   version          status     replicas  req/s  p99     err/s  queue",
+        "digits  3 (5%), 2 (95%)  UNHEALTHY  2/3       12.3   1.50 s  0.5    9",
+        "digits does not run: ValueError: no memory",
+    ]
+    assert "…" not in "".join(line for width in (40, 60, 80, 100) for line in draw(cluster, current, width))
+
+
+def draw(cluster: Cluster, current: ClusterStatus, width: int) -> list[str]:
+    """The lines that a terminal which is watched shows."""
+    terminal = Console(width=width, soft_wrap=True, force_terminal=True, no_color=True, file=io.StringIO())
+    with terminal.capture() as capture, Live(console=terminal, auto_refresh=False) as live:
+        live.update(make_watch_view(cluster, lambda: current, width), refresh=True)
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", capture.get())
+    lines = [line.rstrip() for line in plain.splitlines() if line.strip()]
+    # Its end draws it once more.
+    return lines[len(lines) // 2 :]
 
 
 def test_a_canary_has_its_share_of_the_requests_and_the_other_replicas_the_rest() -> None:
