@@ -62,7 +62,9 @@ def test_a_model_can_be_called_from_the_page_with_the_key(page: Page, settings: 
     operation.get_by_role("button", name="Try it out").click()
     operation.get_by_role("button", name="Execute").click()
 
-    expect(operation.locator(".live-responses-table td.response-col_status").last).to_contain_text("200")
+    row = operation.locator(".live-responses-table tr.response").last
+    expect(row.locator("td.response-col_status")).to_contain_text("200")
+    assert '"model": "flowers"' in row.locator("td.response-col_description").inner_text()
 
 
 def test_without_the_password_nothing_is_shown(browser: Browser, serving_cluster: Cluster) -> None:

@@ -29,10 +29,22 @@ def test_what_no_node_can_hold_is_refused(scale: Scale, nodes: list[dict[str, fl
 
 
 @pytest.mark.parametrize(
-    "scale", [Scale(cpus=6), Scale(cpus=0, gpus=0), Scale(cpus=0.1, min_replicas=60, max_replicas=60)]
+    ("scale", "more"),
+    [
+        (Scale(cpus=6), {"cpus": 6.1}),
+        (Scale(cpus=0, gpus=0), {"gpus": 1}),
+        (Scale(cpus=0.1, min_replicas=60, max_replicas=61), {"min_replicas": 61}),
+    ],
 )
-def test_what_an_empty_node_could_hold_is_not(scale: Scale) -> None:
-    reject_oversized("m", scale, [CPUS])
+def test_what_an_empty_node_could_hold_is_not_and_a_little_more_is(scale: Scale, more: dict[str, float]) -> None:
+    refused = []
+    for each in (scale, scale.model_copy(update=more)):
+        try:
+            reject_oversized("m", each, [CPUS])
+        except UserError:
+            refused.append(each)
+
+    assert refused == [scale.model_copy(update=more)]
 
 
 class FullCluster:

@@ -151,9 +151,14 @@ def test_passes_of_uneven_duration_are_planned_with_their_deviation() -> None:
 
 def test_an_estimate_that_is_old_does_not_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = make_admission()
+    with pytest.raises(DeadlineExceeded):
+        gate.check(2000, Scheduling.after(5), None)
+    assert gate.refused == 1
     monkeypatch.setattr(admission, "perf_counter", lambda: perf_counter() + 2)
 
     gate.check(2000, Scheduling.after(5), None)
+
+    assert gate.refused == 1
 
 
 def test_batch_requests_are_refused_first() -> None:

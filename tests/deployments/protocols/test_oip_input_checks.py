@@ -44,8 +44,16 @@ SERIES = SeriesInput(features=("u", "v"), max_time_steps=10)
 
 
 def test_a_series_may_end_in_padding() -> None:
-    check(SERIES, [[[1, 2], [3, 4], [5, 6]], [[1, 2], [NAN, NAN], [NAN, NAN]]])
+    rows = np.array([[[1, 2], [3, 4], [5, 6]], [[1, 2], [NAN, NAN], [NAN, NAN]]])
+    before = rows.copy()
+    check(SERIES, rows)
     check(SERIES, [[[1, 2]]], "i8")
+
+    # It is looked at only, and what comes behind its padding is none.
+    assert np.array_equal(rows, before, equal_nan=True)
+    rows[1, 2] = 7
+    with pytest.raises(InvalidType, match="row 1: time step 1 of input 'input' is NaN"):
+        check(SERIES, rows)
 
 
 @pytest.mark.parametrize(
