@@ -19,8 +19,9 @@ Verdict = Literal["better-or-equal", "worse", "undecided"]
 Phase = Literal["starting", "running", "promoting", "promoted", "rolled_back", "aborted"]
 """promoting: the version takes its model's place, replica by replica; its canary keeps the share that it had."""
 
-# A header's name, as RFC 9110 has it, in lower case; none of Shoal's own.
-_HEADER = re.compile(r"header:(?!x-shoal-)[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+# A header's name in lower case; none of Shoal's own. RFC 9110 has other characters too, such as quotes, which would
+# begin a string in HAProxy's configuration: no edge could be changed any more, nor started.
+_HEADER = re.compile(r"header:(?!x-shoal-)[a-z0-9._-]{1,64}")
 
 
 class CanarySpec(StrictModel):
@@ -62,7 +63,9 @@ class CanarySpec(StrictModel):
     @classmethod
     def _check_split(cls, split_by: str) -> str:
         if split_by not in ("caller", "request") and not _HEADER.fullmatch(split_by):
-            raise ValueError(f"split={split_by!r} is none; it is caller, request, or header:NAME in lower case")
+            raise ValueError(
+                f"split={split_by!r} is none; it is caller, request, or header:NAME, a name of a-z, 0-9, ._-"
+            )
         return split_by
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import pytest
 
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import CONTROL, SPLIT_BUCKETS, Instructions, Split
+from deployments.rollout.canary import _HEADER
 from tests.deployments.callers import digest, encode_caller
 from tests.deployments.edge.local_edge import AUTHORIZATION, LocalEdge, run_edge
 
@@ -99,6 +100,18 @@ async def test_a_call_by_a_handle_is_on_the_side_where_the_edge_would_send_it(fo
 
     assert [replica == CANARY for replica in replicas] == [name == "flowers.canary" for name in chosen]
     assert len(set(chosen)) == 2
+
+
+async def test_every_header_that_a_rollout_takes_is_one_for_haproxy(folder: Path) -> None:
+    marks = [mark for mark in map(chr, range(256)) if _HEADER.fullmatch(f"header:x{mark}y")]
+    names = [f"header:x{mark}y" for mark in marks if not mark.isalnum()]
+    assert names
+
+    async with run_edge(folder, NAMES, splits=split(100, f"header:x{''.join(marks)}y")) as edge:
+        assert await find_replicas(edge, [{}]) == [CANARY]
+        for name in names:
+            await edge.directory.tell(splits=split(0, name))
+            assert await find_replicas(edge, [{}]) == [STABLE]
 
 
 async def test_bytes_of_a_header_and_its_last_value_decide_on_both_sides(folder: Path) -> None:
