@@ -64,6 +64,9 @@ class Membership:
                     self._follow(instructions)
             except (RayError, ValueError) as error:
                 logger.warning("the directory does not answer: %s", error)
+            except Exception:
+                # Without the next renewal no edge would send requests any more.
+                logger.exception("the directory was not told, or what it tells was not followed")
 
 
 async def fetch_edge_secret() -> str:

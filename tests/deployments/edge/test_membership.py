@@ -77,6 +77,26 @@ async def test_a_member_goes_on_renewing_while_the_directory_is_away(directory: 
     await membership.leave()
 
 
+@pytest.mark.parametrize("part", ["report", "follow"])
+async def test_a_member_goes_on_renewing_whatever_its_replica_raises(directory: FakeDirectory, part: str) -> None:
+    calls = 0
+
+    def fail(*_: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise RuntimeError("not now")
+
+    membership = Membership(MEMBER, **{part: fail})  # type: ignore[arg-type]
+    await membership.join()
+    await asyncio.sleep(0.4)
+
+    # Without renewals no edge would send it requests any more, while Serve holds it to be healthy.
+    assert calls >= 3
+    assert directory.list_names().count("renew") >= 2
+    await membership.leave()
+
+
 async def succeed_later(directory: FakeDirectory, call: Callable[[], Awaitable[Any]]) -> Any:
     directory.error = ActorDiedError()
     task = asyncio.ensure_future(call())
