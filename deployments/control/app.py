@@ -33,7 +33,15 @@ from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import CONTROL, Route
-from deployments.errors import CallError, MethodNotAllowed, NotFound, Unavailable, UnknownModel, Unprocessable
+from deployments.errors import (
+    CallError,
+    DeadlineExceeded,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+    UnknownModel,
+    Unprocessable,
+)
 from deployments.observability.observation import Observation
 from deployments.observability.tracing import build_tracer
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
@@ -302,6 +310,10 @@ def _get_origin(request: Request) -> CallOrigin:
 def _get_scheduling(request: Request, limits: Limits) -> Scheduling:
     timeout_s = limits.request_timeout_s
     scheduling = get_server_request(request).scheduling or Scheduling()
+    if scheduling.remaining_s() <= 0:
+        raise DeadlineExceeded(
+            f"no response within the request's timeout of {scheduling.timeout_s:g} s; set a longer one"
+        )
     return Scheduling.after(min(scheduling.remaining_s(), timeout_s), scheduling.priority)
 
 

@@ -77,6 +77,17 @@ async def test_a_call_is_split_by_what_the_edge_says_of_its_caller(
         assert (origin.caller, origin.request_id, origin.headers["x-user"]) == ("ann", "r7", "ü1")
 
 
+async def test_a_time_that_is_over_is_the_one_that_the_caller_named(
+    http: httpx.AsyncClient, local_client: LocalClient
+) -> None:
+    headers, before = {"x-request-timeout-seconds": "1e-9"}, len(local_client.timeouts_s)
+    response = await http.post("/api/v1/models/flowers/predict", json={"inputs": [[1, 2, 3, 4]]}, headers=headers)
+
+    assert response.status_code == 504
+    assert response.json()["error"]["message"].startswith("no response within the request's timeout of 1e-09 s")
+    assert len(local_client.timeouts_s) == before
+
+
 async def test_binary_tensors_go_through_a_handle_as_they_are(http: httpx.AsyncClient) -> None:
     tensor = {key: value for key, value in TENSOR.items() if key != "data"}
     tensor["parameters"] = {"binary_data_size": 16}
