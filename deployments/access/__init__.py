@@ -1,1 +1,1 @@
-"""Access: who calls, and what the caller may do."""
+"""Access: who calls, what the caller may do, and the record of what was done."""
