@@ -6,6 +6,7 @@ Its entry point is `python -m training.run`, which takes the same path as `shoal
 import logging
 import shlex
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -58,17 +59,20 @@ def submit(
     # Ray, which takes half a second to import: after the recipe is known to be sound.
     from ray.job_submission import JobSubmissionClient
 
+    from deployments.access.audit_log import AuditLog
+
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     bypass_proxies(cluster.client_host)
     client = JobSubmissionClient(cluster.dashboard_url)
     if code:
         console.print(code.describe(), highlight=False, markup=False, soft_wrap=True)
-        with code.staged() as folder:
-            job = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(folder)})
-    else:
-        job = client.submit_job(entrypoint=shlex.join(command))
-    console.print(f"job {job}", highlight=False)
-    _follow(client, job, console)
+    with AuditLog.open(settings).record("job.submit", loaded.name, after={"command": command}) as change:
+        with code.staged() if code else nullcontext() as folder:
+            runtime_env = {"working_dir": str(folder)} if folder else None
+            job = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env)
+        console.print(f"job {job}", highlight=False)
+        change.after |= {"job": job}
+        _follow(client, job, console)
 
 
 def build_command(

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.local.ray_environment import set_ray_environment
-from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster, require_cluster
+from cluster.local.running_cluster import (
+    Cluster,
+    cluster_id,
+    exclusive_lock,
+    find_cluster,
+    require_cluster,
+    temp_dir,
+)
 from cluster.local.signals import run_uninterruptible
 from cluster.settings import Settings, load_settings
 from training.errors import UserError
@@ -64,9 +71,9 @@ class Shoal:
     @property
     def registry(self) -> Registry:
         """The registry of runs, models and versions."""
-        from training.registry.model_registry import Registry
+        from cluster.audited_registry import AuditedRegistry
 
-        return Registry(self.settings)
+        return AuditedRegistry(self.settings)
 
     def up(
         self,
@@ -82,10 +89,11 @@ class Shoal:
             on_status: told what goes on.
             on_failure: told which model or pipeline does not start, and why; all others serve.
         """
+        from cluster.audit import record_start
         from cluster.local.start import start_cluster, stop_cluster
         from cluster.rollout.change import reconcile
 
-        with exclusive_lock(self.settings, on_status):
+        with exclusive_lock(self.settings, on_status), record_start(self.settings):
             before = find_cluster(self.settings)
             try:
                 on_status("starting Ray")
@@ -100,11 +108,21 @@ class Shoal:
                 raise
         return cluster
 
-    def down(self) -> int:
-        """End every process of the cluster; returns how many there were."""
+    def down(self, *, on_warning: OnStatus = _ignore) -> int:
+        """End every process of the cluster; returns how many there were.
+
+        Args:
+            on_warning: told where it is not in the audit log, without which it is stopped nevertheless.
+        """
+        from cluster.local.processes import find_owned
         from cluster.local.start import stop_cluster
 
-        return stop_cluster(self.settings)
+        if not find_owned(cluster_id(self.settings.home), temp_dir(self.settings.home)):
+            return stop_cluster(self.settings)
+        from cluster.audit import record_stop
+
+        with record_stop(self.settings, on_warning):
+            return stop_cluster(self.settings)
 
     def train(
         self,

@@ -6,12 +6,14 @@ Train walk: cluster.cli.training -> [train.py] -> recipe_code.py, cluster.local.
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
+from cluster.audited_registry import AuditedRegistry
 from cluster.local.connect import connect
 from cluster.local.running_cluster import Cluster, exclusive_lock, find_cluster, reject_run_cluster
 from cluster.local.signals import interrupt_on_termination, run_uninterruptible
@@ -22,7 +24,7 @@ from training.run.options import RunOptions
 
 if TYPE_CHECKING:
     from training.recipe.spec import Recipe
-    from training.run.driver import RunResult
+    from training.run.driver import FinishedRun, RunResult
     from training.run.reproduction import Reproduction
 
 Result = TypeVar("Result")
@@ -67,10 +69,23 @@ def train(
         from training.run import driver
         from training.run.progress_display import ProgressDisplay
 
-        with ProgressDisplay(recipe, console) as display:
-            return driver.train(recipe, settings, options=options, resume=run, origin=origin, on_message=display.show)
+        def publish(finished: "FinishedRun") -> "RunResult":
+            return driver.publish_bundle(replace(finished, registry=AuditedRegistry(settings)))
 
-    return _run_on_cluster(settings, recipe, origin, console, drive, options)
+        with ProgressDisplay(recipe, console) as display:
+            return driver.run_training(
+                recipe, settings, publish, options=options, resume=run, origin=origin, on_message=display.show
+            )
+
+    from deployments.access.audit_log import AuditLog
+    from training.run.preflight import check_sources
+
+    check_sources(recipe)
+    after = {"origin": origin, "overrides": overrides} | ({"resume": run.name} if run else {})
+    with AuditLog.open(settings).record("train", recipe.name, after=after) as change:
+        result = _run_on_cluster(settings, recipe, origin, console, drive, options)
+        change.after |= {"published": str(result.version)}
+    return result
 
 
 def reproduce(settings: Settings, reference: str, console: Console) -> "Reproduction":
@@ -79,11 +94,13 @@ def reproduce(settings: Settings, reference: str, console: Console) -> "Reproduc
     Nothing is published; the run's record stays.
     """
     from training.registry.model_registry import Registry
+    from training.run.preflight import check_sources
     from training.run.reproduction import compare_with_version, load_training_recipe
 
     registry = Registry(settings)
     version = registry.resolve(reference)
     recipe, options, origin = load_training_recipe(registry, version)
+    check_sources(recipe)
 
     def drive() -> "Reproduction":
         from training.run import driver
@@ -111,10 +128,7 @@ def _run_on_cluster(
     options: RunOptions,
 ) -> Result:
     """Drive a run on the running cluster, or on one started for it."""
-    from training.run.preflight import check_sources
-
     interrupt_on_termination()
-    check_sources(recipe)
     code = collect_code(recipe, origin)
     if code:
         console.print(code.describe(), highlight=False, markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cluster.cli import (
+    audit,
     cluster,
     history,
     keys,
@@ -58,6 +59,7 @@ app.add_typer(models.app, name="models", invoke_without_command=True)
 app.add_typer(runs.app, name="runs", invoke_without_command=True)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(keys.app, name="keys", invoke_without_command=True)
+app.add_typer(audit.app, name="audit", invoke_without_command=True)
 app.add_typer(recipes.app, name="recipes", invoke_without_command=True)
 
 # Typer has a copy of click of its own, and exports no name for what it raises when a command line is wrong.

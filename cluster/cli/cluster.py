@@ -31,10 +31,12 @@ def add_commands(app: typer.Typer) -> None:
 def init() -> None:
     """Make SHOAL_HOME and its secrets; start nothing."""
     from cluster.local import secrets
+    from deployments.access.audit_key import AuditSigner
 
     home = context.settings.home
     for name in secrets.ALL_SECRETS:
         secrets.ensure_secret(home, name)
+    AuditSigner.open(home)
     print_line(f"ready: {home}")
 
 
@@ -72,7 +74,7 @@ def down() -> None:
     from cluster.shoal import Shoal
 
     with show_status("stopping"):
-        stopped = Shoal(context.settings).down()
+        stopped = Shoal(context.settings).down(on_warning=print_warning)
     print_line(f"down: {stopped} processes ended" if stopped else "down: nothing was running")
 
 

@@ -7,6 +7,7 @@ import typer
 
 from cluster.cli.terminal import (
     Json,
+    context,
     format_number,
     make_table,
     open_registry,
@@ -98,7 +99,13 @@ def compare(first: str, second: str, as_json: Json = False) -> None:
 @app.command()
 def delete(run: str) -> None:
     """Delete an interrupted run's checkpoints; its record stays."""
-    print_line(f"deleted the checkpoints of {_open_history().delete_checkpoints(run)}")
+    from deployments.access.audit_log import AuditLog
+
+    history = _open_history()
+    name = history.find_run(run).name
+    with AuditLog.open(context.settings).record("runs.delete", name):
+        history.delete_checkpoints(name)
+    print_line(f"deleted the checkpoints of {name}")
 
 
 def _open_history() -> Any:

@@ -138,6 +138,6 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 def open_registry() -> Any:
     """The registry of the settings in force."""
-    from training.registry.model_registry import Registry
+    from cluster.audited_registry import AuditedRegistry
 
-    return Registry(context.settings)
+    return AuditedRegistry(context.settings)

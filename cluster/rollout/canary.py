@@ -18,8 +18,10 @@ from cluster.rollout.change import finish_changes
 from cluster.rollout.deploy import find_dependents_of, reject_pipeline, replace
 from cluster.rollout.serve_api import ClusterEnded, OnStatus, ServeApi, ServeUnreachable
 from cluster.settings import Settings
+from deployments.access.audit_event import Actor
 from deployments.rollout.canary import Canary, CanarySpec
 from deployments.specs.model_deployment import ModelDeployment
+from deployments.state.canary_audit import CONTROLLER
 from deployments.state.canary_store import CanaryStore
 from deployments.state.key_store import KeyStore
 from deployments.state.revisions import Origin
@@ -32,7 +34,6 @@ POLL_INTERVAL_S = 0.3
 WEIGHT_S = 2.0
 # With so many callers, 5% of them is one.
 MIN_CALLERS = 20
-CONTROLLER = "canary controller"
 # They tell nothing of the version. A bundle is one of a pipeline's, whose storage may not answer.
 _UNAVAILABLE = (ClusterEnded, ServeUnreachable, StoreUnavailable, BundleError)
 
@@ -44,14 +45,14 @@ def begin(settings: Settings, cluster: Cluster, spec: CanarySpec, on_status: OnS
         UserError: one of the model is being rolled out, a pipeline would not work with it, or no node can hold it.
         ServiceError: it does not start; what serves goes on.
     """
-    store, deployments = CanaryStore(settings.platform), DeploymentStore(settings.platform)
+    store, deployments = CanaryStore.open(settings), DeploymentStore(settings.platform)
     with ServeApi(settings, cluster) as serve:
         finish_changes(settings, serve)
         find_dependents_of(settings, deployments.list_records(), spec.deployment)
         if not cluster.autoscales:
             reject_oversized(spec.name, spec.deployment.scale, serve.fetch_nodes())
         capacity = CapacityWatch(serve, {spec.name: spec.deployment.scale}, on_status)
-        canary = store.begin(spec)
+        canary = store.begin(spec, Actor.current().source)
         try:
             with delay_interrupts():
                 serve.put_config(deployments.list_records())
@@ -65,7 +66,7 @@ def begin(settings: Settings, cluster: Cluster, spec: CanarySpec, on_status: OnS
                 capacity.report(f"version {spec.version} starts beside version {spec.stable_version}")
                 time.sleep(POLL_INTERVAL_S)
         except BaseException as error:
-            store.request(canary.id, "abort")
+            store.request(canary.id, "abort", Actor.current())
             if isinstance(error, KeyboardInterrupt):
                 kept = f"{spec.name}:{spec.stable_version} goes on serving"
                 raise Interrupted(f"while {spec.name}:{spec.version} was started beside it; {kept}") from None
@@ -119,7 +120,7 @@ def request(settings: Settings, cluster: Cluster | None, name: str, what: str, o
         UserError: no rollout of the model goes on.
         ServiceError: it was not done in time, or the version cannot be promoted.
     """
-    store = CanaryStore(settings.platform)
+    store = CanaryStore.open(settings)
     canary = find_canary(settings, name)
     if canary.ended_s is not None:
         raise UserError(f"no rollout of {name} goes on; the last one is {canary.state.phase.replace('_', ' ')}")
@@ -130,7 +131,7 @@ def request(settings: Settings, cluster: Cluster | None, name: str, what: str, o
         with exclusive_lock(settings, on_status):
             _abort_without_cluster(settings, store, _get(store, canary))
     elif canary.state.phase in ("starting", "running") or what == "abort":
-        store.request(canary.id, "promote" if what == "promote" else "abort")
+        store.request(canary.id, "promote" if what == "promote" else "abort", Actor.current())
     deadline = time.monotonic() + settings.deploy_timeout_s
     # Without a cluster it has ended.
     while (canary := _get(store, canary)).ended_s is None:
@@ -147,7 +148,8 @@ def request(settings: Settings, cluster: Cluster | None, name: str, what: str, o
 def _abort_without_cluster(settings: Settings, store: CanaryStore, canary: Canary) -> None:
     """End a rollout, so that the next cluster starts with the version of before; not one that has been promoted."""
     if canary.state.phase in ("starting", "running", "promoting"):
-        deployments = DeploymentStore(settings.platform)
+        store.request(canary.id, "abort", Actor.current())
+        deployments = DeploymentStore.open(settings)
         # It has written the new version already.
         _take_back_promotion(deployments, canary.spec.name)
         update = {"phase": "aborted", "reason": "by request"}
@@ -159,7 +161,7 @@ def _abort_without_cluster(settings: Settings, store: CanaryStore, canary: Canar
 
 def finish(settings: Settings, cluster: Cluster) -> None:
     """Bring about what has been decided about each rollout; other commands are locked out."""
-    store, deployments = CanaryStore(settings.platform), DeploymentStore(settings.platform)
+    store, deployments = CanaryStore.open(settings), DeploymentStore(settings.platform)
     # Those that have ended do not wait for one that cannot be promoted now.
     for canary in sorted(store.list_active(), key=lambda each: each.state.phase == "promoting"):
         if canary.state.phase == "promoting":
@@ -177,7 +179,7 @@ def finish(settings: Settings, cluster: Cluster) -> None:
 
 def _promote(settings: Settings, cluster: Cluster, store: CanaryStore, canary: Canary) -> Canary:
     """Deploy the version, unless that is done or was called off; its canary takes its share meanwhile."""
-    name, deployments = canary.spec.name, DeploymentStore(settings.platform)
+    name, deployments = canary.spec.name, DeploymentStore.open(settings)
     with ServeApi(settings, cluster) as serve:
         # Where it does not answer, nothing is begun that would have to be taken back.
         serve.fetch_applications()

@@ -18,6 +18,7 @@ from cluster.local.running_cluster import Cluster, exclusive_lock, require_clust
 from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.serve_api import Applications, ClusterEnded, ConfigRefused, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
+from deployments.access.audit_event import CLUSTER, Actor
 from deployments.edge.state import CONTROL, EDGE, GRPC
 from deployments.specs.deployment import DeploymentRecord
 from deployments.state.revisions import Action, Origin, Revision
@@ -56,7 +57,7 @@ def bring_about(
         ServiceError: one does not start; what ran before goes on serving.
         Interrupted: the message says what serves.
     """
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     before = {name: store.get_settled_record(name) for name in changes}
     asked = changes[list(changes)[-1]]
     change = 0
@@ -94,7 +95,7 @@ def remove(settings: Settings, cluster: Cluster | None, name: str, origin: Origi
         ServiceError: Serve refuses it, or does not answer; it goes on serving.
         Interrupted: it is undeployed, but some requests may still be answered.
     """
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     if cluster is None:
         store.end_change(store.begin_change({name: None}, "undeploy", origin), "succeeded")
         return
@@ -124,22 +125,23 @@ def reconcile(settings: Settings, cluster: Cluster, on_status: OnStatus) -> dict
     Raises:
         ServiceError: the edge or the control application does not start.
     """
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     with ServeApi(settings, cluster) as serve:
         failures = _start_all(store, serve, on_status)
         restored: dict[str, str] = {}
         for change, revisions in _list_abandoned(store).items():
             reasons = [failures[each.name] for each in revisions if each.name in failures]
             if not reasons:
-                store.end_change(change, "succeeded", _FINISHED)
+                store.end_change(change, "succeeded", _FINISHED, actor=_CLUSTER)
                 continue
-            for name in store.end_change(change, "failed", reasons[0], restore=True):
+            for name in store.end_change(change, "failed", reasons[0], restore=True, actor=_CLUSTER):
                 restored[name] = f"{reasons[0]}; what ran before is restored"
         # Those that ran before nothing did are not deployed any more.
         return _start_all(store, serve, on_status) | restored if restored else failures
 
 
 _FINISHED = "its command was killed; the cluster finished it"
+_CLUSTER = Actor(CLUSTER)
 
 
 def _start_all(store: DeploymentStore, serve: ServeApi, on_status: OnStatus) -> dict[str, str]:
@@ -170,7 +172,7 @@ def finish_changes(settings: Settings, serve: ServeApi) -> bool:
     Returns:
         Whether any goes on.
     """
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     abandoned = _list_abandoned(store)
     for change, revisions in abandoned.items():
         message = ""
@@ -178,7 +180,7 @@ def finish_changes(settings: Settings, serve: ServeApi) -> bool:
             applications = serve.fetch_applications()
             try:
                 if all(_is_settled(applications, each) for each in revisions):
-                    store.end_change(change, "succeeded", _FINISHED)
+                    store.end_change(change, "succeeded", _FINISHED, actor=_CLUSTER)
                     continue
             except ServiceError as error:
                 message = str(error)
@@ -192,7 +194,7 @@ def finish_changes(settings: Settings, serve: ServeApi) -> bool:
         if not message and time.time() - declared_s > settings.deploy_timeout_s:
             message = f"not done within {settings.deploy_timeout_s:g} s"
         if message:
-            store.end_change(change, "failed", message, restore=True)
+            store.end_change(change, "failed", message, restore=True, actor=_CLUSTER)
             serve.put_config(store.list_records())
     return bool(_list_abandoned(store))
 

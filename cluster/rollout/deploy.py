@@ -4,9 +4,7 @@ Deploy walk: cluster.shoal -> [deploy.py] -> change.py -> serve_api.py -> deploy
     -> deployments.models.replica
 """
 
-import getpass
 import re
-import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from cluster.rollout.capacity import CapacityWatch, reject_oversized
 from cluster.rollout.change import bring_about, finish_changes, remove
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
+from deployments.access.audit_event import Actor
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndpoint, Scale
 from deployments.state.canary_store import CanaryStore
@@ -30,11 +29,8 @@ if TYPE_CHECKING:
 
 def make_origin(reason: str = "") -> Origin:
     """The origin of a change that this process makes: its user and machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"  # a user id without a name, as in a container
-    return Origin(f"{user}@{socket.gethostname()}", reason, str(ProcessIdentity.current()))
+    actor = Actor.current()
+    return Origin(actor.name, reason, str(ProcessIdentity.current()), actor.source)
 
 
 def deploy(

@@ -97,8 +97,8 @@ class AuditTransaction:
         self.connection.execute(AUDIT_LOG.insert().values(values))
         self._sequence, self._hash, self.head = row.sequence, hash_, make_head(row)
 
-    def end(self, operation: str, outcome: AuditOutcome, message: str, actor: Actor | None = None) -> None:
-        """Append the last row of a change, as its first one has it; nothing where there is none.
+    def end(self, operation: str, outcome: AuditOutcome, message: str = "", actor: Actor | None = None) -> bool:
+        """Append the last row of a change, as its first one has it; returns False where there is none.
 
         Args:
             operation: of the first row.
@@ -109,12 +109,13 @@ class AuditTransaction:
         of_operation = select(AUDIT_LOG).where(AUDIT_LOG.c.operation == operation, AUDIT_LOG.c.outcome == "started")
         row = self.connection.execute(of_operation.order_by(AUDIT_LOG.c.sequence.desc()).limit(1)).mappings().first()
         if row is None:
-            return
+            return False
         values = {name: row[name] for name in ("actor", "source", "action", "target", "operation", "request_id")}
         values |= {name: _load(row[name]) for name in ("before", "after")}
         if actor:
             values |= {"actor": actor.name, "source": actor.source}
         self.append(AuditEvent(**values, outcome=outcome, message=message))
+        return True
 
 
 class AuditLog:

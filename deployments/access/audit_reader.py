@@ -11,7 +11,6 @@ from pathlib import Path
 from sqlalchemy import Engine, Select, create_engine, inspect, select
 
 from deployments.access.audit_chain import AuditRow, Head, Verification, verify_rows
-from deployments.access.audit_event import AuditAction
 from deployments.access.audit_key import PublicKeys
 from deployments.access.audit_log import AUDIT_LOG, BUSY_TIMEOUT_S, read_row
 from deployments.access.audit_triggers import list_missing
@@ -34,7 +33,7 @@ class AuditFilter:
 
     since: datetime | None = None
     actor: str = ""
-    action: AuditAction | None = None
+    action: str = ""
     target: str = ""
     outcome: str = ""
 

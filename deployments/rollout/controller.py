@@ -53,7 +53,7 @@ class Controller:
     @cached_property
     def _store(self) -> CanaryStore:
         # Not as it starts: where the database is away, the next look tries again.
-        return CanaryStore(self._settings.platform)
+        return CanaryStore.open(self._settings)
 
     async def ping(self) -> None:
         """Answer."""

@@ -6,12 +6,15 @@ The command writes `spec` and `requested`, the controller `state` and `evidence`
 
 import contextlib
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from pydantic import ValidationError
 from sqlalchemy import (
     JSON,
     Column,
+    Connection,
     Float,
     Integer,
     MetaData,
@@ -25,7 +28,11 @@ from sqlalchemy import (
     update,
 )
 
+from deployments.access.audit_event import Actor
+from deployments.access.audit_log import AuditLog, AuditTransaction
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
+from deployments.settings import ServingSettings
+from deployments.state import canary_audit
 from training.errors import UserError
 from training.registry.opening import lock_store
 
@@ -50,26 +57,38 @@ _TIMES = (_CANARIES.c.started_s, _CANARIES.c.ended_s)
 class CanaryStore:
     """The table of rollouts, in SQLite or PostgreSQL."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, audit: AuditLog | None = None) -> None:
         """Open the database; creates it if it is a missing SQLite file.
 
         Args:
             uri: SQLAlchemy's.
+            audit: log of the changes, in the same database; None for reading alone.
         """
+        self._audit = audit
         with lock_store(uri, "tables"):
             self._engine = create_engine(uri)
             _METADATA.create_all(self._engine)
 
-    def begin(self, spec: CanarySpec) -> Canary:
+    @classmethod
+    def open(cls, settings: ServingSettings) -> "CanaryStore":
+        """Open the database of these settings for changes, with their audit log."""
+        return cls(settings.platform, AuditLog.open(settings))
+
+    def begin(self, spec: CanarySpec, source: str = "") -> Canary:
         """Begin a rollout.
+
+        Args:
+            spec: what it shall do.
+            source: where its author acts from.
 
         Raises:
             UserError: one of this model goes on.
         """
         self.reject_if_active(spec.name)
         values = {"name": spec.name, "spec": spec.model_dump_json(), "state": CanaryState().model_dump_json()}
-        with self._engine.begin() as connection:
-            connection.execute(insert(_CANARIES).values(**values, requested="", started_s=time.time()))
+        with self._change() as transaction:
+            row = insert(_CANARIES).values(**values, requested="", started_s=time.time()).returning(_CANARIES.c.id)
+            canary_audit.record_begun(transaction, transaction.connection.execute(row).scalar_one(), spec, source)
         canary = self.get_last(spec.name)
         assert canary is not None
         return canary
@@ -96,17 +115,20 @@ class CanaryStore:
         """Get a rollout by its id."""
         return next(iter(self._fetch(select(*_VALUES, *_TIMES).where(_CANARIES.c.id == canary_id))), None)
 
-    def request(self, canary_id: int, requested: Literal["promote", "abort"]) -> None:
-        """Ask the controller for something."""
-        self._update(canary_id, requested=requested)
+    def request(self, canary_id: int, requested: Literal["promote", "abort"], actor: Actor) -> None:
+        """Ask the controller for something, in somebody's name."""
+        with self._change() as transaction:
+            canary = self._require(transaction.connection, canary_id)
+            canary_audit.record_requested(transaction, canary, requested, actor)
+            _update(transaction.connection, canary_id, requested=requested)
 
     def write_state(self, canary_id: int, state: CanaryState) -> None:
         """Write how far a rollout is."""
-        self._update(canary_id, state=state.model_dump_json())
+        self._write(canary_id, state, {})
 
     def write_progress(self, canary_id: int, state: CanaryState, comparison: dict[str, Any]) -> None:
         """Write both at once: a step that has passed must not be read with the evidence that it passed with."""
-        self._update(canary_id, state=state.model_dump_json(), comparison=comparison)
+        self._write(canary_id, state, {"comparison": comparison})
 
     def read_comparison(self, canary_id: int) -> dict[str, Any] | None:
         """Read the state of the sequential tests; None before the first was written."""
@@ -117,26 +139,53 @@ class CanaryStore:
 
     def end(self, canary_id: int) -> None:
         """Note that nothing of a rollout shall be left."""
-        self._update(canary_id, ended_s=time.time())
+        with self._change() as transaction:
+            canary_audit.record_ended(transaction, self._require(transaction.connection, canary_id))
+            _update(transaction.connection, canary_id, ended_s=time.time())
 
-    def _update(self, canary_id: int, **values: Any) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(update(_CANARIES).where(_CANARIES.c.id == canary_id).values(**values))
+    def _write(self, canary_id: int, state: CanaryState, more: dict[str, Any]) -> None:
+        """Write a state; a phase that ends or begins is a change, and progress within one is none."""
+        values = {"state": state.model_dump_json()} | more
+        with self._engine.connect() as connection:
+            is_change = self._require(connection, canary_id).state.phase != state.phase
+        if not is_change:
+            with self._engine.begin() as connection:
+                _update(connection, canary_id, **values)
+            return
+        with self._change() as transaction:
+            canary = self._require(transaction.connection, canary_id)
+            canary_audit.record_phase(transaction, canary, state)
+            _update(transaction.connection, canary_id, **values)
+
+    def _change(self) -> AbstractContextManager[AuditTransaction]:
+        if self._audit is None:
+            raise RuntimeError("changes are recorded: open the store with an audit log, as CanaryStore.open does")
+        return self._audit.transaction()
+
+    def _require(self, connection: Connection, canary_id: int) -> Canary:
+        query = select(*_VALUES, *_TIMES).where(_CANARIES.c.id == canary_id)
+        canary = next(_parse(connection.execute(query)), None)
+        assert canary is not None, "rollouts are not deleted"
+        return canary
 
     def _fetch(self, query: Select[Any]) -> list[Canary]:
-        canaries = []
         with self._engine.connect() as connection:
-            for row in connection.execute(query):
-                # What another version of Shoal wrote hides no other rollout.
-                with contextlib.suppress(ValidationError):
-                    canaries.append(
-                        Canary(
-                            id=row.id,
-                            spec=CanarySpec.model_validate_json(row.spec),
-                            state=CanaryState.model_validate_json(row.state),
-                            requested=row.requested,
-                            started_s=row.started_s,
-                            ended_s=row.ended_s,
-                        )
-                    )
-        return canaries
+            return list(_parse(connection.execute(query)))
+
+
+def _update(connection: Connection, canary_id: int, **values: Any) -> None:
+    connection.execute(update(_CANARIES).where(_CANARIES.c.id == canary_id).values(**values))
+
+
+def _parse(rows: Iterable[Any]) -> Iterator[Canary]:
+    for row in rows:
+        # What another version of Shoal wrote hides no other rollout.
+        with contextlib.suppress(ValidationError):
+            yield Canary(
+                id=row.id,
+                spec=CanarySpec.model_validate_json(row.spec),
+                state=CanaryState.model_validate_json(row.state),
+                requested=row.requested,
+                started_s=row.started_s,
+                ended_s=row.ended_s,
+            )

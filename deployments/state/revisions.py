@@ -61,11 +61,13 @@ class Origin:
         reason: as the author gave it.
         owner: the process that brings the change about, as training.registry.process_identity writes it, so that others
             can tell when it was killed; empty where no process does, as for what the cluster itself drives.
+        source: where the author acts from, for the audit log alone.
     """
 
     author: str
     reason: str = ""
     owner: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,11 @@ def end_revisions(connection: Connection, change: int, outcome: Outcome, message
 def select_revisions(connection: Connection, name: str) -> list[Revision]:
     """All revisions of a name, newest first."""
     return _fetch(connection, select(REVISIONS).where(REVISIONS.c.name == name).order_by(REVISIONS.c.number.desc()))
+
+
+def select_change(connection: Connection, change: int) -> list[Revision]:
+    """All revisions of a change, by name."""
+    return _fetch(connection, select(REVISIONS).where(REVISIONS.c.change == change).order_by(REVISIONS.c.name))
 
 
 def select_open(connection: Connection) -> list[Revision]:

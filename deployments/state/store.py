@@ -1,19 +1,23 @@
 """Deployment store: the desired state in a database, so that a cluster comes back as it was.
 
-Deploy walk: cluster.rollout.deploy -> [store.py] -> revisions.py
+Deploy walk: cluster.rollout.deploy -> [store.py] -> revisions.py, revision_audit.py
 What shall run is written with a revision, before anything is told to Ray Serve: a crash at any moment leaves what was
 asked for, and what ran before.
 """
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from sqlalchemy import Column, Connection, Float, String, Table, Text, create_engine, delete, select
 
+from deployments.access.audit_event import Actor
+from deployments.access.audit_log import AuditLog, AuditTransaction
+from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord
 from deployments.specs.model_deployment import ModelDeployment
-from deployments.state import revisions
+from deployments.state import revision_audit, revisions
 from deployments.state.migration import migrate_rollouts
 from deployments.state.revisions import METADATA, Action, Origin, Outcome, Revision, parse_record
 from training.errors import UserError
@@ -43,20 +47,27 @@ class Deployments(NamedTuple):
 class DeploymentStore:
     """The table of deployments, of models and pipelines, in SQLite or PostgreSQL."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, audit: AuditLog | None = None) -> None:
         """Open the database; creates it if it is a missing SQLite file.
 
         Args:
             uri: SQLAlchemy's.
+            audit: log of the changes, in the same database; None for reading alone.
 
         Raises:
             UserError: the database cannot be opened.
         """
+        self._audit = audit
         check_database(uri, "SHOAL_PLATFORM_URI")
         with lock_store(uri, "tables"):
             self._engine = create_engine(uri)
             METADATA.create_all(self._engine)
             migrate_rollouts(self._engine)
+
+    @classmethod
+    def open(cls, settings: ServingSettings) -> "DeploymentStore":
+        """Open the database of these settings for changes, with their audit log."""
+        return cls(settings.platform, AuditLog.open(settings))
 
     def list_records(self) -> list[DeploymentRecord]:
         """List all deployments that can be read, by name."""
@@ -120,7 +131,8 @@ class DeploymentStore:
             The change's number.
         """
         asked = list(changes)[-1]
-        with self._engine.begin() as connection:
+        with self._change() as transaction:
+            connection = transaction.connection
             specs: dict[str, tuple[str | None, str | None]] = {}
             for name, record in changes.items():
                 query = select(_DEPLOYMENTS.c.spec).where(_DEPLOYMENTS.c.name == name)
@@ -130,14 +142,19 @@ class DeploymentStore:
             actions: dict[str, Action] = {name: action if name == asked else "refresh" for name in changes}
             if action == "deploy" and _is_scaling(specs[asked][0], changes[asked]):
                 actions[asked] = "scale"
-            return revisions.insert_revisions(connection, specs, actions, origin, restores)
+            revision_audit.record_superseded(transaction, changes)
+            change = revisions.insert_revisions(connection, specs, actions, origin, restores)
+            revision_audit.record_begun(transaction, change, origin)
+        return change
 
     def mark_declared(self, change: int) -> None:
         """Note that Ray Serve has been told of a change."""
         with self._engine.begin() as connection:
             revisions.mark_declared(connection, change)
 
-    def end_change(self, change: int, outcome: Outcome, message: str = "", *, restore: bool = False) -> list[str]:
+    def end_change(
+        self, change: int, outcome: Outcome, message: str = "", *, restore: bool = False, actor: Actor | None = None
+    ) -> list[str]:
         """End a change; nothing where it has ended, or others have superseded it.
 
         Args:
@@ -145,16 +162,24 @@ class DeploymentStore:
             outcome: what came of it.
             message: why it failed, or what there is to say.
             restore: whether what ran before shall run again.
+            actor: who ends it; None for whoever began it.
 
         Returns:
             The names that it changed.
         """
-        with self._engine.begin() as connection:
+        with self._change() as transaction:
+            connection = transaction.connection
+            revision_audit.record_ended(transaction, change, outcome, message, actor)
             previous_specs = revisions.end_revisions(connection, change, outcome, message)
             if restore:
                 for name, previous_spec in previous_specs.items():
                     _write_spec(connection, name, previous_spec)
         return list(previous_specs)
+
+    def _change(self) -> AbstractContextManager[AuditTransaction]:
+        if self._audit is None:
+            raise RuntimeError("changes are recorded: open the store with an audit log, as DeploymentStore.open does")
+        return self._audit.transaction()
 
     def list_revisions(self, name: str) -> list[Revision]:
         """List the revisions of a name, newest first."""

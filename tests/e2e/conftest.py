@@ -18,7 +18,7 @@ def undeploy_all(settings: Settings) -> Iterator[None]:
     cluster = find_cluster(settings)
     if cluster is None:
         return
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     names = {record.name for record in store.list_records()}.difference(OF_THE_SESSION)
     if names:
         for name in names:

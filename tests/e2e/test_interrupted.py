@@ -95,7 +95,7 @@ def test_a_deploy_that_is_killed_is_finished_by_the_cluster(
     shoal: ShoalCli, two_versions: None, settings: Settings, http: httpx.Client
 ) -> None:
     process = start_deploy(settings)
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     assert wait_until(lambda: [each.name for each in store.list_open_revisions()] == [NAME], 30)
     process.kill()
     process.communicate()
@@ -135,4 +135,4 @@ def test_deployments_side_by_side_are_all_there_in_the_end(
     assert [command.returncode for command in commands] == [0, 0], results
     for name in [NAME, *names]:
         assert http.get(f"/v2/models/{name}/ready").status_code == 200
-    assert {NAME, *names} <= {record.name for record in DeploymentStore(settings.platform).list_records()}
+    assert {NAME, *names} <= {record.name for record in DeploymentStore.open(settings).list_records()}

@@ -25,7 +25,7 @@ def test_a_model_that_is_not_deployed_is_answered_with_a_command(
     settings = Settings(home=tmp_path)
     monkeypatch.setattr(terminal.context, "settings", settings, raising=False)
     endpoint = ModelEndpoint(name="iris", version=1, digest="d", uri="/iris")
-    DeploymentStore(settings.platform).put_record(ModelDeployment(endpoint=endpoint))
+    DeploymentStore.open(settings).put_record(ModelDeployment(endpoint=endpoint))
 
     with pytest.raises(UserError) as raised:
         explain_unknown_model(call_unknown)(name="wine")

@@ -43,7 +43,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> CanaryStore:
-    return CanaryStore(settings.platform)
+    return CanaryStore.open(settings)
 
 
 def make_spec(number: int = 2, **fields: Any) -> CanarySpec:
@@ -137,7 +137,7 @@ def test_a_promoted_version_takes_its_models_place_with_a_revision_that_says_why
 
     finish(settings, cluster)
 
-    revision = DeploymentStore(settings.platform).list_revisions("m")[0]
+    revision = DeploymentStore.open(settings).list_revisions("m")[0]
     assert get_served_version() == 2
     assert "m.canary" not in Dashboard.applications
     assert revision.reason == "canary of version 2: errors: 0 of 500 requests failed"
@@ -161,7 +161,7 @@ def test_a_version_that_cannot_be_deployed_at_last_is_rolled_back(
     assert canary.state.phase == "rolled_back"
     assert "it cannot be deployed: " in canary.state.reason
     assert get_served_version() == 1
-    assert list_outcomes(DeploymentStore(settings.platform))[0] == ("deploy", "failed")
+    assert list_outcomes(DeploymentStore.open(settings))[0] == ("deploy", "failed")
 
 
 def test_what_a_person_asks_for_is_waited_for(settings: Settings, cluster: Cluster, store: CanaryStore) -> None:
@@ -203,7 +203,7 @@ def test_a_canary_needs_another_version_to_be_compared_with(
     settings: Settings, deployed: int | None, problem: str
 ) -> None:
     if deployed:
-        DeploymentStore(settings.platform).put_record(make_deployment(deployed, Scale(max_replicas=2)))
+        DeploymentStore.open(settings).put_record(make_deployment(deployed, Scale(max_replicas=2)))
 
     with pytest.raises(UserError, match=problem):
         find_stable(settings, make_deployment(2))
@@ -292,7 +292,7 @@ def test_a_canary_is_the_deployment_that_would_serve(settings: Settings, cluster
 
 
 def test_a_pipeline_has_no_canary_and_its_name_no_version(settings: Settings) -> None:
-    DeploymentStore(settings.platform).put_record(PIPELINE)
+    DeploymentStore.open(settings).put_record(PIPELINE)
     name = PIPELINE.name
     for reference in (name, f"{name}:2", f"{name}@champion"):
         with pytest.raises(UserError, match=f"'{name}' is a pipeline, which `shoal apply FILE` deploys"):

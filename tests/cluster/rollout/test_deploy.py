@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> DeploymentStore:
-    return DeploymentStore(settings.platform)
+    return DeploymentStore.open(settings)
 
 
 def make_version(number: int) -> Version:

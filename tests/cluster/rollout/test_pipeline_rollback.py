@@ -28,7 +28,7 @@ def test_a_pipeline_is_rolled_back_also_after_it_was_undeployed(
 ) -> None:
     settings = Settings(home=registry_settings.home)
     secrets.ensure_secret(settings.home, secrets.RAY_TOKEN)
-    store = DeploymentStore(settings.platform)
+    store = DeploymentStore.open(settings)
     flowers = Registry(settings).publish(table_bundle)
     deploy(settings, cluster, flowers, ignore)
     deploy_pipeline(settings, cluster, ONCE, ignore)

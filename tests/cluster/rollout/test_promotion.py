@@ -15,6 +15,7 @@ from cluster.rollout.canary import finish, request
 from cluster.rollout.deploy import reject_if_deployed
 from cluster.rollout.serve_api import ClusterEnded, ServeUnreachable
 from cluster.settings import Settings
+from deployments.access.audit_event import Actor
 from deployments.state.canary_store import CanaryStore
 from deployments.state.revisions import Origin
 from deployments.state.store import DeploymentStore
@@ -42,13 +43,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> CanaryStore:
-    return CanaryStore(settings.platform)
+    return CanaryStore.open(settings)
 
 
 def begin_promotion(settings: Settings, store: CanaryStore, origin: Origin) -> DeploymentStore:
     """As a process does that is killed then."""
     set_phase(store, "promoting")
-    deployments = DeploymentStore(settings.platform)
+    deployments = DeploymentStore.open(settings)
     deployments.begin_change({"m": make_deployment(2)}, "deploy", origin)
     return deployments
 
@@ -75,7 +76,7 @@ def test_what_has_been_promoted_is_not_aborted(
     run_deploy(settings, cluster, 1)
     run_begin(settings, cluster, store)
     set_phase(store, phase)
-    deployments = DeploymentStore(settings.platform)
+    deployments = DeploymentStore.open(settings)
     deployments.put_record(make_deployment(2))
 
     with pytest.raises(ServiceError, match="m:2 is promoted"):
@@ -127,7 +128,7 @@ def test_a_dashboard_that_does_not_answer_leaves_no_revision(
     with pytest.raises(httpx.ConnectError):
         finish(settings, dataclasses.replace(cluster, dashboard_port=1, autoscales=True))
 
-    assert list_outcomes(DeploymentStore(settings.platform)) == [("deploy", "succeeded")]
+    assert list_outcomes(DeploymentStore.open(settings)) == [("deploy", "succeeded")]
 
 
 def test_a_promotion_that_cannot_be_done_now_can_be_called_off(
@@ -137,7 +138,7 @@ def test_a_promotion_that_cannot_be_done_now_can_be_called_off(
     canary = run_begin(settings, cluster, store)
     Dashboard.applications["m"]["status"] = "DEPLOYING"
     deployments = begin_promotion(settings, store, KILLED)
-    store.request(canary.id, "abort")
+    store.request(canary.id, "abort", Actor("ann@machine"))
 
     finish(settings, cluster)
 
@@ -157,7 +158,7 @@ def test_a_promotion_names_its_process_so_that_others_find_it_abandoned(
 
     finish(settings, cluster)
 
-    owner = DeploymentStore(settings.platform).list_revisions("m")[0].owner
+    owner = DeploymentStore.open(settings).list_revisions("m")[0].owner
     assert ProcessIdentity.parse(owner) == ProcessIdentity.current()
 
 
@@ -171,7 +172,7 @@ def test_versions_of_a_rollout_are_not_deleted(settings: Settings, cluster: Clus
     reject_if_deployed(settings, make_version(3))
     store.end(canary.id)
     reject_if_deployed(settings, make_version(2))
-    DeploymentStore(settings.platform).begin_change({"m": make_deployment(2)}, "deploy", KILLED)
+    DeploymentStore.open(settings).begin_change({"m": make_deployment(2)}, "deploy", KILLED)
     for number in (1, 2):
         with pytest.raises(UserError, match="is deployed"):
             reject_if_deployed(settings, make_version(number))

@@ -27,6 +27,7 @@ from deployments.edge.state import Member, Route
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
 from deployments.scaling.report import LatencyHistogram, ReplicaReport
 from deployments.scaling.traffic import ReportHistory, Traffic
+from deployments.settings import ServingSettings
 from deployments.state.revisions import Origin
 from deployments.state.store import DeploymentStore
 from tests.cluster.rollout.dashboard import Dashboard
@@ -39,7 +40,7 @@ def test_without_the_control_application_all_but_the_traffic_comes_from_serve(tm
     for name in (secrets.RAY_TOKEN, secrets.ADMIN_KEY):
         secrets.ensure_secret(tmp_path, name)
     settings = Settings(home=tmp_path)
-    store, cluster = DeploymentStore(settings.platform), replace(cluster, http_port=Ports().pick_free())
+    store, cluster = DeploymentStore.open(settings), replace(cluster, http_port=Ports().pick_free())
     store.end_change(store.begin_change({"m": make_deployment(1)}, "deploy", Origin("ann@machine")), "succeeded")
     owner = str(ProcessIdentity.current())
     store.begin_change({"n": make_deployment(2, name="n")}, "deploy", Origin("bob@machine", owner=owner))
@@ -150,7 +151,7 @@ def test_a_canary_has_its_share_of_the_requests_and_the_other_replicas_the_rest(
 
 
 def test_the_status_counts_what_a_canary_answers_for_its_model(tmp_path: Path) -> None:
-    store = DeploymentStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    store = DeploymentStore.open(ServingSettings(home=tmp_path))
     store.end_change(store.begin_change({"m": make_deployment(1)}, "deploy", Origin("ann@machine")), "succeeded")
     spec = CanarySpec(deployment=make_deployment(3), stable_version=1, steps=(10, 100))
     canary = Canary(id=1, spec=spec, state=CanaryState(phase="running"), requested="", started_s=0, ended_s=None)

@@ -100,7 +100,7 @@ def serving_settings(tmp_path_factory: pytest.TempPathFactory) -> ServingSetting
     """A home whose registry has `flowers` and `images`, both deployed, and the pipeline `twice`."""
     folder = tmp_path_factory.mktemp("control")
     settings = ServingSettings(home=folder / "home")
-    registry, store = Registry(settings), DeploymentStore(settings.platform)
+    registry, store = Registry(settings), DeploymentStore.open(settings)
     save_table(folder / "table")
     save_image(folder / "image")
     for bundle in ("table", "image"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.control import abandoned
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.revisions import Origin
 from deployments.state.store import DeploymentStore
@@ -30,10 +31,12 @@ async def run_for(store: DeploymentStore, command: tuple[str, ...], seconds: flo
 
 
 async def test_a_change_is_finished_once_its_command_has_ended(tmp_path: Path) -> None:
-    store, marker = DeploymentStore(f"sqlite:///{tmp_path / 'platform.db'}"), tmp_path / "finished"
+    store, marker = DeploymentStore.open(ServingSettings(home=tmp_path)), tmp_path / "finished"
     finish = f"""
+from pathlib import Path
+from deployments.settings import ServingSettings
 from deployments.state.store import DeploymentStore
-store = DeploymentStore("sqlite:///{tmp_path / "platform.db"}")
+store = DeploymentStore.open(ServingSettings(home=Path({str(tmp_path)!r})))
 with open({str(marker)!r}, "a") as file: file.write("x")
 store.end_change(store.list_open_revisions()[0].change, "succeeded")
 """
@@ -58,7 +61,7 @@ store.end_change(store.list_open_revisions()[0].change, "succeeded")
 
 
 async def test_a_process_that_fails_is_tried_again_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = DeploymentStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    store = DeploymentStore.open(ServingSettings(home=tmp_path))
     # As a database has it that was made before the owner was kept.
     store.begin_change({"m": MODEL}, "deploy", Origin("unknown", owner="unknown"))
 

@@ -16,6 +16,7 @@ from deployments.scaling.report import LatencyHistogram, PassReport, ReplicaRepo
 from deployments.scaling.traffic import Window
 from deployments.settings import ServingSettings
 from deployments.state.revisions import Origin
+from deployments.state.store import DeploymentStore
 from tests.deployments.control.conftest import LocalClient
 from tests.deployments.server.apps import make_asgi_app, open_client
 
@@ -180,9 +181,12 @@ async def test_a_deployment_that_serve_builds_anew_stays_ready(
 
 
 async def test_a_model_that_is_new_does_not_count_before_it_runs(
-    http: httpx.AsyncClient, catalog: Catalog, applications: dict[str, SimpleNamespace]
+    http: httpx.AsyncClient,
+    catalog: Catalog,
+    serving_settings: ServingSettings,
+    applications: dict[str, SimpleNamespace],
 ) -> None:
-    store, images = catalog.status.store, catalog.status.list_deployed()["images"]
+    store, images = DeploymentStore.open(serving_settings), catalog.status.list_deployed()["images"]
     new = images.model_copy(update={"endpoint": images.endpoint.model_copy(update={"name": "new"})})
     change = store.begin_change({"new": new}, "deploy", Origin("ann@machine"))
     try:

@@ -32,7 +32,7 @@ def settings(registry_settings: TrainingSettings, table_bundle: Path) -> Serving
     settings = ServingSettings(home=registry_settings.home)
     version = Registry(settings).publish(table_bundle)
     endpoint = ModelEndpoint(name="flowers", version=1, digest=version.digest, uri=version.uri)
-    DeploymentStore(settings.platform).put_record(ModelDeployment(endpoint=endpoint))
+    DeploymentStore.open(settings).put_record(ModelDeployment(endpoint=endpoint))
     client = MlflowStore(settings).client
     for number, source in enumerate(SOURCES):
         for name in (NAMES[number], f"model-{number}"):

@@ -43,7 +43,7 @@ class Sleeper:
 @pytest.fixture
 def asleep(serving_settings: ServingSettings, applications: dict[str, SimpleNamespace]) -> Iterator[SimpleNamespace]:
     """Serve's status of `flowers`, which sleeps."""
-    store = DeploymentStore(serving_settings.platform)
+    store = DeploymentStore.open(serving_settings)
     record = store.get_record("flowers")
     assert isinstance(record, ModelDeployment)
     store.put_record(record.model_copy(update={"scale": Scale(min_replicas=0)}))

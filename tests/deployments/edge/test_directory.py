@@ -221,7 +221,7 @@ async def test_the_state_is_complete_once_every_member_has_had_time_to_renew(
 
 
 async def test_deployments_are_routes_with_their_own_limits(directory: Directory) -> None:
-    store = DeploymentStore(directory._settings.platform)
+    store = DeploymentStore.open(directory._settings)
     limits = Limits(request_timeout_s=7.0, max_body_bytes=2000)
     endpoint = ModelEndpoint(name="flowers", version=1, digest="d", uri="file:///b", limits=limits)
     async with run_edges(directory, 0.0) as (edge,):

@@ -10,6 +10,7 @@ from deployments.edge.directory import Directory
 from deployments.edge.state import Instructions, Member, Route, ShadowTarget, Split
 from deployments.rollout import controller
 from deployments.rollout.canary import CanarySpec
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
 from tests.deployments.edge.test_directory import FIRST, directory, home, run_edges, wait_for_state
@@ -26,7 +27,7 @@ async def test_a_canary_has_a_route_and_a_weight_and_the_old_version_is_told_whe
     monkeypatch.setattr(controller, "stop_controller", lambda: controllers.append("stopped"))
     monkeypatch.setattr(directory_module, "CONTROL_INTERVAL_S", 0.0)
     deployment = ModelDeployment(endpoint=ModelEndpoint(name="flowers", version=3, digest="d", uri="/b"))
-    store = CanaryStore(f"sqlite:///{home / 'platform.db'}")
+    store = CanaryStore.open(ServingSettings(home=home))
     canary = store.begin(
         CanarySpec(deployment=deployment, stable_version=2, split_by="header:x-user", shadow_percent=20)
     )

@@ -12,6 +12,7 @@ import pytest
 from deployments.rollout import controller as controller_module
 from deployments.rollout.canary import Canary
 from deployments.rollout.controller import Controller
+from deployments.settings import ServingSettings
 from deployments.state.canary_store import CanaryStore
 from tests.deployments.rollout.test_progress import Replica, Rollout
 
@@ -38,7 +39,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CanaryStore:
     directory = Directory()
     monkeypatch.setattr(controller_module, "get_directory", lambda: directory)
     monkeypatch.setattr(controller_module, "_find_failure", lambda canary: "")
-    return CanaryStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    return CanaryStore.open(ServingSettings(home=tmp_path))
 
 
 @contextlib.asynccontextmanager
@@ -101,13 +102,13 @@ async def test_a_controller_starts_while_the_database_is_away(
     store.begin(Rollout(min_step_s=0).canary.spec)
     attempts = []
 
-    def open_store(uri: str) -> CanaryStore:
-        attempts.append(uri)
+    def open_store(settings: ServingSettings) -> CanaryStore:
+        attempts.append(settings)
         if len(attempts) < 3:
             raise OSError("the database does not answer")
         return store
 
-    monkeypatch.setattr(controller_module, "CanaryStore", open_store)
+    monkeypatch.setattr(CanaryStore, "open", open_store)
     async with run_controller():
         await wait_for_step(store, 1)
 

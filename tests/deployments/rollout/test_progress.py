@@ -16,6 +16,7 @@ from deployments.scaling.report import (
     ReplicaReport,
     RequestStatistics,
 )
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
 from training.errors import UserError
@@ -296,7 +297,7 @@ def test_a_shadow_takes_no_request_and_is_never_promoted_by_itself() -> None:
 
 
 def test_a_controller_that_was_killed_goes_on_with_the_evidence(tmp_path: Path) -> None:
-    store = CanaryStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    store = CanaryStore.open(ServingSettings(home=tmp_path))
     rollout = start()
     rollout.run(4)
     canary = store.begin(rollout.canary.spec)
@@ -315,7 +316,7 @@ def test_a_controller_that_was_killed_goes_on_with_the_evidence(tmp_path: Path) 
 
 
 def test_one_rollout_of_a_model_goes_on_at_a_time(tmp_path: Path) -> None:
-    store = CanaryStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    store = CanaryStore.open(ServingSettings(home=tmp_path))
     first = store.begin(Rollout().canary.spec)
     with pytest.raises(UserError, match="`shoal rollout abort m` first"):
         store.begin(Rollout().canary.spec)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint, Scale
 from deployments.state.revisions import Origin, Revision
 from deployments.state.store import DeploymentStore
@@ -22,7 +23,7 @@ def make_model(version: int, scale: Scale | None = None) -> ModelDeployment:
 
 @pytest.fixture
 def store(tmp_path: Path) -> DeploymentStore:
-    return DeploymentStore(f"sqlite:///{tmp_path / 'platform.db'}")
+    return DeploymentStore.open(ServingSettings(home=tmp_path))
 
 
 def summarize(revisions: list[Revision]) -> list[tuple[int, str, str]]:
@@ -132,7 +133,7 @@ def test_a_database_of_an_earlier_shoal_keeps_its_deployments_and_its_record(tmp
     make_old_database(file)
 
     for _ in range(2):
-        store = DeploymentStore(f"sqlite:///{file}")
+        store = DeploymentStore.open(ServingSettings(home=tmp_path))
         assert store.list_records() == [PIPELINE, make_model(2)]
         assert summarize(store.list_revisions("flowers")) == [
             (3, "deploy", "in_progress"),
