@@ -12,7 +12,7 @@ import ssl
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -24,6 +24,10 @@ from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.scaling.traffic import ReportHistory, Window
 from deployments.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from deployments.access.audit_log import AuditLog
+    from deployments.access.refusals import Refusal
 
 EDGE_SECRET_FILE = Path("secrets") / "edge_secret"
 NAME, NAMESPACE = "edge-directory", "shoal"
@@ -60,6 +64,7 @@ class Directory:
         self._settings = settings
         self._keys, self._deployments = ValidKeys(settings), DeploymentStore(settings.platform)
         self._canaries = CanaryStore(settings.platform)
+        self._audit: "AuditLog | None" = None
         # Whether there is to be a controller, as Ray was last told; None: one may be left from before a restart.
         self._has_controller: bool | None = None
         self._controlled_s = float("-inf")
@@ -162,6 +167,17 @@ class Directory:
         known = await asyncio.to_thread(cache.load, profile.key)
         if known is None or known.measured_at <= profile.measured_at:
             await asyncio.to_thread(cache.save, profile)
+
+    async def add_refusals(self, refusals: "list[Refusal]") -> None:
+        """Append a row for each of an edge's refusals; raises where that cannot be, and the edge keeps them."""
+        await asyncio.to_thread(self._append_refusals, refusals)
+
+    def _append_refusals(self, refusals: "list[Refusal]") -> None:
+        from deployments.access.audit_log import AuditLog
+
+        # Not as this actor starts: edges and members need it where the database is away, too.
+        self._audit = self._audit or AuditLog.open(self._settings)
+        self._audit.append(*(each.to_event() for each in refusals))
 
     async def may_sleep(self, name: str) -> bool:
         """Whether a model or pipeline has no replica while nobody calls it."""

@@ -20,6 +20,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from deployments.access.authorization import RequiredAction
+from deployments.access.refusals import RefusalCounter
 from deployments.access.scopes import Action
 from deployments.edge.directory import get_directory
 from deployments.edge.haproxy import HAProxy, make_private_dir
@@ -60,6 +61,7 @@ LOOPBACK = "127.0.0.1"
 MAX_METRICS_BODY = 1024
 RETRY_INTERVAL_S = 0.3
 SUPERVISE_INTERVAL_S = 0.2
+REFUSALS_INTERVAL_S = 1.0
 logger = logging.getLogger("ray.serve")
 
 
@@ -85,9 +87,9 @@ class Edge:
         self._metrics_address = ""
         self._folder = folder
         self._tracer = build_tracer(self._settings.tracing, EDGE, 0, self._id)
+        self._refusals = RefusalCounter()
         self._access_log = self._open_access_log()
-        descriptor = self._access_log.descriptor if self._access_log else None
-        self._haproxy = HAProxy(folder, self._settings.haproxy, descriptor)
+        self._haproxy = HAProxy(folder, self._settings.haproxy, self._access_log.descriptor)
         self._removed: set[str] = set()
         # Whether HAProxy has the whole state; where a change has failed, it gets all of it anew.
         self._is_applied = False
@@ -99,17 +101,21 @@ class Edge:
         self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
         await self._restart()
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._follow()), loop.create_task(self._supervise())]
+        self._tasks = [loop.create_task(each()) for each in (self._follow, self._supervise, self._hand_on_refusals)]
         warm_processes = WarmProcesses(self._settings.scaling.warm_processes)
         self._tasks.append(loop.create_task(warm_processes.run()))
 
-    def _open_access_log(self) -> AccessLog | None:
+    def _open_access_log(self) -> AccessLog:
         edge = self._settings.edge
-        if not edge.access_log and not self._tracer:
-            return None
         make_private_dir(self._folder)
         on_traced = EdgeSpans(self._tracer).add if self._tracer else None
-        access_log = AccessLog(self._folder, edge.access_log_bytes, writes=edge.access_log, on_traced=on_traced)
+        access_log = AccessLog(
+            self._folder,
+            edge.access_log_bytes,
+            writes=edge.access_log,
+            on_traced=on_traced,
+            on_lines=self._refusals.count,
+        )
         access_log.start(asyncio.get_running_loop())
         return access_log
 
@@ -135,8 +141,7 @@ class Edge:
             task.cancel()
         await self._haproxy.stop()
         await self._metrics.close()
-        if self._access_log:
-            self._access_log.close(asyncio.get_running_loop())
+        self._access_log.close(asyncio.get_running_loop())
         if self._tracer:
             self._tracer.close()
 
@@ -160,6 +165,19 @@ class Edge:
             except Exception:
                 logger.exception("the edge cannot be changed")
                 await asyncio.sleep(RETRY_INTERVAL_S)
+
+    async def _hand_on_refusals(self) -> None:
+        """Give what was refused to the directory, which is beside the audit log."""
+        while True:
+            await asyncio.sleep(REFUSALS_INTERVAL_S)
+            refusals = self._refusals.take()
+            try:
+                if refusals:
+                    await get_directory().add_refusals.remote(refusals)
+            except Exception as error:
+                # The directory or its database is away; they are counted on meanwhile.
+                self._refusals.put_back(refusals)
+                logger.warning("refusals are not in the audit log yet: %s", error)
 
     async def _supervise(self) -> None:
         """Start HAProxy again where it has ended, or is stuck."""

@@ -1,4 +1,4 @@
-"""Access log: what HAProxy writes of each request, into a file that is rotated by size; and the edge's spans from it.
+"""Access log: what HAProxy writes of requests: into a file that is rotated by size, to the edge's spans, its refusals.
 
 HAProxy writes into a named pipe, and this process moves its lines on, so that the file can be rotated without a reload.
 Both ends of the pipe stay open in HAProxy itself: it goes on where this process ends, and never waits; what a full
@@ -19,12 +19,21 @@ PIPE_BYTES = 1024**2
 FILE_NAME, PIPE_NAME = "access.log", "access.pipe"
 
 OnLine = Callable[[dict[str, object]], None]
+OnLines = Callable[[bytes], None]
 
 
 class AccessLog:
     """The access log of one edge."""
 
-    def __init__(self, folder: Path, max_bytes: int, *, writes: bool, on_traced: OnLine | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        *,
+        writes: bool,
+        on_traced: OnLine | None = None,
+        on_lines: OnLines | None = None,
+    ) -> None:
         """Open the pipe; its lines are read after `start`.
 
         Args:
@@ -32,8 +41,9 @@ class AccessLog:
             max_bytes: of the file, before it is rotated.
             writes: whether lines go into the file.
             on_traced: is called with each line of a sampled request.
+            on_lines: is called with all lines of a read, as they are.
         """
-        self._on_traced = on_traced
+        self._on_traced, self._on_lines = on_traced, on_lines
         file = folder / FILE_NAME
         self._file: RotatingFileHandler | None = None
         if writes:
@@ -64,6 +74,8 @@ class AccessLog:
         if self._file and newline:
             text = (lines + newline).decode("utf-8", "surrogateescape")
             self._file.handle(logging.LogRecord("access", logging.INFO, "", 0, text, None, None))
+        if self._on_lines:
+            self._on_lines(lines)
         if self._on_traced:
             for line in lines.split(b"\n"):
                 if b'"span_id":"' in line and b'"span_id":"-"' not in line and b'"span_id":""' not in line:

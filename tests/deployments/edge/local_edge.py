@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from ray.exceptions import RayError
 
+from deployments.access.refusals import Refusal
 from deployments.edge import edge as edge_module
 from deployments.edge.edge import Edge
 from deployments.edge.haproxy import HAProxy
@@ -40,12 +42,20 @@ class FakeDirectory:
         self._changed = asyncio.Condition()
         self._applied = 0
         self.reports: list[tuple[Member, ReplicaReport]] = []
+        self.refusals: list[Refusal] = []
+        self.is_away = False
         self.watch = type("Method", (), {"remote": staticmethod(self._watch)})
         self.list_reports = type("Method", (), {"remote": staticmethod(self._list_reports)})
+        self.add_refusals = type("Method", (), {"remote": staticmethod(self._add_refusals)})
         self.list_edges = type("Method", (), {"remote": staticmethod(self._list_edges)})
 
     async def _list_reports(self) -> list[tuple[Member, ReplicaReport]]:
         return self.reports
+
+    async def _add_refusals(self, refusals: list[Refusal]) -> None:
+        if self.is_away:
+            raise RayError
+        self.refusals += refusals
 
     async def _list_edges(self) -> list[str]:
         return []
