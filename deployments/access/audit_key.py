@@ -52,8 +52,7 @@ class AuditSigner:
         if not isinstance(key, Ed25519PrivateKey):
             raise UserError(f"{file} is no Ed25519 key in PEM; restore it, without which no change can be made")
         signer = cls(key)
-        if not (home / PUBLIC_KEY_FILE).exists():
-            (home / PUBLIC_KEY_FILE).write_text(signer.public_key)
+        ensure_secret_file(home / PUBLIC_KEY_FILE, lambda: signer.public_key)
         return signer
 
     @property

@@ -235,6 +235,8 @@ def test_secrets_are_readable_by_their_owner_only(serving_cluster: Cluster, sett
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {f.name: f.stat().st_mode & 0o777 for f in folder.iterdir()} == {
         "admin_key": 0o600,
+        "audit_key": 0o600,
+        "audit_key.pub": 0o600,
         "edge_secret": 0o600,
         "ray_token": 0o600,
     }

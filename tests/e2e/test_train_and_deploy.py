@@ -137,6 +137,12 @@ def test_digits_are_trained_published_deployed_and_predicted(
         expected = net(test_rows.inputs[::5]).argmax(1) == targets
     assert is_correct == expected.tolist()
     shoal("undeploy", "digits-cnn")
+    audited = json.loads(shoal("audit", "--target", "digits-cnn", "--json").stdout)
+    started = ["train", "models.publish", "deploy", "undeploy"]
+    assert [row["action"] for row in audited if row["outcome"] == "started"][-4:] == started
+    assert [row["action"] for row in audited if row["outcome"] == "succeeded"][-3:] == ["train", "deploy", "undeploy"]
+    (published,) = json.loads(shoal("audit", "--target", version, "--json").stdout)
+    assert (published["action"], published["after"]["digest"]) == ("models.publish", registry.resolve(version).digest)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +245,9 @@ def test_a_users_own_net_data_and_loss_are_uploaded_with_a_job_and_served(
     manifest = registry.load_manifest(registry.resolve(version))
     assert manifest.metrics["test_accuracy"] > 0.8
     assert manifest.training["workers"] == 1
+    submitted = json.loads(shoal("audit", "--action", "job.submit", "--limit", "2", "--json").stdout)
+    assert [(row["target"], row["outcome"]) for row in submitted] == [("rings", "started"), ("rings", "succeeded")]
+    assert submitted[1]["after"]["job"] in trained.stdout
     deployed = shoal("deploy", version, "--cpus", "0.1")
     assert deployed.returncode == 0, deployed.stderr
     response = shoal("predict", "rings", '{"inputs": [{"x": 0.0, "y": 0.1}, {"x": 3.0, "y": 0.0}]}')
