@@ -121,13 +121,15 @@ def revoke(key: Reference, as_json: Json = False) -> None:
 
 def _open_manager() -> "KeyManager":
     from cluster.local.secrets import KEY_PEPPER, ensure_secret
-    from cluster.rollout.deploy import make_origin
+    from deployments.access.audit_event import Actor
+    from deployments.access.audit_log import AuditLog
     from deployments.access.caller import build_admin
     from deployments.access.key_manager import KeyManager
     from deployments.state.key_store import KeyStore
 
     ensure_secret(context.settings.home, KEY_PEPPER)
-    return KeyManager(KeyStore.open(context.settings), build_admin(), make_origin().author)
+    settings = context.settings
+    return KeyManager(KeyStore.open(settings), build_admin(), lambda: AuditLog.open(settings), Actor.current())
 
 
 def _print_created(record: "ApiKey", key: str, as_json: bool) -> None:

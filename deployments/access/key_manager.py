@@ -5,10 +5,14 @@ The command line is the same manager in the name of the cluster's own key: who r
 """
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deployments.access.api_keys import DEFAULT_GRACE_S, ApiKey, parse_expiry
+from deployments.access.audit_event import Actor, AuditAction
+from deployments.access.audit_log import AuditLog, Change
 from deployments.access.caller import Caller
 from deployments.access.scopes import Action, Scope, format_scopes, includes_all, parse_scopes
 from deployments.errors import Forbidden, NotFound
@@ -25,15 +29,25 @@ class CreatedKey(NamedTuple):
 class KeyManager:
     """The keys that one caller may manage."""
 
-    def __init__(self, store: KeyStore, caller: Caller, author: str = "") -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        caller: Caller,
+        open_audit: Callable[[], AuditLog],
+        actor: Actor | None = None,
+        request_id: str = "",
+    ) -> None:
         """Make a manager.
 
         Args:
             store: of the keys.
             caller: who manages.
-            author: for the record; the caller's name where it is empty.
+            open_audit: opens the log of the changes.
+            actor: for the record; the caller where it is None.
+            request_id: of the caller's request.
         """
-        self._store, self._caller, self._author = store, caller, author or caller.name
+        self._store, self._caller, self._open_audit = store, caller, open_audit
+        self._actor, self._request_id = actor or Actor(caller.name), request_id
 
     def create(self, tenant: str, name: str, allow: str, expires: str) -> CreatedKey:
         """Make a key.
@@ -49,9 +63,10 @@ class KeyManager:
             Forbidden: the caller may not manage the tenant's keys, or the key would allow more than the caller's.
         """
         self._caller.check(Action.KEYS, tenant)
-        record = ApiKey.new(tenant, name, allow, expires, self._author)
+        record = ApiKey.new(tenant, name, allow, expires, self._actor.name)
         self._check_scopes(record.scopes)
-        return CreatedKey(record, self._store.create_key(record))
+        with self._record("key.create", record, after=_describe(record)):
+            return CreatedKey(record, self._store.create_key(record))
 
     def list(self, tenant: str | None = None, *, with_revoked: bool = False) -> list[ApiKey]:
         """List the keys of a tenant, or of all whose keys the caller may manage."""
@@ -90,7 +105,8 @@ class KeyManager:
         record = self.get(key_id)
         # Who gets the secret may do what the key allows.
         self._check_scopes(record.scopes)
-        return CreatedKey(record, self._store.rotate_key(key_id, grace_s))
+        with self._record("key.rotate", record, before=_describe(record), after={"grace_s": grace_s}):
+            return CreatedKey(record, self._store.rotate_key(key_id, grace_s))
 
     def update(self, key_id: str, allow: str | None = None, expires: str | None = None) -> ApiKey:
         """Change what a key allows, and when it expires; what is None stays.
@@ -99,14 +115,15 @@ class KeyManager:
             NotFound: there is no such key.
             Forbidden: it allowed or would allow more than the caller's.
         """
-        record = self.get(key_id)
+        record = before = self.get(key_id)
         self._check_scopes(record.scopes)
         if allow is not None:
             record = replace(record, scopes=parse_scopes(allow, record.tenant))
             self._check_scopes(record.scopes)
         if expires is not None:
             record = replace(record, expires_s=parse_expiry(expires))
-        self._store.update_key(record)
+        with self._record("key.update", record, before=_describe(before), after=_describe(record)):
+            self._store.update_key(record)
         return record
 
     def revoke(self, key_id: str) -> ApiKey:
@@ -116,8 +133,13 @@ class KeyManager:
             NotFound: there is no such key.
         """
         record = self.get(key_id)
-        self._store.revoke_key(key_id)
+        with self._record("key.revoke", record, before=_describe(record)):
+            self._store.revoke_key(key_id)
         return replace(record, revoked_s=time.time())
+
+    def _record(self, action: AuditAction, key: ApiKey, **states: Any) -> AbstractContextManager[Change]:
+        target = f"{key.tenant}/{key.name}"
+        return self._open_audit().record(action, target, self._actor, request_id=self._request_id, **states)
 
     def _check_scopes(self, scopes: tuple[Scope, ...]) -> None:
         if not includes_all(self._caller.scopes, scopes):
@@ -125,3 +147,9 @@ class KeyManager:
                 f"the key {self._caller.name} does not allow all of {format_scopes(scopes)}, and may not make, change "
                 f"or rotate a key that does; it allows {format_scopes(self._caller.scopes)}"
             )
+
+
+def _describe(key: ApiKey) -> dict[str, Any]:
+    """What a row of the audit log says of a key."""
+    described = key.describe()
+    return {name: described[name] for name in ("id", "allow", "limits", "expires")}

@@ -68,7 +68,7 @@ class Refusal:
             target=self.request,
             outcome="refused",
             after={"status": int(self.status), "count": self.count},
-            message=self.problem,
+            message=self.problem or ("the caller's key does not allow it" if self.status == DENIED else ""),
         )
 
 
@@ -129,7 +129,7 @@ def _parse(match: tuple[bytes, ...]) -> _Key:
     status, grpc_status, *strings = match
     caller, source, method, path, problem = (_unquote(each) for each in strings)
     if grpc_status in (b"7", b"16"):
-        status, method = (b"403" if grpc_status == b"7" else b"401"), "gRPC"
+        status, method = (DENIED if grpc_status == b"7" else UNAUTHENTICATED).encode(), "gRPC"
     if not _PATHS.fullmatch(path):
         path = f"/{path[1:].partition('/')[0][:40]}/…"
     return caller, source, f"{method} {path}", status.decode(), problem

@@ -10,6 +10,8 @@ from fastapi import Depends, FastAPI, Request, Response
 from pydantic import ConfigDict, Field
 
 from deployments.access.api_keys import DEFAULT_GRACE_S
+from deployments.access.audit_event import Actor
+from deployments.access.audit_log import AuditLog
 from deployments.access.caller import Caller
 from deployments.access.key_manager import CreatedKey, KeyManager
 from deployments.access.scopes import LEAST
@@ -60,6 +62,9 @@ def get_caller(request: Request) -> Caller:
     return caller
 
 
+SOURCE_HEADER = "x-shoal-source"
+"""In which the edge tells from which address a request of these paths comes."""
+
 CallerOf = Annotated[Caller, Depends(get_caller)]
 """A parameter of a route: its caller."""
 
@@ -71,39 +76,47 @@ def add_key_routes(api: FastAPI, settings: ServingSettings) -> None:
     def open_store() -> KeyStore:
         return KeyStore.open(settings)
 
-    def manage(caller: Caller) -> KeyManager:
-        return KeyManager(open_store(), caller)
+    @cache
+    def open_audit() -> AuditLog:
+        return AuditLog.open(settings)
+
+    def open_manager(request: Request) -> KeyManager:
+        caller, headers = get_caller(request), request.headers
+        actor = Actor(caller.name, headers.get(SOURCE_HEADER, ""))
+        return KeyManager(open_store(), caller, open_audit, actor, headers.get("x-request-id", ""))
+
+    Manager = Annotated[KeyManager, Depends(open_manager)]
 
     @api.get(PATH, tags=[KEYS_TAG], summary="List keys")
-    def list_keys(caller: CallerOf, tenant: str | None = None, revoked: bool = False) -> dict[str, Any]:
+    def list_keys(manager: Manager, tenant: str | None = None, revoked: bool = False) -> dict[str, Any]:
         """The keys that the caller's key may manage; `revoked` for those that are revoked, too."""
-        return {"keys": [key.describe() for key in manage(caller).list(tenant, with_revoked=revoked)]}
+        return {"keys": [key.describe() for key in manager.list(tenant, with_revoked=revoked)]}
 
     @api.post(PATH, tags=[KEYS_TAG], summary="Make a key", status_code=201)
-    def create_key(new: NewKey, caller: CallerOf, response: Response) -> dict[str, Any]:
+    def create_key(new: NewKey, caller: CallerOf, manager: Manager, response: Response) -> dict[str, Any]:
         """A new key. `key` is what its caller sends; it is in this response and nowhere else."""
         tenant = caller.tenant if new.tenant is None else new.tenant
-        return _describe_created(manage(caller).create(tenant, new.name, new.allow, new.expires), response)
+        return _describe_created(manager.create(tenant, new.name, new.allow, new.expires), response)
 
     @api.get(PATH + "/{key_id}", tags=[KEYS_TAG], summary="Get a key")
-    def get_key(key_id: str, caller: CallerOf) -> dict[str, Any]:
+    def get_key(key_id: str, manager: Manager) -> dict[str, Any]:
         """One key, revoked or not."""
-        return manage(caller).get(key_id).describe()
+        return manager.get(key_id).describe()
 
     @api.patch(PATH + "/{key_id}", tags=[KEYS_TAG], summary="Change a key")
-    def update_key(key_id: str, change: KeyChange, caller: CallerOf) -> dict[str, Any]:
+    def update_key(key_id: str, change: KeyChange, manager: Manager) -> dict[str, Any]:
         """Other scopes or another expiry; in force at every edge within a second."""
-        return manage(caller).update(key_id, change.allow, change.expires).describe()
+        return manager.update(key_id, change.allow, change.expires).describe()
 
     @api.post(PATH + "/{key_id}/rotate", tags=[KEYS_TAG], summary="Rotate a key")
-    def rotate_key(key_id: str, rotation: Rotation, caller: CallerOf, response: Response) -> dict[str, Any]:
+    def rotate_key(key_id: str, rotation: Rotation, manager: Manager, response: Response) -> dict[str, Any]:
         """A new secret for a key; the one before is good for `grace_s` more."""
-        return _describe_created(manage(caller).rotate(key_id, rotation.grace_s), response)
+        return _describe_created(manager.rotate(key_id, rotation.grace_s), response)
 
     @api.delete(PATH + "/{key_id}", tags=[KEYS_TAG], summary="Revoke a key")
-    def revoke_key(key_id: str, caller: CallerOf) -> dict[str, Any]:
+    def revoke_key(key_id: str, manager: Manager) -> dict[str, Any]:
         """Keep a key out of every edge, within a second."""
-        return manage(caller).revoke(key_id).describe()
+        return manager.revoke(key_id).describe()
 
 
 def _describe_created(created: CreatedKey, response: Response) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Directory:
         self._settings = settings
         self._keys, self._deployments = ValidKeys(settings), DeploymentStore(settings.platform)
         self._canaries = CanaryStore(settings.platform)
-        self._audit: "AuditLog | None" = None
+        self._audit: AuditLog | None = None
         # Whether there is to be a controller, as Ray was last told; None: one may be left from before a restart.
         self._has_controller: bool | None = None
         self._controlled_s = float("-inf")

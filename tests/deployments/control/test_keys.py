@@ -1,5 +1,6 @@
 """/api/v1/keys, and what a caller with few rights sees of the control application; over real sockets."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -7,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import httpx
 import pytest
 
+from deployments.access.audit_reader import AuditReader
 from deployments.access.authorization import Authorization
 from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
@@ -66,6 +68,39 @@ async def test_a_key_is_made_shown_changed_rotated_and_revoked(
         assert store.load().callers == {}
         assert (await http.get("/api/v1/keys")).json() == {"keys": []}
         assert [key["id"] for key in (await http.get("/api/v1/keys?revoked=true")).json()["keys"]] == [created["id"]]
+
+
+async def test_each_change_of_a_key_is_in_the_audit_log_and_no_secret_is(
+    open_as: Open, serving_settings: ServingSettings
+) -> None:
+    reader = AuditReader(serving_settings.platform)
+    first = max((row.sequence for row in reader.iterate_rows()), default=0)
+    async with open_as("admin", "default/admin") as http:
+        http.headers.update({"x-shoal-source": "10.0.0.1", "x-request-id": "r1"})
+        new = {"name": "audited", "tenant": "acme", "allow": "read:*"}
+        created = (await http.post("/api/v1/keys", json=new)).json()
+        path = f"/api/v1/keys/{created['id']}"
+        await http.patch(path, json={"allow": "predict:*"})
+        rotated = (await http.post(f"{path}/rotate", json={"grace_s": 0})).json()
+        await http.delete(path)
+        await http.get("/api/v1/keys")
+        await http.get(path)
+    async with open_as("keys:other", "other/boss") as http:
+        assert (await http.post("/api/v1/keys", json=new)).status_code == 403
+
+    rows = [row.content for row in reader.iterate_rows() if row.sequence > first]
+    assert [(row["action"], row["outcome"]) for row in rows] == [
+        (f"key.{action}", outcome)
+        for action in ("create", "update", "rotate", "revoke")
+        for outcome in ("started", "succeeded")
+    ]
+    assert {(row["actor"], row["source"], row["target"], row["request_id"]) for row in rows} == {
+        ("default/admin", "10.0.0.1", "acme/audited", "r1")
+    }
+    assert (rows[3]["before"]["allow"], rows[3]["after"]["allow"]) == ("read:*", "predict:*")
+    assert rows[7]["before"]["id"] == created["id"]
+    for key in (created["key"], rotated["key"]):
+        assert key.rpartition("_")[2] not in json.dumps(rows)
 
 
 async def test_a_tenants_manager_sees_and_makes_keys_of_this_tenant_alone(open_as: Open) -> None:

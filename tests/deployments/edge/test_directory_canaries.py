@@ -13,9 +13,9 @@ from deployments.rollout.canary import CanarySpec
 from deployments.settings import ServingSettings
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.state.canary_store import CanaryStore
-from tests.deployments.edge.test_directory import FIRST, directory, home, run_edges, wait_for_state
+from tests.deployments.edge.local_directory import run_edges, wait_for_state
+from tests.deployments.edge.test_directory import FIRST
 
-__all__ = ["directory", "home"]
 pytestmark = pytest.mark.anyio
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -11,11 +12,12 @@ from deployments.access.audit_log import AuditUnavailable
 from deployments.access.audit_reader import AuditReader
 from deployments.access.refusals import BURST_ROWS, Refusal
 from deployments.edge import edge as edge_module
+from deployments.edge.directory import Directory
+from deployments.edge.state import GRPC, Member
 from deployments.server.middleware import HttpApp
 from deployments.server.request import Request, Response
 from deployments.settings import EdgeSettings, ServingSettings, TracingSettings
-from tests.deployments.edge.local_edge import KEY, LocalEdge, run_edge
-from tests.deployments.edge.test_directory import run_directory
+from tests.deployments.edge.local_edge import KEY, LocalEdge, build_route, run_edge
 
 pytestmark = pytest.mark.anyio
 WRONG = {"authorization": "Bearer wrong"}
@@ -65,7 +67,7 @@ async def test_refusals_are_handed_on_with_who_from_where_and_what(folder: Path,
     assert sorted((each.caller, each.request, each.status) for each in refusals) == [
         ("", "GET /v2/models/flowers/infer", "401"),
         ("", f"POST /{'x' * 40}/…", "401"),
-        ("tester", "POST /v2/models/roses/predict", "403"),
+        ("default/tester", "POST /v2/models/roses/predict", "403"),
     ]
     assert {each.source for each in refusals} == {"127.0.0.1"}
     assert {each.problem.split(";")[0] for each in refusals} == {"unknown API key", "no API key", ""}
@@ -84,6 +86,49 @@ async def test_a_refused_call_of_grpc_is_one_too(folder: Path) -> None:
         (refusal,) = await wait_for_refusals(edge, 1)
 
     assert (refusal.request, refusal.status) == ("gRPC /inference.GRPCInferenceService/ModelInfer", "401")
+
+
+class DenyingGateway:
+    """A gRPC server that refuses every method."""
+
+    def service(self, details: Any) -> Any:
+        """Called by grpc for each call."""
+
+        async def deny(bodies: Any, context: Any) -> bytes:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the key does not allow it")
+            return b""
+
+        return grpc.stream_unary_rpc_method_handler(deny)
+
+
+async def test_a_call_that_a_gateway_denies_is_one_too(folder: Path) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((DenyingGateway(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with run_edge(folder) as edge:
+        member = Member("gateway", build_route(GRPC), f"127.0.0.1:{port}", protocol="grpc")
+        await edge.directory.tell(members=(*edge.directory.state.members, member))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.grpc_port}") as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(b"", metadata=(("authorization", f"Bearer {KEY}"),), wait_for_ready=True)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        (refusal,) = await wait_for_refusals(edge, 1)
+    await server.stop(None)
+
+    assert (refusal.request, refusal.status) == ("gRPC /inference.GRPCInferenceService/ModelInfer", "403")
+    assert refusal.caller == "default/tester"
+
+
+async def test_who_changes_keys_is_told_from_where(folder: Path) -> None:
+    async with run_edge(folder) as edge, edge.open_http() as http:
+        forged = {"x-shoal-source": "10.0.0.1"}
+        keys = (await http.get("/api/v1/keys", headers=forged)).json()
+        other = (await http.get("/api/v1/models", headers=forged)).json()
+
+    assert dict(keys["headers"])["x-shoal-source"] == "127.0.0.1"
+    assert "x-shoal-source" not in dict(other["headers"])
 
 
 async def test_a_flood_of_refusals_is_few_rows_and_other_requests_go_on(folder: Path) -> None:
@@ -106,21 +151,16 @@ async def test_a_flood_of_refusals_is_few_rows_and_other_requests_go_on(folder: 
     assert sum(each.count for each in edge.directory.refusals) + pending == sent
 
 
-async def test_the_directory_appends_a_row_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHOAL_HOME", str(tmp_path))
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "edge_secret").write_text("of the edge")
+async def test_the_directory_appends_a_row_for_each(directory: Directory, home: Path) -> None:
     refusals = [Refusal("", "10.0.0.1", "GET /docs", "401", "no API key", 7)]
-    async with run_directory() as directory:
+    await directory.add_refusals(refusals)
+    (row,) = AuditReader(directory._settings.platform).iterate_rows()
+
+    with sqlite3.connect(home / "platform.db") as database:
+        database.execute("ALTER TABLE audit_log RENAME TO another")
+    database.close()
+    with pytest.raises(AuditUnavailable):
         await directory.add_refusals(refusals)
-        (row,) = AuditReader(directory._settings.platform).iterate_rows()
-
-        with sqlite3.connect(tmp_path / "platform.db") as database:
-            database.execute("ALTER TABLE audit_log RENAME TO another")
-        database.close()
-        with pytest.raises(AuditUnavailable):
-            await directory.add_refusals(refusals)
-
     assert (row.content["source"], row.content["target"], row.content["after"]["count"]) == ("10.0.0.1", "GET /docs", 7)
 
 
