@@ -159,6 +159,7 @@ class Shoal:
         scale: Mapping[str, Any] | Scale | None = None,
         dtype: Dtype = "fp32",
         compile: bool = False,  # noqa: A002 - torch's word
+        trust: str = "",
         reason: str = "",
         on_status: OnStatus = _ignore,
     ) -> ModelDeployment:
@@ -169,6 +170,7 @@ class Shoal:
             scale: None keeps what the model has; a mapping changes some of its values.
             dtype: bf16 for a variant whose matrices are multiplied in bf16.
             compile: whether the net is compiled.
+            trust: whose signature it needs, beside what SHOAL_TRUST asks for: signed, or files of public keys.
             reason: why, for the record (`shoal history`).
             on_status: told what goes on.
         """
@@ -187,6 +189,7 @@ class Shoal:
                 scale=scale,
                 dtype=dtype,
                 compile=compile,
+                trust=trust,
                 origin=make_origin(reason),
             )
 
@@ -243,6 +246,7 @@ class Shoal:
         scale: Mapping[str, Any] | Scale | None = None,
         dtype: Dtype = "fp32",
         compile: bool = False,  # noqa: A002 - torch's word
+        trust: str = "",
         reason: str = "",
         on_status: OnStatus = _ignore,
     ) -> Canary:
@@ -258,6 +262,7 @@ class Shoal:
             scale: as of `deploy`.
             dtype: as of `deploy`.
             compile: as of `deploy`.
+            trust: as of `deploy`.
             reason: why, for the record.
             on_status: told what goes on.
         """
@@ -269,7 +274,8 @@ class Shoal:
         version = self._resolve_model(reference)
         self.registry.load_manifest(version)
         with exclusive_lock(self.settings, on_status):
-            deployment = build_deployment(self.settings, cluster, version, scale=scale, dtype=dtype, compile=compile)
+            choices: dict[str, Any] = {"scale": scale, "dtype": dtype, "compile": compile, "trust": trust}
+            deployment = build_deployment(self.settings, cluster, version, **choices)
             values = {"min_step_s": min_step_s, "criteria": criteria}
             spec = CanarySpec(
                 deployment=deployment,

@@ -3,10 +3,12 @@
 It extends training's part, since what is served comes from the registry.
 """
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from training.schema import StrictModel
 from training.settings import TrainingSettings
@@ -175,9 +177,27 @@ class ServingSettings(TrainingSettings):
         description="PEM file of the certificate with its chain; HTTPS and gRPC over TLS then; renewed with it.",
     )
     tls_key: str = Field("", description="PEM file of the certificate's private key.")
+    trust: str = Field(
+        "any",
+        description="Whose bundles are deployed: any; signed, by this cluster or a key of `shoal trust`; or by one of "
+        "these PEM files of public keys and folders of them, separated by colons, or this cluster.",
+    )
     platform_uri: str = Field(
         "", description="Database of the deployments: a SQLAlchemy URI. Empty: SQLite in HOME/platform.db."
     )
+
+    @field_validator("trust")
+    @classmethod
+    def _check_trust(cls, trust: str) -> str:
+        if trust in ("any", "signed"):
+            return trust
+        parts = [part for part in trust.split(os.pathsep) if part]
+        # A word is a misspelt one of the two, and no file of that name.
+        if not parts or any(os.sep not in part and not part.endswith(".pem") for part in parts):
+            raise ValueError(
+                "write any, signed, or PEM files and folders of them, separated by colons: keys/a.pem"
+            )
+        return os.pathsep.join(str(Path(part).expanduser().absolute()) for part in parts)
 
     @property
     def platform(self) -> str:

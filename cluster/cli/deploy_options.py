@@ -34,4 +34,12 @@ Gpus = Annotated[
     float | None, typer.Option(help="GPUs of one replica, or a share of one; 1 where the cluster has any.")
 ]
 Dtype = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of matrix products.")]
+Trust = Annotated[
+    str,
+    typer.Option(
+        metavar="any|signed|FILE",
+        help="Whose signature it needs: signed, by this cluster or a key of `shoal trust`; or by this public key.",
+        show_default=False,
+    ),
+]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the net when it is loaded.")]

@@ -43,6 +43,7 @@ def deploy(
     gpus: options.Gpus = None,
     dtype: options.Dtype = "fp32",
     compile_: options.Compile = False,
+    trust: options.Trust = "",
     reason: Reason = "",
     canary: CanaryPercent = None,
     steps: Steps = None,
@@ -71,7 +72,7 @@ def deploy(
     if slo_p99 is not None:
         changes["slo_p99_s"] = slo_p99 or None
     plan = build_plan(canary, steps, shadow, split, min_step, min_agreement)
-    _deploy(reference, plan, scale=changes, dtype=dtype, compile=compile_, reason=reason)
+    _deploy(reference, plan, scale=changes, dtype=dtype, compile=compile_, trust=trust, reason=reason)
 
 
 def _deploy(reference: str, plan: dict[str, Any], **choices: Any) -> None:

@@ -24,7 +24,8 @@ from training.settings import mask_passwords
 
 # How long a command waits for a global control store that is being started again.
 RESTART_TIMEOUT_S = 5.0
-# Settings that every command on one cluster must share: where it listens, and where registry, artifacts and state are.
+# Settings that every command on one cluster must share: where it listens, where registry, artifacts and state are, and
+# whose bundles are deployed.
 SHARED_VARIABLES = (
     "SHOAL_HOST",
     "SHOAL_TLS_CERT",
@@ -32,6 +33,7 @@ SHARED_VARIABLES = (
     "SHOAL_REGISTRY_URI",
     "SHOAL_ARTIFACTS_URI",
     "SHOAL_PLATFORM_URI",
+    "SHOAL_TRUST",
 )
 
 

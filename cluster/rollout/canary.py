@@ -17,6 +17,7 @@ from cluster.rollout.capacity import CapacityWatch, reject_oversized
 from cluster.rollout.change import finish_changes
 from cluster.rollout.deploy import find_dependents_of, reject_pipeline, replace
 from cluster.rollout.serve_api import ClusterEnded, OnStatus, ServeApi, ServeUnreachable
+from cluster.rollout.trust import reject_untrusted
 from cluster.settings import Settings
 from deployments.access.audit_event import Actor
 from deployments.rollout.canary import Canary, CanarySpec
@@ -48,6 +49,7 @@ def begin(settings: Settings, cluster: Cluster, spec: CanarySpec, on_status: OnS
     store, deployments = CanaryStore.open(settings), DeploymentStore(settings.platform)
     with ServeApi(settings, cluster) as serve:
         finish_changes(settings, serve)
+        reject_untrusted(settings, spec.deployment)
         find_dependents_of(settings, deployments.list_records(), spec.deployment)
         if not cluster.autoscales:
             reject_oversized(spec.name, spec.deployment.scale, serve.fetch_nodes())

@@ -12,6 +12,7 @@ from cluster.local.running_cluster import Cluster
 from cluster.rollout.capacity import CapacityWatch, reject_oversized
 from cluster.rollout.change import bring_about, finish_changes, remove
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
+from cluster.rollout.trust import reject_untrusted
 from cluster.settings import Settings
 from deployments.access.audit_event import Actor
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
@@ -42,6 +43,7 @@ def deploy(
     scale: Mapping[str, Any] | Scale | None = None,
     dtype: Dtype = "fp32",
     compile: bool = False,  # noqa: A002 - torch's word
+    trust: str = "",
     origin: Origin | None = None,
 ) -> ModelDeployment:
     """Serve a published version; returns when it answers.
@@ -55,15 +57,16 @@ def deploy(
             where there are any; a mapping changes some of its values.
         dtype: bf16 for a variant whose matrices are multiplied in bf16.
         compile: whether the net is compiled.
+        trust: whose signature the bundle needs, beside what the setting of that name asks for.
         origin: who deploys it, and why; None for this process.
 
     Raises:
-        UserError: a pipeline has its name, one that calls it would not work any more, no node can hold it, or a canary
-            of it is being rolled out.
+        UserError: a pipeline has its name, one that calls it would not work any more, no node can hold it, a canary of
+            it is being rolled out, or its bundle lacks a signature that it needs.
         ServiceError: its replicas do not start; the previous version goes on serving.
     """
     CanaryStore(settings.platform).reject_if_active(version.name)
-    deployment = build_deployment(settings, cluster, version, scale=scale, dtype=dtype, compile=compile)
+    deployment = build_deployment(settings, cluster, version, scale=scale, dtype=dtype, compile=compile, trust=trust)
     replace(settings, cluster, deployment, "deploy", origin or make_origin(), on_status)
     return deployment
 
@@ -76,8 +79,9 @@ def build_deployment(
     scale: Mapping[str, Any] | Scale | None = None,
     dtype: Dtype = "fp32",
     compile: bool = False,  # noqa: A002 - torch's word
+    trust: str = "",
 ) -> ModelDeployment:
-    """Build the deployment of a published version; see deploy."""
+    """Build the deployment of a published version, of which it has checked what `trust` asks for; see deploy."""
     endpoint = ModelEndpoint(
         name=version.name,
         version=version.version,
@@ -87,6 +91,7 @@ def build_deployment(
         dtype=dtype,
         compile=compile,
     )
+    reject_untrusted(settings, ModelDeployment(endpoint=endpoint), trust)
     with ServeApi(settings, cluster) as serve:
         finish_changes(settings, serve)
         if not isinstance(scale, Scale):
@@ -305,6 +310,7 @@ def replace(
     restores: int | None = None,
 ) -> None:
     """Serve a model or pipeline in place of what has its name, and tell the pipelines that call it."""
+    reject_untrusted(settings, deployment)
     records = DeploymentStore(settings.platform).list_records()
     changes: dict[str, DeploymentRecord] = {
         record.name: record for record in find_dependents_of(settings, records, deployment)

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from deployments.access.secret_files import ensure_secret_file, read_secret_file
 from training.errors import UserError
+from training.private_files import SECRETS_FOLDER, create_private, read_private
 
-KEY_FILE, PUBLIC_KEY_FILE = Path("secrets") / "audit_key", Path("secrets") / "audit_key.pub"
+KEY, PUBLIC_KEY = "audit_key", "audit_key.pub"
+PUBLIC_KEY_FILE = Path(SECRETS_FOLDER) / PUBLIC_KEY
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 
 
@@ -43,16 +44,17 @@ class AuditSigner:
         Raises:
             UserError: it is no key, or others may read it.
         """
-        file = home / KEY_FILE
-        ensure_secret_file(file, _make_key)
+        if not (home / SECRETS_FOLDER / KEY).exists():
+            create_private(home, KEY, _make_key())
         try:
-            key = load_pem_private_key(read_secret_file(file).encode(), None)
+            key = load_pem_private_key(read_private(home, KEY).encode(), None)
         except ValueError:
             key = None
         if not isinstance(key, Ed25519PrivateKey):
-            raise UserError(f"{file} is no Ed25519 key in PEM; restore it, without which no change can be made")
+            raise UserError(f"{home / SECRETS_FOLDER / KEY} is no Ed25519 key in PEM; restore it, without which no change can be made")
         signer = cls(key)
-        ensure_secret_file(home / PUBLIC_KEY_FILE, lambda: signer.public_key)
+        if not (home / PUBLIC_KEY_FILE).exists():
+            create_private(home, PUBLIC_KEY, signer.public_key)
         return signer
 
     @property

@@ -24,6 +24,10 @@ from deployments.scaling.profile import PROFILES, Profile, ProfileCache
 from deployments.scaling.report import ReplicaReport
 from deployments.scaling.traffic import ReportHistory, Window
 from deployments.settings import ServingSettings
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from training.provenance.trust import TrustPolicy
 
 if TYPE_CHECKING:
     from deployments.access.audit_log import AuditLog
@@ -93,6 +97,15 @@ class Directory:
     async def get_secret(self) -> str:
         """What edges put into each request, so that a replica knows them."""
         return self._state.secret
+
+    async def get_trust(self) -> "TrustPolicy | UserError":
+        """Whose bundles replicas may load: the keys are on the head. What is wrong with them is returned."""
+        from training.provenance.trust import load_policy
+
+        try:
+            return await asyncio.to_thread(load_policy, self._settings.home, self._settings.trust)
+        except UserError as error:
+            return error
 
     async def join(self, member: Member) -> None:
         """Add a member; returns when every edge sends requests to it, or after MAX_APPLY_S."""

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -16,6 +16,10 @@ from deployments.edge.directory import RENEW_INTERVAL_S, get_directory
 from deployments.edge.state import Instructions, Member
 from deployments.scaling.profile import Profile
 from deployments.scaling.report import ReplicaReport
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from training.provenance.trust import TrustPolicy
 
 LEAVE_TIMEOUT_S = 6.0
 RETRY_INTERVAL_S = 0.2
@@ -73,6 +77,18 @@ async def fetch_edge_secret() -> str:
     """What edges put into each request, so that a replica knows them."""
     secret: str = await _call_until_answered(lambda: get_directory().get_secret.remote())
     return secret
+
+
+async def fetch_trust() -> "TrustPolicy":
+    """Whose bundles replicas may load.
+
+    Raises:
+        UserError: the rule names a key that cannot be read.
+    """
+    policy: TrustPolicy | UserError = await _call_until_answered(lambda: get_directory().get_trust.remote())
+    if isinstance(policy, UserError):
+        raise policy
+    return policy
 
 
 def send_profile(profile: Profile) -> None:

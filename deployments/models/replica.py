@@ -1,6 +1,7 @@
 """Model replica: a served model as a Serve deployment, with an HTTP server in its own process.
 
-Deploy walk: deployments.applications -> [replica.py] -> served_model.py, deployments.edge.replica_server
+Deploy walk: deployments.applications -> [replica.py]
+    -> trust_check.py, served_model.py, deployments.edge.replica_server
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
 from deployments.models.cold_start import ColdStart
 from deployments.models.preload import leave_warm_processes
+from deployments.models.trust_check import check_trust
 from deployments.observability.observation import Observation
 from deployments.observability.tracing import build_tracer
 from deployments.ray_internals import bind_replica_port
@@ -50,6 +52,7 @@ class ModelReplica(HandleApi):
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
         specification = ModelEndpoint.model_validate(endpoint)
+        await check_trust(specification, Path(cache))
         self.servable = self._model = ServedModel(specification, Path(cache), start.end_phase, slo_p99_s=slo_p99_s)
         profile = await measure_request_cost(self._model)
         send_profile(profile)

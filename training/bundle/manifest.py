@@ -19,6 +19,8 @@ from training.schema import InputSchema, OutputSchema, StrictModel
 FORMAT: Literal[3] = 3
 PROGRAM_FILE, MANIFEST_FILE, EXAMPLE_FILE, CARD_FILE = "model.pt2", "bundle.json", "example.json", "README.md"
 TOKENIZER_FILE, DECODER_FILE = "tokenizer.json", "decoder.pt2"
+PROVENANCE_FILE = "provenance.intoto.jsonl"
+"""Signed statements about a bundle's digest, beside its files and not among them: what is signed cannot hold it."""
 
 
 class TensorSpec(StrictModel):

@@ -5,6 +5,7 @@ Imports no torch: the catalog and the command line verify bundles too.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,11 +17,14 @@ from training.bundle.manifest import (
     FORMAT,
     MANIFEST_FILE,
     PROGRAM_FILE,
+    PROVENANCE_FILE,
     Manifest,
     sha256,
 )
 from training.bundle.program.reader import Program, read_program
 from training.errors import BundleError, summarize_validation_error
+
+MAX_PROVENANCE_BYTES = 1024**2
 
 
 def verify_bundle(folder: Path, digest: str | None = None) -> Manifest:
@@ -39,9 +43,8 @@ def read_bundle(folder: Path, digest: str | None = None) -> tuple[Manifest, dict
         BundleError: a file is missing, altered, not listed, or not of this format; the message names it.
     """
     manifest = parse_manifest(find_manifest(folder).read_bytes(), digest)
-    # bundle.json cannot list itself; a name with a folder in it would lead outside.
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
-    names -= {MANIFEST_FILE}
+    _check_provenance_file(folder / PROVENANCE_FILE)
+    names = _list_names(folder)
     for name in sorted(names ^ manifest.files.keys()):
         problem = "is not listed in" if name in names else "is missing, though listed in"
         raise BundleError(f"{_format_name(name)} {problem} {MANIFEST_FILE}; fetch the bundle again")
@@ -55,6 +58,43 @@ def read_bundle(folder: Path, digest: str | None = None) -> tuple[Manifest, dict
             )
     programs = {name: read_program(folder / name) for name in manifest.files.keys() & {PROGRAM_FILE, DECODER_FILE}}
     return manifest, programs
+
+
+def _list_names(folder: Path) -> set[str]:
+    """The files that a manifest has to list: it cannot list itself, nor what is signed over it."""
+    # A name with a folder in it would lead outside.
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    return names - {MANIFEST_FILE, PROVENANCE_FILE}
+
+
+def _check_provenance_file(path: Path) -> None:
+    """Raise BundleError where what a copy of the bundle takes along unread is no plain, small file."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BundleError(f"{path.name} is no plain file; fetch the bundle again, or delete it")
+    if path.exists() and path.stat().st_size > MAX_PROVENANCE_BYTES:
+        raise BundleError(
+            f"{path.name} has {path.stat().st_size} bytes; {MAX_PROVENANCE_BYTES} is the limit: fetch the bundle "
+            "again, or delete it"
+        )
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """A file of a bundle: its sha256, and the one that the manifest lists; "" for none."""
+
+    name: str
+    listed: str
+    actual: str
+
+
+def check_files(folder: Path, manifest: Manifest) -> list[FileCheck]:
+    """Compare every file with the manifest, in the order of their names."""
+    checks = []
+    for name in sorted(_list_names(folder) | manifest.files.keys()):
+        is_inside = folder.resolve() in (folder / name).resolve().parents
+        actual = sha256(folder / name) if is_inside and is_plain_file(folder / name) else ""
+        checks.append(FileCheck(name, manifest.files.get(name, ""), actual))
+    return checks
 
 
 def _format_name(name: str) -> str:

@@ -21,6 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
+from training.bundle.manifest import PROVENANCE_FILE, Manifest
 from training.errors import StoreUnavailable, UserError
 from training.registry.entities import (
     DIGEST_TAG,
@@ -110,9 +111,19 @@ class MlflowStore:
         """Set a run's final status and its end time."""
         self.client.set_terminated(run_id, status)
 
-    def create_version(self, name: str, summary: str, folder: Path, digest: str, run_id: str) -> int:
-        """Copy a bundle's folder into a run's artifacts, then create a version of it; returns its number."""
+    def create_version(self, manifest: Manifest, folder: Path, run_id: str, provenance: bytes | None) -> int:
+        """Copy a bundle's folder into a run's artifacts, then create a version of it; returns its number.
+
+        Args:
+            manifest: of the bundle.
+            folder: of the bundle.
+            run_id: of the run.
+            provenance: content of the bundle's PROVENANCE_FILE; None for none.
+        """
+        name, summary = manifest.name, manifest.summary
         self.client.log_artifacts(run_id, str(folder), "bundle")
+        if provenance is not None:
+            self.client.log_text(run_id, provenance.decode(), f"bundle/{PROVENANCE_FILE}")
         try:
             self.client.create_registered_model(name, description=summary)
         except MlflowException as error:
@@ -122,7 +133,7 @@ class MlflowStore:
             name,
             source=f"{self.client.get_run(run_id).info.artifact_uri}/bundle",
             run_id=run_id,
-            tags={DIGEST_TAG: digest},
+            tags={DIGEST_TAG: manifest.digest},
             description=summary,
         )
         return int(version.version)

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.bundle.manifest import MANIFEST_FILE, Manifest
+from training.bundle.manifest import MANIFEST_FILE, PROVENANCE_FILE, Manifest
 from training.bundle.verify import parse_manifest, verify_bundle
 from training.errors import BundleError, UserError
 from training.registry import storage
@@ -93,7 +93,8 @@ class Registry:
         """Verify a bundle and publish it as the next version of the model that it names.
 
         The version is created after its last file is stored, so that no reader finds half a bundle. A model's first
-        version becomes its champion.
+        version becomes its champion. What a run of this cluster made is signed; a bundle from elsewhere keeps the
+        signatures that it has.
 
         Args:
             folder: the bundle.
@@ -109,19 +110,64 @@ class Registry:
             return self._publish(manifest, folder, run_id)
 
     def _publish(self, manifest: Manifest, folder: Path, run_id: str | None) -> Version:
+        provenance = self._attest(manifest, folder, run_id)
         versions = self.reader.list_versions(manifest.name)
         for version in versions:
             if version.digest == manifest.digest:
                 raise AlreadyPublished(version)
         is_import = run_id is None
         run_id = run_id or self.start_run(f"import-{manifest.name}", {IMPORTED_PARAM: True})
-        number = self._store.create_version(manifest.name, manifest.summary, folder, manifest.digest, run_id)
+        number = self._store.create_version(manifest, folder, run_id, provenance)
         if is_import:
             self.log_metrics(run_id, manifest.metrics, step=0)
             self.end_run(run_id, "FINISHED")
         if not versions:
             self.promote(manifest.name, number, CHAMPION)
         return self.get_version(manifest.name, number)
+
+    def _attest(self, manifest: Manifest, folder: Path, run_id: str | None) -> bytes | None:
+        """The statements to store beside a bundle: those that it brings along, and this cluster's of what it made."""
+        from training.provenance.attest import attest_training, check_import
+        from training.provenance.verification import read_provenance
+
+        provenance = read_provenance(str(folder))
+        if provenance is not None:
+            check_import(self._settings.home, provenance, manifest.digest)
+        run = self.reader.get_run(run_id) if run_id else None
+        if run is None:
+            return provenance
+        return append_line(provenance, attest_training(self._settings.home, manifest, run))
+
+    def sign_version(self, version: Version) -> bool:
+        """Sign a version that this cluster has not signed: as trained by its run here, or as imported.
+
+        Returns:
+            Whether it was signed now; False where this cluster's signature is there already.
+
+        Raises:
+            BundleError: the bundle, or what is signed of it, is damaged.
+        """
+        from training.provenance.attest import attest_import, attest_training
+        from training.provenance.trust import ANY, OWN_NAME, load_policy
+        from training.provenance.verification import check_attestations, read_provenance
+
+        manifest, home = self.load_manifest(version), self._settings.home
+        _ = self._store
+        with lock_store(self._settings.registry, "publish"):
+            provenance = read_provenance(version.uri)
+            for each in check_attestations(provenance, version.digest, load_policy(home, ANY)):
+                if each.signer and each.signer.name == OWN_NAME and not each.problem:
+                    return False
+            run = self.reader.get_run(version.run_id)
+            if run is None or IMPORTED_PARAM in run.params:
+                line = attest_import(home, manifest)
+            else:
+                line = attest_training(home, manifest, run, is_driver=False)
+            content = append_line(provenance, line)
+            storage.replace_file(f"{version.uri}/{PROVENANCE_FILE}", content)
+            if (cached := self._cache_folder(version)).is_dir():
+                storage.replace_file(str(cached / PROVENANCE_FILE), content)
+        return True
 
     def list_models(self) -> list[str]:
         """Names of all models that have a version, sorted."""
@@ -257,3 +303,9 @@ class Registry:
 
     def _cache_folder(self, version: Version) -> Path:
         return self._cache / version.digest
+
+
+def append_line(content: bytes | None, line: bytes) -> bytes:
+    """Append a line to the content of a file, whose last line may lack its end."""
+    before = (content or b"").rstrip(b"\n")
+    return before + b"\n" * bool(before) + line

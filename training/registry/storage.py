@@ -6,6 +6,7 @@ Deploy walk: model_registry.py -> [storage.py]
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -65,19 +66,45 @@ def use_bundle(uri: str, into: Path, use: Callable[[Path], T]) -> T:
         return use(fetch_folder(uri, into))
 
 
-def read_file(uri: str) -> bytes:
-    """Read one file.
+def read_file(uri: str, max_bytes: int | None = None) -> bytes:
+    """Read one file, or its first max_bytes.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is none: a pipe might never end.
     """
     local = _local_path(uri)
     if local:
-        return local.read_bytes()
+        if local.exists() and not local.is_file():
+            raise OSError(f"{local} is no file")
+        with local.open("rb") as stream:
+            return stream.read(-1 if max_bytes is None else max_bytes)
     filesystem, path = open_filesystem(uri)
     with filesystem.open_input_file(path) as file:
-        content: bytes = file.read()
+        content: bytes = file.read(max_bytes)
     return content
+
+
+def replace_file(uri: str, content: bytes) -> None:
+    """Write one file in a folder that exists; a reader finds what was there before, or all of the new content.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    local = _local_path(uri)
+    if local:
+        # Not in its own folder, which others may be listing.
+        descriptor, temporary = tempfile.mkstemp(dir=local.parent.parent, prefix=f".{local.name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+            Path(temporary).replace(local)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return
+    filesystem, path = open_filesystem(uri)
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
 
 
 def delete_folder(uri: str) -> None:

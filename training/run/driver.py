@@ -18,6 +18,7 @@ import ray.train
 
 from training.data.files.scan import FileScan, scan_files
 from training.errors import ServiceError
+from training.provenance.keys import ensure_signing_key
 from training.recipe.load import import_path
 from training.recipe.spec import Files, Recipe
 from training.registry import storage
@@ -84,6 +85,8 @@ def train(
     on_message: OnMessage = lambda message: None,
 ) -> RunResult:
     """Train a recipe and publish its bundle; arguments and errors are those of `run_training`."""
+    # A key that cannot be read is told now, and not when hours of work are to be signed.
+    ensure_signing_key(settings.home)
     return run_training(
         recipe, settings, publish_bundle, options=options, resume=resume, origin=origin, on_message=on_message
     )
