@@ -194,9 +194,7 @@ class ServingSettings(TrainingSettings):
         parts = [part for part in trust.split(os.pathsep) if part]
         # A word is a misspelt one of the two, and no file of that name.
         if not parts or any(os.sep not in part and not part.endswith(".pem") for part in parts):
-            raise ValueError(
-                "write any, signed, or PEM files and folders of them, separated by colons: keys/a.pem"
-            )
+            raise ValueError("write any, signed, or PEM files and folders of them, separated by colons: keys/a.pem")
         return os.pathsep.join(str(Path(part).expanduser().absolute()) for part in parts)
 
     @property

@@ -23,6 +23,7 @@ from cluster.cli import (
     models,
     planning,
     predict,
+    provenance,
     recipes,
     rollout,
     runs,
@@ -55,7 +56,9 @@ app = typer.Typer(
 )
 for group in (cluster, status, training, serving, history, planning, predict):
     group.add_commands(app)
+provenance.add_commands(app, models.app)
 app.add_typer(models.app, name="models", invoke_without_command=True)
+app.add_typer(provenance.app, name="trust", invoke_without_command=True)
 app.add_typer(runs.app, name="runs", invoke_without_command=True)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(keys.app, name="keys", invoke_without_command=True)

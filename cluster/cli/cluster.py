@@ -32,11 +32,13 @@ def init() -> None:
     """Make SHOAL_HOME and its secrets; start nothing."""
     from cluster.local import secrets
     from deployments.access.audit_key import AuditSigner
+    from training.provenance.keys import ensure_signing_key
 
     home = context.settings.home
     for name in secrets.ALL_SECRETS:
         secrets.ensure_secret(home, name)
     AuditSigner.open(home)
+    ensure_signing_key(home)
     print_line(f"ready: {home}")
 
 

@@ -20,7 +20,7 @@ from cluster.cli.terminal import (
 )
 
 app = typer.Typer(
-    help="The registry: list, show, promote, import, export, delete.",
+    help="The registry: list, show, verify, sign, promote, import, export, delete.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 @app.callback()
 def default(context_: typer.Context, as_json: Json = False) -> None:
-    """List, show, promote, import, export, delete; list where no command follows."""
+    """List, show, verify, sign, promote, import, export, delete; list where no command follows."""
     if not context_.invoked_subcommand:
         list_(as_json)
 
@@ -95,7 +95,7 @@ def promote(
 
 @app.command("import")
 def import_(folder: Path) -> None:
-    """Publish a bundle that was made elsewhere."""
+    """Publish a bundle that was made elsewhere, with the signatures that it has."""
     from training.registry.model_registry import AlreadyPublished
 
     try:

@@ -32,6 +32,7 @@ from cluster.local.tls import check_tls
 from cluster.settings import Settings
 from deployments.edge.state import EDGE_DIR_VARIABLE, HEAD_LABEL
 from training.errors import ServiceError, UserError
+from training.provenance.keys import ensure_signing_key
 from training.registry.process_identity import ProcessIdentity
 
 START_TIMEOUT_S = 120
@@ -64,6 +65,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
     _make_private_dir(temp_dir(settings.home))
     for name in secrets.ALL_SECRETS:
         secrets.ensure_secret(settings.home, name)
+    ensure_signing_key(settings.home)
     ports = Ports()
     set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)
     # A run's own cluster serves nothing, and must not fail where another one does.

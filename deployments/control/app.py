@@ -55,6 +55,7 @@ from deployments.server.request import Request as ServerRequest
 from deployments.server.request_limits import reject_encoding
 from deployments.server.routes import reject_content_type
 from deployments.server.scheduling import Scheduling
+from deployments.server.served import OnServed
 from deployments.server.sse import MEDIA_TYPE, Event, send_events, wants_stream
 from deployments.settings import Limits, ServingSettings
 from training.errors import UserError
@@ -230,12 +231,14 @@ def _add_model_routes(
         reject_content_type(get_server_request(request))
         body = _read_body(request)
         header_length = parse_header_length(request.headers.get(HEADER_LENGTH.decode(), "").encode(), len(body))
+        headers: dict[str, str] = {}
+        timeout_s, priority, origin = scheduling.remaining_s(), scheduling.priority, _get_origin(request)
         response, length = await client.infer(
-            name, version, body, header_length, scheduling.remaining_s(), scheduling.priority, _get_origin(request)
+            name, version, body, header_length, timeout_s, priority, origin, _collect_headers(headers)
         )
         if length is None:
-            return Response(response, media_type="application/json")
-        headers = {HEADER_LENGTH.decode(): str(length)}
+            return Response(response, headers=headers, media_type="application/json")
+        headers[HEADER_LENGTH.decode()] = str(length)
         return Response(response, headers=headers, media_type="application/octet-stream")
 
     async def predict(name: str, request: Request, version: str = "") -> Response:
@@ -325,10 +328,17 @@ async def _predict(
     content_type, request_id = request.headers.get("content-type", ""), request.headers.get("x-request-id")
     arguments = name, body, request_id, timeout_s, priority, content_type
     origin = _get_origin(request)
+    headers: dict[str, str] = {}
+    options: dict[str, Any] = {"version": version, "origin": origin, "on_served": _collect_headers(headers)}
     if wants_stream(get_server_request(request)):
-        return EventStreamResponse(client.stream(*arguments, version=version, origin=origin))
-    response = await client.predict(*arguments, version=version, origin=origin)
-    return Response(response, media_type="application/json")
+        return EventStreamResponse(client.stream(*arguments, **options), headers)
+    response = await client.predict(*arguments, **options)
+    return Response(response, headers=headers, media_type="application/json")
+
+
+def _collect_headers(headers: dict[str, str]) -> OnServed:
+    """Add the headers that say what has computed a response."""
+    return lambda served: headers.update(served.build_headers())
 
 
 class EventStreamResponse(Response):
@@ -336,13 +346,13 @@ class EventStreamResponse(Response):
 
     media_type = MEDIA_TYPE.decode()
 
-    def __init__(self, events: AsyncGenerator[Event]) -> None:
+    def __init__(self, events: AsyncGenerator[Event], served_headers: dict[str, str]) -> None:
         super().__init__()
-        self._events = events
+        self._events, self._served_headers = events, served_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        await send_events(scope[REQUEST], self._events)
+        await send_events(scope[REQUEST], self._events, self._served_headers)
 
 
 def _add_error_handlers(api: FastAPI) -> None:

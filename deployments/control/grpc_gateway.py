@@ -38,6 +38,7 @@ from deployments.server.grpc_edge_check import GrpcEdgeCheck
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import GrpcMethod, compose_grpc, describe_grpc_error
 from deployments.server.scheduling import INTERACTIVE, PRIORITY_HEADER, parse_priority
+from deployments.server.served import Served
 from deployments.settings import Limits, ServingSettings
 
 DRAIN_S = 30.0
@@ -121,7 +122,8 @@ class GrpcService:
         metadata = await self._client.metadata(request.name, request.version, self._get_timeout_s(context))
         return translate.metadata_from_rest(metadata)
 
-    async def _model_infer(self, request: Any, context: Any) -> Any:
+    async def _model_infer(self, request: Any, context: Any, metadata: "_InitialMetadata | None" = None) -> Any:
+        metadata = metadata or _InitialMetadata(context)
         _get_caller(context).check(Action.PREDICT, request.model_name)
         body, header_length = translate.request_to_rest(request)
         response, response_header_length = await self._client.infer(
@@ -132,7 +134,9 @@ class GrpcService:
             self._get_timeout_s(context),
             _get_priority(context),
             _get_origin(context),
+            metadata.add,
         )
+        await metadata.send()
         assert response_header_length is not None, "a binary request gets a binary response"
         return translate.response_from_rest(
             response, response_header_length, use_contents=not request.raw_input_contents
@@ -142,6 +146,7 @@ class GrpcService:
         """Answer one request after the other; an error is a response, and the stream goes on."""
         self.ongoing += 1
         CURRENT_CALLER.set(_get_caller(context))
+        metadata = _InitialMetadata(context)
         try:
             async for body in bodies:
                 try:
@@ -150,28 +155,29 @@ class GrpcService:
                     await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.message)
                 try:
                     request = messages.parse_message(messages.ModelInferRequest, body)
-                    async with contextlib.aclosing(self._answer(request, context)) as responses:
+                    async with contextlib.aclosing(self._answer(request, context, metadata)) as responses:
                         async for response in responses:
                             yield messages.ModelStreamInferResponse(infer_response=response)
                 except Exception as error:
                     _, message = describe_grpc_error(error, "ModelStreamInfer")
+                    metadata.is_sent = True  # with this response, whose model is none
                     yield messages.ModelStreamInferResponse(error_message=message)
         finally:
             self.ongoing -= 1
 
-    async def _answer(self, request: Any, context: Any) -> AsyncGenerator[Any]:
+    async def _answer(self, request: Any, context: Any, metadata: "_InitialMetadata") -> AsyncGenerator[Any]:
         if not generate.is_generate_request(request):
-            yield await self._model_infer(request, context)
+            yield await self._model_infer(request, context, metadata)
             return
         name, version = request.model_name, request.model_version
         _get_caller(context).check(Action.PREDICT, name)
         body = generate.encode_predict_body(request)
         timeout_s, priority = self._get_timeout_s(context), _get_priority(context)
-        stream = self._client.stream(
-            name, body, request.id or None, timeout_s, priority, version=version, origin=_get_origin(context)
-        )
+        options: dict[str, Any] = {"version": version, "origin": _get_origin(context), "on_served": metadata.add}
+        stream = self._client.stream(name, body, request.id or None, timeout_s, priority, **options)
         async with contextlib.aclosing(stream) as events:
             async for event, data in events:
+                await metadata.send()
                 yield generate.build_response(request, request.model_version, event, data)
 
     def _get_timeout_s(self, context: Any) -> float:
@@ -232,6 +238,25 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         except CallError:
             return states.NOT_SERVING
         return states.SERVING
+
+
+class _InitialMetadata:
+    """What a call's first response is of, as its initial metadata; a stream's later ones say it in their messages."""
+
+    def __init__(self, context: Any) -> None:
+        self._context, self.is_sent = context, False
+        self._served: Served | None = None
+
+    def add(self, served: Served) -> None:
+        """Keep what has computed the response."""
+        self._served = served
+
+    async def send(self) -> None:
+        """Send it before the first response."""
+        if self._served and not self.is_sent:
+            self.is_sent = True
+            headers = self._served.build_headers() | {"x-request-id": _get_origin(self._context).request_id}
+            await self._context.send_initial_metadata(tuple((name, value) for name, value in headers.items() if value))
 
 
 def _get_priority(context: Any) -> int:

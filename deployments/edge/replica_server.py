@@ -23,6 +23,7 @@ from deployments.scaling.load import Load, LoadMeter
 from deployments.scaling.report import CallReport, PairReport, PassReport, ReplicaReport
 from deployments.server.http_server import HttpServer
 from deployments.server.request import App
+from deployments.server.served import Served
 from deployments.settings import ServingSettings
 
 # What a Unix socket's address holds: https://man7.org/linux/man-pages/man7/unix.7.html
@@ -63,6 +64,7 @@ class ReplicaServer:
         *,
         version: int = 0,
         variant: str = "",
+        served: Served | None = None,
         report_passes: Callable[[], PassReport] = PassReport,
         report_calls: Callable[[], CallReport] = CallReport,
         start_phases: Mapping[str, float] = MappingProxyType({}),
@@ -78,6 +80,7 @@ class ReplicaServer:
             route: where requests come from.
             version: of what is served.
             variant: of what is served.
+            served: what every response is of, as its headers say; None where they differ.
             report_passes: what the replica's batcher has done and has to do.
             report_calls: what came by handles.
             start_phases: seconds of each phase of its start; it may grow.
@@ -103,7 +106,7 @@ class ReplicaServer:
                 **statistics.dump(),
             )
 
-        server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request)
+        server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request, served)
         started_s = time.monotonic()
         address = get_listen_host(host)
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))

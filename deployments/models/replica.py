@@ -76,6 +76,7 @@ class ModelReplica(HandleApi):
             Route.of(specification, application),
             version=specification.version,
             variant=specification.variant,
+            served=self.served,
             report_passes=self._model.report_passes,
             report_calls=self.report_calls,
             start_phases=start.phases,

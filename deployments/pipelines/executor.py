@@ -66,25 +66,30 @@ class PipelineExecutor:
         self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
     ) -> bytes:
         """Run a `predict` request, until its deadline at most and never longer than the pipeline's own limit."""
+        response, _ = await self.predict_by_nodes(body, content_type, request_id, scheduling)
+        return response
+
+    async def predict_by_nodes(
+        self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """Do as `predict`; returns also NAME:VERSION of what has answered, sorted."""
         scheduling = scheduling or Scheduling()
         limit_s = min(self.endpoint.limits.request_timeout_s, scheduling.remaining_s())
         # Set before the body is parsed: parsing counts too.
         deadline_s = asyncio.get_running_loop().time() + NODE_TIME_SHARE * limit_s
         request = self._parse_request(body, content_type)
-        predictions = await self._plan.run(
-            RowBatch(request.inputs, list(range(len(request.inputs)))),
-            RequestContext(
-                self._call_model,
-                deadline_s,
-                CropBudget(self.endpoint.limits),
-                request_id,
-                scheduling.priority,
-                self._trace_node,
-            ),
-            getattr(request, "top_k", ALL_LABELS),
+        context = RequestContext(
+            self._call_model,
+            deadline_s,
+            CropBudget(self.endpoint.limits),
+            request_id,
+            scheduling.priority,
+            self._trace_node,
         )
+        rows = RowBatch(request.inputs, list(range(len(request.inputs))))
+        predictions = await self._plan.run(rows, context, getattr(request, "top_k", ALL_LABELS))
         response = {"model": self.endpoint.name, "version": str(self.endpoint.version), "predictions": predictions}
-        return msgspec.json.encode(response)
+        return msgspec.json.encode(response), tuple(sorted(context.nodes))
 
     def _parse_request(self, body: bytes, content_type: str) -> Any:
         media_type = content_type.partition(";")[0].strip().lower()

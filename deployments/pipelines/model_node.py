@@ -60,7 +60,9 @@ class ModelNodePlan:
     async def _call(self, context: RequestContext, body: bytes, timeout_s: float) -> bytes:
         span = context.trace_node(self.path, self._model) if context.trace_node else contextlib.nullcontext()
         with span:
-            return await context.call_model(self._model, body, context.request_id, timeout_s, context.priority)
+            return await context.call_model(
+                self._model, body, context.request_id, timeout_s, context.priority, context.add_node
+            )
 
 
 def _check_options(path: str, node: ModelNode, signature: Signature) -> None:

@@ -25,6 +25,8 @@ from deployments.scaling.load import Load
 from deployments.server.handle_api import HandleApi
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
+from deployments.server.scheduling import Scheduling
+from deployments.server.served import OnServed, Served
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import PipelineEndpoint
 
@@ -74,8 +76,14 @@ class PipelineReplica(HandleApi):
             splits=splits,
             caller=specification.name,
         )
-        self.servable = executor = PipelineExecutor(
-            specification, client.predict, trace_node=tracer.trace_node if tracer else None
+
+        async def call_model(
+            model: str, body: bytes, request_id: str | None, timeout_s: float, priority: int, on_served: OnServed
+        ) -> bytes:
+            return await client.predict(model, body, request_id, timeout_s, priority, on_served=on_served)
+
+        self.servable = self._executor = executor = PipelineExecutor(
+            specification, call_model, trace_node=tracer.trace_node if tracer else None
         )
         readiness = NodeReadiness(specification.pipeline.list_models())
         limits = specification.limits
@@ -91,6 +99,7 @@ class PipelineReplica(HandleApi):
             Route.of(specification),
             version=specification.version,
             variant=specification.variant,
+            served=self.served,
             report_calls=self.report_calls,
             start_phases=start.phases,
             splits=splits,
@@ -98,6 +107,13 @@ class PipelineReplica(HandleApi):
         )
         start.end_phase("join")
         start.log(specification.name)
+
+    async def run_predict(
+        self, body: bytes, content_type: str, request_id: str | None, scheduling: Scheduling
+    ) -> tuple[bytes, Served]:
+        """See HandleApi; what is served names the nodes that this answer is of."""
+        response, nodes = await self._executor.predict_by_nodes(body, content_type, request_id, scheduling)
+        return response, self.served._replace(nodes=nodes)
 
     def record_autoscaling_stats(self) -> Load:
         """Called by Serve, whose policy scales by it."""

@@ -16,12 +16,13 @@ from deployments.errors import ClientError, MalformedBody
 from deployments.pipelines.crops import CropBudget
 from deployments.protocols.arrays import describe_json_error
 from deployments.server.scheduling import INTERACTIVE
+from deployments.server.served import OnServed, Served
 
 Raw = msgspec.Raw
 
-ModelCall = Callable[[str, bytes, str | None, float, int], Awaitable[bytes]]
-"""Calls a deployed model: name, body of a `predict` request, request id, time limit in seconds, priority to body of the
-response.
+ModelCall = Callable[[str, bytes, str | None, float, int, OnServed], Awaitable[bytes]]
+"""Calls a deployed model: name, body of a `predict` request, request id, time limit in seconds, priority, who is told
+what has computed it; to body of the response.
 
 Raises:
     TimeoutError: no response in that time.
@@ -58,6 +59,7 @@ class RequestContext:
         request_id: as the caller sent it, for the log of each node's model.
         priority: of the request; see Scheduling.
         trace_node: None where tracing is off.
+        nodes: NAME:VERSION of what has answered so far.
     """
 
     call_model: ModelCall
@@ -66,6 +68,11 @@ class RequestContext:
     request_id: str | None = None
     priority: int = INTERACTIVE
     trace_node: TraceNode | None = None
+    nodes: set[str] = field(default_factory=set)
+
+    def add_node(self, served: Served) -> None:
+        """Keep what has answered for a node."""
+        self.nodes.update(served.list_nodes())
 
     def remaining_s(self) -> float:
         """Seconds until the deadline."""

@@ -1,4 +1,4 @@
-"""Routes of a pipeline: extends server/routes.py; `ready` includes the nodes' models.
+"""Routes of a pipeline: extends server/routes.py; `ready` includes the nodes' models, and answers name them.
 
 Request walk: deployments.server.middleware -> [routes.py] -> executor.py
 """
@@ -9,7 +9,10 @@ import msgspec
 
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.server.request import Request, Response
+from deployments.server.request_limits import reject_encoding
 from deployments.server.routes import ModelRoutes
+from deployments.server.served import NODES_HEADER, encode_nodes
+from deployments.server.sse import wants_stream
 
 ListUnready = Callable[[], Awaitable[list[str]]]
 """Lists the models that a pipeline calls and that have no ready replica."""
@@ -21,6 +24,16 @@ class PipelineRoutes(ModelRoutes):
     def __init__(self, executor: PipelineExecutor, list_unready: ListUnready) -> None:
         super().__init__(executor)
         self._executor, self._list_unready = executor, list_unready
+
+    async def _predict(self, request: Request) -> Response | None:
+        reject_encoding(request)
+        content_type = request.get_header(b"content-type").decode("latin-1")
+        if wants_stream(request):
+            return await super()._predict(request)  # which refuses it
+        body, nodes = await self._executor.predict_by_nodes(
+            request.body, content_type, request.request_id, request.scheduling
+        )
+        return Response(200, body, headers=((NODES_HEADER, encode_nodes(nodes).encode()),))
 
     async def _ready(self, request: Request) -> Response:
         unready = await self._list_unready()

@@ -18,6 +18,7 @@ from deployments.scaling.report import CallReport, RequestStatistics
 from deployments.server.http_exchange import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
 from deployments.server.scheduling import INTERACTIVE, Scheduling
+from deployments.server.served import Served
 
 
 class HandleApi:
@@ -26,6 +27,11 @@ class HandleApi:
     servable: Servable
     tracer: ReplicaTracer | None = None
     ongoing_calls = total_calls = 0
+
+    @cached_property
+    def served(self) -> Served:
+        """What answers of this replica are of."""
+        return Served.of(self.servable.endpoint)
 
     @cached_property
     def call_statistics(self) -> RequestStatistics:
@@ -54,15 +60,15 @@ class HandleApi:
         priority: int = INTERACTIVE,
         trace: TraceHeaders | None = None,
         caller: str = "",
-    ) -> tuple[int, bytes, int | None]:
-        """Run an Open Inference Protocol request; returns status, body, length of its JSON part."""
+    ) -> tuple[int, bytes, int | None, Served | None]:
+        """Run an Open Inference Protocol request; returns status, body, length of its JSON part, what computed it."""
         scheduling = self._schedule(timeout_s, priority)
         try:
             with self._observe_call(trace, caller):
                 self.servable.endpoint.check_version(version)
-                return 200, *await self.servable.infer(body, header_length, scheduling)
+                return 200, *await self.servable.infer(body, header_length, scheduling), self.served
         except ClientError as error:
-            return error.status, encode_call_error(error, None), None
+            return error.status, encode_call_error(error, None), None, None
 
     async def metadata(self, version: str, trace: TraceHeaders | None = None, caller: str = "") -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
@@ -82,19 +88,25 @@ class HandleApi:
         version: str = "",
         trace: TraceHeaders | None = None,
         caller: str = "",
-    ) -> tuple[int, bytes]:
-        """Run a `predict` request, for timeout_s at most; returns status and body."""
+    ) -> tuple[int, bytes, Served | None]:
+        """Run a `predict` request, for timeout_s at most; returns status, body, and what computed it."""
         scheduling = self._schedule(timeout_s, priority)
         try:
             with self._observe_call(trace, caller):
                 self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(scheduling.timeout_s):
-                    return 200, await self.servable.predict(body, content_type, request_id, scheduling)
+                    return 200, *await self.run_predict(body, content_type, request_id, scheduling)
         except ClientError as error:
-            return error.status, encode_call_error(error, request_id)
+            return error.status, encode_call_error(error, request_id), None
         except TimeoutError:
             late = DeadlineExceeded(f"no response within {scheduling.timeout_s:.3g} s; try again, or send less")
-            return late.status, encode_call_error(late, request_id)
+            return late.status, encode_call_error(late, request_id), None
+
+    async def run_predict(
+        self, body: bytes, content_type: str, request_id: str | None, scheduling: Scheduling
+    ) -> tuple[bytes, Served]:
+        """Run a `predict` request; returns body, and what computed it."""
+        return await self.servable.predict(body, content_type, request_id, scheduling), self.served
 
     async def stream(
         self,
@@ -106,20 +118,22 @@ class HandleApi:
         version: str = "",
         trace: TraceHeaders | None = None,
         caller: str = "",
-    ) -> AsyncGenerator[tuple[int, str, bytes]]:
+    ) -> AsyncGenerator[tuple[int, str, bytes, Served | None]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
 
-        The first event comes within timeout_s.
+        The first event comes within timeout_s, and with what computes it.
         """
+        served: Served | None = self.served
         scheduling = self._schedule(timeout_s, priority)
         with self._observe_call(trace, caller):
             async with contextlib.aclosing(self.servable.stream(body, content_type, scheduling)) as events:
                 try:
                     self.servable.endpoint.check_version(version)
                     async for name, data in events:
-                        yield 200, name, data
+                        yield 200, name, data, served
+                        served = None
                 except ClientError as error:
-                    yield error.status, ERROR, encode_call_error(error, request_id)
+                    yield error.status, ERROR, encode_call_error(error, request_id), None
 
     def _schedule(self, timeout_s: float | None, priority: int) -> Scheduling:
         limit_s = self.servable.endpoint.limits.request_timeout_s

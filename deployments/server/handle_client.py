@@ -23,6 +23,7 @@ from deployments.edge.splits import CallOrigin, Splits
 from deployments.errors import CallError, DeadlineExceeded, NodeFailed, Unavailable, UnknownModel, parse_error
 from deployments.ray_internals import assignment_of
 from deployments.server.scheduling import INTERACTIVE
+from deployments.server.served import OnServed, ignore_served
 from deployments.server.sse import Event
 
 # Serve replaces a replica that died within 6 s, one that is stopped within 20 s; a call waits so long for one, and as
@@ -93,11 +94,13 @@ class HandleClient:
         *,
         version: str = "",
         origin: CallOrigin | None = None,
+        on_served: OnServed = ignore_served,
     ) -> bytes:
         """Run a `predict` request, by this version where one is named; returns the response's body."""
         attempts = self._list_attempts(model, version, origin or CallOrigin(self._caller, request_id or ""))
         arguments = body, content_type, request_id, timeout_s, priority, version
-        (response,) = await self._call(attempts, "predict", timeout_s, *arguments)
+        response, served = await self._call(attempts, "predict", timeout_s, *arguments)
+        on_served(served)
         return response  # type: ignore[no-any-return]
 
     async def infer(
@@ -109,6 +112,7 @@ class HandleClient:
         timeout_s: float,
         priority: int = INTERACTIVE,
         origin: CallOrigin | None = None,
+        on_served: OnServed = ignore_served,
     ) -> tuple[bytes, int | None]:
         """Run an Open Inference Protocol request.
 
@@ -120,13 +124,15 @@ class HandleClient:
             timeout_s: time limit.
             priority: see Scheduling.
             origin: of the call.
+            on_served: told what has computed the response.
 
         Returns:
             The response's body, and the length of its JSON part.
         """
         attempts = self._list_attempts(model, version, origin or CallOrigin(self._caller))
         arguments = version, body, header_length, timeout_s, priority
-        response, response_header_length = await self._call(attempts, "infer", timeout_s, *arguments)
+        response, response_header_length, served = await self._call(attempts, "infer", timeout_s, *arguments)
+        on_served(served)
         return response, response_header_length
 
     async def metadata(self, model: str, version: str, timeout_s: float) -> bytes:
@@ -146,6 +152,7 @@ class HandleClient:
         *,
         version: str = "",
         origin: CallOrigin | None = None,
+        on_served: OnServed = ignore_served,
     ) -> AsyncGenerator[Event]:
         """Run a `predict` request and yield the response's events; closing the generator cancels the replica's work.
 
@@ -162,9 +169,11 @@ class HandleClient:
                     response = handles["stream"].remote(*arguments, **self._make_options())
                     await self._wait_for_replica(attempt, response, REPLICA_WAIT_S if timeout_s is None else timeout_s)
                     while (item := await _await_result(anext(response, None))) is not None:
-                        status, name, data = item
+                        status, name, data, served = item
                         if status != 200:
                             raise parse_error(status, data, request_id)
+                        if served is not None:
+                            on_served(served)
                         has_started = True
                         yield name, data
                 return

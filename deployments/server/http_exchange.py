@@ -221,7 +221,7 @@ class Exchange(Request):
         if not self.keep_alive or server.is_draining:
             fields += b"connection: close\r\n"
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        return b"%b%b%b\r\n" % (line, fields, server.encode_date())
+        return b"%b%b%b\r\n" % (line, fields, server.encode_common_fields())
 
     async def start(self, status: int, headers: Headers) -> None:
         fields = b""

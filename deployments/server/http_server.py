@@ -21,6 +21,7 @@ import httptools
 from deployments.errors import ClientError, encode_error
 from deployments.server.http_exchange import Exchange
 from deployments.server.request import App
+from deployments.server.served import Served
 
 # A connection without a complete header by then is closed; after the first request the edge keeps it for others.
 FIRST_REQUEST_TIMEOUT_S = 10.0
@@ -51,12 +52,13 @@ def _ignore(method: str, status: int, duration_s: float) -> None:
 class HttpServer:
     """Serves one application, on a port and a Unix socket."""
 
-    def __init__(self, app: App, on_finished: OnFinished = _ignore) -> None:
+    def __init__(self, app: App, on_finished: OnFinished = _ignore, served: Served | None = None) -> None:
         """Make a server; it listens after `start`.
 
         Args:
             app: the application.
             on_finished: told method, status and seconds of each request; 499 where the caller left before the response.
+            served: what every response is of; None where they differ.
         """
         self.app, self.on_finished = app, on_finished
         self.admitting = tuple(layer.admit for layer in app.layers)
@@ -65,7 +67,8 @@ class HttpServer:
         self.connections: set[Connection] = set()
         self.is_draining = False
         self._servers: list[asyncio.Server] = []
-        self._date = (0, b"")
+        self._served_fields = served.encode_headers() if served else b""
+        self._common_fields = (0, b"")
 
     async def start(self, host: str, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Listen on a port of an address, or on any free one; returns the port."""
@@ -96,12 +99,12 @@ class HttpServer:
         while self.connections and time.monotonic() < deadline:
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    def encode_date(self) -> bytes:
-        """The header field `date`, encoded once a second."""
+    def encode_common_fields(self) -> bytes:
+        """The header fields of every response, encoded once a second: `date`, and what is served."""
         now = int(time.time())
-        if self._date[0] != now:
-            self._date = now, f"date: {formatdate(now, usegmt=True)}\r\n".encode()
-        return self._date[1]
+        if self._common_fields[0] != now:
+            self._common_fields = now, f"date: {formatdate(now, usegmt=True)}\r\n".encode() + self._served_fields
+        return self._common_fields[1]
 
 
 def convert_to_origin_form(target: bytes) -> bytes:

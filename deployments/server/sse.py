@@ -9,7 +9,8 @@ connection, at the last event too. Does not know what the events contain.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -52,8 +53,15 @@ def wants_stream(request: Request) -> bool:
         return False
 
 
-async def send_events(request: Request, events: AsyncGenerator[Event]) -> None:
+async def send_events(
+    request: Request, events: AsyncGenerator[Event], headers: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Send events as they come; their source is closed at the end, also where the request is canceled.
+
+    Args:
+        request: to answer.
+        events: of the response.
+        headers: further ones, which are complete when the first event is here.
 
     Raises:
         ClientError: before the first event; afterwards it is an event itself.
@@ -63,7 +71,7 @@ async def send_events(request: Request, events: AsyncGenerator[Event]) -> None:
         first = await anext(events)
         timeout_s = None if limits is None else limits.extend_deadline(request)
         stream = _Stream(request, None if limits is None else limits.stall_timeout_s)
-        await stream.send(request.start(200, _HEADERS))
+        await stream.send(request.start(200, [*_HEADERS, *_encode_headers(headers)]))
         keep_alive_task = asyncio.create_task(_send_keep_alives(stream))
         try:
             async with asyncio.timeout(timeout_s):
@@ -77,6 +85,10 @@ async def send_events(request: Request, events: AsyncGenerator[Event]) -> None:
         finally:
             keep_alive_task.cancel()
         await stream.send(request.end())
+
+
+def _encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 class _Stream:

@@ -13,6 +13,7 @@ from deployments.errors import Unavailable
 from deployments.models.served_model import ServedModel
 from deployments.pipelines import Pipeline
 from deployments.pipelines.executor import PipelineExecutor
+from deployments.server.served import OnServed, Served, ignore_served
 from deployments.settings import Limits
 from deployments.specs.deployment import PipelineEndpoint
 from deployments.specs.model_deployment import ModelEndpoint
@@ -69,7 +70,15 @@ class LocalModels:
         """Make a model unavailable."""
         self._models.pop(name)
 
-    async def call(self, name: str, body: bytes, request_id: str | None, timeout_s: float, priority: int = 0) -> bytes:
+    async def call(
+        self,
+        name: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float,
+        priority: int = 0,
+        on_served: OnServed = ignore_served,
+    ) -> bytes:
         """Call a model; a request_context.ModelCall."""
         self.priorities.append(priority)
         self.calls.append((name, json.loads(body), timeout_s))
@@ -78,7 +87,9 @@ class LocalModels:
         try:
             if name in self._delays:
                 await self._delays[name]()
-            return await self._models[name].predict(body, "application/json")
+            response = await self._models[name].predict(body, "application/json")
+            on_served(Served.of(self._models[name].endpoint))
+            return response
         except asyncio.CancelledError:
             self.canceled.append(name)
             raise

@@ -109,35 +109,50 @@ def _explain(key_ids: tuple[str, ...], signer: TrustedKey | None, policy: TrustP
         return ""
     claimed = [each.name for each in policy.keys if each.key.id in key_ids]
     if claimed:
-        return f"the signature by {claimed[0]} does not match: the statement was altered, or another key signed it"
+        return f"the signature by {claimed[0]} does not match: the statement was altered, or signed with another key; fetch the bundle again"
     listed = ", ".join(key_ids[:MAX_LISTED]) or "without a name"
     return f"it is signed by a key that is not trusted here: {listed}; `shoal trust add NAME FILE` trusts its owner"
 
 
-def require_trusted(bundle: str, content: bytes | None, digest: str, policy: TrustPolicy) -> TrustedKey | None:
-    """Require what a policy asks of a bundle; returns who has signed it, None where nobody has to.
+def find_signer(content: bytes | None, digest: str, policy: TrustPolicy) -> tuple[TrustedKey | None, str]:
+    """Find who of a policy's keys has signed a bundle.
+
+    Args:
+        content: of PROVENANCE_FILE; None for none.
+        digest: of the bundle's manifest.
+        policy: whose signatures count.
+
+    Returns:
+        The key whose signature counts; or None, and why there is none.
+    """
+    try:
+        attestations = check_attestations(content, digest, policy)
+    except BundleError as error:
+        return None, str(error)
+    for each in attestations:
+        if each.signer and not each.problem:
+            return each.signer, ""
+    problems = "; ".join(dict.fromkeys(each.problem for each in attestations[:MAX_LISTED]))
+    return None, problems or "it is unsigned; `shoal models sign` vouches for it on this cluster"
+
+
+def require_trusted(bundle: str, content: bytes | None, digest: str, policy: TrustPolicy) -> None:
+    """Require what a policy asks of a bundle.
 
     Args:
         bundle: its name and version, for messages.
-        content: of PROVENANCE_FILE; None for none.
-        digest: of the bundle's manifest.
+        content: as of `find_signer`.
+        digest: as of `find_signer`.
         policy: that it must meet.
 
     Raises:
         UntrustedBundle: it does not.
     """
     if not policy.requires_signature:
-        return None
-    rule = f"trust is {policy.rule!r}"
-    remedy = f"`shoal models verify {bundle}` shows all; `shoal models sign {bundle}` vouches for it on this cluster"
-    try:
-        attestations = check_attestations(content, digest, policy)
-    except BundleError as error:
-        raise UntrustedBundle(f"{bundle} may not be deployed, {rule}: {error}") from None
-    if not attestations:
-        raise UntrustedBundle(f"{bundle} may not be deployed, {rule}: it is unsigned; {remedy}")
-    for each in attestations:
-        if each.signer and not each.problem:
-            return each.signer
-    problems = "; ".join(dict.fromkeys(each.problem for each in attestations[:MAX_LISTED]))
-    raise UntrustedBundle(f"{bundle} may not be deployed, {rule}: {problems}; {remedy}")
+        return
+    signer, problem = find_signer(content, digest, policy)
+    if signer is None:
+        raise UntrustedBundle(
+            f"{bundle} may not be deployed where trust is {policy.rule!r}: {problem}; `shoal models verify {bundle}` "
+            "shows more"
+        )

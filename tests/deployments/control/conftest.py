@@ -14,6 +14,7 @@ from deployments.models.served_model import ServedModel
 from deployments.pipelines import FanOut, ModelNode, Pipeline
 from deployments.pipelines.compatibility import PipelineResolver
 from deployments.server.scheduling import Scheduling
+from deployments.server.served import OnServed, Served, ignore_served
 from deployments.server.sse import Event
 from deployments.settings import Limits, ServingSettings
 from deployments.specs.deployment import PipelineDeployment
@@ -49,11 +50,13 @@ class LocalClient:
         *,
         version: str = "",
         origin: CallOrigin | None = None,
+        on_served: OnServed = ignore_served,
     ) -> bytes:
         self.origins.append(origin)
         self.timeouts_s.append(timeout_s)
         self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
+        on_served(Served.of(self._get(model).endpoint))
         return await self._get(model).predict(body, content_type, request_id, Scheduling.after(timeout_s, priority))
 
     async def infer(
@@ -65,11 +68,13 @@ class LocalClient:
         timeout_s: float,
         priority: int = 0,
         origin: CallOrigin | None = None,
+        on_served: OnServed = ignore_served,
     ) -> tuple[bytes, int | None]:
         self.origins.append(origin)
         self.timeouts_s.append(timeout_s)
         self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
+        on_served(Served.of(self._get(model).endpoint))
         return await self._get(model).infer(body, header_length, Scheduling.after(timeout_s, priority))
 
     async def metadata(self, model: str, version: str, timeout_s: float) -> bytes:
@@ -87,10 +92,12 @@ class LocalClient:
         *,
         version: str = "",
         origin: CallOrigin | None = None,
+        on_served: OnServed = ignore_served,
     ) -> AsyncGenerator[Event]:
         self.origins.append(origin)
         self.priorities.append(priority)
         self._get(model).endpoint.check_version(version)
+        on_served(Served.of(self._get(model).endpoint))
         async for event in self._get(model).stream(body, content_type, Scheduling.after(timeout_s, priority)):
             yield event
 

@@ -137,7 +137,7 @@ async def test_a_call_by_a_handle_goes_on_with_its_callers_trace(
         assert node is not None
         context = tracer.inject_headers()
         assert re.fullmatch(f"00-{TRACE}-[0-9a-f]{{16}}-01", context["trace"]["traceparent"])
-    status, _ = await asyncio.create_task(api.predict(body, "application/json", "r1", **context))
+    status, *_ = await asyncio.create_task(api.predict(body, "application/json", "r1", **context))
     await api.predict(b"{", "application/json", None)
     tracer.close()
 

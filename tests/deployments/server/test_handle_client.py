@@ -17,9 +17,12 @@ from deployments.errors import DeadlineExceeded, InvalidType, NodeFailed, Unavai
 from deployments.server import handle_client
 from deployments.server.handle_client import HandleClient
 from deployments.server.scheduling import BATCH
+from deployments.server.served import Served
 from tests.deployments.callers import TESTER
 
 pytestmark = pytest.mark.anyio
+
+SERVED = Served("m", 1, "digest")
 
 
 @pytest.fixture
@@ -109,15 +112,16 @@ async def test_a_call_says_for_whom_it_is(handle: FakeHandle) -> None:
 
 async def test_each_method_passes_its_arguments_and_returns_what_follows_the_status(handle: FakeHandle) -> None:
     client = HandleClient()
-    handle.results = [(200, b"p"), (200, b"i", 1), (200, b"m"), [(200, "token", b"1"), (200, "done", b"2")]]
+    events = [(200, "token", b"1", SERVED._replace(version=3)), (200, "done", b"2", None)]
+    handle.results = [(200, b"p", SERVED), (200, b"i", 1, SERVED._replace(version=2)), (200, b"m"), events]
+    served: list[Served] = []
 
-    assert await client.predict("m", b"body", "r1", 2.0, BATCH, "image/png") == b"p"
-    assert await client.infer("m", "1", b"body", 4, 2.0, BATCH) == (b"i", 1)
+    assert await client.predict("m", b"body", "r1", 2.0, BATCH, "image/png", on_served=served.append) == b"p"
+    assert await client.infer("m", "1", b"body", 4, 2.0, BATCH, on_served=served.append) == (b"i", 1)
     assert await client.metadata("m", "", 2.0) == b"m"
-    assert [event async for event in client.stream("m", b"body", None, 3.0, BATCH)] == [
-        ("token", b"1"),
-        ("done", b"2"),
-    ]
+    stream = client.stream("m", b"body", None, 3.0, BATCH, on_served=served.append)
+    assert [event async for event in stream] == [("token", b"1"), ("done", b"2")]
+    assert [each.version for each in served] == [1, 2, 3]
 
     assert handle.calls == [
         ("predict", b"body", "image/png", "r1", 2.0, BATCH, ""),
@@ -145,10 +149,14 @@ async def call_stream(client: HandleClient) -> Any:
 
 # Each method, and the results of a success and of an error.
 METHODS: dict[str, tuple[Callable[[HandleClient], Any], Any, Callable[[errors.ClientError], Any]]] = {
-    "predict": (call_predict, (200, b"ok"), lambda error: (error.status, error_body(error))),
-    "infer": (call_infer, (200, b"ok", None), lambda error: (error.status, error_body(error), None)),
+    "predict": (call_predict, (200, b"ok", SERVED), lambda error: (error.status, error_body(error), None)),
+    "infer": (call_infer, (200, b"ok", None, SERVED), lambda error: (error.status, error_body(error), None, None)),
     "metadata": (call_metadata, (200, b"ok"), lambda error: (error.status, error_body(error))),
-    "stream": (call_stream, [(200, "done", b"ok")], lambda error: [(error.status, "error", error_body(error))]),
+    "stream": (
+        call_stream,
+        [(200, "done", b"ok", SERVED)],
+        lambda error: [(error.status, "error", error_body(error), None)],
+    ),
 }
 
 
@@ -201,7 +209,7 @@ async def test_a_call_that_no_replica_takes_is_given_up(
 
 
 async def test_a_call_that_no_replica_takes_within_its_own_time_is_late(handle: FakeHandle) -> None:
-    handle.results = [FakeResponse((200, b""), assigned=False)]
+    handle.results = [FakeResponse((200, b"", SERVED), assigned=False)]
 
     with pytest.raises(DeadlineExceeded, match=r"no response within 0\.05 s"):
         await HandleClient().predict("m", b"body", None, 0.05)
@@ -230,7 +238,7 @@ async def test_a_caller_with_less_time_than_a_start_takes_is_told_to_try_again(
     handle: FakeHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handle_client, "REPLICA_WAIT_S", 0.01)
-    handle.results = [FakeResponse((200, b""), assigned=False)]
+    handle.results = [FakeResponse((200, b"", SERVED), assigned=False)]
 
     with pytest.raises(Unavailable, match=r"m was asleep and is still starting after 0\.2 s") as refused:
         await HandleClient(may_sleep=sleeps).predict("m", b"body", None, 0.2)
@@ -269,7 +277,7 @@ async def test_a_call_whose_caller_leaves_is_canceled(handle: FakeHandle) -> Non
 
 
 async def test_closing_a_stream_cancels_it(handle: FakeHandle) -> None:
-    handle.results = [[(200, "token", b"1"), asyncio.sleep(10)]]
+    handle.results = [[(200, "token", b"1", SERVED), asyncio.sleep(10)]]
     events: Any = HandleClient().stream("m", b"body", None)
     await anext(events)
 
@@ -279,7 +287,7 @@ async def test_closing_a_stream_cancels_it(handle: FakeHandle) -> None:
 
 
 async def test_a_stream_that_has_started_is_not_sent_again(handle: FakeHandle) -> None:
-    handle.results = [[(200, "token", b"1"), RayActorError()]]
+    handle.results = [[(200, "token", b"1", SERVED), RayActorError()]]
     events: AsyncIterator[Any] = HandleClient().stream("m", b"body", None)
     assert await anext(events) == ("token", b"1")
 
@@ -309,7 +317,7 @@ async def test_an_unknown_model_is_refused_and_a_deployed_one_is_looked_up_once_
         return deployed
 
     client = HandleClient(list_deployed)
-    handle.results = [(200, b"ok")] * 3
+    handle.results = [(200, b"ok", SERVED)] * 3
     await call_predict(client)
     await call_predict(client)
     assert len(lookups) == 1
@@ -373,7 +381,7 @@ async def test_calls_are_split_by_what_the_rollout_says(handles: dict[str, FakeH
     async def count(by: str, origins: list[CallOrigin], caller: str = "") -> int:
         handles["m.canary"].calls.clear()
         for fake in handles.values():
-            fake.results = [(200, b"") for _ in origins]
+            fake.results = [(200, b"", SERVED) for _ in origins]
         client = HandleClient(splits=make_splits(50, by), caller=caller)
         for origin in origins:
             await client.predict("m", b"", "id", 2.0, origin=origin)
