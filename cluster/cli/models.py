@@ -20,7 +20,7 @@ from cluster.cli.terminal import (
 )
 
 app = typer.Typer(
-    help="The registry: list, show, verify, sign, promote, import, export, delete.",
+    help="The registry of models, versions and aliases.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 @app.callback()
 def default(context_: typer.Context, as_json: Json = False) -> None:
-    """List, show, verify, sign, promote, import, export, delete; list where no command follows."""
+    """List models where no command follows."""
     if not context_.invoked_subcommand:
         list_(as_json)
 
@@ -95,7 +95,10 @@ def promote(
 
 @app.command("import")
 def import_(folder: Path) -> None:
-    """Publish a bundle that was made elsewhere, with the signatures that it has."""
+    """Publish a bundle that was made elsewhere.
+
+    Signatures that it has are kept; `shoal models sign` adds this cluster's.
+    """
     from training.registry.model_registry import AlreadyPublished
 
     try:

@@ -51,7 +51,10 @@ def add_commands(root: typer.Typer, models: typer.Typer) -> None:
 
 
 def verify(reference: Reference, trust: Rule = "", as_json: Json = False) -> None:
-    """Check a version's files, digest and signatures; exit code 1 where one fails."""
+    """Check a version's files and signatures.
+
+    The exit code is 1 where a file is not as the manifest lists it, or no signature counts.
+    """
     from cluster.provenance import verify_version
 
     report = verify_version(context.settings, reference, trust)
@@ -86,7 +89,7 @@ def trace(
     nodes: Annotated[str, typer.Option(help="A pipeline's x-shoal-nodes.", show_default=False)] = "",
     as_json: Json = False,
 ) -> None:
-    """Trace an answer back to its bundle, run, recipe, data and commit."""
+    """Trace an answer to its bundle, run, data and commit."""
     from cluster.provenance import describe_trace
     from cluster.provenance import trace as trace_request
     from cluster.request_lookup import ServedRequest, find_request

@@ -63,9 +63,7 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         check_tls(settings)
     stop_cluster(settings)
     _make_private_dir(temp_dir(settings.home))
-    for name in secrets.ALL_SECRETS:
-        secrets.ensure_secret(settings.home, name)
-    ensure_signing_key(settings.home)
+    _ensure_secrets(settings.home)
     ports = Ports()
     set_ports = (settings.http_port, settings.grpc_port, settings.dashboard_port)
     # A run's own cluster serves nothing, and must not fail where another one does.
@@ -131,6 +129,12 @@ def stop_cluster(settings: Settings) -> int:
     if folder.is_dir() and _is_own_dir(folder):
         shutil.rmtree(folder, ignore_errors=True)
     return stopped
+
+
+def _ensure_secrets(home: Path) -> None:
+    for name in secrets.ALL_SECRETS:
+        secrets.ensure_secret(home, name)
+    ensure_signing_key(home)
 
 
 def _build_environment(settings: Settings, ports: Ports) -> dict[str, str]:

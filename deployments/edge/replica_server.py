@@ -62,9 +62,8 @@ class ReplicaServer:
         host: str,
         route: Route,
         *,
-        version: int = 0,
-        variant: str = "",
         served: Served | None = None,
+        variant: str = "",
         report_passes: Callable[[], PassReport] = PassReport,
         report_calls: Callable[[], CallReport] = CallReport,
         start_phases: Mapping[str, float] = MappingProxyType({}),
@@ -78,9 +77,8 @@ class ReplicaServer:
             build_app: from the cluster's secret, and what its layers tell, to the application.
             host: that the cluster listens on.
             route: where requests come from.
-            version: of what is served.
-            variant: of what is served.
             served: what every response is of, as its headers say; None where they differ.
+            variant: of what is served.
             report_passes: what the replica's batcher has done and has to do.
             report_calls: what came by handles.
             start_phases: seconds of each phase of its start; it may grow.
@@ -107,13 +105,13 @@ class ReplicaServer:
             )
 
         server = HttpServer(build_app(await fetch_edge_secret(), observation), statistics.record_request, served)
-        started_s = time.monotonic()
-        address = get_listen_host(host)
+        address, started_s = get_listen_host(host), time.monotonic()
         port = await server.start(address, tls=build_server_context(ServingSettings().edge))
         member_id = serve.get_replica_context().replica_id.unique_id
         local_socket = _choose_local_socket(member_id)
         if local_socket:
             await server.start_local(local_socket.path)
+        version = served.version if served else 0
         member = Member(member_id, route, f"{address}:{port}", version, variant, local_socket=local_socket)
         follower = shadow or splits
         membership = Membership(member, report, follower.follow if follower else None)

@@ -109,7 +109,8 @@ def _explain(key_ids: tuple[str, ...], signer: TrustedKey | None, policy: TrustP
         return ""
     claimed = [each.name for each in policy.keys if each.key.id in key_ids]
     if claimed:
-        return f"the signature by {claimed[0]} does not match: the statement was altered, or signed with another key; fetch the bundle again"
+        reason = "the statement was altered, or signed with another key"
+        return f"the signature by {claimed[0]} does not match: {reason}; fetch the bundle again"
     listed = ", ".join(key_ids[:MAX_LISTED]) or "without a name"
     return f"it is signed by a key that is not trusted here: {listed}; `shoal trust add NAME FILE` trusts its owner"
 
