@@ -17,6 +17,7 @@ from deployments.control.operations import (
     ERROR,
     HEADER_PARAMETERS,
     OIP_ERROR,
+    RESPONSE_HEADERS,
     STABLE_PATH,
     VERSIONED_OPERATIONS,
     VERSIONED_PATH,
@@ -94,8 +95,8 @@ def build_openapi(api: FastAPI, catalog: Catalog, url: str, key_file: Path, call
         document["paths"] |= build_model_paths(*model)
     for endpoint in pipelines:
         document["paths"] |= build_pipeline_paths(endpoint)
-    components["parameters"] = HEADER_PARAMETERS
-    _add_header_parameters(document["paths"])
+    components["parameters"], components["headers"] = HEADER_PARAMETERS, RESPONSE_HEADERS
+    _add_headers(document["paths"])
     return document
 
 
@@ -156,12 +157,14 @@ def _complete_management_paths(paths: JsonSchema) -> None:
         complete_versioned_operation(paths[VERSIONED_PATH + end][method.lower()], end)
 
 
-def _add_header_parameters(paths: JsonSchema) -> None:
-    """Refer to the headers that each request which computes something may have."""
+def _add_headers(paths: JsonSchema) -> None:
+    """Refer to the headers that each request which computes something, and its response, may have."""
+    response_headers = {name: {"$ref": f"#/components/headers/{name}"} for name in RESPONSE_HEADERS}
     references = [{"$ref": f"#/components/parameters/{name}"} for name in HEADER_PARAMETERS]
     for path, item in paths.items():
         if path.endswith(("/predict", "/infer")):
             item["post"]["parameters"] = [*item["post"].get("parameters", ()), *references]
+            item["post"]["responses"]["200"]["headers"] = response_headers
 
 
 def _add_examples(paths: JsonSchema, parameters: dict[str, str], bodies: dict[str, dict[str, Any]]) -> None:

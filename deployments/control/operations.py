@@ -22,6 +22,7 @@ from deployments.control.predict_schemas import (
 from deployments.pipelines.pipeline_plan import build_pipeline_signature
 from deployments.protocols.predict.images import SERVED_MEDIA_TYPES
 from deployments.server.scheduling import PRIORITIES, PRIORITY_HEADER, TIMEOUT_HEADER
+from deployments.server.served import DIGEST_HEADER, MODEL_HEADER, NODES_HEADER, VERSION_HEADER
 from deployments.specs.deployment import PipelineEndpoint
 from deployments.specs.model_deployment import ModelDeployment
 from training.bundle.manifest import Manifest
@@ -64,6 +65,17 @@ HEADER_PARAMETERS: JsonSchema = {
     },
 }
 """Headers of the requests that compute something, by their names among the document's components."""
+
+RESPONSE_HEADERS: JsonSchema = {
+    header.decode(): {"description": description, "schema": {"type": "string"}}
+    for header, description in (
+        (MODEL_HEADER, "The model or pipeline that answered."),
+        (VERSION_HEADER, "Its version that answered."),
+        (DIGEST_HEADER, "The sha256 of its bundle's manifest, and through it of every file; not of a pipeline."),
+        (NODES_HEADER, "Of a pipeline: NAME:VERSION of what its nodes were in this answer, separated by commas."),
+    )
+}
+"""Headers of the responses that something computed, by their names, which they have among the components too."""
 
 _OBJECT: JsonSchema = {"type": "object"}
 _BINARY: JsonSchema = {"schema": {"type": "string", "format": "binary"}}

@@ -107,6 +107,17 @@ def applied_pipelines(
         undeploy(settings, serving_cluster, name, lambda status: None)
 
 
+def test_an_answer_names_what_its_nodes_were(http: httpx.Client, applied_pipelines: Path) -> None:
+    flowers = http.get("/v2/models/flowers").headers["x-shoal-version"]
+    for path in ("/v2/models/nested/predict", "/api/v1/models/nested/predict"):
+        response = http.post(path, json={"inputs": [ROW]})
+
+        assert response.status_code == 200, response.text
+        served = {name: value for name, value in response.headers.items() if name.startswith("x-shoal-")}
+        nodes = f"flowers:{flowers},triage:1"
+        assert served == {"x-shoal-model": "nested", "x-shoal-version": "1", "x-shoal-nodes": nodes}
+
+
 def test_predictions_of_real_models_come_back_in_row_order(http: httpx.Client, applied_pipelines: Path) -> None:
     direct = http.post("/v2/models/flowers/predict", json={"inputs": [ROW]}).json()["predictions"][0]
     short_row = ROW | {"length": 1.0}

@@ -94,6 +94,9 @@ def test_the_streamed_chunks_add_up_to_the_response_without_streaming(
     assert [{"text": text} for text in join_chunks(token_events, 2)] == complete.json()["predictions"]
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
+    served = {name: value for name, value in complete.headers.items() if name.startswith("x-shoal-")}
+    assert served.keys() == {"x-shoal-model", "x-shoal-version", "x-shoal-digest"}
+    assert served.items() <= dict(response.headers).items()
     assert len(token_events) > 10
 
 

@@ -113,8 +113,14 @@ def test_digits_are_trained_published_deployed_and_predicted(
     assert manifest.dataset is not None
     assert manifest.dataset.rows == {"train": 3600, "validation": 400, "test": 1000}
 
-    deployed = shoal("deploy", version)
+    deployed = shoal("deploy", version, "--trust", "signed")
     assert deployed.returncode == 0, deployed.stderr
+    traced = json.loads(shoal("trace", "--digest", manifest.digest, "--json").stdout)["models"][0]
+    assert traced["run"]["id"] == traced["statement"]["run"] == registry.resolve(version).run_id
+    assert traced["statement"]["recipe"] == traced["recipe"] == manifest.recipe
+    assert traced["statement"]["data"] == manifest.dataset.fingerprint
+    assert traced["statement"]["commit"] == manifest.git_commit
+    assert traced["signature"].startswith("signed by this cluster")
 
     recipe = load_recipe("digits-cnn")
     dataset, splits, _ = prepare_dataset(recipe)

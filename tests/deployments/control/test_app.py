@@ -71,6 +71,17 @@ async def test_the_stable_address_predicts_within_the_services_time_limit(
     assert local_client.timeouts_s[-1] == pytest.approx(serving_settings.limits.request_timeout_s, abs=1)
 
 
+async def test_the_stable_address_says_what_answered(http: httpx.AsyncClient, catalog: Catalog) -> None:
+    (flowers,) = [each for each in catalog.list_deployed_models() if each.deployment.name == "flowers"]
+
+    response = await http.post("/api/v1/models/flowers/predict", json=flowers.example)
+    unknown = await http.post("/api/v1/models/roses/predict", json=flowers.example)
+
+    served = {name: value for name, value in response.headers.items() if name.startswith("x-shoal-")}
+    assert served == {"x-shoal-model": "flowers", "x-shoal-version": "1", "x-shoal-digest": flowers.manifest.digest}
+    assert not [name for name in unknown.headers if name.startswith("x-shoal-")]
+
+
 async def test_an_error_of_the_model_keeps_its_status_code_and_request_id(http: httpx.AsyncClient) -> None:
     response = await http.post("/api/v1/models/flowers/predict", json={"inputs": []}, headers={"x-request-id": "r1"})
 

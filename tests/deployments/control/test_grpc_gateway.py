@@ -31,6 +31,27 @@ async def test_a_request_gets_its_models_response(channel: Any) -> None:
     assert list(response.outputs[0].shape) == [1, 3]
 
 
+async def test_a_calls_initial_metadata_says_what_answered(channel: Any, catalog: Catalog) -> None:
+    (flowers,) = [each for each in catalog.list_deployed_models() if each.deployment.name == "flowers"]
+    served = {"x-shoal-model": "flowers", "x-shoal-version": "1", "x-shoal-digest": flowers.manifest.digest}
+    stub = channel.unary_unary(
+        f"/{messages.SERVICE_NAME}/ModelInfer", request_serializer=lambda message: message.SerializeToString()
+    )
+
+    unary = stub(infer_request(), metadata=(*METADATA, ("x-request-id", "r1")))
+    unary_metadata = dict(await unary.initial_metadata())
+    await unary
+    stream = open_stream(channel)
+    for request in (infer_request(), infer_request(id="second")):
+        await stream.write(request)
+    await stream.done_writing()
+    responses = [response async for response in stream]
+
+    assert unary_metadata == served | {"x-request-id": "r1"}
+    assert dict(await stream.initial_metadata()) == served
+    assert [response.error_message for response in responses] == ["", ""]
+
+
 async def test_the_callers_deadline_or_the_services_limit_is_the_models(
     channel: Any, local_client: LocalClient
 ) -> None:

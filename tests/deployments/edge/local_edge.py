@@ -23,6 +23,7 @@ from deployments.scaling.report import ReplicaReport
 from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp
 from deployments.server.request import Request, Response
+from deployments.server.served import Served
 from deployments.settings import ServingSettings
 from tests.deployments.callers import PEPPER, TESTER, digest
 
@@ -140,10 +141,12 @@ class LocalEdge:
         return "".join(file.read_text() for file in files if file.exists())
 
 
-async def start_replica(name: str, number: int, app: HttpApp | None = None, **fields: Any) -> Replica:
+async def start_replica(
+    name: str, number: int, app: HttpApp | None = None, served: Served | None = None, **fields: Any
+) -> Replica:
     """Start a server that answers for a model or application."""
     member_id = f"{name.replace('.', '-')}-{number}"
-    server = HttpServer(app or build_describing_app(member_id))
+    server = HttpServer(app or build_describing_app(member_id), served=served)
     port = await server.start("127.0.0.1")
     return Replica(server, Member(member_id, build_route(name), f"127.0.0.1:{port}", **fields))
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from deployments.server.middleware import HttpApp
+from deployments.server.request import Request, Response
+from deployments.server.served import NODES_HEADER, Served
 from deployments.settings import EdgeSettings, ServingSettings
-from tests.deployments.edge.local_edge import AUTHORIZATION, KEY, SECRET, run_edge
+from tests.deployments.edge.local_edge import AUTHORIZATION, KEY, SECRET, build_route, run_edge
 from tests.deployments.server.raw_http import open_raw
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +44,25 @@ async def test_a_request_is_a_line_of_json_where_that_is_wanted(folder: Path) ->
     assert no_key["request_id"] not in ("", "-")
     for secret in (KEY, "wrong key", SECRET, "the body", "secret=query"):
         assert secret not in log
+
+
+async def test_a_line_says_which_version_answered(folder: Path) -> None:
+    async def answer(request: Request) -> Response:
+        return Response(200, b"{}", headers=((NODES_HEADER, b"a:1,b:3"),))
+
+    settings = ServingSettings(home=folder, edge=EdgeSettings(access_log=True))
+    served = Served("flowers", 7, "d" * 64)
+    async with run_edge(folder, (), settings=settings, routes=(build_route("flowers"),)) as edge:
+        await edge.add("flowers", HttpApp(answer, (), 1024), served=served)
+        async with edge.open_http() as http:
+            response = await http.get("/v2/models/flowers", headers={"x-shoal-model": "of the caller"})
+            await http.get("/v2/models/flowers", headers={"authorization": "Bearer a wrong key"})
+        log = await edge.read_log()
+
+    answered, refused = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert (response.headers["x-shoal-model"], response.headers["x-shoal-digest"]) == ("flowers", "d" * 64)
+    assert [answered[name] for name in ("model", "version", "digest", "nodes")] == ["flowers", "7", "d" * 64, "a:1,b:3"]
+    assert {refused[name] for name in ("model", "version", "digest", "nodes")} <= {"", "-"}
 
 
 async def test_what_is_no_request_is_a_line_of_json_too(folder: Path) -> None:

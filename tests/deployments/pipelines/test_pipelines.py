@@ -63,6 +63,23 @@ async def test_a_model_node_returns_its_models_prediction(models: LocalModels) -
     assert prediction == {"label": "b", "score": pytest.approx(sigmoid(2)), "scores": {"b": pytest.approx(sigmoid(2))}}
 
 
+async def test_an_answer_names_the_models_that_it_is_of(models: LocalModels) -> None:
+    root = branch("long", {"kind": "length", "at_least": 5}, sequence("label-mood"), "mood")
+    executor = models.build_executor(root=root)
+
+    async def list_unready() -> list[str]:
+        return []
+
+    app = compose_http(PipelineRoutes(executor, list_unready), executor.endpoint.limits, "secret")
+    async with open_client(app, "/v2/models/p", headers={"x-shoal-edge": "secret"}) as http:
+        one = await http.post("/predict", json={"inputs": ["good"]})
+        both = await http.post("/predict", json={"inputs": ["good", "fine and good"]})
+
+    assert one.status_code == 200, one.text
+    # What no row went to has no part in an answer.
+    assert [each.headers["x-shoal-nodes"] for each in (one, both)] == ["mood:1", "label-mood:1,mood:1"]
+
+
 async def test_a_generated_text_is_the_next_models_row(models: LocalModels) -> None:
     options = {"max_tokens": 1, "temperature": 0}
     nodes = [{"model": "writer", "options": options}, {"model": "mood", "input_from": "text"}]
