@@ -29,6 +29,10 @@ class BundleError(UserError):
     """A bundle that cannot be read or fails its checks; the message names the file."""
 
 
+class UntrustedBundleError(UserError):
+    """A bundle that may not be deployed: no signature that counts says where it is from."""
+
+
 class StoreUnavailable(UserError):
     """A database or registry that cannot be opened now: its URI is wrong, or its server does not answer."""
 

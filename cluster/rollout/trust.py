@@ -15,7 +15,7 @@ from training.errors import UserError
 
 
 def reject_untrusted(settings: Settings, record: DeploymentRecord, rule: str = "") -> None:
-    """Raise UntrustedBundle where a deployment's bundle, or one that it calls, has not the signature that it needs.
+    """Raise UntrustedBundleError where a deployment's bundle, or one that it calls, has not the signature that it needs.
 
     Args:
         settings: whose rule holds.
@@ -24,7 +24,7 @@ def reject_untrusted(settings: Settings, record: DeploymentRecord, rule: str = "
 
     Raises:
         UserError: a rule names no key, or the further one asks for less than the settings'.
-        UntrustedBundle: a bundle does not meet them.
+        UntrustedBundleError: a bundle does not meet them.
     """
     rules = [each for each in dict.fromkeys((settings.trust, rule)) if each not in ("", "any")]
     if rule == "any" and rules:

@@ -12,7 +12,7 @@ from deployments.specs.model_deployment import ModelEndpoint
 
 
 async def check_trust(endpoint: ModelEndpoint, cache: Path) -> None:
-    """Raise UntrustedBundle where a signature is required and none that counts is beside the bundle.
+    """Raise UntrustedBundleError where a signature is required and none that counts is beside the bundle.
 
     Args:
         endpoint: names the bundle.

@@ -10,17 +10,13 @@ from pathlib import Path
 
 from training.bundle.manifest import PROVENANCE_FILE
 from training.bundle.verify import MAX_PROVENANCE_BYTES
-from training.errors import BundleError, UserError
+from training.errors import BundleError, UntrustedBundleError
 from training.provenance.envelope import PAYLOAD_TYPE, Envelope, parse_envelopes
 from training.provenance.statement import ImportPredicate, Statement, TrainingPredicate, parse_statement
 from training.provenance.trust import TrustedKey, TrustPolicy
 from training.registry import storage
 
 MAX_LISTED = 4
-
-
-class UntrustedBundle(UserError):
-    """No signature that counts says where a bundle is from."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +143,13 @@ def require_trusted(bundle: str, content: bytes | None, digest: str, policy: Tru
         policy: that it must meet.
 
     Raises:
-        UntrustedBundle: it does not.
+        UntrustedBundleError: it does not.
     """
     if not policy.requires_signature:
         return
     signer, problem = find_signer(content, digest, policy)
     if signer is None:
-        raise UntrustedBundle(
+        raise UntrustedBundleError(
             f"{bundle} may not be deployed where trust is {policy.rule!r}: {problem}; `shoal models verify {bundle}` "
             "shows more"
         )

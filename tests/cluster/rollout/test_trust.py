@@ -22,8 +22,7 @@ from tests.small_bundles import save_image
 from tests.training.provenance.forgery import make_key, write_key
 from training.bundle.load import load_bundle
 from training.bundle.manifest import PROVENANCE_FILE
-from training.errors import UserError
-from training.provenance.verification import UntrustedBundle
+from training.errors import UntrustedBundleError, UserError
 from training.registry.entities import Version
 from training.registry.model_registry import Registry
 from training.settings import TrainingSettings
@@ -63,7 +62,7 @@ def test_only_what_is_signed_is_deployed(
 ) -> None:
     deploy(settings, cluster, versions[0], ignore)
 
-    with pytest.raises(UntrustedBundle, match=UNSIGNED):
+    with pytest.raises(UntrustedBundleError, match=UNSIGNED):
         deploy(settings, cluster, versions[1], ignore)
 
     assert len(DeploymentStore(settings.platform).list_revisions("flowers")) == 1
@@ -74,7 +73,7 @@ def test_an_option_asks_for_more_and_never_for_less(
 ) -> None:
     lenient = Settings(home=settings.home)
     deploy(lenient, cluster, versions[1], ignore)
-    with pytest.raises(UntrustedBundle, match=UNSIGNED):
+    with pytest.raises(UntrustedBundleError, match=UNSIGNED):
         deploy(lenient, cluster, versions[1], ignore, trust="signed")
     with pytest.raises(UserError, match="--trust any asks for less than SHOAL_TRUST=signed"):
         deploy(settings, cluster, versions[1], ignore, trust="any")
@@ -93,7 +92,7 @@ def test_what_was_deployed_before_is_not_rolled_back_to(
     deploy(lenient, cluster, versions[1], ignore)
     deploy(settings, cluster, versions[0], ignore)
 
-    with pytest.raises(UntrustedBundle, match=UNSIGNED):
+    with pytest.raises(UntrustedBundleError, match=UNSIGNED):
         rollback(settings, cluster, "flowers", ignore)
 
 
@@ -102,7 +101,7 @@ def test_no_canary_is_begun_of_what_is_unsigned(
 ) -> None:
     spec = CanarySpec(deployment=make_deployment(versions[1]), stable_version=1, steps=(5.0, 100.0))
 
-    with pytest.raises(UntrustedBundle, match=UNSIGNED):
+    with pytest.raises(UntrustedBundleError, match=UNSIGNED):
         begin(settings, cluster, spec, ignore)
 
     assert CanaryStore(settings.platform).list_active() == []
@@ -128,7 +127,7 @@ def test_a_pipeline_is_as_trusted_as_all_that_it_calls(settings: Settings, versi
     store.put_record(inner)
 
     for pipeline in (inner, outer):
-        with pytest.raises(UntrustedBundle, match=UNSIGNED):
+        with pytest.raises(UntrustedBundleError, match=UNSIGNED):
             reject_untrusted(settings, pipeline)
 
     store.put_record(make_deployment(versions[0]))
@@ -141,7 +140,7 @@ def test_a_signature_that_is_altered_after_the_import_is_found(
     file = Registry(settings).fetch_bundle(versions[0]) / PROVENANCE_FILE
     file.write_bytes(file.read_bytes().replace(b'"payload":"ey', b'"payload":"fy'))
 
-    with pytest.raises(UntrustedBundle, match=r"flowers:1 may not be deployed"):
+    with pytest.raises(UntrustedBundleError, match=r"flowers:1 may not be deployed"):
         deploy(settings, cluster, versions[0], ignore)
 
 

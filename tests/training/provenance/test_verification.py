@@ -14,9 +14,10 @@ from tests.training.provenance.forgery import (
     sign,
     sign_payload,
 )
+from training.errors import UntrustedBundleError
 from training.provenance.envelope import MAX_ENVELOPES, MAX_SIGNATURES, encode_for_signing
 from training.provenance.trust import TrustedKey, TrustPolicy
-from training.provenance.verification import UntrustedBundle, find_signer, require_trusted
+from training.provenance.verification import find_signer, require_trusted
 
 DIGEST, OTHER_DIGEST = "a" * 64, "b" * 64
 TRUSTED, STRANGER = make_key(), make_key()
@@ -162,7 +163,7 @@ def test_an_attack_is_refused_with_its_reason(attack: str) -> None:
     content, reason = ATTACKS[attack]
 
     with pytest.raises(
-        UntrustedBundle, match=f"^flowers:1 may not be deployed where trust is 'signed': .*({reason})"
+        UntrustedBundleError, match=f"^flowers:1 may not be deployed where trust is 'signed': .*({reason})"
     ) as refusal:
         require_trusted("flowers:1", content, DIGEST, POLICY)
 
@@ -175,5 +176,5 @@ def test_without_a_rule_nothing_is_even_read() -> None:
 
 
 def test_a_policy_without_keys_trusts_nobody() -> None:
-    with pytest.raises(UntrustedBundle, match="not trusted here"):
+    with pytest.raises(UntrustedBundleError, match="not trusted here"):
         require_trusted("flowers:1", encode(GOOD), DIGEST, TrustPolicy("signed", ()))
