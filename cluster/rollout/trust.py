@@ -15,7 +15,7 @@ from training.errors import UserError
 
 
 def reject_untrusted(settings: Settings, record: DeploymentRecord, rule: str = "") -> None:
-    """Raise UntrustedBundleError where a deployment's bundle, or one that it calls, has not the signature that it needs.
+    """Refuse a deployment whose bundle, or one that it calls, has not the signature that it needs.
 
     Args:
         settings: whose rule holds.
