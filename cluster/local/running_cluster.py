@@ -24,6 +24,8 @@ from training.settings import mask_passwords
 
 # How long a command waits for a global control store that is being started again.
 RESTART_TIMEOUT_S = 5.0
+# Within it, start.py makes a folder with mode 0700, and refuses one that belongs to another user.
+TEMP_ROOT = Path("/tmp")  # nosec B108
 # Settings that every command on one cluster must share: where it listens, where registry, artifacts and state are, and
 # whose bundles are deployed.
 SHARED_VARIABLES = (
@@ -95,7 +97,7 @@ def cluster_id(home: Path) -> str:
 
 def temp_dir(home: Path) -> Path:
     """The folder of Ray's temp dir and HAProxy's files; outside of SHOAL_HOME, so that socket paths are short."""
-    return Path("/tmp") / f"shoal-{cluster_id(home)}"
+    return TEMP_ROOT / f"shoal-{cluster_id(home)}"
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:

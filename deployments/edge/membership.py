@@ -108,4 +108,5 @@ async def _call_until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
 
 def get_listen_host(host: str) -> str:
     """The one address that a replica listens on: loopback, or this node's where the cluster has several."""
-    return ray.util.get_node_ip_address() if host == "0.0.0.0" else host
+    # Compared, not bound.
+    return ray.util.get_node_ip_address() if host == "0.0.0.0" else host  # nosec B104

@@ -99,7 +99,7 @@ class Files:
 def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, files: Files) -> str:
     """Render the configuration of HAProxy."""
     # Callers never see what is rendered; there is no HTML in it.
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # nosec B701
     edge = settings.edge
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if descriptors == resource.RLIM_INFINITY:

@@ -5,7 +5,7 @@ Deploy walk: store.py -> [migration.py] -> revisions.py
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, select, table, text
 
 from deployments.state.revisions import REVISIONS, Action, Outcome
 
@@ -36,7 +36,9 @@ def _insert_rollouts(connection: Connection) -> dict[str, int]:
     """Insert a revision for each row; returns the number of each name's last one."""
     numbers: dict[str, int] = {}
     # Of several open ones, as no Shoal leaves them, only the last is.
-    rows: list[Any] = list(connection.execute(text(f"SELECT * FROM {_OLD_TABLE} ORDER BY id")).mappings())
+    rows: list[Any] = list(
+        connection.execute(select(text("*")).select_from(table(_OLD_TABLE)).order_by(text("id"))).mappings()
+    )
     for row in rows:
         name = row["name"]
         numbers[name] = numbers.get(name, 0) + 1

@@ -47,6 +47,7 @@ _RUNS = """
     LIMIT ?
 """
 _RUN = "SELECT run_uuid, name, status, start_time, end_time FROM runs WHERE run_uuid = ?"
+_VALUES = "SELECT run_uuid, key, {value} FROM {table} WHERE ? IS NULL OR run_uuid = ?"
 _METRIC = "CASE WHEN is_nan THEN NULL ELSE value END"
 
 
@@ -123,7 +124,8 @@ class SqliteReader:
 
     def _values_by_run(self, table: str, value: str, run_id: str | None) -> defaultdict[str, dict[str, Any]]:
         values: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-        statement = f"SELECT run_uuid, key, {value} FROM {table} WHERE ? IS NULL OR run_uuid = ?"
+        # Both are constants of this file.
+        statement = _VALUES.format(value=value, table=table)
         for run, key, entry in self._query(statement, run_id, run_id):
             values[run][key] = entry
         return values
