@@ -60,5 +60,6 @@ class TrainingSettings(BaseSettings):
 
 
 def mask_passwords(value: object) -> str:
-    """Format a value for printing, without the password that a URI in it may hold."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))
+    """Format a value for printing, without the passwords that URIs in it may hold: before the host, or in the query."""
+    text = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", str(value))
+    return re.sub(r"(?i)([?&]\w*(?:password|secret|token)\w*)=[^&\s'\"]+", r"\1=***", text)

@@ -5,6 +5,7 @@ so that a command starts at once (tests/cluster/cli/test_imports.py holds what e
 """
 
 import errno
+import os
 import sys
 import traceback
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from cluster.cli import (
 from cluster.cli.terminal import context, print_line
 from cluster.settings import check_home, load_settings
 from training.errors import ServiceError, UserError, summarize_validation_error
+from training.settings import mask_passwords
 
 # What is wrong with the machine, not with Shoal; and the remedy.
 MACHINE_ERRORS = {
@@ -130,7 +132,7 @@ def run(arguments: list[str]) -> int:
             print_error(f"{where}{error.strerror}; {MACHINE_ERRORS[error.errno]}")
             return 1
         first_line = str(error).splitlines()[0] if str(error) else "no message"
-        print_error(f"{type(error).__name__}: {first_line}{_save_traceback(error)}")
+        print_error(f"{type(error).__name__}: {mask_passwords(first_line)}{_save_traceback(error)}")
         return 1
     if result == INTERRUPTED:
         # Typer turns Ctrl-C into this exit code by itself, without a word.
@@ -143,8 +145,9 @@ def _save_traceback(error: Exception) -> str:
     try:
         folder = context.settings.home / "logs"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "errors.log").open("a") as file:
-            file.write("".join(traceback.format_exception(error)))
+        # It may quote what the command was given: nobody else's to read, and without passwords.
+        with open(folder / "errors.log", "a", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(mask_passwords("".join(traceback.format_exception(error))))
     except (OSError, AttributeError):
         return ""
     return f" (a fault of Shoal's; its traceback is in {folder / 'errors.log'})"

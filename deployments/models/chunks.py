@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
+from deployments.observability.private_errors import describe_error
 from deployments.protocols.arrays import Array, Outputs
 from deployments.server.scheduling import Scheduling
 
@@ -86,9 +87,9 @@ class PendingRequest:
             self.timer.cancel()
         try:
             self.on_done(result)
-        except Exception:
+        except Exception as error:
             # Others of the same pass still wait for theirs.
-            logger.exception("a request's outputs could not be handed over")
+            logger.error("a request's outputs could not be handed over\n%s", describe_error(error))
 
     def abandon(self) -> None:
         """Drop its rows before the next pass, since nobody waits for it; without effect once it is done."""

@@ -20,6 +20,7 @@ from deployments.edge.membership import fetch_edge_secret
 from deployments.edge.node_tls import build_client_context
 from deployments.edge.state import Instructions, ShadowTarget
 from deployments.errors import CallError, InferenceFailed, QueueFull, Unavailable
+from deployments.observability.private_errors import describe_error
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.rollout.agreement import have_same_predictions, have_same_tensors
 from deployments.scaling.report import PairReport
@@ -163,8 +164,8 @@ class ShadowedModel:
             return
         try:
             is_same = response.status_code == 200 and self._is_same(path, answer, response)
-        except Exception:
-            logger.exception("an answer of the shadow of %s cannot be compared", endpoint.name)
+        except Exception as error:
+            logger.error("an answer of the shadow of %s cannot be compared\n%s", endpoint.name, describe_error(error))
             is_same = False
         self._pairs += 1
         self._agreements += is_same

@@ -3,6 +3,7 @@
 import logging
 
 from deployments import errors
+from deployments.observability.private_errors import describe_error
 from deployments.server.request import Request, Response
 
 logger = logging.getLogger("ray.serve")
@@ -16,7 +17,12 @@ def encode_error_response(request: Request, error: Exception) -> Response:
     if isinstance(error, errors.ClientError):
         return Response(error.status, encode_error_for(request, error.code, error.message), headers=error.headers)
     extra = {"request_id": request.request_id} if request.request_id else None
-    logger.error("request failed: %s %s", request.method, request.path, exc_info=error, extra=extra)
+    # As it came: a decoded path may hold line breaks.
+    path = request.raw_path.decode("latin-1")
+    if request.body:
+        logger.error("request failed: %s %s\n%s", request.method, path, describe_error(error), extra=extra)
+    else:
+        logger.error("request failed: %s %s", request.method, path, exc_info=error, extra=extra)
     return Response(errors.CallError.status, encode_error_for(request, errors.CallError.code, INTERNAL_ERROR_MESSAGE))
 
 

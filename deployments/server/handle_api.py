@@ -1,17 +1,20 @@
 """The API of a replica for calls through Serve handles: from the control application, the gRPC gateway, a pipeline.
 
 Request walk: handle_client.py -> [handle_api.py] -> deployments.models.served_model or deployments.pipelines.executor
-An exception would reach the caller as a remote traceback; errors are returned as a status and a body instead.
+An exception would reach the caller as a remote traceback, and Serve would log it with its message, which may quote the
+caller's values; errors are returned as a status and a body instead.
 """
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from functools import cached_property
 from time import perf_counter
 
 from deployments.access.caller import CURRENT_CALLER, parse_caller
-from deployments.errors import CallError, ClientError, DeadlineExceeded, encode_call_error
+from deployments.errors import CallError, ClientError, DeadlineExceeded, NodeFailed, encode_call_error
+from deployments.observability.private_errors import describe_error
 from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import ERROR
 from deployments.scaling.report import CallReport, RequestStatistics
@@ -19,6 +22,8 @@ from deployments.server.http_exchange import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
 from deployments.server.scheduling import INTERACTIVE, Scheduling
 from deployments.server.served import Served
+
+logger = logging.getLogger("ray.serve")
 
 
 class HandleApi:
@@ -69,6 +74,10 @@ class HandleApi:
                 return 200, *await self.servable.infer(body, header_length, scheduling), self.served
         except ClientError as error:
             return error.status, encode_call_error(error, None), None, None
+        except TimeoutError:
+            raise
+        except Exception as error:
+            return CallError.status, encode_call_error(self._hide_error(error), None), None, None
 
     async def metadata(self, version: str, trace: TraceHeaders | None = None, caller: str = "") -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
@@ -101,6 +110,8 @@ class HandleApi:
         except TimeoutError:
             late = DeadlineExceeded(f"no response within {scheduling.timeout_s:.3g} s; try again, or send less")
             return late.status, encode_call_error(late, request_id), None
+        except Exception as error:
+            return CallError.status, encode_call_error(self._hide_error(error, request_id), request_id), None
 
     async def run_predict(
         self, body: bytes, content_type: str, request_id: str | None, scheduling: Scheduling
@@ -125,15 +136,26 @@ class HandleApi:
         """
         served: Served | None = self.served
         scheduling = self._schedule(timeout_s, priority)
-        with self._observe_call(trace, caller):
-            async with contextlib.aclosing(self.servable.stream(body, content_type, scheduling)) as events:
-                try:
+        stream = self.servable.stream(body, content_type, scheduling)
+        try:
+            with self._observe_call(trace, caller):
+                async with contextlib.aclosing(stream) as events:
                     self.servable.endpoint.check_version(version)
                     async for name, data in events:
                         yield 200, name, data, served
                         served = None
-                except ClientError as error:
-                    yield error.status, ERROR, encode_call_error(error, request_id), None
+        except ClientError as error:
+            yield error.status, ERROR, encode_call_error(error, request_id), None
+        except Exception as error:
+            hidden = self._hide_error(error, request_id)
+            yield CallError.status, ERROR, encode_call_error(hidden, request_id), None
+
+    def _hide_error(self, error: Exception, request_id: str | None = None) -> NodeFailed:
+        """Log an unforeseen error without its message; returns what the caller gets."""
+        model = self.servable.endpoint.name
+        extra = {"request_id": request_id} if request_id else None
+        logger.error("call failed: %s\n%s", model, describe_error(error), extra=extra)
+        return NodeFailed(f"internal error of the service: {type(error).__name__}; see the log of {model}")
 
     def _schedule(self, timeout_s: float | None, priority: int) -> Scheduling:
         limit_s = self.servable.endpoint.limits.request_timeout_s

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from deployments.errors import CallError, ClientDisconnected, ClientError, PayloadTooLarge, encode_error
+from deployments.observability.private_errors import describe_error
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
 from deployments.server.request import Headers, Request, Response
 
@@ -90,7 +91,7 @@ class Exchange(Request):
             return self._connection.server.app.encode_error(self, error)
         except Exception as encoding_error:
             # A request that is never answered would hold its slot for ever.
-            logger.error("encoding of an error failed: %r", error, exc_info=encoding_error)
+            logger.error("encoding of an error failed: %s\n%s", describe_error(error), describe_error(encoding_error))
             return _INTERNAL_ERROR
 
     def receive_body(self, body: bytes) -> None:

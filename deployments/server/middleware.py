@@ -16,6 +16,7 @@ import grpc
 from deployments.access.authorization import Authorization
 from deployments.errors import CallError, ClientError
 from deployments.observability.observation import Observation
+from deployments.observability.private_errors import describe_error
 from deployments.server.edge_check import EdgeCheck
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, encode_error_response
 from deployments.server.request import Handler, Layer, Request, Response
@@ -110,5 +111,5 @@ def describe_grpc_error(error: Exception, name: str) -> tuple[grpc.StatusCode, s
     """The status and message of an error; those of the service are logged, and hidden."""
     if isinstance(error, ClientError):
         return GRPC_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), error.message
-    logger.error("call failed: %s", name, exc_info=error)
+    logger.error("call failed: %s\n%s", name, describe_error(error))
     return grpc.StatusCode.INTERNAL, INTERNAL_ERROR_MESSAGE

@@ -16,6 +16,7 @@ import msgspec
 
 from deployments import errors
 from deployments.errors import CallError, ClientDisconnected, ClientError, DeadlineExceeded
+from deployments.observability.private_errors import describe_error
 from deployments.protocols.predict.events import ERROR
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE
 from deployments.server.request import Request
@@ -120,5 +121,5 @@ def _encode_late_error(error: Exception, request: Request, timeout_s: float | No
         error = DeadlineExceeded(f"the stream did not end within {timeout_s:g} s; request fewer tokens or rows")
     if isinstance(error, ClientError):
         return errors.encode_error(error.code, error.message, request.request_id)
-    logger.error("stream failed: %s", request.path, exc_info=error)
+    logger.error("stream failed: %s\n%s", request.raw_path.decode("latin-1"), describe_error(error))
     return errors.encode_error(CallError.code, INTERNAL_ERROR_MESSAGE, request.request_id)
