@@ -62,6 +62,13 @@ class NotFromEdge(ClientError):
     code = "not_from_edge"
 
 
+class CrossSite(ClientError):
+    """A browser sent a request that changes something for a page of another site."""
+
+    status = 403
+    code = "cross_site"
+
+
 class NotFound(ClientError):
     """No such path."""
 

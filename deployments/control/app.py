@@ -48,6 +48,7 @@ from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import EXTENSIONS
 from deployments.ray_internals import bind_replica_port
 from deployments.server.asgi import REQUEST, AsgiHandler, Receive, Scope, Send
+from deployments.server.cross_site import CrossSiteCheck
 from deployments.server.error_responses import encode_error_for
 from deployments.server.handle_client import HandleClient
 from deployments.server.middleware import compose_http
@@ -80,8 +81,11 @@ class Control:
         api = build_api(catalog, client, settings, url)
         limits = settings.limits
         self._task = asyncio.get_running_loop().create_task(finish_abandoned_changes(catalog.status.store))
+        cross_site = CrossSiteCheck(settings.edge.cors_origins.split())
         self._server = await ReplicaServer.start(
-            lambda secret, observation: compose_http(AsgiHandler(api), limits, secret, Authorization(), observation),
+            lambda secret, observation: compose_http(
+                AsgiHandler(api), limits, secret, Authorization(), observation, (cross_site,)
+            ),
             host,
             Route(CONTROL, limits.request_timeout_s),
             splits=splits,

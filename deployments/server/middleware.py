@@ -1,8 +1,8 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
-    -> trace_layer.py -> edge_check.py -> deployments.access.authorization -> request_limits.py -> routes.py
-    -> error_responses.py
+    -> trace_layer.py -> edge_check.py -> deployments.access.authorization -> request_limits.py -> cross_site.py
+    -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
@@ -70,13 +70,15 @@ def compose_http(
     secret: str,
     authorization: Authorization,
     observation: Observation | None = None,
+    further_layers: tuple[Layer, ...] = (),
 ) -> HttpApp:
     """Put the layers before a handler, in the order in which a request passes them.
 
-    Trace (without a tracer there is none), edge's secret, the key's scopes, limits.
+    Trace (without a tracer there is none), edge's secret, the key's scopes, limits, and further ones: of the control
+    application, whose routes change things, the check of cross_site.py.
     """
     observation = observation or Observation()
-    layers: tuple[Layer, ...] = (EdgeCheck(secret), authorization, RequestLimits(limits))
+    layers: tuple[Layer, ...] = (EdgeCheck(secret), authorization, RequestLimits(limits), *further_layers)
     if observation.tracer:
         layers, handler = (TraceLayer(observation.tracer), *layers), activate_traces(handler)
     return HttpApp(handler, layers, limits.max_body_bytes, observation.statistics.errors)
