@@ -47,6 +47,11 @@ class Settings(ServingSettings):
         description="Whether requests and their keys may cross a network in plain HTTP; needed for another HOST than "
         "127.0.0.1 without TLS_CERT, as where a proxy in front ends TLS.",
     )
+    allow_plaintext_nodes: bool = Field(
+        False,
+        description="Whether Ray's own traffic between nodes (its token, calls by handles, weights, the dashboard) may "
+        "cross a network unencrypted, one of the cluster's own or a VPN; needed for another HOST than 127.0.0.1.",
+    )
 
     @field_validator("host")
     @classmethod

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from cluster.local.processes import without_core_dumps
+
 # What stops a cluster ends its processes within this, the GCS among the first.
 SETTLE_S = 0.3
 # A GCS that cannot live, as with a store that is broken, is not started for ever.
@@ -31,7 +33,10 @@ def start_keeper(home: Path, gcs_pid: int, environment: dict[str, str]) -> int:
     """
     command = [sys.executable, "-m", __name__, str(home), str(gcs_pid)]
     null = subprocess.DEVNULL
-    keeper = subprocess.Popen(command, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    with without_core_dumps():
+        keeper = subprocess.Popen(
+            command, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True
+        )
     return keeper.pid
 
 

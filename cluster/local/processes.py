@@ -5,8 +5,10 @@ open (Ray's workers overwrite their environment), or if it descends from one of 
 cluster however its starter ended, and no other Ray on the machine is touched.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +63,20 @@ def stop_owned(cluster_id: str, temp_dir: Path) -> int:
         names = ", ".join(f"{p.pid} ({_try_read(p.name)}, {_try_read(p.status)})" for p in remaining)
         raise ServiceError(f"these processes of the cluster do not end: {names}; end them, then run `shoal down` again")
     return stopped
+
+
+@contextlib.contextmanager
+def without_core_dumps() -> Iterator[None]:
+    """Let no process that is started meanwhile, nor what it starts, leave its memory in a file when it crashes.
+
+    A replica's has what callers sent, each process's the cluster's secrets.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def _has_cluster_id(process: psutil.Process, cluster_id: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from cluster.local import gcs_keeper, malloc, processes, secrets
+from cluster.local.network import check_network
 from cluster.local.ports import Ports, find_node_address
 from cluster.local.ray_environment import ANY, LOOPBACK, ray_environment
 from cluster.local.running_cluster import (
@@ -28,7 +29,6 @@ from cluster.local.running_cluster import (
     temp_dir,
     write_record,
 )
-from cluster.local.tls import check_tls
 from cluster.settings import Settings
 from deployments.edge.state import EDGE_DIR_VARIABLE, HEAD_LABEL
 from training.errors import ServiceError, UserError
@@ -52,15 +52,14 @@ def start_cluster(settings: Settings, *, ray_arguments: tuple[str, ...] = (), fo
         for_run: whether it is for one training run of this process only.
 
     Raises:
-        UserError: a port is in use, the temp dir belongs to another user, or the certificate is none.
+        UserError: a port is in use, the temp dir belongs to another user, or the network is not one for these settings.
         ServiceError: Ray does not start; the message is Ray's.
     """
     running = find_cluster(settings)
     if running:
         reject_run_cluster(running)
         return running
-    if not for_run:
-        check_tls(settings)
+    check_network(settings, takes_requests=not for_run)
     stop_cluster(settings)
     _make_private_dir(temp_dir(settings.home))
     _ensure_secrets(settings.home)
@@ -109,13 +108,14 @@ def join_cluster(settings: Settings, address: str) -> None:
     """Start a worker node here for the head at `address` (host:port).
 
     Raises:
-        UserError: this machine has no copy of the head's token, or listens on loopback only.
+        UserError: this machine has no copy of the head's token, listens on loopback only, or may not use the network.
         ServiceError: Ray does not start.
     """
     if settings.host == LOOPBACK:
         raise UserError(
             "a node that listens on 127.0.0.1 only cannot join; set SHOAL_HOST=0.0.0.0 here and on the head"
         )
+    check_network(settings, takes_requests=False)
     secrets.read_secret(settings.home, secrets.RAY_TOKEN)
     _make_private_dir(temp_dir(settings.home))
     _run_ray_start(settings, [f"--address={address}"], _build_environment(settings, Ports()))
@@ -163,14 +163,15 @@ def _run_ray_start(settings: Settings, arguments: list[str], environment: dict[s
     command += ["--include-log-monitor=false"]
     try:
         # A session of its own: Ctrl-C at a terminal reaches only the command, which then stops the cluster in order.
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=START_TIMEOUT_S,
-            start_new_session=True,
-        )
+        with processes.without_core_dumps():
+            done = subprocess.run(
+                command,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=START_TIMEOUT_S,
+                start_new_session=True,
+            )
     except subprocess.TimeoutExpired as error:
         raise ServiceError(f"Ray did not start within {START_TIMEOUT_S} s: {shlex.join(command)}") from error
     if done.returncode:

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -49,6 +50,16 @@ def test_processes_that_do_not_end_are_named(owner: str, tmp_path: Path, monkeyp
         ServiceError, match=r"processes of the cluster do not end: \d+ \(\w+, [\w-]+\).*`shoal down` again"
     ):
         processes.stop_owned(owner, tmp_path)
+
+
+def test_what_is_started_without_core_dumps_leaves_none_and_this_process_keeps_its_limit() -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+
+    with processes.without_core_dumps():
+        inside = subprocess.run(["sh", "-c", "sh -c 'ulimit -S -c'"], capture_output=True, text=True)
+
+    assert inside.stdout == "0\n"
+    assert resource.getrlimit(resource.RLIMIT_CORE) == before
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, owner: str) -> None:
