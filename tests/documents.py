@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
+    "SECURITY.md",
     "README.md",
     "training/README.md",
     "deployments/README.md",

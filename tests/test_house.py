@@ -51,6 +51,7 @@ def test_the_repository_root_has_no_other_files() -> None:
         "constraints.txt",
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "LICENSE",
         "Makefile",
         "cluster.yaml",

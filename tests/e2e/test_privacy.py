@@ -3,10 +3,12 @@
 Canaries go in by every door, in requests that succeed and that fail; then all that a cluster writes is searched.
 """
 
+import base64
 import json
 import secrets as random_secrets
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,7 @@ def send_numbers(caller: Caller, model: str) -> None:
         caller.post(f"deadline {path}", path, caller.make(), **{"X-Request-Timeout-Seconds": caller.make()})
         late = {"X-Request-Timeout-Seconds": "0.000001"}
         caller.post(f"late {path}", path, {"inputs": [caller.make_row()]}, **late)
-        caller.post(f"large {path}", path, caller.make().encode() * 1_400_000)
+        caller.post(f"large {path}", path, caller.make().encode() * 1_500_000)
         caller.post(f"key {path}", path, caller.make(), Authorization=f"Bearer {caller.make()}")
     caller.post("no such model", "/v2/models/nothing/infer", caller.make())
     caller.http.request("DELETE", infer, content=caller.make())
@@ -153,15 +155,14 @@ def assert_left_nowhere(
 ) -> None:
     files = list(canaries.read_files(settings))
     assert any(place.endswith(".err") for place, _ in files)
-    assert any(place.endswith("platform.db") for place, _ in files)
+    # What may be there is found, also in the middle of a database.
+    assert any("registry.db" in place for place in find_canaries(files, [b"Classifies three species."]))
     contents = [*files, *canaries.read_metrics(settings, key, cluster), *canaries.read_logs(shoal, *names)]
     assert find_canaries(contents, caller.planted) == []
 
 
 @pytest.mark.parametrize("form", ["text", "hexadecimal", "base64", "base64 within", "repr"])
 def test_the_search_finds_each_form(form: str) -> None:
-    import base64
-
     canary = b"canary-\x00-0123456789"
     contents = {
         "text": canary,
@@ -171,9 +172,7 @@ def test_the_search_finds_each_form(form: str) -> None:
         "repr": repr(canary).encode(),
     }
 
-    assert find_canaries([("here", b"..." + contents[form] + b"...")], [canary]) == [f"{canary!r} in here"] or (
-        len(find_canaries([("here", contents[form])], [canary])) >= 1
-    )
+    assert find_canaries([("here", b"..." + contents[form] + b"...")], [canary]) == [f"{canary!r} in here"]
     assert find_canaries([("here", b"canary")], [canary]) == []
 
 
@@ -291,8 +290,6 @@ def test_what_callers_send_is_in_no_trace_and_no_access_log_either(watched: Watc
 
 def overload(caller: Caller, key: str, model: str) -> None:
     """Send more than a replica may have, until one is refused."""
-    from concurrent.futures import ThreadPoolExecutor
-
     path = f"/v2/models/{model}/predict"
     with ThreadPoolExecutor(16) as pool:
         for turn in range(20):
