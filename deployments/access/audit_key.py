@@ -51,7 +51,8 @@ class AuditSigner:
         except ValueError:
             key = None
         if not isinstance(key, Ed25519PrivateKey):
-            raise UserError(f"{home / SECRETS_FOLDER / KEY} is no Ed25519 key in PEM; restore it, without which no change can be made")
+            file = home / SECRETS_FOLDER / KEY
+            raise UserError(f"{file} is no Ed25519 key in PEM; restore it, without which no change can be made")
         signer = cls(key)
         if not (home / PUBLIC_KEY_FILE).exists():
             create_private(home, PUBLIC_KEY, signer.public_key)
