@@ -113,6 +113,13 @@ class BodyTimeout(ClientError):
     code = "body_timeout"
 
 
+class Conflict(ClientError):
+    """What is asked for does not fit what goes on."""
+
+    status = 409
+    code = "conflict"
+
+
 class PayloadTooLarge(ClientError):
     """The body, an image or the number of rows is over its limit."""
 

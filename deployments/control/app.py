@@ -24,9 +24,12 @@ from deployments.access.caller import Caller, build_admin
 from deployments.access.scopes import Action
 from deployments.control import openapi
 from deployments.control.abandoned import finish_abandoned_changes
+from deployments.control.audit import add_audit_route
 from deployments.control.catalog import Catalog
-from deployments.control.keys import CallerOf, add_key_routes
+from deployments.control.dependencies import CallerOf
+from deployments.control.keys import add_key_routes
 from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VERSIONED_PATH
+from deployments.control.rollouts import add_rollout_routes
 from deployments.control.sleeping import SleepingModels
 from deployments.control.summary import DeploymentSummary, ReplicaWindows
 from deployments.edge.directory import get_directory
@@ -137,6 +140,8 @@ def build_api(
     _add_server_routes(api, catalog)
     _add_catalog_routes(api, catalog)
     add_key_routes(api, settings)
+    add_rollout_routes(api, settings)
+    add_audit_route(api, settings)
     _add_deployment_routes(api, catalog, fetch_windows)
     _add_predict_route(api, client, settings)
     _add_model_routes(api, client, catalog, SleepingModels(catalog.status, catalog.load_content), settings)

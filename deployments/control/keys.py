@@ -10,13 +10,11 @@ from fastapi import Depends, FastAPI, Request, Response
 from pydantic import ConfigDict, Field
 
 from deployments.access.api_keys import DEFAULT_GRACE_S
-from deployments.access.audit_event import Actor
 from deployments.access.audit_log import AuditLog
-from deployments.access.caller import Caller
 from deployments.access.key_manager import CreatedKey, KeyManager
 from deployments.access.scopes import LEAST
+from deployments.control.dependencies import CallerOf, get_actor, get_caller
 from deployments.control.openapi import KEYS_TAG
-from deployments.server.asgi import REQUEST
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
 from training.schema import StrictModel
@@ -56,19 +54,6 @@ class Rotation(StrictModel):
     grace_s: float = Field(DEFAULT_GRACE_S, ge=0, le=30 * 86400, description="Seconds that the key before is good for.")
 
 
-def get_caller(request: Request) -> Caller:
-    """The caller of a request."""
-    caller: Caller = request.scope[REQUEST].caller
-    return caller
-
-
-SOURCE_HEADER = "x-shoal-source"
-"""In which the edge tells from which address a request of these paths comes."""
-
-CallerOf = Annotated[Caller, Depends(get_caller)]
-"""A parameter of a route: its caller."""
-
-
 def add_key_routes(api: FastAPI, settings: ServingSettings) -> None:
     """Add the paths. They are plain functions, which FastAPI runs in threads: the database may be slow."""
 
@@ -81,9 +66,8 @@ def add_key_routes(api: FastAPI, settings: ServingSettings) -> None:
         return AuditLog.open(settings)
 
     def open_manager(request: Request) -> KeyManager:
-        caller, headers = get_caller(request), request.headers
-        actor = Actor(caller.name, headers.get(SOURCE_HEADER, ""))
-        return KeyManager(open_store(), caller, open_audit, actor, headers.get("x-request-id", ""))
+        caller, request_id = get_caller(request), request.headers.get("x-request-id", "")
+        return KeyManager(open_store(), caller, open_audit, get_actor(request), request_id)
 
     Manager = Annotated[KeyManager, Depends(open_manager)]
 

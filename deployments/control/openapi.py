@@ -180,7 +180,8 @@ def _add_examples(paths: JsonSchema, parameters: dict[str, str], bodies: dict[st
             continue
         for operation in item.values():
             for parameter in operation.get("parameters", ()):
-                parameter["example"] = parameters[parameter["name"]]
+                if parameter["name"] in parameters:
+                    parameter["example"] = parameters[parameter["name"]]
             if "requestBody" in operation:
                 body = bodies["/" + path.rpartition("/")[2]]
                 operation["requestBody"]["content"]["application/json"]["example"] = body

@@ -1,18 +1,24 @@
 """A catalog of two published and deployed models and a pipeline, without a cluster."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from ray import serve
 
+from deployments.access.authorization import Authorization
+from deployments.control.app import build_api
 from deployments.control.catalog import Catalog
 from deployments.edge.splits import CallOrigin
 from deployments.errors import UnknownModel
 from deployments.models.served_model import ServedModel
 from deployments.pipelines import FanOut, ModelNode, Pipeline
 from deployments.pipelines.compatibility import PipelineResolver
+from deployments.server.asgi import AsgiHandler
+from deployments.server.middleware import compose_http
 from deployments.server.scheduling import Scheduling
 from deployments.server.served import OnServed, Served, ignore_served
 from deployments.server.sse import Event
@@ -21,6 +27,8 @@ from deployments.specs.deployment import PipelineDeployment
 from deployments.specs.model_deployment import ModelDeployment, ModelEndpoint
 from deployments.specs.signature import build_model_signature
 from deployments.state.store import DeploymentStore
+from tests.deployments.callers import encode_caller, write_pepper
+from tests.deployments.server.apps import open_client
 from tests.small_bundles import save_image, save_table
 from training.registry.model_registry import Registry
 
@@ -162,3 +170,24 @@ def local_client(serving_settings: ServingSettings) -> LocalClient:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+SECRET = "of the edge"
+Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+"""Opens a client of a caller whose key allows some scopes."""
+
+
+@pytest.fixture
+def open_as(catalog: Catalog, local_client: LocalClient, serving_settings: ServingSettings) -> Open:
+    """Open a client of a caller whose key allows some scopes."""
+    write_pepper(serving_settings.home)
+    api = build_api(catalog, local_client, serving_settings, "http://test")  # type: ignore[arg-type]
+    app = compose_http(AsgiHandler(api), serving_settings.limits, SECRET, Authorization())
+
+    @asynccontextmanager
+    async def open_for(allow: str, name: str = "acme/boss") -> AsyncIterator[httpx.AsyncClient]:
+        headers = {"x-shoal-edge": SECRET, "x-shoal-caller": encode_caller(name, allow)}
+        async with open_client(app, headers=headers) as http:
+            yield http
+
+    return open_for

@@ -2,43 +2,16 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-import httpx
 import pytest
 
 from deployments.access.audit_reader import AuditReader
-from deployments.access.authorization import Authorization
-from deployments.control.app import build_api
-from deployments.control.catalog import Catalog
-from deployments.server.asgi import AsgiHandler
-from deployments.server.middleware import compose_http
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
-from tests.deployments.callers import digest, encode_caller, write_pepper
-from tests.deployments.control.conftest import LocalClient
-from tests.deployments.server.apps import open_client
+from tests.deployments.callers import digest
+from tests.deployments.control.conftest import Open
 
-SECRET = "of the edge"
-Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def open_as(catalog: Catalog, local_client: LocalClient, serving_settings: ServingSettings) -> Open:
-    """Open a client of a caller whose key allows some scopes."""
-    write_pepper(serving_settings.home)
-    api = build_api(catalog, local_client, serving_settings, "http://test")  # type: ignore[arg-type]
-    app = compose_http(AsgiHandler(api), serving_settings.limits, SECRET, Authorization())
-
-    @asynccontextmanager
-    async def open_for(allow: str, name: str = "acme/boss") -> AsyncIterator[httpx.AsyncClient]:
-        headers = {"x-shoal-edge": SECRET, "x-shoal-caller": encode_caller(name, allow)}
-        async with open_client(app, headers=headers) as http:
-            yield http
-
-    return open_for
 
 
 async def test_a_key_is_made_shown_changed_rotated_and_revoked(
