@@ -236,6 +236,14 @@ class QueueFull(ClientError):
         self.headers = ((b"retry-after", b"%d" % retry_after_s),)
 
 
+class TooManyTokens(ClientError):
+    """The address of the caller has sent many tokens that are not valid; others are not verified for a while."""
+
+    status = 429
+    code = "too_many_tokens"
+    headers = ((b"retry-after", b"10"),)
+
+
 class Unavailable(ClientError):
     """The model is deployed and no replica of it is available."""
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from deployments.access.claim_rules import ClaimRules, check_issuer
+from training.errors import UserError
 from training.schema import StrictModel
 from training.settings import TrainingSettings
 
@@ -122,6 +124,68 @@ class AccessSettings(StrictModel):
     )
 
 
+class OidcSettings(StrictModel):
+    """What tokens of the identity provider allow; OIDC_ISSUER and OIDC_AUDIENCE say whose are taken."""
+
+    scopes_claim: str = Field(
+        "groups",
+        min_length=1,
+        description="Claim whose values are mapped to scopes: a list, or words; dots lead into nested claims, as in "
+        "realm_access.roles.",
+    )
+    scopes: str = Field(
+        "",
+        description="Scopes or roles of each value of that claim: 'ml-team=developer; ops=admin'. A token allows what "
+        "all of its values do.",
+    )
+    default_scopes: str = Field(
+        "",
+        description="Scopes or roles of tokens none of whose values is mapped, as read:*; empty: they get 403.",
+    )
+    tenant_claim: str = Field(
+        "", description="Claim that names the tenant; empty: all tokens are of the tenant `default`."
+    )
+    tenants: str = Field(
+        "",
+        description="Tenant of each value of that claim: 'org-7=acme; org-8=beta'; others get 403. Empty: the value "
+        "itself is the tenant.",
+    )
+    clock_skew_s: float = Field(
+        60.0,
+        ge=0,
+        le=300,
+        description="Seconds by which the provider's clock may differ: a token is taken so long before it begins and "
+        "after it expires.",
+    )
+    max_token_s: float = Field(
+        86_400.0, gt=0, description="Seconds for which a token may be good at most; one that is for longer is refused."
+    )
+    jwks_refresh_s: float = Field(
+        300.0,
+        ge=1,
+        description="Seconds after which the provider's keys are fetched again. What it has withdrawn is refused then; "
+        "a new key is fetched at its first token.",
+    )
+    max_outage_s: float = Field(
+        3600.0,
+        ge=1,
+        description="Seconds for which the provider's keys are good while it does not answer; no token is taken after.",
+    )
+
+    @property
+    def rules(self) -> ClaimRules:
+        """What claims are mapped to."""
+        return ClaimRules.parse(self.scopes_claim, self.scopes, self.default_scopes, self.tenant_claim, self.tenants)
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> "OidcSettings":
+        try:
+            _ = self.rules
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
 class TracingSettings(StrictModel):
     """Traces by OpenTelemetry, from the edge to each forward pass."""
 
@@ -163,6 +227,13 @@ class ServingSettings(TrainingSettings):
     limits: Limits = Field(Limits(), description="Limits of every request.")
     edge: EdgeSettings = Field(EdgeSettings(), description="How the edge takes requests.")
     access: AccessSettings = Field(AccessSettings(), description="Who is let in.")
+    oidc_issuer: str = Field(
+        "",
+        description="URL of the OpenID Connect provider, as its tokens have it in `iss`: their callers are let in like "
+        "those of keys. Empty: keys alone. It is https, but on this machine.",
+    )
+    oidc_audience: str = Field("", description="What tokens must have in `aud`: this service's name at the provider.")
+    oidc: OidcSettings = Field(OidcSettings(), description="What tokens of the identity provider allow.")
     scaling: ScalingSettings = Field(ScalingSettings(), description="How replicas start.")
     tracing: TracingSettings = Field(TracingSettings(), description="Traces by OpenTelemetry.")
     log_format: Literal["text", "json"] = Field(
@@ -196,6 +267,19 @@ class ServingSettings(TrainingSettings):
         if not parts or any(os.sep not in part and not part.endswith(".pem") for part in parts):
             raise ValueError("write any, signed, or PEM files and folders of them, separated by colons: keys/a.pem")
         return os.pathsep.join(str(Path(part).expanduser().absolute()) for part in parts)
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _check_issuer(cls, issuer: str) -> str:
+        if issuer:
+            check_issuer(issuer)
+        return issuer
+
+    @model_validator(mode="after")
+    def _check_oidc(self) -> "ServingSettings":
+        if bool(self.oidc_issuer) != bool(self.oidc_audience):
+            raise ValueError("oidc_issuer and oidc_audience belong together; set both of them, or none")
+        return self
 
     @property
     def platform(self) -> str:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
@@ -46,6 +47,9 @@ from deployments.server.http_server import HttpServer
 from deployments.server.middleware import HttpApp
 from deployments.settings import ServingSettings
 from training.errors import ServiceError
+
+if TYPE_CHECKING:
+    from deployments.edge.token_server import TokenServer
 
 # What HAProxy says of a command that it has carried out; mostly it says nothing.
 SUCCESS_ANSWERS = (
@@ -99,6 +103,7 @@ class Edge:
         layers = (EdgeCheck(self._state.secret), RequiredAction(Action.METRICS))
         metrics_server = HttpServer(HttpApp(self._metrics, layers, MAX_METRICS_BODY))
         self._metrics_address = f"{LOOPBACK}:{await metrics_server.start(LOOPBACK)}"
+        self._tokens = await self._start_token_server()
         await self._restart()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(each()) for each in (self._follow, self._supervise, self._hand_on_refusals)]
@@ -118,6 +123,16 @@ class Edge:
         )
         access_log.start(asyncio.get_running_loop())
         return access_log
+
+    async def _start_token_server(self) -> "TokenServer | None":
+        if not self._settings.oidc_issuer:
+            return None
+        # Here, not above: it imports what only tokens need.
+        from deployments.edge.token_server import TokenServer
+
+        server = TokenServer(self._settings, self._files.tokens_socket, self._files.tokens)
+        await server.start()
+        return server
 
     async def _fetch_edges(self) -> dict[str, bool]:
         """The ids of the nodes with an edge, and whether edges speak TLS."""
@@ -141,6 +156,8 @@ class Edge:
             task.cancel()
         await self._haproxy.stop()
         await self._metrics.close()
+        if self._tokens:
+            await self._tokens.close()
         self._access_log.close(asyncio.get_running_loop())
         if self._tracer:
             self._tracer.close()

@@ -29,8 +29,8 @@ from deployments.edge.state import (
 from deployments.settings import ServingSettings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
-WATCH_NODE, WATCH_KEYS, CLOSE_SESSIONS = (
-    Path(__file__).with_name(f"{name}.lua") for name in ("watch_node", "watch_keys", "close_sessions")
+WATCH_NODE, WATCH_KEYS, CLOSE_SESSIONS, VERIFY_TOKEN = (
+    Path(__file__).with_name(f"{name}.lua") for name in ("watch_node", "watch_keys", "close_sessions", "verify_token")
 )
 
 # A replica that is gone is out after one refused connection, or two checks without an answer: one that is stopped still
@@ -55,6 +55,16 @@ ERRORS = {
     503: ("unavailable", "no replica is available; try again shortly"),
     504: ("deadline_exceeded", "no response in time; try again, or send less"),
 }
+# Tokens of one source that may be refused in 10 seconds; its others are not verified then.
+MAX_REFUSED_TOKENS = 50
+# What a token is answered that is not simply unknown: status, code and header; gRPC's codes are PERMISSION_DENIED,
+# RESOURCE_EXHAUSTED and UNAVAILABLE.
+TOKEN_ERRORS = (
+    (403, "forbidden", ""),
+    (429, "too_many_tokens", " hdr retry-after 10"),
+    (503, "unavailable", " hdr retry-after 1"),
+)
+TOKEN_GRPC_CODES = ((403, 7), (429, 8), (503, 14))
 # Each connection takes two file descriptors, its own and a replica's; the rest are for checks, sockets and files.
 DESCRIPTORS_PER_CONNECTION, RESERVED_DESCRIPTORS = 2, 400
 
@@ -79,6 +89,16 @@ class Files:
     def keys(self) -> Path:
         """The map of keys."""
         return self.folder / "keys.map"
+
+    @property
+    def tokens(self) -> Path:
+        """The map of tokens: HAProxy's own, empty at its start."""
+        return self.folder / "tokens.map"
+
+    @property
+    def tokens_socket(self) -> Path:
+        """Where the edge's process verifies tokens."""
+        return self.folder / "tokens.sock"
 
     @property
     def splits(self) -> Path:
@@ -112,6 +132,12 @@ def render_config(state: EdgeState, settings: ServingSettings, listen: Listen, f
         keys_file=files.keys,
         pepper=base64.b64encode(bytes.fromhex(state.pepper)).decode(),
         separator=SEPARATOR,
+        tokens_file=files.tokens if settings.oidc_issuer else "",
+        tokens_socket=files.tokens_socket,
+        verify_token_script=VERIFY_TOKEN,
+        max_refused_tokens=MAX_REFUSED_TOKENS,
+        token_errors=TOKEN_ERRORS,
+        token_grpc_codes=TOKEN_GRPC_CODES,
         splits=[
             (split.name, SPLIT_SAMPLES.get(split.by, f"req.fhdr({split.by.removeprefix(HEADER_PREFIX)})"))
             for split in state.splits
