@@ -9,10 +9,8 @@ import msgspec
 
 from deployments.pipelines.executor import PipelineExecutor
 from deployments.server.request import Request, Response
-from deployments.server.request_limits import reject_encoding
 from deployments.server.routes import ModelRoutes
 from deployments.server.served import NODES_HEADER, encode_nodes
-from deployments.server.sse import wants_stream
 
 ListUnready = Callable[[], Awaitable[list[str]]]
 """Lists the models that a pipeline calls and that have no ready replica."""
@@ -25,11 +23,7 @@ class PipelineRoutes(ModelRoutes):
         super().__init__(executor)
         self._executor, self._list_unready = executor, list_unready
 
-    async def _predict(self, request: Request) -> Response | None:
-        reject_encoding(request)
-        content_type = request.get_header(b"content-type").decode("latin-1")
-        if wants_stream(request):
-            return await super()._predict(request)  # which refuses it
+    async def _run_predict(self, request: Request, content_type: str) -> Response:
         body, nodes = await self._executor.predict_by_nodes(
             request.body, content_type, request.request_id, request.scheduling
         )

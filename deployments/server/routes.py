@@ -133,6 +133,9 @@ class ModelRoutes:
         if wants_stream(request):
             await send_events(request, self._model.stream(request.body, content_type, request.scheduling))
             return None
+        return await self._run_predict(request, content_type)
+
+    async def _run_predict(self, request: Request, content_type: str) -> Response:
         body = await self._model.predict(request.body, content_type, request.request_id, request.scheduling)
         return Response(200, body)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deployments.access.caller import CURRENT_CALLER
 from deployments.errors import Unavailable
 from deployments.models.served_model import ServedModel
 from deployments.pipelines import Pipeline
@@ -34,6 +35,7 @@ class LocalModels:
         self.calls: list[tuple[str, dict[str, Any], float]] = []
         self.canceled: list[str] = []
         self.priorities: list[int] = []
+        self.callers: list[str] = []
         self._delays: dict[str, Callable[[], Any]] = {}
 
     def add(
@@ -64,6 +66,7 @@ class LocalModels:
         self.calls.clear()
         self.canceled.clear()
         self.priorities.clear()
+        self.callers.clear()
         self._delays.clear()
 
     def remove(self, name: str) -> None:
@@ -81,6 +84,7 @@ class LocalModels:
     ) -> bytes:
         """Call a model; a request_context.ModelCall."""
         self.priorities.append(priority)
+        self.callers.append(CURRENT_CALLER.get().name)
         self.calls.append((name, json.loads(body), timeout_s))
         if name not in self._models:
             raise Unavailable(f"no replica of {name} is available")

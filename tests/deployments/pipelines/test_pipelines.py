@@ -70,12 +70,13 @@ async def test_an_answer_names_the_models_that_it_is_of(models: LocalModels) -> 
     async def list_unready() -> list[str]:
         return []
 
-    app = compose_http(PipelineRoutes(executor, list_unready), executor.endpoint.limits, "secret")
-    async with open_client(app, "/v2/models/p", headers={"x-shoal-edge": "secret"}) as http:
+    app = compose_http(PipelineRoutes(executor, list_unready), Limits(), "k", Authorization())
+    async with open_client(app, "/v2/models/p", headers={"x-shoal-edge": "k", **TESTER_HEADER}) as http:
         one = await http.post("/predict", json={"inputs": ["good"]})
         both = await http.post("/predict", json={"inputs": ["good", "fine and good"]})
 
     assert one.status_code == 200, one.text
+    assert set(models.callers) == {"default/tester"}
     # What no row went to has no part in an answer.
     assert [each.headers["x-shoal-nodes"] for each in (one, both)] == ["mood:1", "label-mood:1,mood:1"]
 

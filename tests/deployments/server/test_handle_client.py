@@ -102,7 +102,7 @@ def error_body(error: errors.ClientError) -> bytes:
 
 async def test_a_call_says_for_whom_it_is(handle: FakeHandle) -> None:
     client = HandleClient()
-    handle.results = [(200, b"p"), (200, b"p")]
+    handle.results = [(200, b"p", SERVED)] * 2
     await client.predict("m", b"body", "r1", 2.0)
     CURRENT_CALLER.set(parse_caller(TESTER.encode()))
     await client.predict("m", b"body", "r1", 2.0)
