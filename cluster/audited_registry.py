@@ -40,6 +40,11 @@ class AuditedRegistry(Registry):
         with self._audit.record("models.delete", str(version), before=_describe(version)):
             return super().delete_version(name, number)
 
+    def sign_version(self, version: Version) -> bool:
+        """Sign a version; see Registry.sign_version."""
+        with self._audit.record("models.sign", str(version), after=_describe(version)):
+            return super().sign_version(version)
+
     def _publish(self, manifest: Manifest, folder: Path, run_id: str | None) -> Version:
         # What is no valid bundle has been refused by now, and nobody else publishes.
         after = {"digest": manifest.digest, "run_id": run_id}

@@ -14,8 +14,17 @@ from cluster.request_lookup import ServedRequest
 from cluster.settings import Settings
 from training.bundle.verify import FileCheck, check_files, find_manifest, parse_manifest, verify_bundle
 from training.errors import BundleError, ServiceError, UserError
+from training.provenance.keys import read_public_key
 from training.provenance.statement import CODE, DATA, ImportPredicate, TrainingPredicate
-from training.provenance.trust import SIGNED, TrustPolicy, load_policy
+from training.provenance.trust import (
+    SIGNED,
+    TrustedKey,
+    TrustPolicy,
+    add_trusted_key,
+    find_trusted_key,
+    load_policy,
+    remove_trusted_key,
+)
 from training.provenance.verification import (
     Attestation,
     check_attestations,
@@ -27,6 +36,24 @@ from training.registry.model_registry import Registry
 
 if TYPE_CHECKING:
     from training.bundle.manifest import Manifest
+
+
+def trust_key(settings: Settings, name: str, file: Path) -> TrustedKey:
+    """Trust a public key from now on, and record that; see training.provenance.trust.add_trusted_key."""
+    from deployments.access.audit_log import AuditLog
+
+    key = read_public_key(file)
+    with AuditLog.open(settings).record("trust.add", name, after={"key": key.id}):
+        return add_trusted_key(settings.home, name, file)
+
+
+def distrust_key(settings: Settings, name: str) -> TrustedKey:
+    """Trust a key no longer, and record that; see training.provenance.trust.remove_trusted_key."""
+    from deployments.access.audit_log import AuditLog
+
+    key = find_trusted_key(settings.home, name).key
+    with AuditLog.open(settings).record("trust.remove", name, before={"key": key.id}):
+        return remove_trusted_key(settings.home, name)
 
 
 @dataclass(frozen=True)
@@ -77,8 +104,8 @@ def verify_version(settings: Settings, reference: str, rule: str = "") -> Bundle
             except BundleError as error:
                 problems.append(str(error))
             content = read_provenance(str(bundle))
-        attestations = check_attestations(content, version.digest, policy)
-        signer, reason = find_signer(content, version.digest, policy)
+        attestations = check_attestations(content, version.name, version.digest, policy)
+        signer, reason = find_signer(content, version.name, version.digest, policy)
         if policy.requires_signature and signer is None:
             problems.append(f"no signature that counts: {reason}")
     except BundleError as error:
@@ -153,9 +180,9 @@ def _trace_version(settings: Settings, registry: Registry, version: Version, dig
         problems.append(str(error))
     try:
         content = read_provenance(version.uri)
-        signer, reason = find_signer(content, version.digest, policy)
+        signer, reason = find_signer(content, version.name, version.digest, policy)
         signature = f"signed by {signer.name} ({signer.key.id})" if signer else f"none that counts: {reason}"
-        for each in check_attestations(content, version.digest, policy) if signer else ():
+        for each in check_attestations(content, version.name, version.digest, policy) if signer else ():
             if each.signer and not each.problem:
                 is_signed, predicate = True, predicate or each.predicate
     except (BundleError, OSError) as error:

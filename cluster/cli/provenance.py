@@ -236,18 +236,18 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def add(name: KeyName, file: Annotated[Path, typer.Argument(help="What `shoal trust key` printed there.")]) -> None:
     """Trust another cluster's public key."""
-    from training.provenance.trust import add_trusted_key
+    from cluster.provenance import trust_key
 
-    added = add_trusted_key(context.settings.home, name, file)
+    added = trust_key(context.settings, name, file)
     print_line(f"trusted {added.name} ({added.key.id})")
 
 
 @app.command()
 def remove(name: KeyName) -> None:
     """Trust a key no longer; what runs goes on until it starts anew."""
-    from training.provenance.trust import remove_trusted_key
+    from cluster.provenance import distrust_key
 
-    removed = remove_trusted_key(context.settings.home, name)
+    removed = distrust_key(context.settings, name)
     print_line(f"removed {removed.name} ({removed.key.id})")
 
 

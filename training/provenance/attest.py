@@ -36,7 +36,7 @@ def attest_import(home: Path, manifest: Manifest) -> bytes:
     return (sign_statement(describe_import(manifest, key.public.id, datetime.now(UTC)), key) + "\n").encode()
 
 
-def check_import(home: Path, content: bytes, digest: str) -> None:
+def check_import(home: Path, content: bytes, manifest: Manifest) -> None:
     """Check the statements that a bundle brings along, as far as keys are known.
 
     Raises:
@@ -45,8 +45,8 @@ def check_import(home: Path, content: bytes, digest: str) -> None:
     """
     policy = load_policy(home, ANY)
     known = {each.key.id for each in policy.keys}
-    for each in check_attestations(content, digest, policy):
-        is_of_bundle = each.statement is not None and each.statement.is_about(digest)
+    for each in check_attestations(content, manifest.name, manifest.digest, policy):
+        is_of_bundle = each.statement is not None and each.statement.is_about(manifest.name, manifest.digest)
         is_forged = each.signer is None and not known.isdisjoint(each.key_ids)
         if is_forged or not is_of_bundle:
             raise UserError(

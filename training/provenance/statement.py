@@ -119,9 +119,9 @@ class Statement(_Open):
     predicate_type: str
     predicate: dict[str, JsonValue] = {}
 
-    def is_about(self, digest: str) -> bool:
-        """Whether it is about the bundle with this digest."""
-        return any(each.digest.get("sha256") == digest for each in self.subject)
+    def is_about(self, name: str, digest: str) -> bool:
+        """Whether it is about the bundle with this digest, as one of the model with this name."""
+        return any(each.name == name and each.digest.get("sha256") == digest for each in self.subject)
 
     def parse_predicate(self) -> TrainingPredicate | ImportPredicate:
         """What it says of a bundle's origin.

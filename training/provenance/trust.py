@@ -110,10 +110,20 @@ def remove_trusted_key(home: Path, name: str) -> TrustedKey:
     Raises:
         UserError: no key has this name.
     """
+    key = find_trusted_key(home, name)
+    (_folder(home) / f"{name}.pem").unlink()
+    return key
+
+
+def find_trusted_key(home: Path, name: str) -> TrustedKey:
+    """Find the key of another that is trusted by this name.
+
+    Raises:
+        UserError: no key has this name.
+    """
     keys = list_trusted_keys(home)
     for each in keys:
         if each.name == name:
-            (_folder(home) / f"{name}.pem").unlink()
             return each
     raise UserError(f"no trusted key {name!r}; there are: {', '.join(each.name for each in keys) or 'none'}")
 

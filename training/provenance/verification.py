@@ -64,21 +64,22 @@ def fetch_provenance(uri: str, copy: Path) -> bytes | None:
         return read_provenance(str(copy))
 
 
-def check_attestations(content: bytes | None, digest: str, policy: TrustPolicy) -> list[Attestation]:
+def check_attestations(content: bytes | None, name: str, digest: str, policy: TrustPolicy) -> list[Attestation]:
     """Check each statement beside a bundle.
 
     Args:
         content: of PROVENANCE_FILE; None for none.
+        name: of the model that the bundle is taken for: another's is signed as that.
         digest: of the bundle's manifest.
         policy: whose signatures count.
 
     Raises:
         BundleError: the file is not one of envelopes.
     """
-    return [_check(each, digest, policy) for each in parse_envelopes(content or b"", PROVENANCE_FILE)]
+    return [_check(each, name, digest, policy) for each in parse_envelopes(content or b"", PROVENANCE_FILE)]
 
 
-def _check(envelope: Envelope, digest: str, policy: TrustPolicy) -> Attestation:
+def _check(envelope: Envelope, name: str, digest: str, policy: TrustPolicy) -> Attestation:
     key_ids = tuple(each.key_id for each in envelope.signatures)
     key = envelope.find_signer(each.key for each in policy.keys)
     signer = next((each for each in policy.keys if each.key == key), None)
@@ -88,9 +89,10 @@ def _check(envelope: Envelope, digest: str, policy: TrustPolicy) -> Attestation:
         statement = parse_statement(envelope.payload)
     except BundleError as error:
         return Attestation(key_ids, signer, str(error))
-    if not statement.is_about(digest):
-        other = next((each.digest.get("sha256", "") for each in statement.subject), "")[:64]
-        problem = f"it is about another bundle: its subject has sha256 {other or 'none'}, this one {digest}"
+    if not statement.is_about(name, digest):
+        other = statement.subject[0]
+        subject = f"{other.name[:63]!r} with sha256 {other.digest.get('sha256', 'none')[:64]}"
+        problem = f"it is about another bundle: its subject is {subject}, this one {name!r} with {digest}"
         return Attestation(key_ids, signer, problem, statement)
     try:
         predicate = statement.parse_predicate()
@@ -111,19 +113,20 @@ def _explain(key_ids: tuple[str, ...], signer: TrustedKey | None, policy: TrustP
     return f"it is signed by a key that is not trusted here: {listed}; `shoal trust add NAME FILE` trusts its owner"
 
 
-def find_signer(content: bytes | None, digest: str, policy: TrustPolicy) -> tuple[TrustedKey | None, str]:
+def find_signer(content: bytes | None, name: str, digest: str, policy: TrustPolicy) -> tuple[TrustedKey | None, str]:
     """Find who of a policy's keys has signed a bundle.
 
     Args:
-        content: of PROVENANCE_FILE; None for none.
-        digest: of the bundle's manifest.
+        content: as of `check_attestations`.
+        name: as of `check_attestations`.
+        digest: as of `check_attestations`.
         policy: whose signatures count.
 
     Returns:
         The key whose signature counts; or None, and why there is none.
     """
     try:
-        attestations = check_attestations(content, digest, policy)
+        attestations = check_attestations(content, name, digest, policy)
     except BundleError as error:
         return None, str(error)
     for each in attestations:
@@ -137,9 +140,9 @@ def require_trusted(bundle: str, content: bytes | None, digest: str, policy: Tru
     """Require what a policy asks of a bundle.
 
     Args:
-        bundle: its name and version, for messages.
-        content: as of `find_signer`.
-        digest: as of `find_signer`.
+        bundle: NAME:VERSION.
+        content: as of `check_attestations`.
+        digest: as of `check_attestations`.
         policy: that it must meet.
 
     Raises:
@@ -147,7 +150,7 @@ def require_trusted(bundle: str, content: bytes | None, digest: str, policy: Tru
     """
     if not policy.requires_signature:
         return
-    signer, problem = find_signer(content, digest, policy)
+    signer, problem = find_signer(content, bundle.partition(":")[0], digest, policy)
     if signer is None:
         raise UntrustedBundleError(
             f"{bundle} may not be deployed where trust is {policy.rule!r}: {problem}; `shoal models verify {bundle}` "

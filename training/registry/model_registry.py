@@ -132,7 +132,7 @@ class Registry:
 
         provenance = read_provenance(str(folder))
         if provenance is not None:
-            check_import(self._settings.home, provenance, manifest.digest)
+            check_import(self._settings.home, provenance, manifest)
         run = self.reader.get_run(run_id) if run_id else None
         if run is None:
             return provenance
@@ -155,7 +155,7 @@ class Registry:
         _ = self._store
         with lock_store(self._settings.registry, "publish"):
             provenance = read_provenance(version.uri)
-            for each in check_attestations(provenance, version.digest, load_policy(home, ANY)):
+            for each in check_attestations(provenance, manifest.name, version.digest, load_policy(home, ANY)):
                 if each.signer and each.signer.name == OWN_NAME and not each.problem:
                     return False
             run = self.reader.get_run(version.run_id)

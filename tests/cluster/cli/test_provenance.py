@@ -68,6 +68,9 @@ def test_a_key_is_handed_on_and_trusted(shoal: ShoalCli, tmp_path: Path) -> None
     assert json.loads(shoal("trust", "list", "--json").stdout) == []
     again = shoal("trust", "remove", "team-a")
     assert (again.returncode, again.stderr) == (2, "error: no trusted key 'team-a'; there are: none\n")
+    changes = [(row["action"], row["target"], row["outcome"]) for row in json.loads(shoal("audit", "--json").stdout)]
+    for action in ("trust.add", "trust.remove"):
+        assert (action, "team-a", "succeeded") in changes
 
 
 def test_an_answers_headers_lead_back_to_its_bundle(shoal: ShoalCli, published: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_encoding_is_that_of_the_specification() -> None:
     ],
 )
 def test_what_a_trusted_key_has_signed_counts(content: bytes) -> None:
-    assert find_signer(content, DIGEST, POLICY) == (POLICY.keys[0], "")
+    assert find_signer(content, "flowers", DIGEST, POLICY) == (POLICY.keys[0], "")
     require_trusted("flowers:1", content, DIGEST, POLICY)
 
 
@@ -140,8 +140,12 @@ ATTACKS: dict[str, tuple[bytes | None, str]] = {
         "its payload is no in-toto statement",
     ),
     "a digest of another algorithm": (
-        encode(sign(build_statement(DIGEST, subject=[{"digest": {"sha512": DIGEST}}]), TRUSTED)),
+        encode(sign(build_statement(DIGEST, subject=[{"name": "flowers", "digest": {"sha512": DIGEST}}]), TRUSTED)),
         "it is about another bundle",
+    ),
+    "another model's": (
+        encode(sign(build_statement(DIGEST, subject=[{"name": "roses", "digest": {"sha256": DIGEST}}]), TRUSTED)),
+        "it is about another bundle: its subject is 'roses'",
     ),
     "a digest that is cut off": (
         encode(sign(build_statement(DIGEST[:32]), TRUSTED)),

@@ -41,7 +41,9 @@ def read_statements(version: Version) -> list[dict[str, Any]]:
 
 
 def find_signer_name(settings: TrainingSettings, version: Version) -> str:
-    signer, reason = find_signer(read_provenance(version.uri), version.digest, load_policy(settings.home, SIGNED))
+    signer, reason = find_signer(
+        read_provenance(version.uri), version.name, version.digest, load_policy(settings.home, SIGNED)
+    )
     return signer.name if signer else reason
 
 
