@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from deployments.access.api_keys import NAME
 from deployments.access.caller import DEFAULT_TENANT
 from deployments.access.scopes import Scope, parse_scopes
-from deployments.errors import Forbidden
 from training.errors import UserError
 
 # A subject that is its caller's name as it is. No key's name has a colon, no such subject a tilde: nobody is called
@@ -26,8 +25,6 @@ _ID_PREFIX, _ID_CHARACTERS = "oidc-", 11
 _MAX_SUBJECT, _MAX_READABLE = 255, 40
 # Messages reach callers by HAProxy's template, in JSON.
 _ISSUER = re.compile(r"[A-Za-z0-9:/?#\[\]@!$&()*+,;=._~-]{1,500}", re.ASCII)
-_NO_TENANT = "the token's claims name no tenant of this service; ask who runs it"
-_NO_SCOPE = "the token is valid and its claims allow nothing here; ask who runs the service for a group that does"
 
 
 @dataclass(frozen=True)
@@ -69,31 +66,21 @@ class ClaimRules:
         return cls(scopes_claim, by_value, default_scopes, tenant_claim, by_tenant_value or None)
 
     def find_tenant(self, claims: Mapping[str, Any]) -> str:
-        """The tenant of a token.
-
-        Raises:
-            Forbidden: it names none, or none that is known.
-        """
+        """The tenant of a token; empty where it names none, several, or none that is known."""
         if not self.tenant_claim:
             return DEFAULT_TENANT
         values = _list_values(claims, self.tenant_claim)
         found = set(values) if self.tenants is None else {self.tenants[each] for each in values if each in self.tenants}
         if len(found) != 1 or not NAME.fullmatch(tenant := found.pop()):
-            raise Forbidden(_NO_TENANT)
+            return ""
         return tenant
 
     def find_scopes(self, claims: Mapping[str, Any], tenant: str) -> tuple[Scope, ...]:
-        """What a token of a tenant allows.
-
-        Raises:
-            Forbidden: nothing.
-        """
+        """What a token of a tenant allows; empty for nothing."""
         values = _list_values(claims, self.scopes_claim)
         words = {word for value in values for word in (value, *value.split())}
         allow = ",".join(self.scopes[word] for word in sorted(words) if word in self.scopes) or self.default_scopes
-        if not allow:
-            raise Forbidden(_NO_SCOPE)
-        return parse_scopes(allow, tenant)
+        return parse_scopes(allow, tenant) if allow and tenant else ()
 
 
 def name_subject(issuer: str, subject: str) -> tuple[str, str]:

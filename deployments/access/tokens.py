@@ -43,13 +43,12 @@ class TokenVerifier:
         self._rules, self._provider = settings.oidc.rules, provider
 
     async def verify(self, token: str) -> Caller:
-        """Find a token's caller.
+        """Find a token's caller, who has no scopes where the claims allow nothing, and no tenant where they name none.
 
         Messages are fixed: they hold nothing of the token, and no character that JSON or gRPC would have to escape.
 
         Raises:
             Unauthenticated: it is not valid.
-            Forbidden: it is, and its claims allow nothing.
             Unavailable: nobody can tell, the provider does not answer.
         """
         if len(token) > MAX_TOKEN_BYTES:

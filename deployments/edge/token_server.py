@@ -19,6 +19,8 @@ from deployments.server.request import Request, Response
 from deployments.settings import ServingSettings
 
 _TEXT = b"text/plain"
+_NO_TENANT = "the token is valid and its claims name no tenant of this service; ask who runs it"
+_NO_SCOPE = "the token is valid and its claims allow nothing here; ask who runs the service for a group that does"
 
 
 class TokenServer:
@@ -57,13 +59,18 @@ class TokenServer:
         await self._server.drain(0)
 
     async def _answer(self, request: Request) -> Response:
-        """Answer with generation, time of expiry and caller, or with why there is none, as text."""
+        """Answer with generation, time of expiry and caller, or with why there is none, as text.
+
+        Who may do nothing is named in the answer, for the audit log.
+        """
         self.verified += 1
         generation = self._generation
         try:
             caller = await self._verifier.verify(request.body.decode("latin-1"))
         except ClientError as error:
             return Response(error.status, error.message.encode(), _TEXT)
+        if not caller.scopes:
+            return Response(403, f"{caller.name} {_NO_SCOPE if caller.tenant else _NO_TENANT}".encode(), _TEXT)
         # While this process is away, nobody learns of a key that the provider withdraws.
         until_s = min(caller.expires_s, time.time() + self._max_age_s)
         return Response(200, f"{generation} {int(until_s)} {caller.encode()}".encode(), _TEXT)

@@ -106,9 +106,12 @@ local function ask(token)
   return answer:match("^HTTP/1%.1 (%d%d%d) .-\r\n\r\n(.*)$")
 end
 
-local function refuse(txn, status, problem)
+local function refuse(txn, status, problem, caller)
   txn:set_var("txn.token_status", tonumber(status))
   txn:set_var("txn.token_problem", problem)
+  if caller then
+    txn:set_var("txn.caller", caller)
+  end
 end
 
 core.register_action("verify_token", {"http-req"}, function(txn)
@@ -118,7 +121,7 @@ core.register_action("verify_token", {"http-req"}, function(txn)
   end
   local last = refused[digest] or refused_before[digest]
   if last then
-    return refuse(txn, last.status, last.problem)
+    return refuse(txn, last.status, last.problem, last.caller)
   end
   local place = wait_for_place()
   if not place then
@@ -131,10 +134,14 @@ core.register_action("verify_token", {"http-req"}, function(txn)
     txn:set_var("txn.identity", caller)
     keep(digest, answered_generation, tonumber(until_s), caller)
   elseif called and (status == "401" or status == "403") then
-    refuse(txn, status, body)
+    local problem = body
+    if status == "403" then
+      caller, problem = body:match("^(%S+) (.*)$")
+    end
+    refuse(txn, status, problem, caller)
     txn:set_var("txn.token_is_refused", true)
     if refused_count < MAX_REFUSED then
-      refused[digest] = {status = status, problem = body}
+      refused[digest] = {status = status, problem = problem, caller = caller}
       refused_count = refused_count + 1
     end
   else

@@ -293,7 +293,11 @@ async def test_tokens_are_in_no_log_and_no_file(folder: Path, provider: LocalPro
     async with run_edge(folder, settings=settings) as edge:
         for token in tokens:
             await send(edge, token)
+        refused = await send(edge, provider.build_token(sub="bob", groups=["other"]))
+        assert refused.status_code == 403
         log = await edge.read_log()
+        # Who was refused.
+        assert '"caller":"default/oidc:bob"' in log
         assert '"caller":"default/oidc:alice"' in log
         contents = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
     for token in tokens:
