@@ -186,6 +186,24 @@ class OidcSettings(StrictModel):
         return self
 
 
+class UsageSettings(StrictModel):
+    """Metering of requests."""
+
+    metering: bool = Field(True, description="Whether replicas count what each request comes to; see `shoal usage`.")
+    outbox_bytes: int = Field(
+        64 * 1024**2,
+        ge=8 * 1024**2,
+        description="Maximum bytes of a replica's outbox, in HOME/run/usage, of 64 bytes a request: what is answered "
+        "while it is full, since the database is away, is not counted.",
+    )
+    trace_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days for which each request is kept with its id, caller, model and version, for `shoal trace`; 0: "
+        "sums alone are kept. Nothing of its content ever is.",
+    )
+
+
 class TracingSettings(StrictModel):
     """Traces by OpenTelemetry, from the edge to each forward pass."""
 
@@ -234,6 +252,7 @@ class ServingSettings(TrainingSettings):
     )
     oidc_audience: str = Field("", description="What tokens must have in `aud`: this service's name at the provider.")
     oidc: OidcSettings = Field(OidcSettings(), description="What tokens of the identity provider allow.")
+    usage: UsageSettings = Field(UsageSettings(), description="Metering of requests.")
     scaling: ScalingSettings = Field(ScalingSettings(), description="How replicas start.")
     tracing: TracingSettings = Field(TracingSettings(), description="Traces by OpenTelemetry.")
     log_format: Literal["text", "json"] = Field(

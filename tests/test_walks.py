@@ -1,6 +1,6 @@
 """The walks in module headers and in README are true: each file exists, and adjacent files know each other.
 
-A header may have lines `Train walk: a -> [this.py] -> b` (also Deploy, Rollout, Request, Predict), in which
+A header may have lines `Train walk: a -> [this.py] -> b` (also Deploy, Rollout, Request, Predict, Usage), in which
 
 - `[name.py]` or `[name.py: what]` is the file itself, and `name.py` another file of its folder; one that is not Python
   (HAProxy's template) is known to the modules of its folder that name it;
@@ -161,7 +161,7 @@ WALKS = list_walks()
 
 @pytest.mark.parametrize("walk", WALKS, ids=str)
 def test_a_walk_names_files_that_exist_and_know_each_other(walk: Walk) -> None:
-    assert walk.name in ("Train walk", "Deploy walk", "Rollout walk", "Request walk", "Predict walk")
+    assert walk.name in ("Train walk", "Deploy walk", "Rollout walk", "Request walk", "Predict walk", "Usage walk")
     stops = [[(name, find_stop(walk, name)) for name in alternatives] for alternatives in walk.stops]
 
     assert walk.is_of_package or any(name.startswith("[") for names in walk.stops for name in names)

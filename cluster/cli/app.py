@@ -31,6 +31,7 @@ from cluster.cli import (
     serving,
     status,
     training,
+    usage,
 )
 from cluster.cli.terminal import context, print_line
 from cluster.settings import check_home, load_settings
@@ -56,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP_OPTIONS,
 )
-for group in (cluster, status, training, serving, history, planning, predict):
+for group in (cluster, status, training, serving, history, planning, predict, usage):
     group.add_commands(app)
 provenance.add_commands(app, models.app)
 app.add_typer(models.app, name="models", invoke_without_command=True)
@@ -65,6 +66,7 @@ app.add_typer(runs.app, name="runs", invoke_without_command=True)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(keys.app, name="keys", invoke_without_command=True)
 app.add_typer(audit.app, name="audit", invoke_without_command=True)
+app.add_typer(usage.app, name="usage", invoke_without_command=True)
 app.add_typer(recipes.app, name="recipes", invoke_without_command=True)
 
 # Typer has a copy of click of its own, and exports no name for what it raises when a command line is wrong.

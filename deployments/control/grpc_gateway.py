@@ -21,6 +21,7 @@ from ray import serve
 from deployments.access.caller import CURRENT_CALLER, NOBODY, Caller, parse_caller
 from deployments.access.ended_keys import EndedKeys
 from deployments.access.scopes import Action
+from deployments.access.usage.call_event import CURRENT_EVENT, HEADER, CallEvent, parse_event
 from deployments.control.sleeping import SleepingModels, load_bundle_content
 from deployments.control.status import DeploymentStatus
 from deployments.edge.membership import Membership, fetch_edge_secret, get_listen_host
@@ -87,6 +88,7 @@ class GrpcService:
         async def call(body: bytes, context: Any) -> bytes:
             self.ongoing += 1
             CURRENT_CALLER.set(_get_caller(context))
+            CURRENT_EVENT.set(_get_event(context))
             try:
                 request = messages.parse_message(message_class, body)
                 response: bytes = (await method(request, context)).SerializeToString()
@@ -147,8 +149,11 @@ class GrpcService:
         self.ongoing += 1
         CURRENT_CALLER.set(_get_caller(context))
         metadata = _InitialMetadata(context)
+        event, number = _get_event(context), 0
         try:
             async for body in bodies:
+                number += 1
+                CURRENT_EVENT.set(event.derive(str(number)))
                 try:
                     self._ended_keys.check(_get_caller(context))
                 except Unauthenticated as error:
@@ -268,6 +273,11 @@ def _get_priority(context: Any) -> int:
 def _get_caller(context: Any) -> Caller:
     """The caller that the edge has found by its key, or nobody."""
     return parse_caller(str(dict(context.invocation_metadata() or ()).get(CALLER_HEADER.decode(), "")).encode())
+
+
+def _get_event(context: Any) -> CallEvent:
+    """What a call is counted by."""
+    return parse_event(str(dict(context.invocation_metadata() or ()).get(HEADER.decode(), "")).encode())
 
 
 def _get_origin(context: Any) -> CallOrigin:

@@ -38,7 +38,7 @@ from deployments.control.predict_schemas import JsonSchema, build_object_schema
 VERSION = version("shoal")
 
 STABLE_TAG, VERSIONS_TAG, CATALOG_TAG, SERVER_TAG = "stable address", "versions", "catalog", "server"
-KEYS_TAG = "keys"
+KEYS_TAG, USAGE_TAG = "keys", "usage"
 _TAGS = {
     STABLE_TAG: "One address for each model, whatever serves it: through the control application, so slower than the "
     "model's own.",
@@ -46,6 +46,7 @@ _TAGS = {
     "deployed one is refused. Bodies are those of the model's own operations.",
     CATALOG_TAG: "Published models with their versions, and deployed pipelines, with the status of each.",
     KEYS_TAG: "Tenants' API keys, for callers whose own key allows to manage them; no key makes one that may do more.",
+    USAGE_TAG: "What tenants have used, each answered request counted once, for callers whose key allows to see it.",
     SERVER_TAG: "The service itself, by the Open Inference Protocol. Health checks need no key.",
 }
 

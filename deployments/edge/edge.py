@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from deployments.access.authorization import RequiredAction
 from deployments.access.refusals import RefusalCounter
 from deployments.access.scopes import Action
+from deployments.access.usage.replica_meter import start_sweeper
 from deployments.edge.directory import get_directory
 from deployments.edge.haproxy import HAProxy, make_private_dir
 from deployments.edge.state import CONTROL, EDGE, EDGE_DIR_VARIABLE, GRPC, EdgeState, Listen, Member
@@ -109,6 +110,7 @@ class Edge:
         self._tasks = [loop.create_task(each()) for each in (self._follow, self._supervise, self._hand_on_refusals)]
         warm_processes = WarmProcesses(self._settings.scaling.warm_processes)
         self._tasks.append(loop.create_task(warm_processes.run()))
+        self._sweeper = start_sweeper(self._settings)
 
     def _open_access_log(self) -> AccessLog:
         edge = self._settings.edge
@@ -154,6 +156,7 @@ class Edge:
     async def __del__(self) -> None:
         for task in self._tasks:
             task.cancel()
+        await self._sweeper.stop()
         await self._haproxy.stop()
         await self._metrics.close()
         if self._tokens:

@@ -35,7 +35,7 @@ class BatchStatistics:
     pass_rows: Counter[int] = field(default_factory=Counter)
 
     def record_pass(self, batch: Batch, started_s: float, ended_s: float) -> None:
-        """Count a pass, and fill in the timing of those of its requests that are traced.
+        """Count a pass, its share of each request, and fill in the timing of those that are traced.
 
         Args:
             batch: what went through.
@@ -49,8 +49,11 @@ class BatchStatistics:
         self.padding += batch.rows * batch.longest - batch.time_steps
         self.busy_s += ended_s - started_s
         self.durations.record(ended_s - started_s)
+        row_s = (ended_s - started_s) / batch.rows
         for chunk in batch.chunks:
             request = chunk.request
+            if request.usage is not None:
+                request.usage.compute_s += row_s * len(chunk.x)
             if not request.is_started:
                 request.is_started = True
                 self.waits.record(started_s - request.queued_s)

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deployments.access.usage.request_usage import CURRENT_USAGE, RequestUsage
 from deployments.errors import DeviceFailed, ModelFailed
 from deployments.models.admission import Admission, PassEstimator, fail_late, refuse_late
 from deployments.models.batch_statistics import BatchStatistics
@@ -194,7 +195,7 @@ class Batcher:
             DeadlineExceeded: its deadline is past, or would be if it were alone.
         """
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
-        request = self.submit(rows, partial(_settle, future), scheduling, timing)
+        request = self.submit(rows, partial(_settle, future), scheduling, timing, CURRENT_USAGE.get())
         try:
             return await future
         finally:
@@ -206,6 +207,7 @@ class Batcher:
         on_done: Callable[[Outputs | Exception], None],
         scheduling: Scheduling | None = None,
         timing: RequestTiming | None = None,
+        usage: RequestUsage | None = None,
     ) -> PendingRequest:
         """Do as `forward`, without a future: a small net answers sooner than the event loop wakes who awaits one.
 
@@ -214,6 +216,7 @@ class Batcher:
             on_done: called by the event loop, later, with what `forward` returns or raises.
             scheduling: its deadline and priority, if it has one.
             timing: is filled in.
+            usage: its compute seconds are added to.
 
         Raises:
             QueueFull: the rows that wait take longer than it may.
@@ -221,7 +224,7 @@ class Batcher:
         """
         count = len(rows)
         self.check_admission(scheduling, count)
-        request = PendingRequest(count, on_done, scheduling, timing)
+        request = PendingRequest(count, on_done, scheduling, timing, usage)
         if isinstance(rows, list):
             self._enqueue(request, split_by_length(request, rows, self._pass_rows, self._padding_value))
         else:

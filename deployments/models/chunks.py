@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
+from deployments.access.usage.request_usage import RequestUsage
 from deployments.observability.private_errors import describe_error
 from deployments.protocols.arrays import Array, Outputs
 from deployments.server.scheduling import Scheduling
@@ -61,6 +62,7 @@ class PendingRequest:
         "timeout_s",
         "timer",
         "timing",
+        "usage",
     )
 
     def __init__(
@@ -69,9 +71,10 @@ class PendingRequest:
         on_done: Callable[[Outputs | Exception], None],
         scheduling: Scheduling | None = None,
         timing: RequestTiming | None = None,
+        usage: RequestUsage | None = None,
     ) -> None:
         self.rows = self.remaining_rows = rows
-        self.on_done, self.timing = on_done, timing
+        self.on_done, self.timing, self.usage = on_done, timing, usage
         self.deadline_s, self.priority, self.timeout_s = scheduling or _UNSCHEDULED
         self.queued_s = perf_counter()
         self.is_started = self.is_done = self.is_abandoned = False

@@ -11,6 +11,7 @@ import ray
 from ray import serve
 
 from deployments.access.authorization import Authorization
+from deployments.access.usage.replica_meter import open_pusher
 from deployments.edge.membership import send_profile
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.state import Route
@@ -63,6 +64,8 @@ class ModelReplica(HandleApi):
         self.tracer = build_tracer(ServingSettings().tracing, specification.name, specification.version, replica)
         if self.tracer:
             self._model.enable_tracing(self.tracer)
+        self._usage = open_pusher(specification.name, specification.version)
+        self.usage_sink = self._usage.sink
         name, limits, routes = specification.name, specification.limits, ModelRoutes(self._model)
         shadow = ShadowedModel(
             self._model,
@@ -71,7 +74,9 @@ class ModelReplica(HandleApi):
             serve=routes.serve,
         )
         self._server = await ReplicaServer.start(
-            lambda secret, observation: compose_http(routes, limits, secret, Authorization(name), observation),
+            lambda secret, observation: compose_http(
+                routes, limits, secret, Authorization(name), observation, usage=self.usage_sink
+            ),
             host,
             Route.of(specification, application),
             served=self.served,
@@ -96,5 +101,6 @@ class ModelReplica(HandleApi):
 
     async def __del__(self) -> None:
         await self._server.stop()
+        await self._usage.stop()
         if self.tracer:
             self.tracer.close()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from deployments.access.usage.request_usage import CURRENT_USAGE, RequestUsage
 from deployments.errors import DeadlineExceeded, InferenceFailed, NotStreamable
 from deployments.models.batching import Batcher
 from deployments.models.chunks import PendingRequest
@@ -89,6 +90,7 @@ class ServedModel:
         self.oip_codec = _build_oip_codec(bundle, endpoint)
         self.predict_codec = PredictCodec(bundle.manifest, str(endpoint.version), endpoint.limits, bundle.tokenizer)
         self._inline = InlineLimits.of(bundle.manifest)
+        self._has_tokens = isinstance(bundle.manifest.input_schema, TextInput)
         is_image = isinstance(bundle.manifest.input_schema, ImageInput)
         self._run_in_thread = run_in_image_thread if is_image else asyncio.to_thread
         self.metadata = encode_metadata(bundle.manifest, str(endpoint.version))
@@ -164,6 +166,7 @@ class ServedModel:
             request = codec.decode_request(body, header_length)
         else:
             request = await asyncio.to_thread(codec.decode_request, body, header_length)
+        self._count_inputs(request.rows, CURRENT_USAGE.get())
         if request.timeout_s is not None or request.priority:
             scheduling = _combine(scheduling, request)
         try:
@@ -181,6 +184,7 @@ class ServedModel:
         header_length: int | None,
         scheduling: Scheduling | None,
         on_done: Callable[[InferResponse | Exception], None],
+        usage: RequestUsage | None = None,
     ) -> PendingRequest | None:
         """Do as `infer` for a small request, without a task; None for one that `infer` has to take.
 
@@ -189,6 +193,7 @@ class ServedModel:
             header_length: as for `infer`.
             scheduling: as for `infer`.
             on_done: called later with what `infer` returns or raises, unless the request is abandoned before.
+            usage: what the request comes to; filled in.
 
         Raises:
             ClientError: what `infer` raises before the request is queued.
@@ -200,6 +205,7 @@ class ServedModel:
         request = codec.decode_request(body, header_length)
         if len(request.rows) > self._inline.infer_rows:
             return None
+        self._count_inputs(request.rows, usage)
         if request.timeout_s is not None or request.priority:
             scheduling = _combine(scheduling, request)
 
@@ -214,7 +220,7 @@ class ServedModel:
             else:
                 on_done(response)
 
-        return batcher.submit(request.rows, finish, scheduling)
+        return batcher.submit(request.rows, finish, scheduling, None, usage)
 
     async def predict(
         self, body: bytes, content_type: str, request_id: str | None = None, scheduling: Scheduling | None = None
@@ -222,12 +228,15 @@ class ServedModel:
         """Run a `predict` request."""
         self._batcher.check_admission(scheduling)
         request = await self._decode_predict(body, content_type)
+        self._count_request(request)
         if self._generator:
             texts = await self._generator.generate(_get_prompts(request), request.options, scheduling)
             return self.predict_codec.encode_predictions(texts)
         if request.rows is None:
             limit = Scheduling.after(self.endpoint.limits.request_timeout_s)
-            return await run_in_image_thread(self._sample_images, request.options, min(scheduling or limit, limit))
+            due = min(scheduling or limit, limit)
+            # A thread does not have this task's context.
+            return await run_in_image_thread(self._sample_images, request.options, due, CURRENT_USAGE.get())
         try:
             outputs = await self._forward(request.rows, scheduling)
             if len(request.rows) <= MAX_INLINE_ROWS and sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
@@ -237,17 +246,37 @@ class ServedModel:
             self._failures += 1
             raise
 
+    def _count_inputs(self, rows: Rows, usage: RequestUsage | None) -> None:
+        if usage is not None:
+            usage.rows = len(rows)
+            if self._has_tokens:
+                usage.tokens_in = sum(map(len, rows))
+
+    def _count_request(self, request: PredictRequest) -> None:
+        usage = CURRENT_USAGE.get()
+        if usage is None:
+            return
+        if request.rows is not None and not self._generator:
+            self._count_inputs(request.rows, usage)
+        elif self._generator:
+            usage.rows = len(request.row_contexts)
+            usage.tokens_in = sum(len(tokens.ids) for tokens in _get_prompts(request))
+        else:
+            usage.rows = request.options.samples
+
     async def _decode_predict(self, body: bytes, content_type: str) -> PredictRequest:
         if len(body) <= self._inline.predict_bytes:
             with contextlib.suppress(TooLargeInline):
                 return self.predict_codec.decode_request(body, content_type, inline=True)
         return await self._run_in_thread(self.predict_codec.decode_request, body, content_type)
 
-    def _sample_images(self, options: ImageRequest, scheduling: Scheduling) -> bytes:
+    def _sample_images(self, options: ImageRequest, scheduling: Scheduling, usage: RequestUsage | None) -> bytes:
         assert self._decoder is not None
         assert isinstance(self.manifest.output_schema, ImageOutput)
-        latent_size = self.manifest.output_schema.latent_size
+        latent_size, started_s = self.manifest.output_schema.latent_size, time.perf_counter()
         images = sample_images(self._decoder, latent_size, options, self.device, scheduling)
+        if usage is not None:
+            usage.compute_s += time.perf_counter() - started_s
         return self.predict_codec.encode_predictions(images)
 
     async def stream(
@@ -267,6 +296,7 @@ class ServedModel:
             raise NotStreamable(f"{self.manifest.name} does not generate text; send the request without stream")
         self._batcher.check_admission(scheduling)
         request = await self._decode_predict(body, content_type)
+        self._count_request(request)
         prompts = _get_prompts(request)
         texts: list[list[str]] = [[] for _ in prompts]
         # Only the first event is due.

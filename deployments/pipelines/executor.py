@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from deployments.access.usage.request_usage import CURRENT_USAGE
 from deployments.errors import EmptyRequest, InvalidType, NotStreamable, PayloadTooLarge, TensorsNotSupported
 from deployments.pipelines.crops import CropBudget
 from deployments.pipelines.pipeline_plan import build_plan
@@ -78,6 +79,8 @@ class PipelineExecutor:
         # Set before the body is parsed: parsing counts too.
         deadline_s = asyncio.get_running_loop().time() + NODE_TIME_SHARE * limit_s
         request = self._parse_request(body, content_type)
+        if (usage := CURRENT_USAGE.get()) is not None:
+            usage.rows = len(request.inputs)
         context = RequestContext(
             self._call_model,
             deadline_s,

@@ -8,6 +8,7 @@ import contextlib
 
 import msgspec
 
+from deployments.access.usage.call_event import node_event
 from deployments.errors import CallError, DeadlineExceeded
 from deployments.pipelines.request_context import NodeError, Raw, RequestContext, RowBatch
 from deployments.protocols.predict.requests import OPTION_BOUNDS, REQUEST_TYPES
@@ -59,7 +60,7 @@ class ModelNodePlan:
 
     async def _call(self, context: RequestContext, body: bytes, timeout_s: float) -> bytes:
         span = context.trace_node(self.path, self._model) if context.trace_node else contextlib.nullcontext()
-        with span:
+        with span, node_event(self.path):
             return await context.call_model(
                 self._model, body, context.request_id, timeout_s, context.priority, context.add_node
             )

@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 
 from deployments.access.authorization import Authorization
+from deployments.access.usage.replica_meter import open_pusher
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
 from deployments.edge.splits import Splits
@@ -87,6 +88,8 @@ class PipelineReplica(HandleApi):
         )
         readiness = NodeReadiness(specification.pipeline.list_models())
         limits = specification.limits
+        self._usage = open_pusher(specification.name, specification.version)
+        self.usage_sink = self._usage.sink
         self._server = await ReplicaServer.start(
             lambda secret, observation: compose_http(
                 PipelineRoutes(executor, readiness.list_unready),
@@ -94,6 +97,7 @@ class PipelineReplica(HandleApi):
                 secret,
                 Authorization(specification.name),
                 observation,
+                usage=self.usage_sink,
             ),
             host,
             Route.of(specification),
@@ -120,5 +124,6 @@ class PipelineReplica(HandleApi):
 
     async def __del__(self) -> None:
         await self._server.stop()
+        await self._usage.stop()
         if self.tracer:
             self.tracer.close()

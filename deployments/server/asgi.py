@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from deployments.access.caller import CURRENT_CALLER
+from deployments.access.usage.call_event import CURRENT_EVENT, HEADER, parse_event
 from deployments.server.request import Request, Response
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +31,7 @@ class AsgiHandler:
     async def __call__(self, request: Request) -> Response | None:
         """Answer a request."""
         CURRENT_CALLER.set(request.caller)
+        CURRENT_EVENT.set(parse_event(request.headers.get(HEADER, b"")))
         exchange = _AsgiExchange(request)
         await self._app(build_scope(request), exchange.receive, exchange.send)
         return exchange.response

@@ -13,10 +13,12 @@ from functools import cached_property
 from time import perf_counter
 
 from deployments.access.caller import CURRENT_CALLER, parse_caller
+from deployments.access.usage.call_event import CURRENT_EVENT, CallEvent, new_internal_event
+from deployments.access.usage.request_usage import CURRENT_USAGE, NO_SINK, RequestUsage, UsageSink
 from deployments.errors import CallError, ClientError, DeadlineExceeded, NodeFailed, encode_call_error
 from deployments.observability.private_errors import describe_error
 from deployments.observability.tracing import ReplicaTracer, TraceHeaders
-from deployments.protocols.predict.events import ERROR
+from deployments.protocols.predict.events import DONE, ERROR
 from deployments.scaling.report import CallReport, RequestStatistics
 from deployments.server.http_exchange import CLIENT_DISCONNECTED
 from deployments.server.routes import Servable
@@ -31,6 +33,7 @@ class HandleApi:
 
     servable: Servable
     tracer: ReplicaTracer | None = None
+    usage_sink: UsageSink = NO_SINK
     ongoing_calls = total_calls = 0
 
     @cached_property
@@ -65,13 +68,16 @@ class HandleApi:
         priority: int = INTERACTIVE,
         trace: TraceHeaders | None = None,
         caller: str = "",
+        event: CallEvent | None = None,
     ) -> tuple[int, bytes, int | None, Served | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part, what computed it."""
         scheduling = self._schedule(timeout_s, priority)
         try:
-            with self._observe_call(trace, caller):
+            with self._observe_call(trace, caller, event, body) as usage:
                 self.servable.endpoint.check_version(version)
-                return 200, *await self.servable.infer(body, header_length, scheduling), self.served
+                response, length = await self.servable.infer(body, header_length, scheduling)
+                usage.bytes_out = len(response)
+                return 200, response, length, self.served
         except ClientError as error:
             return error.status, encode_call_error(error, None), None, None
         except TimeoutError:
@@ -79,7 +85,13 @@ class HandleApi:
         except Exception as error:
             return CallError.status, encode_call_error(self._hide_error(error), None), None, None
 
-    async def metadata(self, version: str, trace: TraceHeaders | None = None, caller: str = "") -> tuple[int, bytes]:
+    async def metadata(
+        self,
+        version: str,
+        trace: TraceHeaders | None = None,
+        caller: str = "",
+        event: CallEvent | None = None,
+    ) -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
         try:
             self.servable.endpoint.check_version(version)
@@ -97,14 +109,17 @@ class HandleApi:
         version: str = "",
         trace: TraceHeaders | None = None,
         caller: str = "",
+        event: CallEvent | None = None,
     ) -> tuple[int, bytes, Served | None]:
         """Run a `predict` request, for timeout_s at most; returns status, body, and what computed it."""
         scheduling = self._schedule(timeout_s, priority)
         try:
-            with self._observe_call(trace, caller):
+            with self._observe_call(trace, caller, event, body, request_id) as usage:
                 self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(scheduling.timeout_s):
-                    return 200, *await self.run_predict(body, content_type, request_id, scheduling)
+                    response, served = await self.run_predict(body, content_type, request_id, scheduling)
+                usage.bytes_out = len(response)
+                return 200, response, served
         except ClientError as error:
             return error.status, encode_call_error(error, request_id), None
         except TimeoutError:
@@ -129,6 +144,7 @@ class HandleApi:
         version: str = "",
         trace: TraceHeaders | None = None,
         caller: str = "",
+        event: CallEvent | None = None,
     ) -> AsyncGenerator[tuple[int, str, bytes, Served | None]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
 
@@ -138,10 +154,14 @@ class HandleApi:
         scheduling = self._schedule(timeout_s, priority)
         stream = self.servable.stream(body, content_type, scheduling)
         try:
-            with self._observe_call(trace, caller):
+            with self._observe_call(trace, caller, event, body, request_id) as usage:
                 async with contextlib.aclosing(stream) as events:
                     self.servable.endpoint.check_version(version)
                     async for name, data in events:
+                        usage.bytes_out += len(data)
+                        if name == DONE:
+                            # Before it is sent: what a caller has must have been counted.
+                            usage.write(200)
                         yield 200, name, data, served
                         served = None
         except ClientError as error:
@@ -162,20 +182,34 @@ class HandleApi:
         return Scheduling.after(limit_s if timeout_s is None else min(timeout_s, limit_s), priority)
 
     @contextlib.contextmanager
-    def _observe_call(self, trace: TraceHeaders | None, caller: str) -> Iterator[None]:
+    def _observe_call(
+        self,
+        trace: TraceHeaders | None,
+        caller: str,
+        event: CallEvent | None,
+        body: bytes,
+        request_id: str | None = None,
+    ) -> Iterator[RequestUsage]:
         """Count a call for its caller, and its span where the caller is traced."""
-        CURRENT_CALLER.set(parse_caller(caller.encode()))
+        usage = RequestUsage(self.usage_sink, parse_caller(caller.encode()), event or new_internal_event())
+        usage.bytes_in, usage.request_id = len(body), (request_id or "").encode()
+        CURRENT_CALLER.set(usage.caller)
+        CURRENT_EVENT.set(usage.event)
+        CURRENT_USAGE.set(usage)
         started_s, status = perf_counter(), 200
         self.ongoing_calls += 1
         self.total_calls += 1
         span = self.tracer.trace_call(trace) if self.tracer and trace else contextlib.nullcontext()
         try:
             with span:
-                yield
+                yield usage
         except BaseException as error:
             status = _find_status(error)
             raise
         finally:
+            # A stream whose caller leaves is answered as far as it came; of another call nobody has an answer.
+            if status != CLIENT_DISCONNECTED or usage.bytes_out:
+                usage.write(200 if usage.bytes_out else status)
             self.ongoing_calls -= 1
             self.call_statistics.record(status, perf_counter() - started_s)
 

@@ -19,6 +19,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.access.caller import CURRENT_CALLER
+from deployments.access.usage.call_event import CURRENT_EVENT
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.errors import CallError, DeadlineExceeded, NodeFailed, Unavailable, UnknownModel, parse_error
 from deployments.ray_internals import assignment_of
@@ -210,7 +211,8 @@ class HandleClient:
         raise Unavailable(f"{len(attempts)} replicas of {attempts[0].model} died during this request")
 
     def _make_options(self) -> dict[str, Any]:
-        return {"caller": CURRENT_CALLER.get().encode()} | (self._inject_trace() if self._inject_trace else {})
+        options = {"caller": CURRENT_CALLER.get().encode(), "event": CURRENT_EVENT.get()}
+        return options | (self._inject_trace() if self._inject_trace else {})
 
     async def _call_once(
         self, attempt: _Attempt, handle: DeploymentHandle[Any], timeout_s: float, arguments: Any

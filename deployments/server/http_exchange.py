@@ -194,6 +194,10 @@ class Exchange(Request):
             fields = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
             if content_type:
                 fields = b"content-type: %b\r\n%b" % (content_type, fields)
+            if self.usage is not None:
+                # Before it is sent: what a caller has must have been counted.
+                self.usage.bytes_in, self.usage.bytes_out = self._size, len(body)
+                self.usage.write(status)
             head = self._encode_head(status, fields, response.headers)
             self.is_started = self._is_sent = True
             self._connection.transport.write(head if self._is_head_request else head + body)
@@ -239,6 +243,8 @@ class Exchange(Request):
     async def write(self, part: bytes) -> None:
         if self._is_disconnected or not part or self._is_head_request:
             return
+        if self.usage is not None:
+            self.usage.bytes_in, self.usage.bytes_out = self._size, self.usage.bytes_out + len(part)
         self._connection.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self._is_chunked else part)
         if self._connection.drained:
             await self._connection.drained.wait()
@@ -247,6 +253,8 @@ class Exchange(Request):
         if self._is_disconnected:
             return
         self._is_sent = True
+        if self.usage is not None:
+            self.usage.write(self.status)
         if self._is_chunked and not self._is_head_request:
             self._connection.transport.write(b"0\r\n\r\n")
         if self._connection.drained:

@@ -1,8 +1,8 @@
 """Middleware: what every request passes before its handler, composed here for HTTP and for gRPC, nowhere else.
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
-    -> trace_layer.py -> edge_check.py -> deployments.access.authorization -> request_limits.py -> cross_site.py
-    -> routes.py -> error_responses.py
+    -> trace_layer.py -> edge_check.py -> deployments.access.usage.request_usage -> deployments.access.authorization
+    -> request_limits.py -> cross_site.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from deployments.access.authorization import Authorization
+from deployments.access.usage.request_usage import Metering, UsageSink
 from deployments.errors import CallError, ClientError
 from deployments.observability.observation import Observation
 from deployments.observability.private_errors import describe_error
@@ -71,14 +72,22 @@ def compose_http(
     authorization: Authorization,
     observation: Observation | None = None,
     further_layers: tuple[Layer, ...] = (),
+    usage: UsageSink | None = None,
 ) -> HttpApp:
     """Put the layers before a handler, in the order in which a request passes them.
 
-    Trace (without a tracer there is none), edge's secret, the key's scopes, limits, and further ones: of the control
-    application, whose routes change things, the check of cross_site.py.
+    Trace (without a tracer there is none), edge's secret, metering (where something takes the usage), the key's scopes,
+    limits, and further ones: of the control application, whose routes change things, the check of cross_site.py.
     """
     observation = observation or Observation()
-    layers: tuple[Layer, ...] = (EdgeCheck(secret), authorization, RequestLimits(limits), *further_layers)
+    metering = () if usage is None else (Metering(usage),)
+    layers: tuple[Layer, ...] = (
+        EdgeCheck(secret),
+        *metering,
+        authorization,
+        RequestLimits(limits),
+        *further_layers,
+    )
     if observation.tracer:
         layers, handler = (TraceLayer(observation.tracer), *layers), activate_traces(handler)
     return HttpApp(handler, layers, limits.max_body_bytes, observation.statistics.errors)

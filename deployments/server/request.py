@@ -19,6 +19,7 @@ from deployments.errors import ClientError
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from deployments.access.usage.request_usage import RequestUsage
     from deployments.server.request_limits import RequestLimits
     from deployments.server.scheduling import Scheduling
 
@@ -57,6 +58,7 @@ class Request(ABC):
         limits: set by the layer of that name; None without it.
         scheduling: deadline and priority that the caller has chosen; None where it says nothing.
         trace: its span; None where it is not traced.
+        usage: what it comes to, where that is counted.
         is_started: whether the response has begun.
         status: of the response, once it has begun.
         on_cancel: called where the request ends before a handler without a task has responded; see Handler.
@@ -69,6 +71,7 @@ class Request(ABC):
     limits: "RequestLimits | None" = None
     scheduling: "Scheduling | None" = None
     trace: "Span | None" = None
+    usage: "RequestUsage | None" = None
     is_started: bool = False
     status: int = 0
     on_cancel: Callable[[], None] | None = None

@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from deployments.access.caller import CURRENT_CALLER
+from deployments.access.usage.call_event import CURRENT_EVENT
+from deployments.access.usage.request_usage import CURRENT_USAGE, RequestUsage
 from deployments.errors import MethodNotAllowed, NotFound, UnsupportedMediaType
 from deployments.protocols.oip.binary import HEADER_LENGTH, parse_header_length
 from deployments.protocols.oip.codec import InferResponse
@@ -65,6 +67,7 @@ class SubmitsInfer(Protocol):
         header_length: int | None,
         scheduling: Scheduling | None,
         on_done: Callable[[InferResponse | Exception], None],
+        usage: RequestUsage | None = None,
     ) -> Submitted | None:
         """Do as `infer`, and call `on_done` later; None for a request that `infer` has to take."""
 
@@ -117,17 +120,18 @@ class ModelRoutes:
             length = parse_header_length(header_length, len(request.body))
         if self._submit_infer is not None and request.trace is None:
             on_done = partial(_respond_infer, request)
-            submitted = self._submit_infer(request.body, length, request.scheduling, on_done)
+            submitted = self._submit_infer(request.body, length, request.scheduling, on_done, request.usage)
             if submitted is not None:
                 request.on_cancel = submitted.abandon
                 return None
         return self._await_infer(request, length)
 
     async def _await_infer(self, request: Request, length: int | None) -> Response:
+        _set_context(request)
         return _build_infer_response(*await self._model.infer(request.body, length, request.scheduling))
 
     async def _predict(self, request: Request) -> Response | None:
-        CURRENT_CALLER.set(request.caller)
+        _set_context(request)
         reject_encoding(request)
         content_type = request.get_header(b"content-type").decode("latin-1")
         if wants_stream(request):
@@ -148,6 +152,13 @@ class ModelRoutes:
 
     async def _metadata(self, request: Request) -> Response:
         return Response(200, self._model.metadata)
+
+
+def _set_context(request: Request) -> None:
+    """Say for whom this task works, and what it counts into."""
+    CURRENT_CALLER.set(request.caller)
+    CURRENT_USAGE.set(request.usage)
+    CURRENT_EVENT.set(None if request.usage is None else request.usage.event)
 
 
 def _respond_infer(request: Request, result: InferResponse | Exception) -> None:

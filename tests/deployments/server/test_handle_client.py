@@ -11,6 +11,7 @@ from ray.serve.exceptions import RayServeException
 
 from deployments import errors
 from deployments.access.caller import CURRENT_CALLER, parse_caller
+from deployments.access.usage.call_event import CURRENT_EVENT, CallEvent
 from deployments.edge.splits import CallOrigin, Splits
 from deployments.edge.state import SPLIT_BUCKETS, Instructions, Split
 from deployments.errors import DeadlineExceeded, InvalidType, NodeFailed, Unavailable, UnknownModel
@@ -62,10 +63,12 @@ class FakeHandle:
         self.responses: list[FakeResponse] = []
         self.calls: list[tuple[Any, ...]] = []
         self.callers: list[str] = []
+        self.events: list[CallEvent | None] = []
 
     def options(self, method_name: str, stream: bool) -> Any:
-        def remote(*arguments: Any, caller: str) -> FakeResponse:
+        def remote(*arguments: Any, caller: str, event: CallEvent | None) -> FakeResponse:
             self.callers.append(caller)
+            self.events.append(event)
             assert stream == (method_name == "stream")
             self.calls.append((method_name, *arguments))
             result = self.results.pop(0)
@@ -108,6 +111,16 @@ async def test_a_call_says_for_whom_it_is(handle: FakeHandle) -> None:
     await client.predict("m", b"body", "r1", 2.0)
 
     assert [parse_caller(each.encode()).name for each in handle.callers] == ["", "default/tester"]
+
+
+async def test_both_attempts_of_a_call_are_the_same_event(handle: FakeHandle) -> None:
+    event = CallEvent(b"e" * 16)
+    CURRENT_EVENT.set(event)
+    handle.results = [RayActorError(), (200, b"p")]
+
+    await HandleClient().predict("m", b"body", "r1", 2.0)
+
+    assert handle.events == [event, event]
 
 
 async def test_each_method_passes_its_arguments_and_returns_what_follows_the_status(handle: FakeHandle) -> None:

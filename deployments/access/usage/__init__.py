@@ -1,0 +1,1 @@
+"""Usage: what each answered request came to, counted once: from a replica's outbox to the database and the bill."""
