@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from deployments.access.usage.call_event import Kind, parse_event
 from deployments.edge.state import CONTROL, GRPC, Member
 from deployments.protocols.grpc import messages
 from deployments.settings import EdgeSettings, ServingSettings
@@ -105,6 +106,7 @@ async def test_a_call_with_a_key_reaches_the_gateway_and_not_the_key(
     assert name == method
     assert (metadata["x-shoal-edge"], metadata["x-shoal-caller"]) == (SECRET, TESTER)
     assert metadata["x-request-id"]
+    assert parse_event(metadata["x-shoal-event"].encode()).kind is Kind.REQUEST
     assert "authorization" not in metadata
 
 

@@ -41,6 +41,17 @@ async def test_an_odd_id_is_replaced(http: httpx.AsyncClient, request_id: str | 
     assert get_header(response.json(), "x-request-id") == [new_id]
 
 
+async def test_each_request_is_counted_by_an_id_that_no_caller_chooses(http: httpx.AsyncClient) -> None:
+    headers = {"x-request-id": "r1", "x-shoal-event": "mine"}
+
+    events = [
+        get_header((await http.get("/v2/models/flowers", headers=headers)).json(), "x-shoal-event") for _ in range(3)
+    ]
+
+    assert len({event for (event,) in events}) == 3
+    assert all(UUID.fullmatch(event) for (event,) in events)
+
+
 @pytest.mark.parametrize("request_id", ["r1", None])
 async def test_the_edges_own_errors_have_the_requests_id(edge: LocalEdge, request_id: str | None) -> None:
     headers = {} if request_id is None else {"x-request-id": request_id}
