@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query
 from deployments.access.caller import Caller
 from deployments.access.scopes import Action
 from deployments.access.usage.report import By, Period, UsageReport
-from deployments.control.keys import CallerOf
+from deployments.control.dependencies import CallerOf
 from deployments.control.openapi import USAGE_TAG
 from deployments.settings import ServingSettings
 from deployments.state.usage_tables import open_usage
