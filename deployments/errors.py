@@ -244,6 +244,26 @@ class TooManyTokens(ClientError):
     headers = ((b"retry-after", b"10"),)
 
 
+class LimitExceeded(ClientError):
+    """The caller's key or tenant has used what a limit gives it; `retry-after` says when there is more."""
+
+    status = 429
+    code = "limit_exceeded"
+
+    def __init__(self, message: str, retry_after_s: int = 1, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.args = (message, retry_after_s, fields)
+        self.headers = ((b"retry-after", b"%d" % retry_after_s), *fields)
+
+
+class LimitsUnavailable(ClientError):
+    """The ledger of limits does not answer, and the caller has some: nobody knows what is left of them."""
+
+    status = 503
+    code = "limits_unavailable"
+    headers = ((b"retry-after", b"1"),)
+
+
 class Unavailable(ClientError):
     """The model is deployed and no replica of it is available."""
 
@@ -305,6 +325,13 @@ for _error in ERRORS_BY_CODE.values():
         _ERRORS_BY_STATUS.setdefault(_error.status, _error)
 
 
+RATE_LIMIT, RATE_LIMIT_POLICY = b"ratelimit", b"ratelimit-policy"
+"""How a limit stands, and what it is: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/"""
+
+# A caller by a handle gets them in the body.
+_CARRIED_HEADERS = (b"retry-after", RATE_LIMIT, RATE_LIMIT_POLICY)
+
+
 def encode_error(code: str, message: str, request_id: str | None) -> bytes:
     """Encode Shoal's error body."""
     return msgspec.json.encode({"error": {"code": code, "message": message, "request_id": request_id}})
@@ -348,6 +375,7 @@ def parse_error(status: int | None, body: bytes, request_id: str | None = None) 
     CallError.__init__(error, str(fields.get("message")))
     error.status, error.code = status or error_class.status, code or error_class.code
     error.request_id = fields.get("request_id") or request_id
-    if isinstance(retry_after := fields.get("retry-after"), str):
-        error.headers = ((b"retry-after", retry_after.encode()),)
+    headers = tuple((name, fields[name.decode()].encode()) for name in _CARRIED_HEADERS if name.decode() in fields)
+    if headers:
+        error.headers = headers
     return error

@@ -30,6 +30,7 @@ from cluster.cli import (
     runs,
     serving,
     status,
+    tenants,
     training,
     usage,
 )
@@ -67,6 +68,7 @@ app.add_typer(rollout.app, name="rollout")
 app.add_typer(keys.app, name="keys", invoke_without_command=True)
 app.add_typer(audit.app, name="audit", invoke_without_command=True)
 app.add_typer(usage.app, name="usage", invoke_without_command=True)
+app.add_typer(tenants.app, name="tenants", invoke_without_command=True)
 app.add_typer(recipes.app, name="recipes", invoke_without_command=True)
 
 # Typer has a copy of click of its own, and exports no name for what it raises when a command line is wrong.

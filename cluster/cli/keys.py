@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.cli.tenants import LimitOption, NoLimit
 from cluster.cli.terminal import Json, context, make_table, print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def create(
     tenant: Tenant = None,
     allow: Allow = None,
     expires: Expires = None,
+    limit: LimitOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a key, and show it: once, it is kept nowhere.
@@ -47,7 +49,7 @@ def create(
     from deployments.access.caller import DEFAULT_TENANT
     from deployments.access.scopes import LEAST
 
-    created = _open_manager().create(tenant or DEFAULT_TENANT, name, allow or LEAST, expires or "never")
+    created = _open_manager().create(tenant or DEFAULT_TENANT, name, allow or LEAST, expires or "never", limit or ())
     _print_created(created.record, created.key, as_json)
 
 
@@ -80,15 +82,22 @@ def show(key: Reference, as_json: Json = False) -> None:
 
 
 @app.command()
-def update(key: Reference, allow: Allow = None, expires: Expires = None, as_json: Json = False) -> None:
-    """Change what a key allows, or when it expires.
+def update(
+    key: Reference,
+    allow: Allow = None,
+    expires: Expires = None,
+    limit: LimitOption = None,
+    no_limit: NoLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Change what a key allows, when it expires, or what it may use.
 
     In force within a second.
     """
     manager = _open_manager()
-    if allow is None and expires is None:
-        raise typer.BadParameter("name what is to change: --allow or --expires")
-    _print_key(manager.update(manager.find(key).id, allow, expires), as_json)
+    if allow is None and expires is None and not limit and not no_limit:
+        raise typer.BadParameter("name what is to change: --allow, --expires, --limit or --no-limit")
+    _print_key(manager.update(manager.find(key).id, allow, expires, limit or (), no_limit or ()), as_json)
 
 
 @app.command()
@@ -142,11 +151,13 @@ def _print_created(record: "ApiKey", key: str, as_json: bool) -> None:
 
 
 def _print_key(record: "ApiKey", as_json: bool) -> None:
+    from deployments.access.limits.limit import format_limits
+
     row: dict[str, Any] = record.describe()
     if as_json:
         print_json(row)
         return
-    del row["limits"]
+    row["limits"] = format_limits(record.limits) or None
     width = max(map(len, row))
     for name, value in row.items():
         if value is not None:

@@ -9,12 +9,13 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from deployments.access.limits.limit import parse_limits
 from deployments.access.scopes import Scope, format_scopes, parse_scopes
 from training.errors import UserError
 
@@ -96,7 +97,9 @@ class ApiKey:
     revoked_s: float | None = None
 
     @classmethod
-    def new(cls, tenant: str, name: str, allow: str, expires: str, created_by: str) -> "ApiKey":
+    def new(
+        cls, tenant: str, name: str, allow: str, expires: str, created_by: str, limits: Iterable[str] = ()
+    ) -> "ApiKey":
         """Make a key's record of what a person or program wrote.
 
         Args:
@@ -105,6 +108,7 @@ class ApiKey:
             allow: scopes and roles, separated by commas.
             expires: see `parse_expiry`.
             created_by: who makes it.
+            limits: see `parse_limit`.
 
         Raises:
             UserError: one of them is not valid.
@@ -115,7 +119,8 @@ class ApiKey:
                     f"{value!r} is no name of a {kind}; write up to 63 of a-z, 0-9, '.', '_', '-', the first no sign"
                 )
         scopes = parse_scopes(allow, tenant)
-        return cls(generate_id(), tenant, name, scopes, {}, time.time(), created_by, parse_expiry(expires))
+        kept = parse_limits(limits)
+        return cls(generate_id(), tenant, name, scopes, kept, time.time(), created_by, parse_expiry(expires))
 
     @property
     def status(self) -> str:

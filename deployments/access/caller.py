@@ -32,18 +32,18 @@ class Caller:
         key_id: public id of the key.
         scopes: what it allows.
         expires_s: seconds since the epoch; infinity for never.
+        tenant: that owns the key.
     """
 
     name: str = ""
     key_id: str = ""
     scopes: tuple[Scope, ...] = ()
     expires_s: float = math.inf
+    tenant: str = field(init=False)
     _decisions: dict[tuple[Action, str], bool] = field(default_factory=dict, repr=False)
 
-    @property
-    def tenant(self) -> str:
-        """The tenant that owns the key."""
-        return self.name.partition("/")[0]
+    def __post_init__(self) -> None:
+        self.tenant = self.name.partition("/")[0]
 
     def encode(self) -> str:
         """The value of the edge's header; without spaces, as HAProxy's maps need it."""

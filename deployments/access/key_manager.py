@@ -5,7 +5,7 @@ The command line is the same manager in the name of the cluster's own key: who r
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from deployments.access.api_keys import DEFAULT_GRACE_S, ApiKey, parse_expiry
 from deployments.access.audit_event import Actor, AuditAction
 from deployments.access.audit_log import AuditLog, Change
 from deployments.access.caller import Caller
+from deployments.access.limits.limit import change_limits
 from deployments.access.scopes import Action, Scope, format_scopes, includes_all, parse_scopes
 from deployments.errors import Forbidden, NotFound
 from deployments.state.key_store import KeyStore
@@ -49,7 +50,7 @@ class KeyManager:
         self._store, self._caller, self._open_audit = store, caller, open_audit
         self._actor, self._request_id = actor or Actor(caller.name), request_id
 
-    def create(self, tenant: str, name: str, allow: str, expires: str) -> CreatedKey:
+    def create(self, tenant: str, name: str, allow: str, expires: str, limits: Iterable[str] = ()) -> CreatedKey:
         """Make a key.
 
         Args:
@@ -57,13 +58,14 @@ class KeyManager:
             name: of the key.
             allow: scopes and roles, separated by commas.
             expires: see `parse_expiry`.
+            limits: see `parse_limit`.
 
         Raises:
             UserError: a value is not valid, or the tenant has such a key.
             Forbidden: the caller may not manage the tenant's keys, or the key would allow more than the caller's.
         """
         self._caller.check(Action.KEYS, tenant)
-        record = ApiKey.new(tenant, name, allow, expires, self._actor.name)
+        record = ApiKey.new(tenant, name, allow, expires, self._actor.name, limits)
         self._check_scopes(record.scopes)
         with self._record("key.create", record, after=_describe(record)):
             return CreatedKey(record, self._store.create_key(record))
@@ -108,11 +110,26 @@ class KeyManager:
         with self._record("key.rotate", record, before=_describe(record), after={"grace_s": grace_s}):
             return CreatedKey(record, self._store.rotate_key(key_id, grace_s))
 
-    def update(self, key_id: str, allow: str | None = None, expires: str | None = None) -> ApiKey:
-        """Change what a key allows, and when it expires; what is None stays.
+    def update(
+        self,
+        key_id: str,
+        allow: str | None = None,
+        expires: str | None = None,
+        limits: Iterable[str] = (),
+        removed_limits: Iterable[str] = (),
+    ) -> ApiKey:
+        """Change what a key allows, when it expires and what it may use; what is None, and other limits, stay.
+
+        Args:
+            key_id: of the key.
+            allow: scopes and roles.
+            expires: see `parse_expiry`.
+            limits: to add, or in the place of others of their name; see `parse_limit`.
+            removed_limits: names of limits to remove, as requests/day.
 
         Raises:
             NotFound: there is no such key.
+            UserError: a value is not valid.
             Forbidden: it allowed or would allow more than the caller's.
         """
         record = before = self.get(key_id)
@@ -122,6 +139,7 @@ class KeyManager:
             self._check_scopes(record.scopes)
         if expires is not None:
             record = replace(record, expires_s=parse_expiry(expires))
+        record = replace(record, limits=change_limits(record.limits, limits, removed_limits))
         with self._record("key.update", record, before=_describe(before), after=_describe(record)):
             self._store.update_key(record)
         return record

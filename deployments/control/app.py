@@ -32,6 +32,7 @@ from deployments.control.operations import STABLE_PATH, VERSIONED_OPERATIONS, VE
 from deployments.control.rollouts import add_rollout_routes
 from deployments.control.sleeping import SleepingModels
 from deployments.control.summary import DeploymentSummary, ReplicaWindows
+from deployments.control.tenants import add_tenant_routes
 from deployments.control.usage import add_usage_routes
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
@@ -144,6 +145,7 @@ def build_api(
     add_rollout_routes(api, settings)
     add_audit_route(api, settings)
     add_usage_routes(api, settings)
+    add_tenant_routes(api, settings)
     _add_deployment_routes(api, catalog, fetch_windows)
     _add_predict_route(api, client, settings)
     _add_model_routes(api, client, catalog, SleepingModels(catalog.status, catalog.load_content), settings)

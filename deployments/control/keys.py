@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from deployments.access.api_keys import DEFAULT_GRACE_S
 from deployments.access.audit_log import AuditLog
 from deployments.access.key_manager import CreatedKey, KeyManager
+from deployments.access.limits.limit import EXAMPLES
 from deployments.access.scopes import LEAST
 from deployments.control.dependencies import CallerOf, get_actor, get_caller
 from deployments.control.openapi import KEYS_TAG
@@ -21,6 +22,8 @@ from training.schema import StrictModel
 
 PATH = "/api/v1/keys"
 ALLOW = "Scopes as `predict:digits-*,read:*`, or roles, separated by commas."
+LIMITS = f"What it may use: {EXAMPLES}."
+REMOVE_LIMITS = "Names of limits to remove, such as requests/day."
 EXPIRES = "`30d`, `12h`, `90m` from now, a date or time of ISO 8601, or `never`."
 
 
@@ -35,6 +38,7 @@ class NewKey(StrictModel):
     tenant: str | None = Field(None, description="That owns it; by default that of the caller's key.")
     allow: str = Field(LEAST, description=ALLOW)
     expires: str = Field("never", description=EXPIRES)
+    limits: list[str] = Field([], description=LIMITS)
 
 
 class KeyChange(StrictModel):
@@ -44,6 +48,8 @@ class KeyChange(StrictModel):
 
     allow: str | None = Field(None, description=ALLOW)
     expires: str | None = Field(None, description=EXPIRES)
+    limits: list[str] = Field([], description=LIMITS + " Those of other names stay.")
+    remove_limits: list[str] = Field([], description=REMOVE_LIMITS)
 
 
 class Rotation(StrictModel):
@@ -80,7 +86,8 @@ def add_key_routes(api: FastAPI, settings: ServingSettings) -> None:
     def create_key(new: NewKey, caller: CallerOf, manager: Manager, response: Response) -> dict[str, Any]:
         """A new key. `key` is what its caller sends; it is in this response and nowhere else."""
         tenant = caller.tenant if new.tenant is None else new.tenant
-        return _describe_created(manager.create(tenant, new.name, new.allow, new.expires), response)
+        created = manager.create(tenant, new.name, new.allow, new.expires, new.limits)
+        return _describe_created(created, response)
 
     @api.get(PATH + "/{key_id}", tags=[KEYS_TAG], summary="Get a key")
     def get_key(key_id: str, manager: Manager) -> dict[str, Any]:
@@ -89,8 +96,9 @@ def add_key_routes(api: FastAPI, settings: ServingSettings) -> None:
 
     @api.patch(PATH + "/{key_id}", tags=[KEYS_TAG], summary="Change a key")
     def update_key(key_id: str, change: KeyChange, manager: Manager) -> dict[str, Any]:
-        """Other scopes or another expiry; in force at every edge within a second."""
-        return manager.update(key_id, change.allow, change.expires).describe()
+        """Other scopes, limits or another expiry; in force everywhere within a second."""
+        changed = manager.update(key_id, change.allow, change.expires, change.limits, change.remove_limits)
+        return changed.describe()
 
     @api.post(PATH + "/{key_id}/rotate", tags=[KEYS_TAG], summary="Rotate a key")
     def rotate_key(key_id: str, rotation: Rotation, manager: Manager, response: Response) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class BatchStatistics:
     pass_rows: Counter[int] = field(default_factory=Counter)
 
     def record_pass(self, batch: Batch, started_s: float, ended_s: float) -> None:
-        """Count a pass, its share of each request, and fill in the timing of those that are traced.
+        """Count a pass, its share of each request, and fill in the timing of those that are traced or have limits.
 
         Args:
             batch: what went through.
@@ -57,6 +57,8 @@ class BatchStatistics:
             if not request.is_started:
                 request.is_started = True
                 self.waits.record(started_s - request.queued_s)
+            if request.charge is not None:
+                request.charge.compute_s += (ended_s - started_s) * len(chunk.x) / batch.rows
             timing = request.timing
             if timing is not None:
                 timing.queued_s, timing.ended_s = request.queued_s, ended_s

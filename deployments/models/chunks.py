@@ -12,6 +12,8 @@ from time import perf_counter
 
 import numpy as np
 
+from deployments.access.caller import CURRENT_CALLER
+from deployments.access.limits.accounts import CURRENT_CHARGE
 from deployments.access.usage.request_usage import RequestUsage
 from deployments.observability.private_errors import describe_error
 from deployments.protocols.arrays import Array, Outputs
@@ -46,9 +48,12 @@ class PendingRequest:
     Attributes:
         is_done: whether it has its outputs or an error, or nobody waits for them any more.
         is_abandoned: the latter.
+        charge: what it has taken of its caller's limits; None where there are none.
+        tenant: of its caller.
     """
 
     __slots__ = (
+        "charge",
         "deadline_s",
         "is_abandoned",
         "is_done",
@@ -59,6 +64,7 @@ class PendingRequest:
         "queued_s",
         "remaining_rows",
         "rows",
+        "tenant",
         "timeout_s",
         "timer",
         "timing",
@@ -76,6 +82,7 @@ class PendingRequest:
         self.rows = self.remaining_rows = rows
         self.on_done, self.timing, self.usage = on_done, timing, usage
         self.deadline_s, self.priority, self.timeout_s = scheduling or _UNSCHEDULED
+        self.charge, self.tenant = CURRENT_CHARGE.get(), CURRENT_CALLER.get().tenant
         self.queued_s = perf_counter()
         self.is_started = self.is_done = self.is_abandoned = False
         self.timer: asyncio.TimerHandle | None = None

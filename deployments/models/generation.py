@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deployments.access.limits.accounts import CURRENT_CHARGE
 from deployments.access.usage.request_usage import CURRENT_USAGE
 from deployments.errors import DeadlineExceeded
 from deployments.protocols.arrays import Outputs, Rows
@@ -100,12 +101,15 @@ class TextGenerator:
     ) -> AsyncGenerator[str]:
         random = _make_random_generator(None if request.seed is None else (request.seed + row) % 2**63)
         usage = CURRENT_USAGE.get()
+        charge = CURRENT_CHARGE.get()
         ids, detokenizer = list(prompt), IncrementalDetokenizer(self._tokenizer, prompt)
         for remaining in range(request.max_tokens - 1, -1, -1):
             (y_1TV,) = await self._forward(np.array([ids[-self._context_length :]]), scheduling)
             self.generated_tokens += 1
             if usage is not None:
                 usage.tokens_out += 1
+            if charge is not None:
+                charge.generated += 1
             ids.append(_sample_token(torch.from_numpy(y_1TV[0, -1]), request.temperature, random))
             if text := detokenizer.add(ids[-1], is_last=remaining == 0):
                 yield text

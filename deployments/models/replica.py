@@ -11,6 +11,7 @@ import ray
 from ray import serve
 
 from deployments.access.authorization import Authorization
+from deployments.access.limits.ledger_actor import open_accounts
 from deployments.access.usage.replica_meter import open_pusher
 from deployments.edge.membership import send_profile
 from deployments.edge.replica_server import ReplicaServer
@@ -66,6 +67,7 @@ class ModelReplica(HandleApi):
             self._model.enable_tracing(self.tracer)
         self._usage = open_pusher(specification.name, specification.version)
         self.usage_sink = self._usage.sink
+        self.accounts = accounts = await open_accounts(replica)
         name, limits, routes = specification.name, specification.limits, ModelRoutes(self._model)
         shadow = ShadowedModel(
             self._model,
@@ -75,7 +77,7 @@ class ModelReplica(HandleApi):
         )
         self._server = await ReplicaServer.start(
             lambda secret, observation: compose_http(
-                routes, limits, secret, Authorization(name), observation, usage=self.usage_sink
+                routes, limits, secret, Authorization(name), observation, usage=self.usage_sink, accounts=accounts
             ),
             host,
             Route.of(specification, application),
@@ -102,5 +104,7 @@ class ModelReplica(HandleApi):
     async def __del__(self) -> None:
         await self._server.stop()
         await self._usage.stop()
+        if self.accounts:
+            await self.accounts.stop()
         if self.tracer:
             self.tracer.close()

@@ -20,6 +20,7 @@ from deployments.access.usage.request_usage import CURRENT_USAGE, RequestUsage
 from deployments.errors import DeadlineExceeded, InferenceFailed, NotStreamable
 from deployments.models.batching import Batcher
 from deployments.models.chunks import PendingRequest
+from deployments.models.content import ContentCharge
 from deployments.models.example_check import MAX_ROWS, check_example_outputs
 from deployments.models.generation import TextGenerator, sample_images
 from deployments.models.inline_limits import MAX_INLINE_ELEMENTS, MAX_INLINE_ROWS, InlineLimits
@@ -110,6 +111,7 @@ class ServedModel:
         self._check_goal(slo_p99_s)
         end_phase("warm_up")
         self._generator = _build_generator(bundle, self._batcher)
+        self._content = ContentCharge(bundle.manifest, is_generator=self._generator is not None)
         self._failures = 0
         self._forward: Callable[[Rows, Scheduling | None], Awaitable[Outputs]] = self._batcher.forward
 
@@ -169,6 +171,7 @@ class ServedModel:
         self._count_inputs(request.rows, CURRENT_USAGE.get())
         if request.timeout_s is not None or request.priority:
             scheduling = _combine(scheduling, request)
+        await self._content.take(request.rows)
         try:
             outputs = await self._forward(request.rows, scheduling)
             if sum([y.size for y in outputs]) <= MAX_INLINE_ELEMENTS:
@@ -203,7 +206,7 @@ class ServedModel:
         batcher, codec = self._batcher, self.oip_codec
         batcher.check_admission(scheduling)
         request = codec.decode_request(body, header_length)
-        if len(request.rows) > self._inline.infer_rows:
+        if len(request.rows) > self._inline.infer_rows or not self._content.try_take(request.rows):
             return None
         self._count_inputs(request.rows, usage)
         if request.timeout_s is not None or request.priority:
@@ -229,6 +232,7 @@ class ServedModel:
         self._batcher.check_admission(scheduling)
         request = await self._decode_predict(body, content_type)
         self._count_request(request)
+        await self._content.take_request(request)
         if self._generator:
             texts = await self._generator.generate(_get_prompts(request), request.options, scheduling)
             return self.predict_codec.encode_predictions(texts)
@@ -297,6 +301,7 @@ class ServedModel:
         self._batcher.check_admission(scheduling)
         request = await self._decode_predict(body, content_type)
         self._count_request(request)
+        await self._content.take_request(request)
         prompts = _get_prompts(request)
         texts: list[list[str]] = [[] for _ in prompts]
         # Only the first event is due.

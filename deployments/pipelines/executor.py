@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from deployments.access.limits.accounts import CURRENT_CHARGE
 from deployments.access.usage.request_usage import CURRENT_USAGE
 from deployments.errors import EmptyRequest, InvalidType, NotStreamable, PayloadTooLarge, TensorsNotSupported
 from deployments.pipelines.crops import CropBudget
@@ -79,6 +80,8 @@ class PipelineExecutor:
         # Set before the body is parsed: parsing counts too.
         deadline_s = asyncio.get_running_loop().time() + NODE_TIME_SHARE * limit_s
         request = self._parse_request(body, content_type)
+        if (charge := CURRENT_CHARGE.get()) is not None:
+            await charge.take_content(len(request.inputs), 0)
         if (usage := CURRENT_USAGE.get()) is not None:
             usage.rows = len(request.inputs)
         context = RequestContext(

@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 
 from deployments.access.authorization import Authorization
+from deployments.access.limits.ledger_actor import open_accounts
 from deployments.access.usage.replica_meter import open_pusher
 from deployments.edge.directory import get_directory
 from deployments.edge.replica_server import ReplicaServer
@@ -76,6 +77,7 @@ class PipelineReplica(HandleApi):
             inject_trace=tracer.inject_headers if tracer else None,
             splits=splits,
             caller=specification.name,
+            is_node=True,
         )
 
         async def call_model(
@@ -86,6 +88,7 @@ class PipelineReplica(HandleApi):
         self.servable = self._executor = executor = PipelineExecutor(
             specification, call_model, trace_node=tracer.trace_node if tracer else None
         )
+        self.accounts = accounts = await open_accounts(replica)
         readiness = NodeReadiness(specification.pipeline.list_models())
         limits = specification.limits
         self._usage = open_pusher(specification.name, specification.version)
@@ -98,6 +101,7 @@ class PipelineReplica(HandleApi):
                 Authorization(specification.name),
                 observation,
                 usage=self.usage_sink,
+                accounts=accounts,
             ),
             host,
             Route.of(specification),
@@ -125,5 +129,7 @@ class PipelineReplica(HandleApi):
     async def __del__(self) -> None:
         await self._server.stop()
         await self._usage.stop()
+        if self.accounts:
+            await self.accounts.stop()
         if self.tracer:
             self.tracer.close()

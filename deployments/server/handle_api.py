@@ -13,6 +13,7 @@ from functools import cached_property
 from time import perf_counter
 
 from deployments.access.caller import CURRENT_CALLER, parse_caller
+from deployments.access.limits.accounts import CURRENT_CHARGE, Accounts, Charge
 from deployments.access.usage.call_event import CURRENT_EVENT, CallEvent, new_internal_event
 from deployments.access.usage.request_usage import CURRENT_USAGE, NO_SINK, RequestUsage, UsageSink
 from deployments.errors import CallError, ClientError, DeadlineExceeded, NodeFailed, encode_call_error
@@ -21,6 +22,7 @@ from deployments.observability.tracing import ReplicaTracer, TraceHeaders
 from deployments.protocols.predict.events import DONE, ERROR
 from deployments.scaling.report import CallReport, RequestStatistics
 from deployments.server.http_exchange import CLIENT_DISCONNECTED
+from deployments.server.limit_check import is_counted
 from deployments.server.routes import Servable
 from deployments.server.scheduling import INTERACTIVE, Scheduling
 from deployments.server.served import Served
@@ -34,6 +36,7 @@ class HandleApi:
     servable: Servable
     tracer: ReplicaTracer | None = None
     usage_sink: UsageSink = NO_SINK
+    accounts: Accounts | None = None
     ongoing_calls = total_calls = 0
 
     @cached_property
@@ -69,12 +72,14 @@ class HandleApi:
         trace: TraceHeaders | None = None,
         caller: str = "",
         event: CallEvent | None = None,
+        is_node: bool = False,
     ) -> tuple[int, bytes, int | None, Served | None]:
         """Run an Open Inference Protocol request; returns status, body, length of its JSON part, what computed it."""
         scheduling = self._schedule(timeout_s, priority)
         try:
             with self._observe_call(trace, caller, event, body) as usage:
                 self.servable.endpoint.check_version(version)
+                await self._charge_call(is_node)
                 response, length = await self.servable.infer(body, header_length, scheduling)
                 usage.bytes_out = len(response)
                 return 200, response, length, self.served
@@ -91,6 +96,7 @@ class HandleApi:
         trace: TraceHeaders | None = None,
         caller: str = "",
         event: CallEvent | None = None,
+        is_node: bool = False,
     ) -> tuple[int, bytes]:
         """Return the model's metadata; status and body."""
         try:
@@ -110,6 +116,7 @@ class HandleApi:
         trace: TraceHeaders | None = None,
         caller: str = "",
         event: CallEvent | None = None,
+        is_node: bool = False,
     ) -> tuple[int, bytes, Served | None]:
         """Run a `predict` request, for timeout_s at most; returns status, body, and what computed it."""
         scheduling = self._schedule(timeout_s, priority)
@@ -117,6 +124,7 @@ class HandleApi:
             with self._observe_call(trace, caller, event, body, request_id) as usage:
                 self.servable.endpoint.check_version(version)
                 async with asyncio.timeout(scheduling.timeout_s):
+                    await self._charge_call(is_node)
                     response, served = await self.run_predict(body, content_type, request_id, scheduling)
                 usage.bytes_out = len(response)
                 return 200, response, served
@@ -145,6 +153,7 @@ class HandleApi:
         trace: TraceHeaders | None = None,
         caller: str = "",
         event: CallEvent | None = None,
+        is_node: bool = False,
     ) -> AsyncGenerator[tuple[int, str, bytes, Served | None]]:
         """Stream a `predict` response: status, name and data of each event; a status that is not 200 is the last.
 
@@ -157,6 +166,7 @@ class HandleApi:
             with self._observe_call(trace, caller, event, body, request_id) as usage:
                 async with contextlib.aclosing(stream) as events:
                     self.servable.endpoint.check_version(version)
+                    await self._charge_call(is_node)
                     async for name, data in events:
                         usage.bytes_out += len(data)
                         if name == DONE:
@@ -181,6 +191,14 @@ class HandleApi:
         limit_s = self.servable.endpoint.limits.request_timeout_s
         return Scheduling.after(limit_s if timeout_s is None else min(timeout_s, limit_s), priority)
 
+    async def _charge_call(self, is_node: bool) -> None:
+        """Take what a call takes of its caller's limits; what a pipeline's node computes is the pipeline's caller's."""
+        account = self.accounts.find(CURRENT_CALLER.get()) if self.accounts else None
+        if account is not None:
+            charge = Charge(account, is_node=is_node)
+            CURRENT_CHARGE.set(charge)
+            await charge.admit()
+
     @contextlib.contextmanager
     def _observe_call(
         self,
@@ -196,6 +214,7 @@ class HandleApi:
         CURRENT_CALLER.set(usage.caller)
         CURRENT_EVENT.set(usage.event)
         CURRENT_USAGE.set(usage)
+        CURRENT_CHARGE.set(None)
         started_s, status = perf_counter(), 200
         self.ongoing_calls += 1
         self.total_calls += 1
@@ -211,6 +230,8 @@ class HandleApi:
             if status != CLIENT_DISCONNECTED or usage.bytes_out:
                 usage.write(200 if usage.bytes_out else status)
             self.ongoing_calls -= 1
+            if (charge := CURRENT_CHARGE.get()) is not None:
+                charge.finish(is_counted(status))
             self.call_statistics.record(status, perf_counter() - started_s)
 
 

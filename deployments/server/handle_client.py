@@ -66,6 +66,7 @@ class HandleClient:
         inject_trace: Callable[[], dict[str, Any]] | None = None,
         splits: Splits | None = None,
         caller: str = "",
+        is_node: bool = False,
     ) -> None:
         """Make a client.
 
@@ -77,9 +78,10 @@ class HandleClient:
             inject_trace: makes the argument that takes the caller's span along; None where tracing is off.
             splits: which calls a canary gets; None for none.
             caller: who calls where a call has no origin.
+            is_node: whether its calls are parts of a request, as a pipeline's are.
         """
         self._list_deployed, self._may_sleep, self._inject_trace = list_deployed, may_sleep, inject_trace
-        self._splits, self._caller = splits or Splits(), caller
+        self._splits, self._caller, self._is_node = splits or Splits(), caller, is_node
         self._checked_s: dict[str, float] = {}
         self._handles: dict[str, dict[str, DeploymentHandle[Any]]] = {}
         self._handles_lock = asyncio.Lock()
@@ -211,7 +213,9 @@ class HandleClient:
         raise Unavailable(f"{len(attempts)} replicas of {attempts[0].model} died during this request")
 
     def _make_options(self) -> dict[str, Any]:
-        options = {"caller": CURRENT_CALLER.get().encode(), "event": CURRENT_EVENT.get()}
+        options: dict[str, Any] = {"caller": CURRENT_CALLER.get().encode(), "event": CURRENT_EVENT.get()}
+        if self._is_node:
+            options["is_node"] = True
         return options | (self._inject_trace() if self._inject_trace else {})
 
     async def _call_once(

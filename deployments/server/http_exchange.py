@@ -223,6 +223,9 @@ class Exchange(Request):
         server = self._connection.server
         for name, value in headers:
             fields += b"%b: %b\r\n" % (name, value)
+        if self.charge is not None and status < 400:
+            for name, value in self.charge.encode_fields():
+                fields += b"%b: %b\r\n" % (name, value)
         if not self.keep_alive or server.is_draining:
             fields += b"connection: close\r\n"
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -2,7 +2,7 @@
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
     -> trace_layer.py -> edge_check.py -> deployments.access.usage.request_usage -> deployments.access.authorization
-    -> request_limits.py -> cross_site.py -> routes.py -> error_responses.py
+    -> request_limits.py -> limit_check.py -> cross_site.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 
@@ -14,12 +14,14 @@ from typing import Any
 import grpc
 
 from deployments.access.authorization import Authorization
+from deployments.access.limits.accounts import Accounts
 from deployments.access.usage.request_usage import Metering, UsageSink
-from deployments.errors import CallError, ClientError
+from deployments.errors import RATE_LIMIT, RATE_LIMIT_POLICY, CallError, ClientError
 from deployments.observability.observation import Observation
 from deployments.observability.private_errors import describe_error
 from deployments.server.edge_check import EdgeCheck
 from deployments.server.error_responses import INTERNAL_ERROR_MESSAGE, encode_error_response
+from deployments.server.limit_check import LimitCheck
 from deployments.server.request import Handler, Layer, Request, Response
 from deployments.server.request_limits import RequestLimits
 from deployments.server.trace_layer import TraceLayer, activate_traces
@@ -37,6 +39,9 @@ GRPC_CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """HTTP status to gRPC status; every other 4xx is INVALID_ARGUMENT."""
+
+# No call waits so long for its next attempt.
+MAX_PUSHBACK_S = 3600
 
 GrpcMethod = Callable[[bytes, Any], Awaitable[bytes]]
 """A unary method: from a serialized request and grpc.aio's context to a serialized response."""
@@ -73,11 +78,13 @@ def compose_http(
     observation: Observation | None = None,
     further_layers: tuple[Layer, ...] = (),
     usage: UsageSink | None = None,
+    accounts: Accounts | None = None,
 ) -> HttpApp:
     """Put the layers before a handler, in the order in which a request passes them.
 
     Trace (without a tracer there is none), edge's secret, metering (where something takes the usage), the key's scopes,
-    limits, and further ones: of the control application, whose routes change things, the check of cross_site.py.
+    limits of the replica, limits of the caller (where the handler computes), and further ones: of the control
+    application, whose routes change things, the check of cross_site.py.
     """
     observation = observation or Observation()
     metering = () if usage is None else (Metering(usage),)
@@ -88,6 +95,9 @@ def compose_http(
         RequestLimits(limits),
         *further_layers,
     )
+    if accounts:
+        limit_check = LimitCheck(accounts)
+        layers, handler = (*layers, limit_check), limit_check.wrap(handler)
     if observation.tracer:
         layers, handler = (TraceLayer(observation.tracer), *layers), activate_traces(handler)
     return HttpApp(handler, layers, limits.max_body_bytes, observation.statistics.errors)
@@ -109,13 +119,17 @@ def compose_grpc(method: GrpcMethod, *, name: str) -> GrpcMethod:
 
 
 def build_grpc_trailers(error: Exception) -> tuple[tuple[str, str], ...]:
-    """Say when to come back, as gRPC's own retries read it.
+    """Say when to come back, as gRPC's own retries read it, and how the caller's limit stands.
 
     https://github.com/grpc/proposal/blob/master/A6-client-retries.md
     """
     headers = dict(error.headers) if isinstance(error, ClientError) else {}
-    retry_after = headers.get(b"retry-after")
-    return (("grpc-retry-pushback-ms", str(1000 * int(retry_after))),) if retry_after else ()
+    fields = [(name.decode(), headers[name].decode()) for name in (RATE_LIMIT_POLICY, RATE_LIMIT) if name in headers]
+    if retry_after := headers.get(b"retry-after"):
+        # A negative one: do not.
+        pushback_ms = 1000 * int(retry_after) if int(retry_after) <= MAX_PUSHBACK_S else -1
+        fields += [("retry-after", retry_after.decode()), ("grpc-retry-pushback-ms", str(pushback_ms))]
+    return tuple(fields)
 
 
 def describe_grpc_error(error: Exception, name: str) -> tuple[grpc.StatusCode, str]:

@@ -19,6 +19,7 @@ from deployments.errors import ClientError
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from deployments.access.limits.accounts import Charge
     from deployments.access.usage.request_usage import RequestUsage
     from deployments.server.request_limits import RequestLimits
     from deployments.server.scheduling import Scheduling
@@ -56,6 +57,8 @@ class Request(ABC):
         is_received: whether all of it is here.
         caller: whom the edge has found by the key; nobody for public paths.
         limits: set by the layer of that name; None without it.
+        charge: what it has taken of its caller's limits; None where the caller has none.
+        needs_task: whether its handler has to return an awaitable.
         scheduling: deadline and priority that the caller has chosen; None where it says nothing.
         trace: its span; None where it is not traced.
         usage: what it comes to, where that is counted.
@@ -69,6 +72,8 @@ class Request(ABC):
     is_received: bool = True
     caller: Caller = NOBODY
     limits: "RequestLimits | None" = None
+    charge: "Charge | None" = None
+    needs_task: bool = False
     scheduling: "Scheduling | None" = None
     trace: "Span | None" = None
     usage: "RequestUsage | None" = None

@@ -118,7 +118,9 @@ class ModelRoutes:
         header_length, length = request.headers.get(HEADER_LENGTH), None
         if header_length is not None:
             length = parse_header_length(header_length, len(request.body))
-        if self._submit_infer is not None and request.trace is None:
+        # For whom the batcher computes.
+        CURRENT_CALLER.set(request.caller)
+        if self._submit_infer is not None and request.trace is None and not request.needs_task:
             on_done = partial(_respond_infer, request)
             submitted = self._submit_infer(request.body, length, request.scheduling, on_done, request.usage)
             if submitted is not None:

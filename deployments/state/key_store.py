@@ -227,6 +227,13 @@ class KeyStore:
             snapshot.callers[row.digest] = Caller(f"{key.tenant}/{key.name}", key.id, key.scopes, expires_s)
         return snapshot
 
+    def list_limits(self) -> dict[str, dict[str, str]]:
+        """The limits of the keys that have some, by the key's id."""
+        has_limits = _KEYS.c.revoked_s.is_(None) & (_KEYS.c.limits != "{}")
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_KEYS.c.id, _KEYS.c.limits).where(has_limits).order_by(_KEYS.c.id))
+            return {row.id: json.loads(row.limits) for row in rows}
+
     def _add_secret(self, connection: Connection, key_id: str, secret: str) -> None:
         values = {"digest": hash_key(secret, self._pepper), "key_id": key_id, "created_s": time.time()}
         connection.execute(insert(_SECRETS).values(values))
