@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field
 from deployments.access.caller import Caller
 from deployments.access.limits.limit import EXAMPLES
 from deployments.access.tenants import MAX_WEIGHT, MIN_WEIGHT, TenantManager
-from deployments.control.keys import REMOVE_LIMITS, CallerOf
+from deployments.control.dependencies import CallerOf
+from deployments.control.keys import REMOVE_LIMITS
 from deployments.control.openapi import KEYS_TAG
 from deployments.settings import ServingSettings
 from deployments.state.tenant_store import TenantStore
@@ -50,12 +51,12 @@ def add_tenant_routes(api: FastAPI, settings: ServingSettings) -> None:
         """The tenants that something was set for, and whose keys the caller's key may manage."""
         return {"tenants": [tenant.describe() for tenant in manage(caller).list()]}
 
-    @api.get(PATH + "/{name}", tags=[KEYS_TAG], summary="Get a tenant")
-    def get_tenant(name: str, caller: CallerOf) -> dict[str, Any]:
+    @api.get(PATH + "/{tenant}", tags=[KEYS_TAG], summary="Get a tenant")
+    def get_tenant(tenant: str, caller: CallerOf) -> dict[str, Any]:
         """What one tenant's keys together may use, and its weight."""
-        return manage(caller).get(name).describe()
+        return manage(caller).get(tenant).describe()
 
-    @api.patch(PATH + "/{name}", tags=[KEYS_TAG], summary="Change a tenant")
-    def update_tenant(name: str, change: TenantChange, caller: CallerOf) -> dict[str, Any]:
+    @api.patch(PATH + "/{tenant}", tags=[KEYS_TAG], summary="Change a tenant")
+    def update_tenant(tenant: str, change: TenantChange, caller: CallerOf) -> dict[str, Any]:
         """Other limits, or another weight; in force everywhere within a second. Nobody changes his own tenant's."""
-        return manage(caller).update(name, change.limits, change.remove_limits, change.weight).describe()
+        return manage(caller).update(tenant, change.limits, change.remove_limits, change.weight).describe()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Protocol
 
+from deployments.access.caller import CURRENT_CALLER
 from deployments.errors import CallError, DeadlineExceeded, QueueFull
 from deployments.models.chunk_queue import MAX_PASSES_WITHOUT_BATCH, ChunkQueue
 from deployments.models.chunks import PendingRequest
@@ -155,7 +156,7 @@ class Admission:
                     f"no response within the request's timeout of {timeout_s:g} s: {rows} rows take {least_s:.3g} s at "
                     "least; set a longer one, or send fewer rows"
                 )
-            rows_ahead = self._count_rows_ahead(scheduling)
+            rows_ahead = self._count_rows_ahead(scheduling, rows)
             if running_s is not None and scheduling == Scheduling():
                 ahead_s = running_s + self.estimator.estimate_wait_s(rows_ahead)
                 if ahead_s > self._max_wait_s:
@@ -174,11 +175,12 @@ class Admission:
     def _is_old(self) -> bool:
         return perf_counter() - self.estimator.measured_s > MAX_ESTIMATE_AGE_S
 
-    def _count_rows_ahead(self, scheduling: Scheduling) -> int:
-        """Count the rows that wait, and go first."""
+    def _count_rows_ahead(self, scheduling: Scheduling, rows: int) -> int:
+        """Count the rows that wait, and go first; of other tenants, those that their shares let go first."""
         batch_rows = self._queue.batch_rows
         interactive_rows = self._queue.rows - batch_rows
         if scheduling.priority != BATCH:
+            interactive_rows = self._queue.count_interactive_rows_ahead(CURRENT_CALLER.get().tenant, rows)
             # Every so many passes, one is theirs.
             return interactive_rows + min(batch_rows, interactive_rows // (MAX_PASSES_WITHOUT_BATCH - 1))
         # Where interactive rows fill the passes, they get no other.

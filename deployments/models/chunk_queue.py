@@ -1,15 +1,15 @@
 """Queue of a batcher: the rows that wait, and which of them the next pass takes.
 
-Request walk: batching.py -> [chunk_queue.py] -> batching.py
-Interactive rows go first and batch rows fill what is left. What nobody waits for any more is dropped here, before it is
-computed: its caller has left, or its deadline comes before the end of the pass.
+Request walk: batching.py -> [chunk_queue.py] -> fair_queue.py
+Interactive rows go first and batch rows fill what is left; of either, each tenant gets its share. What nobody waits for
+any more is dropped here, before it is computed: its caller has left, or its deadline comes before the end of the pass.
 """
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from deployments.models.chunks import Chunk, PendingRequest
+from deployments.models.fair_queue import FairQueue
 
 # Maximum share of padding in a pass; a row that would bring more waits for rows of its length.
 MAX_PADDING_SHARE = 0.2
@@ -49,18 +49,23 @@ class ChunkQueue:
 
     def __init__(self, has_time_axis: bool) -> None:
         self._has_time_axis = has_time_axis
-        self._interactive: deque[Chunk] = deque()
-        self._batch: deque[Chunk] = deque()
+        self._interactive, self._batch = FairQueue(), FairQueue()
         self._passes_without_batch = 0
         self.rows = self.batch_rows = self.late_rows = self.abandoned_rows = 0
 
     def extend(self, chunks: Iterable[Chunk], request: PendingRequest, *, first: bool = False) -> None:
         """Append the chunks of a request, or put them before all others."""
         queue = self._batch if request.priority else self._interactive
-        (queue.extendleft if first else queue.extend)(chunks)
+        put = queue.put_first if first else queue.append
+        for chunk in chunks:
+            put(chunk)
         self.rows += request.rows
         if request.priority:
             self.batch_rows += request.rows
+
+    def count_interactive_rows_ahead(self, tenant: str, rows: int) -> int:
+        """Count the interactive rows that go before the last of a request's of a tenant."""
+        return self._interactive.count_rows_ahead(tenant, rows, self.rows - self.batch_rows)
 
     def take(self, pass_rows: int, end_s: float) -> Batch:
         """Take the chunks of the next pass.
@@ -82,11 +87,11 @@ class ChunkQueue:
                 self._passes_without_batch = 0
         return batch
 
-    def _take_from(self, queue: deque[Chunk], batch: Batch, pass_rows: int, end_s: float) -> None:
-        """Take the oldest chunk, and later ones that fit: into the pass, and beside rows of its length."""
+    def _take_from(self, queue: FairQueue, batch: Batch, pass_rows: int, end_s: float) -> None:
+        """Take the next chunk, and later ones that fit: into the pass, and beside rows of its length."""
         skipped: list[Chunk] = []
         while queue and batch.rows < pass_rows:
-            chunk = queue.popleft()
+            chunk = queue.pop()
             request = chunk.request
             if request.is_done:
                 # Its caller has left, its deadline came while it waited, or another chunk of it failed.
@@ -111,15 +116,17 @@ class ChunkQueue:
                     skipped += [chunk] if rest is None else [chunk, rest]
                     continue
                 batch.time_steps, batch.longest = batch.time_steps + chunk.time_steps, longest
+            batch.rows += len(chunk.x)
+            batch.chunks.append(chunk)
+            queue.count(chunk)
             if rest is not None:
                 # Behind later chunks: a large request does not hold up small ones.
                 queue.append(rest)
-            batch.rows += len(chunk.x)
-            batch.chunks.append(chunk)
             self._count_out(queue, chunk)
-        queue.extendleft(reversed(skipped))
+        for chunk in reversed(skipped):
+            queue.put_back(chunk)
 
-    def _count_out(self, queue: deque[Chunk], chunk: Chunk) -> None:
+    def _count_out(self, queue: FairQueue, chunk: Chunk) -> None:
         self.rows -= len(chunk.x)
         if queue is self._batch:
             self.batch_rows -= len(chunk.x)

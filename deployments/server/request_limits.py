@@ -3,6 +3,7 @@
 import asyncio
 import math
 
+from deployments.access.limits.weights import get_weight
 from deployments.errors import BodyTimeout, DeadlineExceeded, QueueFull, UnsupportedMediaType
 from deployments.server.request import Request
 from deployments.server.scheduling import BATCH, read_scheduling
@@ -10,6 +11,8 @@ from deployments.settings import Limits
 
 # How often deadlines are checked, unless they are shorter.
 CHECK_INTERVAL_S = 0.25
+# A tenant that was here so short a time ago comes again: its share of the places is kept from others.
+TENANT_MEMORY_S = 10.0
 # What is late in its queue or its node says so itself, and more precisely.
 DEADLINE_MARGIN_S = 0.02
 # Of the request's own time. A slot is taken with the header, so that bodies on their way are limited in number too; one
@@ -30,6 +33,9 @@ class RequestLimits:
         # Batch requests leave half of the places to interactive ones.
         self._max_batch_requests = max(1, limits.max_queue // 2)
         self._check_interval_s = min(CHECK_INTERVAL_S, limits.request_timeout_s / 20)
+        # Requests inside, and when each was last here, by tenant.
+        self._by_tenant: dict[str, int] = {}
+        self._seen_s: dict[str, float] = {}
         # When each is canceled, in the event loop's time.
         self._deadlines_s: dict[Request, float] = {}
         # Of those that name a deadline.
@@ -45,17 +51,23 @@ class RequestLimits:
             QueueFull: too many requests are inside.
         """
         scheduling = request.scheduling = read_scheduling(request.headers, self._limits.request_timeout_s)
-        ongoing = len(self._deadlines_s)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        ongoing, tenant, now_s = len(self._deadlines_s), request.caller.tenant, loop.time()
+        # Of one that finds no place, too: others then leave it one.
+        self._seen_s[tenant] = now_s
         if ongoing >= self._max_batch_requests:
             if ongoing >= self._limits.max_queue:
                 raise QueueFull(f"this replica has {ongoing} requests, its limit; try again shortly")
             if scheduling is not None and scheduling.priority == BATCH:
                 raise QueueFull(f"this replica has {ongoing} requests, its limit for batch requests; try again shortly")
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
+        inside = self._by_tenant.get(tenant, 0)
+        if 2 * ongoing >= self._limits.max_queue:
+            self._check_share(tenant, inside, now_s)
+        self._by_tenant[tenant] = inside + 1
         request.limits = self
-        self._deadlines_s[request] = loop.time() + self._limits.request_timeout_s
+        self._deadlines_s[request] = now_s + self._limits.request_timeout_s
         if scheduling is not None and scheduling.deadline_s != math.inf:
             delay_s = scheduling.remaining_s() + DEADLINE_MARGIN_S
             self._own_timers[request] = loop.call_later(delay_s, self._cancel_late, request, scheduling.timeout_s)
@@ -64,9 +76,32 @@ class RequestLimits:
 
     def leave(self, request: Request) -> None:
         """Forget a request."""
-        self._deadlines_s.pop(request, None)
+        if self._deadlines_s.pop(request, None) is None:
+            return
+        tenant = request.caller.tenant
+        if self._by_tenant[tenant] > 1:
+            self._by_tenant[tenant] -= 1
+        else:
+            del self._by_tenant[tenant]
         if self._own_timers:
             self._cancel_own_timer(request)
+
+    def _check_share(self, tenant: str, inside: int, now_s: float) -> None:
+        """Refuse a tenant that has its share of the places already, where others are here too.
+
+        Raises:
+            QueueFull: it has.
+        """
+        if len(self._seen_s) == 1:
+            return
+        self._seen_s = {name: seen_s for name, seen_s in self._seen_s.items() if now_s - seen_s < TENANT_MEMORY_S}
+        weight, weights = get_weight(tenant), sum(map(get_weight, self._seen_s))
+        places = max(1, math.floor(self._limits.max_queue * weight / weights))
+        if inside >= places:
+            raise QueueFull(
+                f"this replica is busy, and has {inside} requests of tenant {tenant or 'nobody'}, its share beside "
+                "those of others; try again shortly"
+            )
 
     @property
     def stall_timeout_s(self) -> float:

@@ -73,7 +73,12 @@ class Allowance:
     @property
     def remaining(self) -> float:
         """Units that are left, of what this process knows."""
-        return max(0.0, self.lease.limit - self.lease.used + self.available)
+        return max(0.0, self.lease.limit - self.used)
+
+    @property
+    def used(self) -> float:
+        """Units that are used, or held by others."""
+        return max(0.0, self.lease.used - self.available)
 
     def has(self, amount: float) -> bool:
         """Whether a request may take units now."""
@@ -179,7 +184,7 @@ class Allowance:
                 kept.append(waiter)
             else:
                 waiter.future.set_result(False)
-                if not lease.may_return and lease.limit - lease.used < self._least:
+                if not lease.may_return and self.remaining < self._least:
                     self._refused_until_s = now_s + min(max(lease.reset_s, MIN_REFUSAL_S), MAX_REFUSAL_S)
         self._waiters = kept
 

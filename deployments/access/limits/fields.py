@@ -11,18 +11,17 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from deployments.access.limits.allowances import Allowance
-from deployments.access.limits.leasing import Lease
 from deployments.access.limits.limit import Dimension, Limit, Period, find_window, format_amount
 from deployments.errors import RATE_LIMIT, RATE_LIMIT_POLICY, LimitExceeded
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
-def encode_fields(allowance: Allowance, remaining: float | None = None) -> Fields:
+def encode_fields(allowance: Allowance) -> Fields:
     """Encode the policy of a limit, and what is left of it."""
     lease, period = allowance.lease, allowance.limit.period
     name, policy = _encode_policy(allowance.subject[:7] == "tenant:", allowance.limit, lease.limit, lease.window_s)
-    left = math.floor(allowance.remaining if remaining is None else remaining)
+    left = math.floor(allowance.remaining)
     if period is None:
         return ((RATE_LIMIT_POLICY, policy), (RATE_LIMIT, b"%b;r=%d" % (name, left)))
     return ((RATE_LIMIT_POLICY, policy), (RATE_LIMIT, b"%b;r=%d;t=%d" % (name, left, _find_reset_s(allowance))))
@@ -57,7 +56,7 @@ def build_refusal(allowance: Allowance, amount: float) -> LimitExceeded:
     lease, limit = allowance.lease, allowance.limit
     whose = "the tenant's limit" if allowance.subject.startswith("tenant:") else "the key's limit"
     text = f"{limit.dimension}={format_amount(lease.limit)}" + (f"/{limit.period}" if limit.period else "")
-    fields = encode_fields(allowance, max(0.0, lease.limit - lease.used))
+    fields = encode_fields(allowance)
     if amount > lease.limit:
         return LimitExceeded(
             f"{format_amount(amount)} {limit.dimension} are over {whose} of {text}; send fewer in a request",
@@ -65,18 +64,18 @@ def build_refusal(allowance: Allowance, amount: float) -> LimitExceeded:
             fields,
         )
     reset_s = _find_reset_s(allowance)
-    message = f"{whose} of {text} is reached: {_describe_use(allowance, lease, amount, reset_s)}"
+    message = f"{whose} of {text} is reached: {_describe_use(allowance, amount, reset_s)}"
     return LimitExceeded(message, reset_s, fields)
 
 
-def _describe_use(allowance: Allowance, lease: Lease, amount: float, reset_s: int) -> str:
+def _describe_use(allowance: Allowance, amount: float, reset_s: int) -> str:
     limit = allowance.limit
     if limit.dimension is Dimension.CONCURRENT:
-        return f"{format_amount(lease.used)} requests are inside; try again when one has ended"
+        return f"{format_amount(allowance.used)} requests are inside; try again when one has ended"
     if limit.period is Period.SECOND:
         return "requests come faster; try again in a second, or send more slowly"
     reset = datetime.fromtimestamp(time.time() + reset_s, UTC).isoformat(timespec="seconds")
-    used = f"{format_amount(lease.used)} are used"
-    if lease.limit > lease.used:
+    used = f"{format_amount(allowance.used)} are used"
+    if allowance.remaining:
         used += f", this request needs {format_amount(amount)}"
     return f"{used}; it begins anew in {reset_s} s, at {reset}"

@@ -110,8 +110,8 @@ def test_every_request_body_has_an_example_that_its_schema_accepts(document: dic
     ]
 
     schemas = document["components"]["schemas"]
-    # Of two models, a pipeline, any model's versions and the stable address, and of keys.
-    assert len(bodies) == 2 * 2 + 1 + 3 + 3
+    # Of two models, a pipeline, any model's versions and the stable address, of keys and tenants.
+    assert len(bodies) == 2 * 2 + 1 + 3 + 3 + 1
     for body in bodies:
         schema = body["schema"]
         if reference := schema.get("$ref"):

@@ -1,12 +1,15 @@
 """A replica's request limits: the deadline that a request names, and the time of its body, over real sockets."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from time import perf_counter
 
 import pytest
 
+from deployments.access.caller import Caller
+from deployments.access.limits.weights import set_weights
 from deployments.server.http_server import HttpServer
 from deployments.server.request import Request, Response
 from deployments.server.request_limits import RequestLimits
@@ -99,3 +102,43 @@ async def test_a_body_that_does_not_come_gives_its_slot_back_before_the_requests
         assert json.loads(response.body)["error"]["code"] == "body_timeout"
         assert len(get_limits(server)._deadlines_s) == server.ongoing == 1
         assert (await complete.read_response()).status == 504
+
+
+async def test_a_tenant_has_its_share_of_the_places_once_another_one_comes(start_server: StartServer) -> None:
+    class CallerOfHeader:
+        def admit(self, request: Request) -> None:
+            request.caller = Caller(request.get_header(b"x-tenant").decode() + "/key")
+
+        def leave(self, request: Request) -> None:
+            """Nothing is left."""
+
+    limits = RequestLimits(Limits(max_queue=8, request_timeout_s=2))
+    set_weights({"b": 3.0})
+    server, port = await start_server(make_app(wait_long, CallerOfHeader(), limits))
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def send(tenant: str) -> int:
+            """Returns 429, or 0 where the request is inside."""
+            connection = await stack.enter_async_context(open_raw(port))
+            before = server.ongoing
+            await connection.send(encode_request("POST", "/", b"x", f"x-tenant: {tenant}"))
+            reading = asyncio.create_task(connection.read_response())
+            async with asyncio.timeout(5):
+                while server.ongoing == before and not reading.done():
+                    await asyncio.sleep(0.005)
+            if reading.done():
+                return reading.result().status
+            stack.callback(reading.cancel)
+            return 0
+
+        alone = [await send("a") for _ in range(5)]
+        comes = await send("b")
+        shared = [await send("a")] + [await send("b") for _ in range(2)]
+        full = await send("b")
+    set_weights({})
+
+    # Of eight places a has two beside b of weight 3: those that it has already it keeps.
+    assert alone == [0] * 5
+    assert comes == 0
+    assert shared == [429, 0, 0]
+    assert full == 429
