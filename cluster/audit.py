@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from cluster.settings import Settings, list_fields
-from deployments.access.audit_event import Actor, AuditEvent
-from deployments.access.audit_log import AuditLog
+from deployments.access.audit.event import Actor, AuditEvent
+from deployments.access.audit.log import AuditLog
 from training.errors import UserError
 from training.settings import mask_passwords
 

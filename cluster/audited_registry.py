@@ -12,7 +12,7 @@ from training.registry.entities import Version
 from training.registry.model_registry import Registry
 
 if TYPE_CHECKING:
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.log import AuditLog
 
 
 class AuditedRegistry(Registry):
@@ -55,7 +55,7 @@ class AuditedRegistry(Registry):
 
     @property
     def _audit(self) -> "AuditLog":
-        from deployments.access.audit_log import AuditLog
+        from deployments.access.audit.log import AuditLog
 
         return AuditLog.open(self._serving_settings)
 

@@ -59,7 +59,7 @@ def submit(
     # Ray, which takes half a second to import: after the recipe is known to be sound.
     from ray.job_submission import JobSubmissionClient
 
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.log import AuditLog
 
     logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     bypass_proxies(cluster.client_host)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def trust_key(settings: Settings, name: str, file: Path) -> TrustedKey:
     """Trust a public key from now on, and record that; see training.provenance.trust.add_trusted_key."""
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.log import AuditLog
 
     key = read_public_key(file)
     with AuditLog.open(settings).record("trust.add", name, after={"key": key.id}):
@@ -49,7 +49,7 @@ def trust_key(settings: Settings, name: str, file: Path) -> TrustedKey:
 
 def distrust_key(settings: Settings, name: str) -> TrustedKey:
     """Trust a key no longer, and record that; see training.provenance.trust.remove_trusted_key."""
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.log import AuditLog
 
     key = find_trusted_key(settings.home, name).key
     with AuditLog.open(settings).record("trust.remove", name, before={"key": key.id}):

@@ -77,7 +77,7 @@ def train(
                 recipe, settings, publish, options=options, resume=run, origin=origin, on_message=display.show
             )
 
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.log import AuditLog
     from training.run.preflight import check_sources
 
     check_sources(recipe)

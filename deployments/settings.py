@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from deployments.access.claim_rules import ClaimRules, check_issuer
+from deployments.access.sso.claim_rules import ClaimRules, check_issuer
 from training.errors import UserError
 from training.schema import StrictModel
 from training.settings import TrainingSettings

@@ -20,8 +20,8 @@ from cluster.cli.terminal import (
 from training.errors import UserError
 
 if TYPE_CHECKING:
-    from deployments.access.audit_chain import Head, Verification
-    from deployments.access.audit_reader import AuditReader
+    from deployments.access.audit.chain import Head, Verification
+    from deployments.access.audit.reader import AuditReader
 
 app = typer.Typer(
     help="The audit log: list, export, verify, head.",
@@ -52,8 +52,8 @@ def default(
     """List every change and every refusal; export, verify, head."""
     if context_.invoked_subcommand:
         return
-    from deployments.access.audit_event import ACTIONS
-    from deployments.access.audit_reader import AuditFilter
+    from deployments.access.audit.event import ACTIONS
+    from deployments.access.audit.reader import AuditFilter
 
     if action and action not in ACTIONS:
         raise UserError(f"--action {action!r} is none; it is one of {', '.join(ACTIONS)}")
@@ -114,8 +114,8 @@ def verify(
     Exits with 1 where there are any. Rows that are missing at the end show by a head: one is kept in SHOAL_HOME; keep
     others where nobody who could alter both may write.
     """
-    from deployments.access.audit_chain import verify_lines
-    from deployments.access.audit_key import PUBLIC_KEY_FILE, PublicKeys
+    from deployments.access.audit.chain import verify_lines
+    from deployments.access.audit.key import PUBLIC_KEY_FILE, PublicKeys
 
     home = context.settings.home
     keys = PublicKeys.load(*(public_key or [home / PUBLIC_KEY_FILE]))
@@ -146,8 +146,8 @@ def verify(
 @app.command("head")
 def head_() -> None:
     """Print the signed hash of the last row, for `verify --head`."""
-    from deployments.access.audit_chain import make_head
-    from deployments.access.audit_reader import AuditFilter
+    from deployments.access.audit.chain import make_head
+    from deployments.access.audit.reader import AuditFilter
 
     rows = _open_reader().list_rows(AuditFilter(), 1)
     if not rows:
@@ -184,13 +184,13 @@ def _count(number: int, what: str) -> str:
 
 
 def _open_reader() -> "AuditReader":
-    from deployments.access.audit_reader import AuditReader
+    from deployments.access.audit.reader import AuditReader
 
     return AuditReader(context.settings.platform)
 
 
 def _read_head(file: Path) -> "Head":
-    from deployments.access.audit_chain import Head
+    from deployments.access.audit.chain import Head
 
     try:
         return Head.parse(file.read_text())
@@ -201,7 +201,7 @@ def _read_head(file: Path) -> "Head":
 
 
 def _read_kept_head() -> "list[Head]":
-    from deployments.access.audit_log import HEAD_FILE
+    from deployments.access.audit.log import HEAD_FILE
 
     file = context.settings.home / HEAD_FILE
     return [_read_head(file)] if file.exists() else []

@@ -31,7 +31,7 @@ def add_commands(app: typer.Typer) -> None:
 def init() -> None:
     """Make SHOAL_HOME and its secrets; start nothing."""
     from cluster.local import secrets
-    from deployments.access.audit_key import AuditSigner
+    from deployments.access.audit.key import AuditSigner
     from training.provenance.keys import ensure_signing_key
 
     home = context.settings.home

@@ -130,8 +130,8 @@ def revoke(key: Reference, as_json: Json = False) -> None:
 
 def _open_manager() -> "KeyManager":
     from cluster.local.secrets import KEY_PEPPER, ensure_secret
-    from deployments.access.audit_event import Actor
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.event import Actor
+    from deployments.access.audit.log import AuditLog
     from deployments.access.caller import build_admin
     from deployments.access.key_manager import KeyManager
     from deployments.state.key_store import KeyStore

@@ -99,7 +99,7 @@ def compare(first: str, second: str, as_json: Json = False) -> None:
 @app.command()
 def delete(run: str) -> None:
     """Delete an interrupted run's checkpoints; its record stays."""
-    from deployments.access.audit_log import AuditLog
+    from deployments.access.audit.log import AuditLog
 
     history = _open_history()
     name = history.find_run(run).name

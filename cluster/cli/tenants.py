@@ -79,11 +79,15 @@ def set_(
 
 
 def _open_manager() -> "TenantManager":
+    from deployments.access.audit.event import Actor
+    from deployments.access.audit.log import AuditLog
     from deployments.access.caller import build_admin
     from deployments.access.tenants import TenantManager
     from deployments.state.tenant_store import TenantStore
 
-    return TenantManager(TenantStore(context.settings.platform), build_admin())
+    settings = context.settings
+    store = TenantStore(settings.platform)
+    return TenantManager(store, build_admin(), lambda: AuditLog.open(settings), Actor.current())
 
 
 def _format_limits(tenant: "Tenant") -> str:

@@ -19,7 +19,7 @@ from cluster.rollout.deploy import find_dependents_of, reject_pipeline, replace
 from cluster.rollout.serve_api import ClusterEnded, OnStatus, ServeApi, ServeUnreachable
 from cluster.rollout.trust import reject_untrusted
 from cluster.settings import Settings
-from deployments.access.audit_event import Actor
+from deployments.access.audit.event import Actor
 from deployments.rollout.canary import Canary, CanarySpec
 from deployments.specs.model_deployment import ModelDeployment
 from deployments.state.canary_audit import CONTROLLER

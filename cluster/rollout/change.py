@@ -18,7 +18,7 @@ from cluster.local.running_cluster import Cluster, exclusive_lock, require_clust
 from cluster.local.signals import Interrupted, delay_interrupts
 from cluster.rollout.serve_api import Applications, ClusterEnded, ConfigRefused, OnStatus, ServeApi, is_running
 from cluster.settings import Settings
-from deployments.access.audit_event import CLUSTER, Actor
+from deployments.access.audit.event import CLUSTER, Actor
 from deployments.edge.state import CONTROL, EDGE, GRPC
 from deployments.specs.deployment import DeploymentRecord
 from deployments.state.revisions import Action, Origin, Revision

@@ -14,7 +14,7 @@ from cluster.rollout.change import bring_about, finish_changes, remove
 from cluster.rollout.serve_api import Applications, OnStatus, ServeApi, is_running
 from cluster.rollout.trust import reject_untrusted
 from cluster.settings import Settings
-from deployments.access.audit_event import Actor
+from deployments.access.audit.event import Actor
 from deployments.specs.deployment import DeploymentRecord, PipelineDeployment
 from deployments.specs.model_deployment import Dtype, ModelDeployment, ModelEndpoint, Scale
 from deployments.state.canary_store import CanaryStore

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from deployments.access.api_keys import DEFAULT_GRACE_S, ApiKey, parse_expiry
-from deployments.access.audit_event import Actor, AuditAction
-from deployments.access.audit_log import AuditLog, Change
+from deployments.access.audit.event import Actor, AuditAction
+from deployments.access.audit.log import AuditLog, Change
 from deployments.access.caller import Caller
 from deployments.access.limits.limit import change_limits
 from deployments.access.scopes import Action, Scope, format_scopes, includes_all, parse_scopes

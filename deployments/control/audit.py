@@ -1,6 +1,6 @@
 """The path /api/v1/audit: the last rows of the audit log.
 
-Request walk: app.py -> [audit.py] -> deployments.access.audit_reader
+Request walk: app.py -> [audit.py] -> deployments.access.audit.reader
 """
 
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
 
-from deployments.access.audit_reader import AuditFilter, AuditReader
+from deployments.access.audit.reader import AuditFilter, AuditReader
 from deployments.access.scopes import Action
 from deployments.control.dependencies import CallerOf
 from deployments.control.openapi import KEYS_TAG

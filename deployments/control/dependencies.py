@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from deployments.access.audit_event import Actor
+from deployments.access.audit.event import Actor
 from deployments.access.caller import Caller
 from deployments.server.asgi import REQUEST
 

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from pydantic import ConfigDict, Field
 
 from deployments.access.api_keys import DEFAULT_GRACE_S
-from deployments.access.audit_log import AuditLog
+from deployments.access.audit.log import AuditLog
 from deployments.access.key_manager import CreatedKey, KeyManager
 from deployments.access.limits.limit import EXAMPLES
 from deployments.access.scopes import LEAST

@@ -4,15 +4,15 @@ Request walk: app.py -> [tenants.py] -> deployments.access.tenants
 """
 
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from pydantic import ConfigDict, Field
 
-from deployments.access.caller import Caller
+from deployments.access.audit.log import AuditLog
 from deployments.access.limits.limit import EXAMPLES
 from deployments.access.tenants import MAX_WEIGHT, MIN_WEIGHT, TenantManager
-from deployments.control.dependencies import CallerOf
+from deployments.control.dependencies import get_actor, get_caller
 from deployments.control.keys import REMOVE_LIMITS
 from deployments.control.openapi import KEYS_TAG
 from deployments.settings import ServingSettings
@@ -43,20 +43,27 @@ def add_tenant_routes(api: FastAPI, settings: ServingSettings) -> None:
     def open_store() -> TenantStore:
         return TenantStore(settings.platform)
 
-    def manage(caller: Caller) -> TenantManager:
-        return TenantManager(open_store(), caller)
+    @cache
+    def open_audit() -> AuditLog:
+        return AuditLog.open(settings)
+
+    def open_manager(request: Request) -> TenantManager:
+        request_id = request.headers.get("x-request-id", "")
+        return TenantManager(open_store(), get_caller(request), open_audit, get_actor(request), request_id)
+
+    Manager = Annotated[TenantManager, Depends(open_manager)]
 
     @api.get(PATH, tags=[KEYS_TAG], summary="List tenants")
-    def list_tenants(caller: CallerOf) -> dict[str, Any]:
+    def list_tenants(manager: Manager) -> dict[str, Any]:
         """The tenants that something was set for, and whose keys the caller's key may manage."""
-        return {"tenants": [tenant.describe() for tenant in manage(caller).list()]}
+        return {"tenants": [tenant.describe() for tenant in manager.list()]}
 
     @api.get(PATH + "/{tenant}", tags=[KEYS_TAG], summary="Get a tenant")
-    def get_tenant(tenant: str, caller: CallerOf) -> dict[str, Any]:
+    def get_tenant(tenant: str, manager: Manager) -> dict[str, Any]:
         """What one tenant's keys together may use, and its weight."""
-        return manage(caller).get(tenant).describe()
+        return manager.get(tenant).describe()
 
     @api.patch(PATH + "/{tenant}", tags=[KEYS_TAG], summary="Change a tenant")
-    def update_tenant(tenant: str, change: TenantChange, caller: CallerOf) -> dict[str, Any]:
+    def update_tenant(tenant: str, change: TenantChange, manager: Manager) -> dict[str, Any]:
         """Other limits, or another weight; in force everywhere within a second. Nobody changes his own tenant's."""
-        return manage(caller).update(tenant, change.limits, change.remove_limits, change.weight).describe()
+        return manager.update(tenant, change.limits, change.remove_limits, change.weight).describe()

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from training.provenance.trust import TrustPolicy
 
 if TYPE_CHECKING:
-    from deployments.access.audit_log import AuditLog
-    from deployments.access.refusals import Refusal
+    from deployments.access.audit.log import AuditLog
+    from deployments.access.audit.refusals import Refusal
 
 EDGE_SECRET_FILE = Path("secrets") / "edge_secret"
 NAME, NAMESPACE = "edge-directory", "shoal"
@@ -186,7 +186,7 @@ class Directory:
         await asyncio.to_thread(self._append_refusals, refusals)
 
     def _append_refusals(self, refusals: "list[Refusal]") -> None:
-        from deployments.access.audit_log import AuditLog
+        from deployments.access.audit.log import AuditLog
 
         # Not as this actor starts: edges and members need it where the database is away, too.
         self._audit = self._audit or AuditLog.open(self._settings)

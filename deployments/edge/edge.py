@@ -20,8 +20,8 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
+from deployments.access.audit.refusals import RefusalCounter
 from deployments.access.authorization import RequiredAction
-from deployments.access.refusals import RefusalCounter
 from deployments.access.scopes import Action
 from deployments.access.usage.replica_meter import start_sweeper
 from deployments.edge.directory import get_directory

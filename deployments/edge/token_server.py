@@ -1,6 +1,6 @@
 """Token server: answers HAProxy on a Unix socket who sends a token that it does not know yet.
 
-Request walk: HAProxy -> [token_server.py] -> deployments.access.tokens
+Request walk: HAProxy -> [token_server.py] -> deployments.access.sso.tokens
 HAProxy keeps the answer in a map until the token expires (verify_token.lua): a later request costs what one with a key
 does. The file of the map names a generation; with a new one all tokens are verified anew, in every process of HAProxy.
 """
@@ -9,8 +9,8 @@ import asyncio
 import time
 from pathlib import Path
 
-from deployments.access.identity_provider import IdentityProvider
-from deployments.access.tokens import MAX_TOKEN_BYTES, TokenVerifier
+from deployments.access.sso.identity_provider import IdentityProvider
+from deployments.access.sso.tokens import MAX_TOKEN_BYTES, TokenVerifier
 from deployments.edge.haproxy import write_private
 from deployments.errors import ClientError
 from deployments.server.http_server import HttpServer

@@ -2,7 +2,7 @@
 
 Request walk: http_server.py -> http_exchange.py -> request.py -> [middleware.py]
     -> trace_layer.py -> edge_check.py -> deployments.access.usage.request_usage -> deployments.access.authorization
-    -> request_limits.py -> limit_check.py -> cross_site.py -> routes.py -> error_responses.py
+    -> request_limits.py -> limit_check.py or cross_site.py -> routes.py -> error_responses.py
 Each is a file that can be left out or replaced by itself.
 """
 

@@ -1,12 +1,12 @@
 """Canary audit: the rows of the audit log that go with a rollout: its begin, who ended it or what did, and its end.
 
-Rollout walk: canary_store.py -> [canary_audit.py] -> deployments.access.audit_log
+Rollout walk: canary_store.py -> [canary_audit.py] -> deployments.access.audit.log
 """
 
 from typing import Literal
 
-from deployments.access.audit_event import Actor, AuditEvent, AuditOutcome
-from deployments.access.audit_log import AuditTransaction
+from deployments.access.audit.event import Actor, AuditEvent, AuditOutcome
+from deployments.access.audit.log import AuditTransaction
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
 
 CONTROLLER = "rollout controller"

@@ -28,8 +28,8 @@ from sqlalchemy import (
     update,
 )
 
-from deployments.access.audit_event import Actor
-from deployments.access.audit_log import AuditLog, AuditTransaction
+from deployments.access.audit.event import Actor
+from deployments.access.audit.log import AuditLog, AuditTransaction
 from deployments.rollout.canary import Canary, CanarySpec, CanaryState
 from deployments.settings import ServingSettings
 from deployments.state import canary_audit

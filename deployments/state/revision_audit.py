@@ -1,12 +1,12 @@
 """Revision audit: the rows of the audit log that go with each revision, in its own transaction.
 
-Deploy walk: store.py -> [revision_audit.py] -> deployments.access.audit_log
+Deploy walk: store.py -> [revision_audit.py] -> deployments.access.audit.log
 """
 
 from collections.abc import Iterable
 
-from deployments.access.audit_event import Actor, AuditEvent, describe_spec
-from deployments.access.audit_log import AuditTransaction
+from deployments.access.audit.event import Actor, AuditEvent, describe_spec
+from deployments.access.audit.log import AuditTransaction
 from deployments.state.revisions import Origin, Outcome, Revision, select_change, select_open
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Column, Connection, Float, String, Table, Text, create_engine, delete, select
 
-from deployments.access.audit_event import Actor
-from deployments.access.audit_log import AuditLog, AuditTransaction
+from deployments.access.audit.event import Actor
+from deployments.access.audit.log import AuditLog, AuditTransaction
 from deployments.settings import ServingSettings
 from deployments.specs.deployment import DeploymentRecord
 from deployments.specs.model_deployment import ModelDeployment

@@ -12,8 +12,8 @@ from cluster.local.running_cluster import Cluster
 from cluster.rollout.change import finish_changes
 from cluster.rollout.serve_api import ServeApi
 from cluster.settings import Settings
-from deployments.access.audit_event import CLUSTER
-from deployments.access.audit_reader import AuditFilter, AuditReader
+from deployments.access.audit.event import CLUSTER
+from deployments.access.audit.reader import AuditFilter, AuditReader
 from deployments.state.store import DeploymentStore
 from tests.cluster.rollout.conftest import cluster  # noqa: F401
 from tests.cluster.rollout.test_deploy import KILLED, make_deployment, run_deploy

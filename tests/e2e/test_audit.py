@@ -12,8 +12,8 @@ import pytest
 from cluster.local.running_cluster import Cluster
 from cluster.rollout.deploy import deploy, rollback
 from cluster.settings import Settings
-from deployments.access.audit_event import Actor
-from deployments.access.audit_reader import AuditFilter, AuditReader
+from deployments.access.audit.event import Actor
+from deployments.access.audit.reader import AuditFilter, AuditReader
 from tests.conftest import ShoalCli, wait_until
 from training.registry.model_registry import Registry
 

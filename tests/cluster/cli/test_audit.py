@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.access.audit_event import Actor
+from deployments.access.audit.event import Actor
 from tests.cluster.cli.conftest import make_in_process_cli
 from tests.conftest import ShoalCli
 from tests.small_bundles import save_table

@@ -15,7 +15,7 @@ from cluster.rollout.canary import finish, request
 from cluster.rollout.deploy import reject_if_deployed
 from cluster.rollout.serve_api import ClusterEnded, ServeUnreachable
 from cluster.settings import Settings
-from deployments.access.audit_event import Actor
+from deployments.access.audit.event import Actor
 from deployments.state.canary_store import CanaryStore
 from deployments.state.revisions import Origin
 from deployments.state.store import DeploymentStore

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from deployments.access.audit_chain import Verification
-from deployments.access.audit_key import AuditSigner, PublicKeys
-from deployments.access.audit_log import HEAD_FILE, AuditLog, read_head
-from deployments.access.audit_reader import AuditReader
+from deployments.access.audit.chain import Verification
+from deployments.access.audit.key import AuditSigner, PublicKeys
+from deployments.access.audit.log import HEAD_FILE, AuditLog, read_head
+from deployments.access.audit.reader import AuditReader
 from tests.postgres import connect, run_postgres
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.access.audit_chain import (
+from deployments.access.audit.chain import (
     CONTENT_FIELDS,
     GENESIS,
     AuditRow,
@@ -22,8 +22,8 @@ from deployments.access.audit_chain import (
     verify_lines,
     verify_rows,
 )
-from deployments.access.audit_event import AuditEvent, canonicalize, clean_text, clean_value, describe_spec
-from deployments.access.audit_key import AuditSigner, PublicKeys
+from deployments.access.audit.event import AuditEvent, canonicalize, clean_text, clean_value, describe_spec
+from deployments.access.audit.key import AuditSigner, PublicKeys
 from training.errors import UserError
 
 KEY = Ed25519PrivateKey.generate()

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from deployments.access.audit_event import Actor, AuditEvent
-from deployments.access.audit_key import AuditSigner
-from deployments.access.audit_log import HEAD_FILE, AuditLog, AuditUnavailable, read_head
-from deployments.access.audit_reader import AuditFilter, AuditReader
+from deployments.access.audit.event import Actor, AuditEvent
+from deployments.access.audit.key import AuditSigner
+from deployments.access.audit.log import HEAD_FILE, AuditLog, AuditUnavailable, read_head
+from deployments.access.audit.reader import AuditFilter, AuditReader
 from tests.deployments.access.conftest import Database
 from training.errors import ServiceError
 
@@ -187,9 +187,9 @@ def test_a_row_and_the_change_that_it_records_are_written_together_or_not_at_all
 WRITER = """
 import sys
 from pathlib import Path
-from deployments.access.audit_event import AuditEvent
-from deployments.access.audit_key import AuditSigner
-from deployments.access.audit_log import HEAD_FILE, AuditLog
+from deployments.access.audit.event import AuditEvent
+from deployments.access.audit.key import AuditSigner
+from deployments.access.audit.log import HEAD_FILE, AuditLog
 home = Path(sys.argv[2])
 log = AuditLog(sys.argv[1], AuditSigner.open(home), home / HEAD_FILE)
 for number in range(20):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deployments.access.claim_rules import ClaimRules, check_issuer, name_subject
+from deployments.access.sso.claim_rules import ClaimRules, check_issuer, name_subject
 from deployments.settings import OidcSettings, ServingSettings
 
 

@@ -11,7 +11,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from deployments.access import identity_provider as provider_module
-from deployments.access.identity_provider import IdentityProvider
+from deployments.access.sso.identity_provider import IdentityProvider
 from deployments.errors import Unavailable
 from deployments.server.request import Response
 from tests.deployments.access.local_provider import KEYS, LocalProvider, publish, run_provider

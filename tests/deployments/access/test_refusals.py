@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deployments.access.refusals import BURST_ROWS, MAX_DISTINCT, ROWS_PER_S, Refusal, RefusalCounter
+from deployments.access.audit.refusals import BURST_ROWS, MAX_DISTINCT, ROWS_PER_S, Refusal, RefusalCounter
 
 
 class Clock:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deployments.access.audit_reader import AuditReader
+from deployments.access.audit.reader import AuditReader
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
 from tests.deployments.callers import digest

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployments.access.audit_reader import AuditFilter, AuditReader
+from deployments.access.audit.reader import AuditFilter, AuditReader
 from deployments.rollout.canary import CanarySpec, CanaryState
 from deployments.settings import ServingSettings
 from deployments.state.canary_store import CanaryStore

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from ray.exceptions import RayError
 
-from deployments.access.refusals import Refusal
+from deployments.access.audit.refusals import Refusal
 from deployments.edge import edge as edge_module
 from deployments.edge.edge import Edge
 from deployments.edge.haproxy import HAProxy

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from deployments.access.audit_log import AuditUnavailable
-from deployments.access.audit_reader import AuditReader
-from deployments.access.refusals import BURST_ROWS, Refusal
+from deployments.access.audit.log import AuditUnavailable
+from deployments.access.audit.reader import AuditReader
+from deployments.access.audit.refusals import BURST_ROWS, Refusal
 from deployments.edge import edge as edge_module
 from deployments.edge.directory import Directory
 from deployments.edge.state import GRPC, Member

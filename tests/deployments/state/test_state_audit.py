@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deployments.access.audit_event import Actor
-from deployments.access.audit_log import AuditUnavailable
-from deployments.access.audit_reader import AuditFilter, AuditReader
+from deployments.access.audit.event import Actor
+from deployments.access.audit.log import AuditUnavailable
+from deployments.access.audit.reader import AuditFilter, AuditReader
 from deployments.rollout.canary import CanarySpec
 from deployments.settings import ServingSettings
 from deployments.state.canary_store import CanaryStore

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deployments.access.audit_event import AuditEvent
+from deployments.access.audit.event import AuditEvent
 
 # Different refusals that are kept until they are rows; all others are one.
 MAX_DISTINCT = 50

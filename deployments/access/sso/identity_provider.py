@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from deployments.access.claim_rules import check_issuer
-from deployments.access.json_web_keys import KeySet, PublicKey, parse_key_set
-from deployments.access.strict_json import parse_strict_json
+from deployments.access.sso.claim_rules import check_issuer
+from deployments.access.sso.json_web_keys import KeySet, PublicKey, parse_key_set
+from deployments.access.sso.strict_json import parse_strict_json
 from deployments.errors import Unavailable
 
 _DISCOVERY_PATH = "/.well-known/openid-configuration"

@@ -1,6 +1,6 @@
 """Claim rules: which tenant and scopes the claims of a verified token stand for. What no rule names, allows nothing.
 
-Request walk: tokens.py -> [claim_rules.py] -> scopes.py
+Request walk: tokens.py -> [claim_rules.py] -> deployments.access.scopes
 """
 
 import base64

@@ -37,6 +37,7 @@ AuditAction = Literal[
     "key.rotate",
     "key.revoke",
     "key.update",
+    "tenant.update",
     "setting",
     "up",
     "down",

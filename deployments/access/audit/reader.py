@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine, Select, create_engine, inspect, select
 
-from deployments.access.audit_chain import AuditRow, Head, Verification, verify_rows
-from deployments.access.audit_key import PublicKeys
-from deployments.access.audit_log import AUDIT_LOG, BUSY_TIMEOUT_S, read_row
-from deployments.access.audit_triggers import list_missing
+from deployments.access.audit.chain import AuditRow, Head, Verification, verify_rows
+from deployments.access.audit.key import PublicKeys
+from deployments.access.audit.log import AUDIT_LOG, BUSY_TIMEOUT_S, read_row
+from deployments.access.audit.triggers import list_missing
 from training.registry.opening import check_database
 
 BATCH_ROWS = 5000

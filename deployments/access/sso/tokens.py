@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from deployments.access.caller import Caller
-from deployments.access.claim_rules import is_subject, name_subject
-from deployments.access.identity_provider import IdentityProvider
-from deployments.access.json_web_keys import ALGORITHMS
-from deployments.access.strict_json import parse_strict_json
+from deployments.access.sso.claim_rules import is_subject, name_subject
+from deployments.access.sso.identity_provider import IdentityProvider
+from deployments.access.sso.json_web_keys import ALGORITHMS
+from deployments.access.sso.strict_json import parse_strict_json
 from deployments.errors import Unauthenticated
 from deployments.settings import ServingSettings
 

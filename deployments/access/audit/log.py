@@ -20,10 +20,10 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, create_engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from deployments.access.audit_chain import GENESIS, AuditRow, Head, compute_hash, make_head
-from deployments.access.audit_event import Actor, AuditAction, AuditEvent, AuditOutcome, canonicalize
-from deployments.access.audit_key import AuditSigner
-from deployments.access.audit_triggers import create_triggers
+from deployments.access.audit.chain import GENESIS, AuditRow, Head, compute_hash, make_head
+from deployments.access.audit.event import Actor, AuditAction, AuditEvent, AuditOutcome, canonicalize
+from deployments.access.audit.key import AuditSigner
+from deployments.access.audit.triggers import create_triggers
 from deployments.settings import ServingSettings
 from training.errors import ServiceError, StoreUnavailable
 from training.registry.opening import check_database, lock_store

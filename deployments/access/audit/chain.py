@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deployments.access.audit_event import canonicalize, digest_text
-from deployments.access.audit_key import PublicKeys
+from deployments.access.audit.event import canonicalize, digest_text
+from deployments.access.audit.key import PublicKeys
 
 GENESIS = "0" * 64
 """What the first row has for the hash of a row before."""
