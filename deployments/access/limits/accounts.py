@@ -202,12 +202,13 @@ class Accounts:
         self._accounts: dict[str, Account | None] = {}
         self._allowances: dict[tuple[str, str], Allowance] = {}
         self._retired: list[Allowance] = []
-        self._wake: asyncio.Event | None = None
+        # Of the exchanges of durable limits, and of others.
+        self._wakes: dict[bool, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Read the limits, and follow them; returns once they are known."""
-        self._wake = asyncio.Event()
+        self._wakes = {is_durable: asyncio.Event() for is_durable in (True, False)}
         while True:
             try:
                 self._follow(await self._watch(-1))
@@ -215,7 +216,8 @@ class Accounts:
             except Exception as error:
                 logger.warning("the ledger of limits does not answer: %s", error)
                 await asyncio.sleep(RETRY_S)
-        self._tasks = [asyncio.create_task(self._run_exchanges()), asyncio.create_task(self._follow_policies())]
+        runs = self._run_exchanges(True), self._run_exchanges(False), self._follow_policies()
+        self._tasks = [asyncio.create_task(each) for each in runs]
 
     async def stop(self) -> None:
         """Give back what is held, and end."""
@@ -225,7 +227,8 @@ class Accounts:
         for allowance in self._allowances.values():
             allowance.is_retired = True
         with contextlib.suppress(Exception):
-            await self._exchange_once()
+            for is_durable in (True, False):
+                await self._exchange_once(is_durable)
 
     def find(self, caller: Caller) -> Account | None:
         """The account of a caller; None where neither its key nor its tenant has limits."""
@@ -248,9 +251,8 @@ class Accounts:
                 allowances.append(self._allowances[key])
         return Account(allowances) if allowances else None
 
-    def _ask(self) -> None:
-        assert self._wake is not None, "requests come after the start"
-        self._wake.set()
+    def _ask(self, is_durable: bool) -> None:
+        self._wakes[is_durable].set()
 
     def _follow(self, policies: Policies) -> None:
         self._policies = policies
@@ -273,27 +275,31 @@ class Accounts:
                 logger.warning("the ledger of limits does not answer: %s", error)
                 await asyncio.sleep(RETRY_S)
 
-    async def _run_exchanges(self) -> None:
-        assert self._wake is not None
+    def _list_active(self, is_durable: bool) -> list[Allowance]:
+        every = (*self._allowances.values(), *self._retired)
+        return [each for each in every if each.is_durable is is_durable and each.has_news]
+
+    async def _run_exchanges(self, is_durable: bool) -> None:
+        wake = self._wakes[is_durable]
         while True:
-            active = [each for each in (*self._allowances.values(), *self._retired) if each.has_news]
+            active = self._list_active(is_durable)
             # Without any, there is nothing to do until a request asks.
             timeout_s = min((each.exchange_s for each in active), default=None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            self._wake.clear()
-            is_answered = await self._exchange_once()
-            if any(each.is_waited_for for each in self._allowances.values()):
+                    await wake.wait()
+            wake.clear()
+            is_answered = await self._exchange_once(is_durable)
+            if any(each.is_waited_for for each in self._list_active(is_durable)):
                 # Others hold what these requests wait for.
-                asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._wake.set)
+                asyncio.get_running_loop().call_later(ASK_AGAIN_S, wake.set)
             if not is_answered:
                 await asyncio.sleep(RETRY_S)
 
-    async def _exchange_once(self) -> bool:
+    async def _exchange_once(self, is_durable: bool) -> bool:
         """Exchange what there is; False where the ledger has not answered."""
-        active = [each for each in (*self._allowances.values(), *self._retired) if each.has_news]
-        self._retired = [each for each in self._retired if each in active]
+        active = self._list_active(is_durable)
+        self._retired = [each for each in self._retired if each.has_news]
         if not active:
             return True
         requests = [each.build_request() for each in active]

@@ -40,6 +40,7 @@ class Allowance:
     """One limit of one subject, in one process.
 
     Attributes:
+        is_durable: whether the ledger keeps it in its database.
         limit: as it was when the process first saw it; its amount may be another one now, see `lease`.
         subject: that it is of.
         available: units that requests may take.
@@ -49,15 +50,17 @@ class Allowance:
         is_retired: the limit was lifted.
     """
 
-    def __init__(self, subject: str, limit: Limit, ask: Callable[[], None]) -> None:
+    def __init__(self, subject: str, limit: Limit, ask: Callable[[bool], None]) -> None:
         """Make an allowance without any units.
 
         Args:
             subject: of the limit.
             limit: the limit.
-            ask: makes an exchange with the ledger begin.
+            ask: makes an exchange with the ledger begin, of durable limits or of others.
         """
         self.subject, self.limit, self._ask = subject, limit, ask
+        # A rate's exchanges are many, and must not wait for the database.
+        self.is_durable = limit.period not in (None, Period.SECOND)
         self.exchange_s = RATE_EXCHANGE_S if limit.period is Period.SECOND else EXCHANGE_S
         self.available, self.window_s, self.expires_s = 0.0, 0.0, -math.inf
         self.lease, self.resets_s = Lease(0.0, 0.0, 0.0, limit.amount, 0.0, 0.0), 0.0
@@ -119,7 +122,7 @@ class Allowance:
         self._demand += amount
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters.append(Waiter(amount, future, time.monotonic() + MAX_WAIT_S))
-        self._ask()
+        self._ask(self.is_durable)
         return future
 
     @property
@@ -203,7 +206,7 @@ class Allowance:
 class Places(Allowance):
     """An allowance of concurrent requests: what a request takes it gives back at its end."""
 
-    def __init__(self, subject: str, limit: Limit, ask: Callable[[], None]) -> None:
+    def __init__(self, subject: str, limit: Limit, ask: Callable[[bool], None]) -> None:
         super().__init__(subject, limit, ask)
         self._busy = 0.0
 
@@ -225,6 +228,6 @@ class Places(Allowance):
         return LeaseRequest(self.subject, self.limit.name, used=self._busy, need=need, ahead=ahead, held=held)
 
 
-def build_allowance(subject: str, limit: Limit, ask: Callable[[], None]) -> Allowance:
+def build_allowance(subject: str, limit: Limit, ask: Callable[[bool], None]) -> Allowance:
     """Make an allowance for a limit."""
     return (Places if limit.dimension is Dimension.CONCURRENT else Allowance)(subject, limit, ask)

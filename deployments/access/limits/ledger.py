@@ -56,7 +56,7 @@ class _Holdings:
 
 
 class Ledger:
-    """All limits of a cluster. One caller at a time."""
+    """All limits of a cluster. One caller at a time, of each kind: with the database and without."""
 
     def __init__(self, store: LimitStore, clock: Clock = time.time, monotonic: Clock = time.monotonic) -> None:
         """Make a ledger.
@@ -80,6 +80,11 @@ class Ledger:
             for subject, limits in policies.limits.items()
         }
 
+    @staticmethod
+    def needs_database(requests: Sequence[LeaseRequest]) -> bool:
+        """Whether an exchange takes the database's time; of one that does not, another thread may make others."""
+        return any(_is_windowed(request.limit) for request in requests)
+
     def exchange(self, holder: str, requests: Sequence[LeaseRequest]) -> list[Lease]:
         """Settle what a replica has used and gives back, and lend what it needs.
 
@@ -93,7 +98,7 @@ class Ledger:
         def change(transaction: LimitTransaction) -> None:
             leases.extend(self._exchange_one(transaction, holder, request) for request in requests)
 
-        if any(_is_windowed(request.limit) for request in requests):
+        if self.needs_database(requests):
             self._store.run(change)
             return leases
         return [self._exchange_one(None, holder, request) for request in requests]

@@ -57,6 +57,8 @@ class LedgerActor:
 
     async def exchange(self, holder: str, requests: Sequence[LeaseRequest]) -> list[Lease]:
         """Settle and lend; see Ledger.exchange."""
+        if not self._ledger.needs_database(requests):
+            return self._ledger.exchange(holder, requests)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.exchange, holder, requests)
 
     async def watch(self, revision: int) -> Policies:

@@ -56,6 +56,8 @@ class LocalLedger:
             self.exchanges[holder] += 1
             if self.is_away:
                 raise ConnectionError("the ledger has died")
+            if not self.ledger.needs_database(requests):
+                return self.ledger.exchange(holder, requests)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, self.ledger.exchange, holder, requests)
 

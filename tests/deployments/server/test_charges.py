@@ -150,7 +150,7 @@ async def test_calls_by_handle_are_charged_and_those_of_a_pipelines_node_only_fo
         for is_node in (False, True, True)
     ]
     infer_status, *_ = await limited.infer("", json.dumps(infer_body(8)).encode(), None, caller=caller)
-    status, refusal = await limited.predict(body + b" ", "application/json", None, caller=caller)
+    status, refusal, _ = await limited.predict(body + b" ", "application/json", None, caller=caller)
 
     assert (statuses, infer_status, status) == ([200] * 3, 200, 429)
     assert json.loads(refusal)["error"]["ratelimit-policy"] == '"rows-day";q=10;w=86400'
