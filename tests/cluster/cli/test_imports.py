@@ -41,6 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "status": set(),
     "undeploy flowers": {"httpx", "sqlalchemy"},
     "logs flowers": {"sqlalchemy"},
+    "usage": {"sqlalchemy"},
+    "usage capacity": {"sqlalchemy"},
     "audit": {"sqlalchemy"},
     "audit head": {"sqlalchemy"},
     "models import nowhere": set(),
