@@ -277,7 +277,8 @@ def _get_caller(context: Any) -> Caller:
 
 def _get_event(context: Any) -> CallEvent:
     """What a call is counted by."""
-    return parse_event(str(dict(context.invocation_metadata() or ()).get(HEADER.decode(), "")).encode())
+    metadata = {name: str(value).encode() for name, value in context.invocation_metadata() or ()}
+    return parse_event(metadata.get(HEADER.decode(), b""))._replace(request_id=metadata.get("x-request-id", b""))
 
 
 def _get_origin(context: Any) -> CallOrigin:

@@ -31,7 +31,8 @@ class AsgiHandler:
     async def __call__(self, request: Request) -> Response | None:
         """Answer a request."""
         CURRENT_CALLER.set(request.caller)
-        CURRENT_EVENT.set(parse_event(request.headers.get(HEADER, b"")))
+        event = parse_event(request.get_header(HEADER))
+        CURRENT_EVENT.set(event._replace(request_id=request.get_header(b"x-request-id")))
         exchange = _AsgiExchange(request)
         await self._app(build_scope(request), exchange.receive, exchange.send)
         return exchange.response

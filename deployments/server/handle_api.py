@@ -210,7 +210,7 @@ class HandleApi:
     ) -> Iterator[RequestUsage]:
         """Count a call for its caller, and its span where the caller is traced."""
         usage = RequestUsage(self.usage_sink, parse_caller(caller.encode()), event or new_internal_event())
-        usage.bytes_in, usage.request_id = len(body), (request_id or "").encode()
+        usage.bytes_in, usage.request_id = len(body), (request_id or "").encode() or usage.event.request_id
         CURRENT_CALLER.set(usage.caller)
         CURRENT_EVENT.set(usage.event)
         CURRENT_USAGE.set(usage)

@@ -42,15 +42,17 @@ class CallEvent(NamedTuple):
     Attributes:
         id: of ID_BYTES.
         kind: of it.
+        request_id: the caller's own, or the edge's, where the request comes by a handle.
     """
 
     id: bytes
     kind: Kind = Kind.REQUEST
+    request_id: bytes = b""
 
     def derive(self, part: str, kind: Kind | None = None) -> "CallEvent":
         """The event of a part of this one; the same for each attempt."""
         digest = hashlib.blake2b(self.id + part.encode(), digest_size=ID_BYTES).digest()
-        return CallEvent(digest, self.kind if kind is None else kind)
+        return CallEvent(digest, self.kind if kind is None else kind, self.request_id)
 
 
 CURRENT_EVENT: ContextVar[CallEvent | None] = ContextVar("call_event", default=None)
@@ -64,7 +66,7 @@ def parse_event(value: bytes) -> CallEvent:
     except ValueError:
         return new_internal_event()
     # A third of the time of its own constructor, for each request.
-    return _make(CallEvent, (event_id, _REQUEST)) if len(event_id) == ID_BYTES else new_internal_event()
+    return _make(CallEvent, (event_id, _REQUEST, b"")) if len(event_id) == ID_BYTES else new_internal_event()
 
 
 def new_internal_event() -> CallEvent:

@@ -141,7 +141,7 @@ class Segment:
             return False
         if number is None:
             number = self._add_caller(caller)
-        event_id, kind = usage.event
+        event_id, kind, _ = usage.event
         offset = self._offset
         if self._keeps_ids:
             start = self._ids_offset + count * REQUEST_ID_BYTES
@@ -172,7 +172,7 @@ class Segment:
     def _pack_capped(self, usage: RequestUsage, status: int, number: int, offset: int) -> None:
         sizes = (usage.rows, usage.tokens_in, usage.tokens_out, usage.bytes_in, usage.bytes_out)
         capped = [min(size, _MAX_U32) for size in sizes]
-        event_id, kind = usage.event
+        event_id, kind, _ = usage.event
         _pack(self._map, offset, event_id, time.time(), usage.compute_s, number, *capped, status, kind, 1)
 
     def _add_caller(self, caller: Caller) -> int:
