@@ -4,10 +4,13 @@ import json
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from deployments.access.audit.event import Actor
+from cluster.cli.app import app
+from deployments.access.audit.event import ACTIONS, Actor
 from tests.cluster.cli.conftest import make_in_process_cli
 from tests.conftest import ShoalCli
 from tests.small_bundles import save_table
@@ -62,6 +65,68 @@ def test_every_change_of_the_registry_is_a_row_before_and_one_after(shoal: Shoal
     promoted = rows[7]
     assert (promoted["before"]["version"], promoted["after"]["version"]) == (1, 2)
     assert rows[9]["before"]["digest"] == promoted["before"]["digest"]
+
+
+CHANGES = {
+    "up": {"up", "setting"},
+    "down": {"down"},
+    "demo": {"up", "train", "models.publish", "deploy"},
+    "train": {"train", "models.publish", "job.submit"},
+    "deploy": {"deploy", "scale", "refresh", "canary"},
+    "apply": {"apply", "refresh"},
+    "undeploy": {"undeploy"},
+    "rollback": {"rollback"},
+    "rollout promote": {"promote"},
+    "rollout abort": {"abort"},
+    "models promote": {"models.alias"},
+    "models import": {"models.publish"},
+    "models delete": {"models.delete"},
+    "models sign": {"models.sign"},
+    "trust add": {"trust.add"},
+    "trust remove": {"trust.remove"},
+    "runs delete": {"runs.delete"},
+    "keys create": {"key.create"},
+    "keys update": {"key.update"},
+    "keys rotate": {"key.rotate"},
+    "keys revoke": {"key.revoke"},
+}
+"""What a command that changes something is called in the log."""
+
+READS = {
+    # They make files of this SHOAL_HOME, which a head's database does not know.
+    *("init", "join"),
+    *("logs", "monitoring", "settings", "status", "history", "profile", "plan", "predict", "trace", "reproduce"),
+    *("models list", "models show", "models export", "models verify", "trust list", "trust key", "rollout status"),
+    *("runs list", "runs show", "runs compare", "keys list", "keys show", "recipes list", "recipes show"),
+    *("audit export", "audit verify", "audit head"),
+}
+
+
+def test_every_command_that_changes_something_has_its_action() -> None:
+    root: Any = typer.main.get_command(app)
+    commands = set()
+    for name, command in root.commands.items():
+        commands |= {f"{name} {sub}" for sub in getattr(command, "commands", {})} or {name}
+
+    assert commands == CHANGES.keys() | READS, "say whether a new command changes something, and record it if it does"
+    # The rest is what nobody's command does: refusals.
+    assert set(ACTIONS) - set().union(*CHANGES.values()) == {"access.refused"}
+
+
+def test_what_is_trusted_and_signed_is_a_row_each(shoal: ShoalCli, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text(make_in_process_cli(tmp_path / "other")("trust", "key").stdout)
+    assert shoal("trust", "add", "partner", str(tmp_path / "key.pem")).returncode == 0
+    assert shoal("trust", "remove", "partner").returncode == 0
+    assert shoal("models", "sign", "flowers").returncode == 0
+
+    rows = json.loads(shoal("audit", "--limit", "6", "--outcome", "succeeded", "--json").stdout)[-3:]
+
+    assert [(row["action"], row["target"]) for row in rows] == [
+        ("trust.add", "partner"),
+        ("trust.remove", "partner"),
+        ("models.sign", "flowers:2"),
+    ]
+    assert rows[0]["after"] == rows[1]["before"] != {}
 
 
 def test_rows_are_a_table_by_who_what_and_when(shoal: ShoalCli) -> None:
