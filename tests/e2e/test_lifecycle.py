@@ -238,7 +238,9 @@ def test_secrets_are_readable_by_their_owner_only(serving_cluster: Cluster, sett
         "audit_key": 0o600,
         "audit_key.pub": 0o600,
         "edge_secret": 0o600,
+        "key_pepper": 0o600,
         "ray_token": 0o600,
+        "signing_key": 0o600,
     }
     assert temp_dir(settings.home).stat().st_mode & 0o777 == 0o700
 
