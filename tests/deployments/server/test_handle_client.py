@@ -70,7 +70,7 @@ async def test_a_call_says_for_whom_it_is(handle: FakeHandle) -> None:
 async def test_both_attempts_of_a_call_are_the_same_event(handle: FakeHandle) -> None:
     event = CallEvent(b"e" * 16)
     CURRENT_EVENT.set(event)
-    handle.results = [RayActorError(), (200, b"p")]
+    handle.results = [RayActorError(), (200, b"p", SERVED)]
 
     await HandleClient().predict("m", b"body", "r1", 2.0)
 
@@ -218,13 +218,13 @@ async def test_a_caller_with_less_time_than_a_start_takes_is_told_to_try_again(
 async def test_a_call_past_its_time_limit_is_canceled(handle: FakeHandle, method: str) -> None:
     client = HandleClient()
     calls: dict[str, Callable[[], Any]] = {
-        "predict": lambda: client.predict("m", b"body", None, 0.01),
-        "infer": lambda: client.infer("m", "", b"body", None, 0.01),
-        "metadata": lambda: client.metadata("m", "", 0.01),
+        "predict": lambda: client.predict("m", b"body", None, 0.2),
+        "infer": lambda: client.infer("m", "", b"body", None, 0.2),
+        "metadata": lambda: client.metadata("m", "", 0.2),
     }
     handle.results = [asyncio.sleep(10)]
 
-    with pytest.raises(DeadlineExceeded, match=r"no response within 0\.01 s"):
+    with pytest.raises(DeadlineExceeded, match=r"no response within 0\.2 s"):
         await calls[method]()
 
     assert handle.responses[0].canceled
