@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deployments.access.audit.event import Actor
 from deployments.rollout import controller as controller_module
 from deployments.rollout.canary import Canary
 from deployments.rollout.controller import Controller
@@ -141,7 +142,7 @@ async def test_a_rollout_that_cannot_be_followed_keeps_no_other_one_from_its_end
     other = store.begin(
         spec.model_copy(update={"deployment": spec.deployment.model_copy(update={"endpoint": endpoint})})
     )
-    store.request(other.id, "abort")
+    store.request(other.id, "abort", Actor("ann@machine"))
     read = CanaryStore.read_comparison
 
     def read_other(self: CanaryStore, canary_id: int) -> Any:
@@ -163,7 +164,7 @@ async def test_a_rollout_that_cannot_be_followed_keeps_no_other_one_from_its_end
 async def test_a_rollout_whose_evidence_cannot_be_read_can_still_be_aborted(store: CanaryStore) -> None:
     canary = store.begin(Rollout().canary.spec)
     store.write_progress(canary.id, canary.state, {"metrics": {"a metric of another release": []}, "arrays": []})
-    store.request(canary.id, "abort")
+    store.request(canary.id, "abort", Actor("ann@machine"))
     async with run_controller(), asyncio.timeout(5):
         while (found := store.get(canary.id)) is None or found.state.phase != "aborted":
             await asyncio.sleep(0.01)
