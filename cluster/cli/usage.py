@@ -89,9 +89,9 @@ def export(
     end: To = None,
     tenant: Tenant = None,
 ) -> None:
-    """Print the sums of hours that are over as events, one JSON object a line.
+    """Print the sums of past hours as events.
 
-    An event has the same id each time, so a billing system counts it once.
+    One JSON object a line; an event has the same id each time, so a billing system counts it once.
     """
     from deployments.access.usage.export import FORMATS, list_settled
     from deployments.access.usage.report import Period

@@ -19,7 +19,7 @@ from tests.e2e.test_tls import write_certificate
 from tests.postgres import connect, run_postgres
 from tests.small_bundles import save_table
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1500)]
 PASSWORD, WRONG = "planted-password-a77d0c", "planted-wrong-password-93b1"
 PLANTED = {"AWS_SECRET_ACCESS_KEY": "planted-aws-secret-1f64", "AWS_SESSION_TOKEN": "planted-aws-session-88ab"}
 
@@ -55,6 +55,7 @@ def planted(tmp_path: Path) -> Iterator[Planted]:
         cert, key = write_certificate(trustme.CA().issue_cert("localhost"), tmp_path, "edge")
         environment = PLANTED | {
             "SHOAL_REGISTRY_URI": uri,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
             "SHOAL_PLATFORM_URI": uri,
             "SHOAL_TLS_CERT": str(cert),
             "SHOAL_TLS_KEY": str(key),
@@ -113,7 +114,6 @@ def fail_in_the_middle(planted: Planted) -> None:
         assert planted.run("models", SHOAL_REGISTRY_URI=uri) != 0, uri
         assert planted.run("deploy", "flowers", SHOAL_PLATFORM_URI=uri) != 0, uri
     for command in (["status"], ["runs"], ["train", "iris"]):
-        planted.run(*command, SHOAL_REGISTRY_URI=wrong)
         planted.run(*command, SHOAL_REGISTRY_URI=wrong, SHOAL_PLATFORM_URI=wrong)
     planted.run("models", SHOAL_ARTIFACTS_URI=f"s3://key:{WRONG}@bucket/x?scheme=http&endpoint_override=127.0.0.1:9")
     planted.run("status", SHOAL_PLATFROM_URI=wrong)

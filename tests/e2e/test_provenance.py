@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from cluster.local import secrets
-from cluster.local.running_cluster import Cluster
+from cluster.local.running_cluster import Cluster, require_cluster
 from cluster.settings import Settings
 from deployments.protocols.grpc import messages
 from deployments.state.store import DeploymentStore
@@ -90,14 +90,16 @@ def test_a_cluster_that_requires_signatures_starts_no_replica_without_one(tmp_pa
         assert "SHOAL_TRUST" in mismatch.stderr
 
         assert lenient("models", "sign", "flowers", env=strict).returncode == 0
-        deployed = lenient("deploy", "flowers", env=strict)
+        # Serve does not try an unchanged configuration again.
+        assert lenient("undeploy", "flowers", env=strict).returncode == 0
+        deployed = lenient("deploy", "flowers", "--cpus", "0.5", env=strict)
         assert deployed.returncode == 0, deployed.stderr
         assert lenient("predict", "flowers", json.dumps(ROWS), env=strict).returncode == 0
-        url = json.loads(lenient("status", "--json", env=strict).stdout)["url"]
+        url = require_cluster(Settings(home=home, trust="signed")).url
         key = secrets.read_secret(home, secrets.ADMIN_KEY)
         headers = {"Authorization": f"Bearer {key}", "x-request-id": "to-be-traced"}
         assert httpx.post(f"{url}/v2/models/flowers/predict", json=ROWS, headers=headers).status_code == 200
         traced = json.loads(lenient("trace", "to-be-traced", "--json", env=strict).stdout)
-        assert (traced["status"], traced["caller"], traced["models"][0]["signed"]) == (200, "admin", True)
+        assert (traced["status"], traced["caller"], traced["models"][0]["signed"]) == (200, "default/admin", True)
     finally:
         lenient("down")

@@ -89,6 +89,7 @@ CHANGES = {
     "keys update": {"key.update"},
     "keys rotate": {"key.rotate"},
     "keys revoke": {"key.revoke"},
+    "tenants set": {"tenant.update"},
 }
 """What a command that changes something is called in the log."""
 
@@ -97,6 +98,7 @@ READS = {
     *("init", "join"),
     *("logs", "monitoring", "settings", "status", "history", "profile", "plan", "predict", "trace", "reproduce"),
     *("models list", "models show", "models export", "models verify", "trust list", "trust key", "rollout status"),
+    *("tenants list", "tenants show", "usage capacity", "usage export", "invoice"),
     *("runs list", "runs show", "runs compare", "keys list", "keys show", "recipes list", "recipes show"),
     *("audit export", "audit verify", "audit head"),
 }
@@ -113,19 +115,22 @@ def test_every_command_that_changes_something_has_its_action() -> None:
     assert set(ACTIONS) - set().union(*CHANGES.values()) == {"access.refused"}
 
 
-def test_what_is_trusted_and_signed_is_a_row_each(shoal: ShoalCli, tmp_path: Path) -> None:
+def test_what_is_trusted_signed_and_limited_is_a_row_each(shoal: ShoalCli, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text(make_in_process_cli(tmp_path / "other")("trust", "key").stdout)
     assert shoal("trust", "add", "partner", str(tmp_path / "key.pem")).returncode == 0
     assert shoal("trust", "remove", "partner").returncode == 0
     assert shoal("models", "sign", "flowers").returncode == 0
+    assert shoal("tenants", "set", "acme", "--limit", "requests=100/day").returncode == 0
 
-    rows = json.loads(shoal("audit", "--limit", "6", "--outcome", "succeeded", "--json").stdout)[-3:]
+    rows = json.loads(shoal("audit", "--limit", "4", "--outcome", "succeeded", "--json").stdout)
 
     assert [(row["action"], row["target"]) for row in rows] == [
         ("trust.add", "partner"),
         ("trust.remove", "partner"),
         ("models.sign", "flowers:2"),
+        ("tenant.update", "acme"),
     ]
+    assert (rows[3]["before"]["limits"], rows[3]["after"]["limits"]) == ({}, {"requests/day": "100"})
     assert rows[0]["after"] == rows[1]["before"] != {}
 
 

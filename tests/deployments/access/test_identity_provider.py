@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey
 
-from deployments.access import identity_provider as provider_module
+from deployments.access.sso import identity_provider as provider_module
 from deployments.access.sso.identity_provider import IdentityProvider
 from deployments.errors import Unavailable
 from deployments.server.request import Response

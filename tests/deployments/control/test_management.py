@@ -62,7 +62,7 @@ async def test_what_has_ended_cannot_be_ended_again(open_as: Open, canaries: Can
 
 async def test_the_audit_log_is_read_by_auditors_alone(open_as: Open, canaries: CanaryStore) -> None:
     async with open_as("keys,admin") as http:
-        assert (await http.post("/api/v1/keys", json={"name": "ci"})).status_code == 201
+        assert (await http.post("/api/v1/keys", json={"name": "watched"})).status_code == 201
     async with open_as("auditor", "acme/eve") as http:
         rows = (await http.get("/api/v1/audit?action=key.create")).json()["rows"]
         assert (rows[-1]["actor"], rows[-1]["outcome"]) == ("acme/boss", "succeeded")

@@ -121,11 +121,11 @@ async def test_a_call_that_a_gateway_denies_is_one_too(folder: Path) -> None:
     assert refusal.caller == "default/tester"
 
 
-async def test_who_changes_keys_is_told_from_where(folder: Path) -> None:
+async def test_who_changes_the_platform_is_told_from_where(folder: Path) -> None:
     async with run_edge(folder) as edge, edge.open_http() as http:
         forged = {"x-shoal-source": "10.0.0.1"}
         keys = (await http.get("/api/v1/keys", headers=forged)).json()
-        other = (await http.get("/api/v1/models", headers=forged)).json()
+        other = (await http.get("/v2/models/flowers", headers=forged)).json()
 
     assert dict(keys["headers"])["x-shoal-source"] == "127.0.0.1"
     assert "x-shoal-source" not in dict(other["headers"])

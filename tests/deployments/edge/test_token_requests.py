@@ -15,9 +15,9 @@ import httpx
 import pytest
 from joserfc.jwk import RSAKey
 
-from deployments.access import identity_provider as provider_module
 from deployments.access.caller import parse_caller
 from deployments.access.scopes import Action
+from deployments.access.sso import identity_provider as provider_module
 from deployments.edge.state import CONTROL, GRPC, Member
 from deployments.protocols.grpc import messages
 from tests.deployments.access.local_provider import KEYS, LocalProvider, encode, publish, run_provider

@@ -96,7 +96,7 @@ async def test_a_500_by_a_handle_is_answered_and_not_raised_into_serves_log(capl
     events = [event async for event in api.stream(body, "", None)]
 
     assert predicted[0] == inferred[0] == 500
-    assert [(status, name) for status, name, _ in events] == [(200, "token"), (500, ERROR)]
+    assert [(status, name) for status, name, *_ in events] == [(200, "token"), (500, ERROR)]
     for encoded in (predicted[1], inferred[1], events[-1][2]):
         assert msgspec.json.decode(encoded)["error"]["code"] == "node_failed"
     assert CANARY not in caplog.text + repr((predicted, inferred, events))
