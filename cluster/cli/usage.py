@@ -63,7 +63,10 @@ def usage(
 
 @app.command()
 def capacity(start: From = None, end: To = None, as_json: Json = False) -> None:
-    """Show what the cluster's core-hours went to: passes, idle replicas, training, others, nothing."""
+    """Show what the cluster's hours went to.
+
+    Core-hours of passes, idle replicas, training, others, nothing.
+    """
     from deployments.access.usage.report import Period
 
     summary = _open_report().summarize_capacity(Period.parse(start, end))
