@@ -65,7 +65,8 @@ def load_prices(file: Path) -> PriceList:
         UserError: it is none.
     """
     try:
-        content: Any = yaml.load(file.read_text(), _Loader)
+        # A safe loader, which differs in its numbers alone.
+        content: Any = yaml.load(file.read_text(), _Loader)  # nosec B506
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}; name a file of prices") from None
     except (yaml.YAMLError, ArithmeticError, UnicodeDecodeError) as error:
