@@ -95,8 +95,8 @@ def test_a_browsers_password_and_cookies_are_of_no_use_to_another_page(
         for target in targets:
             page.evaluate(ATTACK, list(target))
         # A form asks no permission either.
-        page.evaluate(f"document.forms[0].action = '{serving_cluster.url}{PREDICT}'; document.forms[0].submit()")
-        page.wait_for_load_state()
+        with page.expect_response(lambda response: response.request.is_navigation_request()):
+            page.evaluate(f"document.forms[0].action = '{serving_cluster.url}{PREDICT}'; document.forms[0].submit()")
     finally:
         context.close()
 

@@ -69,7 +69,7 @@ def infer_by_grpc(address: str, key: str) -> Any:
 def test_http_grpc_pipeline_and_stable_address_draw_on_one_budget(
     make_key: MakeKey, serving_cluster: Cluster, twice: str, shoal: ShoalCli
 ) -> None:
-    http = make_key("ci", "acme", "--limit", "requests=5/day", "--limit", "rows=100/day")
+    http = make_key("ci", "initech", "--limit", "requests=5/day", "--limit", "rows=100/day")
     key = http.headers["authorization"].removeprefix("Bearer ")
     grpc_address = serving_cluster.grpc_address
 
@@ -102,7 +102,7 @@ def test_http_grpc_pipeline_and_stable_address_draw_on_one_budget(
     assert trailers["ratelimit-policy"] == '"requests-day";q=5;w=86400'
     # A caller may see a model without a charge, and a limit is raised within a second.
     assert http.get("/v2/models/flowers").status_code == 200
-    assert shoal("keys", "update", "acme/ci", "--limit", "requests=6/day").returncode == 0
+    assert shoal("keys", "update", "initech/ci", "--limit", "requests=6/day").returncode == 0
     assert wait_until(lambda: http.post("/v2/models/flowers/predict", json=BODY).status_code == 200, 3)
 
 

@@ -22,6 +22,7 @@ from tests.conftest import open_http
 # so a request that matches the schema may still be refused with a 422.
 EXCLUDED_CHECKS = "positive_data_acceptance"
 # The response to a request with a `timeout` of a microsecond is a 504; no other 5xx is expected.
+MANAGEMENT = "^/api/v1/(keys|tenants|deployments/)"
 CONFIG = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 504]
@@ -42,7 +43,8 @@ def test_schemathesis_finds_no_failure(pipeline_cluster: Cluster, settings: Sett
     with open_http(settings, pipeline_cluster) as client:
         key = client.headers["authorization"]
     # Other deployments of the session have the same paths; two models with different inputs and a pipeline suffice.
-    excluded_paths = "^/(api/v1|v2)/models/(?!flowers|images|twice|[{])"
+    # Keys, tenants and rollouts would change for other tests too; tests/deployments/control has those paths.
+    excluded_paths = f"^/(api/v1|v2)/models/(?!flowers|images|twice|[{{])|{MANAGEMENT}"
 
     options = [
         "--header",
@@ -72,6 +74,8 @@ def test_the_example_of_every_operation_works(http: httpx.Client, pipeline_clust
     tested = []
 
     for path, item in document["paths"].items():
+        if re.match(MANAGEMENT, path):
+            continue
         for method, operation in item.items():
             url = path
             for parameter in (each for each in operation.get("parameters", ()) if "example" in each):

@@ -56,7 +56,7 @@ class Tenant:
 
 @pytest.fixture(scope="module")
 def tenants(settings: Settings, serving_cluster: Cluster) -> Iterator[list[Tenant]]:
-    tenants = [Tenant(settings, serving_cluster, name) for name in ("acme", "globex")]
+    tenants = [Tenant(settings, serving_cluster, name) for name in ("umbrella", "globex")]
     yield tenants
     for tenant in tenants:
         tenant.http.close()

@@ -68,6 +68,7 @@ async def test_the_audit_log_is_read_by_auditors_alone(open_as: Open, canaries: 
         assert (rows[-1]["actor"], rows[-1]["outcome"]) == ("acme/boss", "succeeded")
         assert (await http.get("/api/v1/audit?since=2999-01-01T00:00:00")).json() == {"rows": []}
         assert (await http.get("/api/v1/audit?limit=0")).status_code == 422
+        assert "since='0.5' is no time" in (await http.get("/api/v1/audit?since=0.5")).json()["error"]["message"]
     for allow in ("read:*,keys:*,usage:*,metrics", "predict:*,deploy:*,train:*"):
         async with open_as(allow) as http:
             assert (await http.get("/api/v1/audit")).status_code == 403
