@@ -331,6 +331,7 @@ def test_an_altered_bundle_is_not_deployed_and_its_file_is_named(
     assert http.get("/v2/models/flowers").json()["versions"] == ["1"]
 
 
+@pytest.mark.soak
 def test_bf16_predicts_as_fp32_and_a_version_whose_error_exceeds_its_tolerance_is_refused(
     shoal: ShoalCli, serving_cluster: Cluster, http: httpx.Client, tmp_path: Path
 ) -> None:
