@@ -56,7 +56,7 @@ class Tenant:
 
 @pytest.fixture(scope="module")
 def tenants(settings: Settings, serving_cluster: Cluster) -> Iterator[list[Tenant]]:
-    tenants = [Tenant(settings, serving_cluster, name) for name in ("umbrella", "globex")]
+    tenants = [Tenant(settings, serving_cluster, name) for name in ("stark", "wayne")]
     yield tenants
     for tenant in tenants:
         tenant.http.close()
@@ -127,9 +127,9 @@ def test_the_command_line_shows_usage_and_makes_an_invoice(
     prices = tmp_path / "prices.yaml"
     prices.write_text("currency: EUR\nprices:\n- {models: twice, request: 1.5}\n- {request: 0.25, rows_1k: 10}\n")
     month = time.strftime("%Y-%m", time.gmtime())
-    usage = json.loads(shoal("usage", "--by", "model", "--tenant", "globex", "--json").stdout)
+    usage = json.loads(shoal("usage", "--by", "model", "--tenant", "wayne", "--json").stdout)
 
-    invoice = shoal("invoice", "globex", month, "--prices", str(prices), "--json")
+    invoice = shoal("invoice", "wayne", month, "--prices", str(prices), "--json")
 
     assert invoice.returncode == 0, invoice.stderr
     (row,) = [each for each in usage if each["model"] == "flowers"]
