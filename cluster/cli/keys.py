@@ -132,13 +132,15 @@ def _open_manager() -> "KeyManager":
     from cluster.local.secrets import KEY_PEPPER, ensure_secret
     from deployments.access.audit.event import Actor
     from deployments.access.audit.log import AuditLog
+    from deployments.access.audit.recorder import ChangeRecorder
     from deployments.access.caller import build_admin
     from deployments.access.key_manager import KeyManager
     from deployments.state.key_store import KeyStore
 
     ensure_secret(context.settings.home, KEY_PEPPER)
     settings = context.settings
-    return KeyManager(KeyStore.open(settings), build_admin(), lambda: AuditLog.open(settings), Actor.current())
+    recorder = ChangeRecorder(lambda: AuditLog.open(settings), Actor.current())
+    return KeyManager(KeyStore.open(settings), build_admin(), recorder)
 
 
 def _print_created(record: "ApiKey", key: str, as_json: bool) -> None:

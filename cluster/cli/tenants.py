@@ -81,13 +81,15 @@ def set_(
 def _open_manager() -> "TenantManager":
     from deployments.access.audit.event import Actor
     from deployments.access.audit.log import AuditLog
+    from deployments.access.audit.recorder import ChangeRecorder
     from deployments.access.caller import build_admin
     from deployments.access.tenants import TenantManager
     from deployments.state.tenant_store import TenantStore
 
     settings = context.settings
     store = TenantStore(settings.platform)
-    return TenantManager(store, build_admin(), lambda: AuditLog.open(settings), Actor.current())
+    recorder = ChangeRecorder(lambda: AuditLog.open(settings), Actor.current())
+    return TenantManager(store, build_admin(), recorder)
 
 
 def _format_limits(tenant: "Tenant") -> str:

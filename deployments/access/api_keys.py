@@ -18,6 +18,7 @@ from typing import Any
 from deployments.access.limits.limit import parse_limits
 from deployments.access.scopes import Scope, format_scopes, parse_scopes
 from training.errors import UserError
+from training.private_files import read_private
 
 PREFIX = "shoal"
 ADMIN_KEY_FILE = Path("secrets") / "admin_key"
@@ -62,12 +63,9 @@ def read_pepper(home: Path) -> str:
     """Read the HMACs' key.
 
     Raises:
-        UserError: there is none yet.
+        UserError: there is none yet, or others may read it.
     """
-    file = home / PEPPER_FILE
-    if not file.is_file():
-        raise UserError(f"no {file}; run `shoal init`, which makes it")
-    return file.read_text().strip()
+    return read_private(home, PEPPER_FILE.name)
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,8 @@ class ApiKey:
         Raises:
             UserError: one of them is not valid.
         """
-        for kind, value in (("tenant", tenant), ("key", name)):
-            if not NAME.fullmatch(value):
-                raise UserError(
-                    f"{value!r} is no name of a {kind}; write up to 63 of a-z, 0-9, '.', '_', '-', the first no sign"
-                )
+        check_name("tenant", tenant)
+        check_name("key", name)
         scopes = parse_scopes(allow, tenant)
         kept = parse_limits(limits)
         return cls(generate_id(), tenant, name, scopes, kept, time.time(), created_by, parse_expiry(expires))
@@ -143,6 +138,18 @@ class ApiKey:
             "expires": None if self.expires_s is None else format_time(self.expires_s),
             "revoked": None if self.revoked_s is None else format_time(self.revoked_s),
         }
+
+
+def check_name(kind: str, name: str) -> None:
+    """Check the name of a key or a tenant.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is no name of a {kind}; write up to 63 of a-z, 0-9, '.', '_', '-', the first no sign"
+        )
 
 
 def parse_expiry(text: str) -> float | None:

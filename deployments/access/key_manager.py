@@ -5,14 +5,15 @@ The command line is the same manager in the name of the cluster's own key: who r
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from deployments.access.api_keys import DEFAULT_GRACE_S, ApiKey, parse_expiry
-from deployments.access.audit.event import Actor, AuditAction
-from deployments.access.audit.log import AuditLog, Change
+from deployments.access.audit.event import AuditAction
+from deployments.access.audit.log import Change
+from deployments.access.audit.recorder import ChangeRecorder
 from deployments.access.caller import Caller
 from deployments.access.limits.limit import change_limits
 from deployments.access.scopes import Action, Scope, format_scopes, includes_all, parse_scopes
@@ -30,25 +31,15 @@ class CreatedKey(NamedTuple):
 class KeyManager:
     """The keys that one caller may manage."""
 
-    def __init__(
-        self,
-        store: KeyStore,
-        caller: Caller,
-        open_audit: Callable[[], AuditLog],
-        actor: Actor | None = None,
-        request_id: str = "",
-    ) -> None:
+    def __init__(self, store: KeyStore, caller: Caller, recorder: ChangeRecorder) -> None:
         """Make a manager.
 
         Args:
             store: of the keys.
             caller: who manages.
-            open_audit: opens the log of the changes.
-            actor: for the record; the caller where it is None.
-            request_id: of the caller's request.
+            recorder: of the changes.
         """
-        self._store, self._caller, self._open_audit = store, caller, open_audit
-        self._actor, self._request_id = actor or Actor(caller.name), request_id
+        self._store, self._caller, self._recorder = store, caller, recorder
 
     def create(self, tenant: str, name: str, allow: str, expires: str, limits: Iterable[str] = ()) -> CreatedKey:
         """Make a key.
@@ -65,7 +56,7 @@ class KeyManager:
             Forbidden: the caller may not manage the tenant's keys, or the key would allow more than the caller's.
         """
         self._caller.check(Action.KEYS, tenant)
-        record = ApiKey.new(tenant, name, allow, expires, self._actor.name, limits)
+        record = ApiKey.new(tenant, name, allow, expires, self._recorder.actor.name, limits)
         self._check_scopes(record.scopes)
         with self._record("key.create", record, after=_describe(record)):
             return CreatedKey(record, self._store.create_key(record))
@@ -156,8 +147,7 @@ class KeyManager:
         return replace(record, revoked_s=time.time())
 
     def _record(self, action: AuditAction, key: ApiKey, **states: Any) -> AbstractContextManager[Change]:
-        target = f"{key.tenant}/{key.name}"
-        return self._open_audit().record(action, target, self._actor, request_id=self._request_id, **states)
+        return self._recorder.record(action, f"{key.tenant}/{key.name}", **states)
 
     def _check_scopes(self, scopes: tuple[Scope, ...]) -> None:
         if not includes_all(self._caller.scopes, scopes):

@@ -4,13 +4,12 @@ Request walk: deployments.control.tenants -> [tenants.py] -> deployments.state.t
 A tenant that nobody has set anything for has no limits, and weight 1.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from deployments.access.api_keys import NAME
-from deployments.access.audit.event import Actor
-from deployments.access.audit.log import AuditLog
+from deployments.access.api_keys import check_name
+from deployments.access.audit.recorder import ChangeRecorder
 from deployments.access.caller import Caller
 from deployments.access.limits.limit import change_limits
 from deployments.access.scopes import Action
@@ -45,25 +44,15 @@ class Tenant:
 class TenantManager:
     """The tenants that one caller may see, and change."""
 
-    def __init__(
-        self,
-        store: "TenantStore",
-        caller: Caller,
-        open_audit: Callable[[], AuditLog],
-        actor: Actor | None = None,
-        request_id: str = "",
-    ) -> None:
+    def __init__(self, store: "TenantStore", caller: Caller, recorder: ChangeRecorder) -> None:
         """Make a manager.
 
         Args:
             store: of the tenants.
             caller: who manages.
-            open_audit: opens the log of the changes.
-            actor: for the record; the caller where it is None.
-            request_id: of the caller's request.
+            recorder: of the changes.
         """
-        self._store, self._caller, self._open_audit = store, caller, open_audit
-        self._actor, self._request_id = actor or Actor(caller.name), request_id
+        self._store, self._caller, self._recorder = store, caller, recorder
 
     def list(self) -> list[Tenant]:
         """List the tenants whose keys the caller may manage."""
@@ -96,10 +85,7 @@ class TenantManager:
         self._caller.check(Action.KEYS, name)
         if self._caller.tenant == name and not self._caller.may(Action.ADMIN, name):
             raise Forbidden(f"the key {self._caller.name} belongs to {name}, and may not change what {name} may use")
-        if not NAME.fullmatch(name):
-            raise UserError(
-                f"{name!r} is no name of a tenant; write up to 63 of a-z, 0-9, '.', '_', '-', the first no sign"
-            )
+        check_name("tenant", name)
         if weight is not None and not MIN_WEIGHT <= weight <= MAX_WEIGHT:
             raise UserError(f"weight={weight:g}; choose one from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, where others have 1")
         tenant = self._store.get_tenant(name)
@@ -108,8 +94,6 @@ class TenantManager:
             limits=change_limits(tenant.limits, limits, removed_limits),
             weight=tenant.weight if weight is None else weight,
         )
-        before, after = tenant.describe(), changed.describe()
-        audit, request_id = self._open_audit(), self._request_id
-        with audit.record("tenant.update", name, self._actor, before=before, after=after, request_id=request_id):
+        with self._recorder.record("tenant.update", name, before=tenant.describe(), after=changed.describe()):
             self._store.put_tenant(changed)
         return changed

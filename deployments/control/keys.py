@@ -10,11 +10,10 @@ from fastapi import Depends, FastAPI, Request, Response
 from pydantic import ConfigDict, Field
 
 from deployments.access.api_keys import DEFAULT_GRACE_S
-from deployments.access.audit.log import AuditLog
 from deployments.access.key_manager import CreatedKey, KeyManager
 from deployments.access.limits.limit import EXAMPLES
 from deployments.access.scopes import LEAST
-from deployments.control.dependencies import CallerOf, get_actor, get_caller
+from deployments.control.dependencies import CallerOf, build_recorder_dependency, get_caller
 from deployments.control.openapi import KEYS_TAG
 from deployments.settings import ServingSettings
 from deployments.state.key_store import KeyStore
@@ -67,13 +66,10 @@ def add_key_routes(api: FastAPI, settings: ServingSettings) -> None:
     def open_store() -> KeyStore:
         return KeyStore.open(settings)
 
-    @cache
-    def open_audit() -> AuditLog:
-        return AuditLog.open(settings)
+    get_recorder = build_recorder_dependency(settings)
 
     def open_manager(request: Request) -> KeyManager:
-        caller, request_id = get_caller(request), request.headers.get("x-request-id", "")
-        return KeyManager(open_store(), caller, open_audit, get_actor(request), request_id)
+        return KeyManager(open_store(), get_caller(request), get_recorder(request))
 
     Manager = Annotated[KeyManager, Depends(open_manager)]
 

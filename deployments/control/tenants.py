@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from pydantic import ConfigDict, Field
 
-from deployments.access.audit.log import AuditLog
 from deployments.access.limits.limit import EXAMPLES
 from deployments.access.tenants import MAX_WEIGHT, MIN_WEIGHT, TenantManager
-from deployments.control.dependencies import get_actor, get_caller
+from deployments.control.dependencies import build_recorder_dependency, get_caller
 from deployments.control.keys import REMOVE_LIMITS
 from deployments.control.openapi import KEYS_TAG
 from deployments.settings import ServingSettings
@@ -43,13 +42,10 @@ def add_tenant_routes(api: FastAPI, settings: ServingSettings) -> None:
     def open_store() -> TenantStore:
         return TenantStore(settings.platform)
 
-    @cache
-    def open_audit() -> AuditLog:
-        return AuditLog.open(settings)
+    get_recorder = build_recorder_dependency(settings)
 
     def open_manager(request: Request) -> TenantManager:
-        request_id = request.headers.get("x-request-id", "")
-        return TenantManager(open_store(), get_caller(request), open_audit, get_actor(request), request_id)
+        return TenantManager(open_store(), get_caller(request), get_recorder(request))
 
     Manager = Annotated[TenantManager, Depends(open_manager)]
 

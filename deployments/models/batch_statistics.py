@@ -52,13 +52,14 @@ class BatchStatistics:
         row_s = (ended_s - started_s) / batch.rows
         for chunk in batch.chunks:
             request = chunk.request
+            share_s = row_s * len(chunk.x)
             if request.usage is not None:
-                request.usage.compute_s += row_s * len(chunk.x)
+                request.usage.compute_s += share_s
             if not request.is_started:
                 request.is_started = True
                 self.waits.record(started_s - request.queued_s)
             if request.charge is not None:
-                request.charge.compute_s += (ended_s - started_s) * len(chunk.x) / batch.rows
+                request.charge.compute_s += share_s
             timing = request.timing
             if timing is not None:
                 timing.queued_s, timing.ended_s = request.queued_s, ended_s

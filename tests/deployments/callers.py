@@ -30,6 +30,7 @@ def write_pepper(home: Path) -> None:
     file = home / PEPPER_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(PEPPER)
+    file.chmod(0o600)
 
 
 def add_key(settings: ServingSettings, name: str, tenant: str = "default", allow: str = "caller") -> tuple[str, str]:

@@ -77,7 +77,7 @@ async def test_the_newer_name_of_eddsa_is_taken(provider: LocalProvider) -> None
 
 @pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "application/at+jwt", "AT+JWT", None])
 async def test_types_of_access_tokens_are_taken(provider: LocalProvider, kind: str | None) -> None:
-    await verify(provider, provider.build_token(header={"typ": kind}))
+    assert (await verify(provider, provider.build_token(header={"typ": kind}))).name == "default/oidc:alice"
 
 
 @pytest.mark.parametrize("kind", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JWE", "", 7, ["JWT"]])
@@ -199,7 +199,9 @@ async def test_claims_that_do_not_hold_are_refused(
 
 
 async def test_an_audience_may_be_one_of_several(provider: LocalProvider) -> None:
-    await verify(provider, provider.build_token(aud=["other", "https://shoal.example.com"]))
+    token = provider.build_token(aud=["other", "https://shoal.example.com"])
+
+    assert (await verify(provider, token)).name == "default/oidc:alice"
 
 
 async def test_clocks_may_differ_by_what_the_setting_says(provider: LocalProvider) -> None:
